@@ -1,0 +1,60 @@
+"""The resource model: what operators write, what the wire and the store carry, what agents run.
+
+Used by edgectl (to check a file before it is sent and to explain fields), by the operator API (to
+check it again), by the scheduler and by the agent (to read the template in its plan).
+"""
+
+from polder.manifest.decode import InvalidManifest, Violation, canonical, decode, digest
+from polder.manifest.document import API_VERSION, Manifest, ManifestMetadata, decode_document
+from polder.manifest.kinds import (
+    KINDS,
+    Container,
+    EnvVar,
+    KindInfo,
+    NamespaceSpec,
+    NodeSpec,
+    Placement,
+    PodTemplate,
+    Port,
+    Probe,
+    ProviderSpec,
+    ResourceRequest,
+    SecretSpec,
+    SiteSpec,
+    Spread,
+    Taint,
+    Toleration,
+    WorkloadSpec,
+    kind_named,
+)
+
+__all__ = [
+    "API_VERSION",
+    "KINDS",
+    "Container",
+    "EnvVar",
+    "InvalidManifest",
+    "KindInfo",
+    "Manifest",
+    "ManifestMetadata",
+    "NamespaceSpec",
+    "NodeSpec",
+    "Placement",
+    "PodTemplate",
+    "Port",
+    "Probe",
+    "ProviderSpec",
+    "ResourceRequest",
+    "SecretSpec",
+    "SiteSpec",
+    "Spread",
+    "Taint",
+    "Toleration",
+    "Violation",
+    "WorkloadSpec",
+    "canonical",
+    "decode",
+    "decode_document",
+    "digest",
+    "kind_named",
+]
