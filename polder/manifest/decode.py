@@ -1,8 +1,8 @@
 """Typed decoding of JSON-like data into frozen dataclasses, with every error and its path.
 
-The dataclasses in `kinds.py` are the schema: field names become camelCase keys, `spec(...)` adds the
-sentence that `edgectl explain` shows and the limits that are checked here. A library was not taken
-because none gives all errors at once with paths while staying small enough for the agent.
+The dataclasses in `kinds.py` are the schema: field names become camelCase keys, and `spec(...)` adds
+the sentence that `edgectl explain` shows and the limits that are checked here. A library was not
+taken because none gives all errors at once with paths while staying small enough for the agent.
 """
 
 import dataclasses
@@ -90,7 +90,7 @@ def camel(name: str) -> str:
 
 
 @cache
-def fields_of(cls: type) -> tuple[FieldInfo, ...]:
+def fields_of(cls: Any) -> tuple[FieldInfo, ...]:
     """The schema of a dataclass, in order of declaration."""
     hints = typing.get_type_hints(cls)
     infos = []
@@ -98,7 +98,7 @@ def fields_of(cls: type) -> tuple[FieldInfo, ...]:
         rule: FieldRule = item.metadata.get(_RULE, FieldRule(""))
         if item.default is not _MISSING:
             required, default = False, item.default
-        elif item.default_factory is not _MISSING:
+        elif callable(item.default_factory):
             required, default = False, item.default_factory()
         else:
             required, default = True, None
@@ -120,7 +120,7 @@ def _decode_class(cls: type[T], raw: object, path: str, out: list[Violation]) ->
     if not isinstance(raw, Mapping):
         out.append(Violation(path or ".", f"expected a mapping, found {describe(raw)}"))
         return None
-    infos = fields_of(cls)
+    infos: tuple[FieldInfo, ...] = fields_of(cls)  # type: ignore[arg-type]
     known = {info.key for info in infos}
     before = len(out)
     for key in raw:
@@ -233,7 +233,9 @@ def _decode_scalar(kind: Any, raw: object, path: str, rule: FieldRule, out: list
         if isinstance(raw, str):
             _check_text(raw, path, rule, out)
             return raw
-        hint = '; put it in quotes: "' + str(raw) + '"' if isinstance(raw, bool | int | float) else ""
+        hint = (
+            '; put it in quotes: "' + str(raw) + '"' if isinstance(raw, bool | int | float) else ""
+        )
         out.append(Violation(path, f"expected text, found {describe(raw)}{hint}"))
     else:  # pragma: no cover - a schema class with a type that the decoder does not know
         raise TypeError(f"{path}: unsupported schema type {kind!r}")

@@ -1,6 +1,6 @@
 """Quantities as operators write them: CPU, bytes, durations. Called by the manifest decoder.
 
-The suffixes are those of Kubernetes (`500m`, `256Mi`) and of Go (`1m30s`), because operators know them.
+The suffixes are those of Kubernetes (`500m`, `256Mi`) and of Go (`1m30s`): operators know them.
 """
 
 import re
@@ -44,7 +44,7 @@ def _split(raw: object, example: str) -> tuple[Decimal, str]:
 
 
 def cpu_millis(raw: object) -> int:
-    """`500m`, `0.5` or `2` in thousandths of a core. Raises ValueError, also below one thousandth."""
+    """`500m`, `0.5` or `2` in thousandths of a core. Raises ValueError, also when finer."""
     number, suffix = _split(raw, "500m or 2")
     if suffix not in ("", "m"):
         raise ValueError(f"{raw!r} has the unknown suffix {suffix!r}; CPU is written as 500m or 2")

@@ -1,0 +1,115 @@
+"""Signing and verification of NodePlans, and the certificate chains behind them.
+
+The gateway signs; the agent verifies in a one-shot process (`agent/credentials.py`), because the
+cryptography library costs more memory than the agent's main process can spare.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from polder.identity import Identity, InvalidIdentity, MemberId, parse
+
+PLAN_CONTEXT = b"polder.v1.NodePlan\0"  # keeps a signature from being valid for anything else
+MAX_CHAIN = 4
+
+
+class UntrustedSignature(Exception):
+    """`reason` is CamelCase: BadChain, ExpiredChain, WrongSigner, BadSignature."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def sign_plan(payload: bytes, key: ec.EllipticCurvePrivateKey) -> bytes:
+    """ECDSA P-256 with SHA-256 over the context and the payload; DER."""
+    return key.sign(PLAN_CONTEXT + payload, ec.ECDSA(hashes.SHA256()))
+
+
+def identity_of(certificate: x509.Certificate) -> Identity:
+    """The certificate's one SPIFFE identity. Raises InvalidIdentity when it has none or several."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        raise InvalidIdentity("the certificate has no SPIFFE identity") from None
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if len(uris) != 1:
+        raise InvalidIdentity(f"the certificate has {len(uris)} URI names; exactly one is needed")
+    return parse(uris[0])
+
+
+def verify_chain(
+    chain_der: Sequence[bytes], roots_der: Sequence[bytes], at: float
+) -> x509.Certificate:
+    """The leaf, if an unbroken chain of CA certificates leads from it to a root.
+
+    `at` (unix seconds) is the moment for which validity counts. Raises UntrustedSignature.
+    """
+    if not 0 < len(chain_der) <= MAX_CHAIN:
+        raise UntrustedSignature("BadChain", f"a chain of {len(chain_der)} certificates")
+    try:
+        chain = [x509.load_der_x509_certificate(der) for der in chain_der]
+        roots = [x509.load_der_x509_certificate(der) for der in roots_der]
+    except ValueError as error:
+        raise UntrustedSignature("BadChain", "a certificate cannot be read") from error
+    moment = datetime.fromtimestamp(at, UTC)
+    for child, issuer in zip(chain, chain[1:], strict=False):
+        _check_issued(child, issuer)
+    if not any(_is_issued(chain[-1], root) or chain[-1] == root for root in roots):
+        raise UntrustedSignature("BadChain", "the chain leads to no root that this node trusts")
+    for certificate in chain:
+        if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:
+            name = certificate.subject.rfc4514_string()
+            raise UntrustedSignature("ExpiredChain", f"{name} was not valid at {moment:%F %T}Z")
+    return chain[0]
+
+
+def verify_plan(
+    payload: bytes,
+    signature: bytes,
+    chain_der: Sequence[bytes],
+    roots_der: Sequence[bytes],
+    at: float,
+    trust_domain: str,
+) -> MemberId:
+    """Who signed the plan. Raises UntrustedSignature unless an orchestrator of our domain did."""
+    leaf = verify_chain(chain_der, roots_der, at)
+    try:
+        signer = identity_of(leaf)
+    except InvalidIdentity as error:
+        raise UntrustedSignature("WrongSigner", str(error)) from error
+    if not isinstance(signer, MemberId) or signer.trust_domain != trust_domain:
+        raise UntrustedSignature("WrongSigner", f"{signer} may not sign plans for {trust_domain}")
+    key = leaf.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise UntrustedSignature("BadSignature", "the signer's key is not ECDSA")
+    try:
+        key.verify(signature, PLAN_CONTEXT + payload, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature as error:
+        raise UntrustedSignature("BadSignature", "the signature does not fit the plan") from error
+    return signer
+
+
+def _is_issued(child: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        _check_issued(child, issuer)
+    except UntrustedSignature:
+        return False
+    return True
+
+
+def _check_issued(child: x509.Certificate, issuer: x509.Certificate) -> None:
+    try:
+        constraints = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
+        if not constraints.ca:
+            raise UntrustedSignature("BadChain", "an issuer in the chain is no CA")
+        child.verify_directly_issued_by(issuer)
+    except UntrustedSignature:
+        raise
+    except (x509.ExtensionNotFound, ValueError, TypeError, InvalidSignature) as error:
+        raise UntrustedSignature("BadChain", "a link of the chain is broken") from error

@@ -1,0 +1,77 @@
+"""The text of a join token. Made by the orchestrator, read by `edge-agent join`.
+
+The root certificate is inside, so that the very first connection is verified: a box never trusts
+whoever answers first. The secret is the only confidential part; the store keeps its hash alone.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+from dataclasses import dataclass
+
+PREFIX = "polder1."
+MAX_TEXT = 8192
+
+
+class InvalidToken(ValueError):
+    """The text is no join token, or not a whole one."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinToken:
+    """`endpoints` are join addresses (host:port); `ca` is the root certificate, DER."""
+
+    secret: str
+    site: str
+    node: str
+    endpoints: tuple[str, ...]
+    ca: bytes
+    expires_at_ms: int
+
+    def __str__(self) -> str:
+        body = {
+            "s": self.secret,
+            "site": self.site,
+            "node": self.node,
+            "e": list(self.endpoints),
+            "ca": base64.b64encode(self.ca).decode(),
+            "x": self.expires_at_ms,
+        }
+        raw = json.dumps(body, separators=(",", ":")).encode()
+        check = hashlib.sha256(raw).digest()[:4]  # tells a cut-off paste from a wrong token
+        return PREFIX + base64.urlsafe_b64encode(check + raw).decode().rstrip("=")
+
+    def __repr__(self) -> str:
+        return f"JoinToken(site={self.site!r}, node={self.node!r}, endpoints={self.endpoints!r})"
+
+
+def secret_digest(secret: str) -> str:
+    """What the store knows a token by: hex SHA-256."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def parse(text: str) -> JoinToken:
+    """Raises InvalidToken with what to do."""
+    text = text.strip()
+    if not text.startswith(PREFIX) or len(text) > MAX_TEXT:
+        raise InvalidToken(f"not a join token: it starts with {PREFIX!r} (edgectl token create)")
+    encoded = text[len(PREFIX) :]
+    try:
+        raw = base64.b64decode(encoded + "=" * (-len(encoded) % 4), b"-_", validate=True)
+        check, body = raw[:4], raw[4:]
+        if hashlib.sha256(body).digest()[:4] != check:
+            raise InvalidToken("the join token is damaged: was it copied whole?")
+        data = json.loads(body)
+        return JoinToken(
+            secret=str(data["s"]),
+            site=str(data["site"]),
+            node=str(data["node"]),
+            endpoints=tuple(str(e) for e in data["e"]),
+            ca=base64.b64decode(data["ca"], validate=True),
+            expires_at_ms=int(data["x"]),
+        )
+    except InvalidToken:
+        raise
+    except (binascii.Error, ValueError, KeyError, TypeError) as error:
+        raise InvalidToken("the join token is damaged: was it copied whole?") from error
