@@ -1,0 +1,91 @@
+"""What this machine lacks for running containers, and which Debian package brings it.
+
+The quickstart installs what `missing()` names; the tests give it as the reason for what they skip.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from devcluster.image import find_busybox
+
+CNI_DIRECTORIES = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
+CNI_PLUGINS = ("bridge", "portmap", "host-local", "loopback", "firewall")
+
+# program -> Debian package
+PROGRAMS = {
+    "containerd": "containerd",
+    "ctr": "containerd",
+    "containerd-shim-runc-v2": "containerd",
+    "runc": "runc",
+    "iptables": "iptables",
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+}
+
+# Bits of CapEff, from linux/capability.h.
+CAP_NET_ADMIN = 12
+CAP_SYS_ADMIN = 21
+CAP_SYS_RESOURCE = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """One thing that is not there. `package` is empty when no package can bring it (root)."""
+
+    what: str
+    package: str
+
+
+def has_capability(bit: int, status: Path = Path("/proc/self/status")) -> bool:
+    """Whether this process has the capability in its effective set."""
+    for line in status.read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> bit & 1)
+    return False
+
+
+def cni_directory() -> Path | None:
+    """The folder that holds every CNI plugin that we chain, or None."""
+    for folder in CNI_DIRECTORIES:
+        if all((folder / plugin).is_file() for plugin in CNI_PLUGINS):
+            return folder
+    return None
+
+
+def missing() -> list[Missing]:
+    """Everything that stands in the way of a private containerd; empty when it can start."""
+    found: list[Missing] = []
+    if os.geteuid() != 0:
+        found.append(Missing("root rights", ""))
+    elif not (has_capability(CAP_SYS_ADMIN) and has_capability(CAP_NET_ADMIN)):
+        found.append(Missing("the capabilities CAP_SYS_ADMIN and CAP_NET_ADMIN", ""))
+    search = os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/local/sbin"
+    for program, package in PROGRAMS.items():
+        if shutil.which(program, path=search) is None:
+            found.append(Missing(program, package))
+    if cni_directory() is None:
+        found.append(Missing("CNI plugins", "containernetworking-plugins"))
+    if find_busybox() is None:
+        found.append(Missing("static busybox", "busybox-static"))
+    return found
+
+
+def missing_netns() -> list[Missing]:
+    """What stands in the way of making network namespaces."""
+    rights_or_tools = {"root rights", "the capabilities CAP_SYS_ADMIN and CAP_NET_ADMIN"}
+    return [m for m in missing() if m.what in rights_or_tools or m.what in ("ip", "nsenter")]
+
+
+def packages(lacking: Sequence[Missing]) -> list[str]:
+    """The Debian packages to install, each once."""
+    return sorted({m.package for m in lacking if m.package})
+
+
+def reason(lacking: Sequence[Missing]) -> str:
+    """One line for a skipped test or an error: what is missing and how to get it."""
+    words = "needs " + ", ".join(m.what for m in lacking)
+    names = packages(lacking)
+    return f"{words} (apt-get install {' '.join(names)})" if names else words
