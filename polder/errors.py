@@ -14,7 +14,7 @@ MAX_DETAIL_BYTES = 6144  # HTTP/2 metadata is limited to 8 KiB as a whole
 def detail(
     reason: str, hint: str = "", violations: Iterable[tuple[int, str, str]] = ()
 ) -> tuple[tuple[str, bytes], ...]:
-    """Trailing metadata. Violations are (document, path, message); those that do not fit are cut."""
+    """Trailing metadata. Violations are (document, path, message); the rest is cut."""
     message = common_pb2.ErrorDetail(reason=reason, hint=hint)
     for document, path, text in violations:
         added = message.violations.add(document=document, path=path[:300], message=text[:500])

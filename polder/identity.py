@@ -1,6 +1,6 @@
 """SPIFFE identities: who may be behind a certificate. Used by both sides and by edgectl.
 
-The forms are those of the SPIFFE ID specification (spiffe.io, "SPIFFE-ID"), section 2. A certificate
+The forms follow the SPIFFE ID specification (spiffe.io, "SPIFFE-ID"), section 2. A certificate
 carries exactly one, as a URI SAN.
 """
 

@@ -4,6 +4,7 @@ The gateway signs; the agent verifies in a one-shot process (`agent/credentials.
 cryptography library costs more memory than the agent's main process can spare.
 """
 
+import itertools
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -58,7 +59,7 @@ def verify_chain(
     except ValueError as error:
         raise UntrustedSignature("BadChain", "a certificate cannot be read") from error
     moment = datetime.fromtimestamp(at, UTC)
-    for child, issuer in zip(chain, chain[1:], strict=False):
+    for child, issuer in itertools.pairwise(chain):
         _check_issued(child, issuer)
     if not any(_is_issued(chain[-1], root) or chain[-1] == root for root in roots):
         raise UntrustedSignature("BadChain", "the chain leads to no root that this node trusts")

@@ -1,6 +1,6 @@
 """Typed decoding of JSON-like data into frozen dataclasses, with every error and its path.
 
-The dataclasses in `kinds.py` are the schema: field names become camelCase keys, and `spec(...)` adds
+The dataclasses in `kinds.py` are the schema: field names become camelCase keys; `spec(...)` adds
 the sentence that `edgectl explain` shows and the limits that are checked here. A library was not
 taken because none gives all errors at once with paths while staying small enough for the agent.
 """

@@ -1,0 +1,221 @@
+"""A mirror of the Store in memory, kept by one watch. Everything that only reads, reads here.
+
+The operator API answers from it, the leader takes its snapshot from it, the gateway composes plans
+from it. Writers compare on `store_revision` of what they read here, so a stale mirror costs a retry
+and never a lost update. When the Store is away the mirror stays, and `age` says how old it is.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from orchestrator.records import (
+    IdentityRecord,
+    NodePlacement,
+    NodeStatusRecord,
+    StoredResource,
+    TemplateRevision,
+)
+from orchestrator.store import keys
+from orchestrator.store.port import Compacted, Entry, EventType, Store, StoreError
+
+log = logging.getLogger(__name__)
+
+MIRRORED = (keys.SPECS, keys.REVISIONS, keys.PLACEMENTS, keys.IDENTITIES, keys.NODE_STATUS)
+_RETRY_S = 0.5
+_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """`key` changed at `revision`; `value` is the decoded record, None when deleted."""
+
+    key: str
+    revision: int
+    value: object | None
+    previous: object | None
+
+
+Listener = Callable[[list[Change]], None]
+
+
+class Cache:
+    """Start with `start()`, which returns when the first read is complete; end with `stop()`."""
+
+    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._clock = clock
+        self._values: dict[str, object] = {}
+        self._resources: dict[str, dict[str, StoredResource]] = defaultdict(dict)
+        self._listeners: list[Listener] = []
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._task: asyncio.Task[None] | None = None
+        self.revision = 0
+        self.synced_at = 0.0
+        self.healthy = False
+
+    async def start(self) -> None:
+        """Raises StoreError when the first read fails."""
+        await self._load()
+        self._task = asyncio.create_task(self._follow(), name="cache")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        for _, waiter in self._waiters:
+            waiter.cancel()
+
+    # --- reading ---------------------------------------------------------------------------
+
+    def resource(self, kind: str, namespace: str, name: str) -> StoredResource | None:
+        return self._resources[kind].get(keys.spec(kind, namespace, name))
+
+    def resources(self, kind: str) -> Iterable[StoredResource]:
+        return self._resources[kind].values()
+
+    def revision_of(self, workload_uid: str, number: int) -> TemplateRevision | None:
+        found = self._values.get(keys.revision(workload_uid, number))
+        return found if isinstance(found, TemplateRevision) else None
+
+    def placement(self, node: str) -> NodePlacement:
+        """An absent placement is generation 0 with nothing in it."""
+        found = self._values.get(keys.placement(node))
+        return found if isinstance(found, NodePlacement) else NodePlacement(node)
+
+    def placements(self) -> list[NodePlacement]:
+        return [value for value in self._values.values() if isinstance(value, NodePlacement)]
+
+    def identity(self, kind: str, name: str) -> IdentityRecord | None:
+        found = self._values.get(keys.identity(kind, name))
+        return found if isinstance(found, IdentityRecord) else None
+
+    def identities(self, kind: str) -> list[IdentityRecord]:
+        return [
+            value
+            for value in self._values.values()
+            if isinstance(value, IdentityRecord) and value.kind == kind
+        ]
+
+    def node_status(self, node: str) -> NodeStatusRecord | None:
+        found = self._values.get(keys.node_status(node))
+        return found if isinstance(found, NodeStatusRecord) else None
+
+    # --- following -------------------------------------------------------------------------
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """The listener gets each batch of changes, in order, after the mirror holds them."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    async def wait_for(self, revision: int) -> None:
+        """Until the mirror is at `revision` or later: lets a writer read its own write."""
+        if self.revision >= revision:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append((revision, waiter))
+        await waiter
+
+    def age_s(self) -> float:
+        """Seconds since the mirror was last known to be current; 0 while the watch is live."""
+        return 0.0 if self.healthy else max(0.0, self._clock() - self.synced_at)
+
+    async def _load(self) -> None:
+        """Read everything. Values that vanished while the watch was away become deletions."""
+        revision = await self._store.revision()
+        fresh: dict[str, Entry] = {}
+        for prefix in MIRRORED:
+            after, more = "", True
+            while more:
+                page = await self._store.range(prefix, after=after, limit=_PAGE)
+                fresh.update((entry.key, entry) for entry in page.entries)
+                more = page.more
+                after = page.entries[-1].key if page.entries else ""
+        changes = [
+            Change(key, revision, None, self._values[key])
+            for key in self._values
+            if key not in fresh
+        ]
+        changes += [
+            Change(key, entry.mod_revision, _decode(key, entry), self._values.get(key))
+            for key, entry in fresh.items()
+            if entry.mod_revision > self.revision or key not in self._values
+        ]
+        self._apply(changes, revision)
+        self.healthy = True
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                watch = self._store.watch("/", from_revision=self.revision + 1)
+                async for batch in watch:
+                    self.healthy = True
+                    self._apply(
+                        [
+                            Change(
+                                event.entry.key,
+                                event.entry.mod_revision,
+                                _decode(event.entry.key, event.entry)
+                                if event.type is EventType.PUT
+                                else None,
+                                self._values.get(event.entry.key),
+                            )
+                            for event in batch.events
+                            if event.entry.key.startswith(MIRRORED)
+                        ],
+                        batch.revision,
+                    )
+            except Compacted:
+                log.warning("the watch fell behind a compaction; reading everything again")
+                await self._reload()
+            except StoreError as error:
+                self.healthy = False
+                log.warning("the store's watch broke; trying again: %s", error)
+                await asyncio.sleep(_RETRY_S)
+
+    async def _reload(self) -> None:
+        while True:
+            try:
+                return await self._load()
+            except StoreError as error:
+                self.healthy = False
+                log.warning("the store cannot be read; keeping what is known: %s", error)
+                await asyncio.sleep(_RETRY_S)
+
+    def _apply(self, changes: list[Change], revision: int) -> None:
+        for change in changes:
+            if change.value is None:
+                self._values.pop(change.key, None)
+            else:
+                self._values[change.key] = change.value
+            if isinstance(change.value, StoredResource):
+                self._resources[change.value.kind][change.key] = change.value
+            elif isinstance(change.previous, StoredResource):
+                self._resources[change.previous.kind].pop(change.key, None)
+        self.revision = max(self.revision, revision)
+        self.synced_at = self._clock()
+        if changes:
+            for listener in list(self._listeners):
+                listener(changes)
+        ready = [waiter for wanted, waiter in self._waiters if wanted <= self.revision]
+        self._waiters = [item for item in self._waiters if item[0] > self.revision]
+        for waiter in ready:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+def _decode(key: str, entry: Entry) -> object:
+    """The record behind a key. A value that cannot be read stops the mirror: it is never skipped."""
+    if key.startswith(keys.SPECS):
+        return StoredResource.from_bytes(entry.value, entry.mod_revision)
+    if key.startswith(keys.REVISIONS):
+        return TemplateRevision.from_bytes(entry.value)
+    if key.startswith(keys.PLACEMENTS):
+        return NodePlacement.from_bytes(entry.value, entry.mod_revision)
+    if key.startswith(keys.IDENTITIES):
+        return IdentityRecord.from_bytes(entry.value, entry.mod_revision)
+    return NodeStatusRecord.from_bytes(entry.value)

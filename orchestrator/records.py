@@ -1,0 +1,243 @@
+"""What stands in the Store, as values: JSON in, frozen dataclasses out.
+
+Written by the operator API (specs, revisions), identity (identities, tokens), the gateway (node
+status) and the leader (placements). Everything reads them through `orchestrator/cache.py`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from polder.manifest import KINDS, PodTemplate, decode
+
+
+class CorruptRecord(Exception):
+    """A stored value cannot be read. Never treated as absent: it names its key."""
+
+
+def _dump(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=False, sort_keys=True).encode()
+
+
+@dataclass(frozen=True)
+class StoredResource:
+    """One resource. `spec` is raw, as the operator wrote it; `decoded` is the manifest model's.
+
+    `store_revision` is the Store's revision of the last change and is not part of the value.
+    `template_revision` counts a Workload's templates, from 1; 0 for other kinds.
+    """
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+    spec: dict[str, Any]
+    generation: int = 1
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    created_at_ms: int = 0
+    deletion_requested_at_ms: int = 0
+    template_revision: int = 0
+    store_revision: int = 0
+
+    @cached_property
+    def decoded(self) -> Any:
+        """The spec as its class in `polder.manifest`. Raises InvalidManifest."""
+        return decode(KINDS[self.kind].spec_class, self.spec, "spec")
+
+    @property
+    def ref(self) -> tuple[str, str, str]:
+        return (self.kind, self.namespace, self.name)
+
+    def to_bytes(self) -> bytes:
+        body = {name: getattr(self, name) for name in _RESOURCE_FIELDS}
+        return _dump(body)
+
+    @staticmethod
+    def from_bytes(raw: bytes, store_revision: int) -> "StoredResource":
+        body = json.loads(raw)
+        known = {name: body[name] for name in _RESOURCE_FIELDS if name in body}
+        return StoredResource(**known, store_revision=store_revision)
+
+
+_RESOURCE_FIELDS = (
+    "kind",
+    "namespace",
+    "name",
+    "uid",
+    "spec",
+    "generation",
+    "labels",
+    "annotations",
+    "created_at_ms",
+    "deletion_requested_at_ms",
+    "template_revision",
+)
+
+
+@dataclass(frozen=True)
+class TemplateRevision:
+    """One immutable template of a workload: raw JSON and its digest."""
+
+    workload_uid: str
+    number: int
+    template: dict[str, Any]
+    digest: str
+    created_at_ms: int
+
+    @cached_property
+    def decoded(self) -> PodTemplate:
+        return decode(PodTemplate, self.template, "template")
+
+    @cached_property
+    def template_json(self) -> bytes:
+        return _dump(self.template)
+
+    def to_bytes(self) -> bytes:
+        return _dump(
+            {
+                "workload_uid": self.workload_uid,
+                "number": self.number,
+                "template": self.template,
+                "digest": self.digest,
+                "created_at_ms": self.created_at_ms,
+            }
+        )
+
+    @staticmethod
+    def from_bytes(raw: bytes) -> "TemplateRevision":
+        return TemplateRevision(**json.loads(raw))
+
+
+@dataclass(frozen=True, slots=True)
+class AssignmentRecord:
+    """A replica on its node. `epoch` is the Store's revision at which the leader decided it.
+
+    Revisions only grow, so every later holder of the replica has a higher epoch.
+    """
+
+    namespace: str
+    workload: str
+    workload_uid: str
+    replica: str
+    replica_uid: str
+    epoch: int
+    revision: int
+    standbys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StopRecord:
+    """A replica that must leave its node, and why. Kept until the agent says that it is gone."""
+
+    namespace: str
+    workload: str
+    replica: str
+    replica_uid: str
+    cause: str  # WorkloadDeleted, ScaledDown, Moved, Drained, NodeLost, Untolerated, Unsatisfiable
+    message: str
+    requested_at_ms: int
+    # What it holds until it is gone, so that nobody else is promised it: the workload's template.
+    workload_uid: str = ""
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlacement:
+    """All that one node must do. `generation` becomes the NodePlan's."""
+
+    node: str
+    generation: int = 0
+    assignments: tuple[AssignmentRecord, ...] = ()
+    stops: tuple[StopRecord, ...] = ()
+    store_revision: int = 0  # not part of the value; 0: does not exist yet
+
+    def to_bytes(self) -> bytes:
+        body = asdict(self)
+        del body["store_revision"]
+        return _dump(body)
+
+    @staticmethod
+    def from_bytes(raw: bytes, store_revision: int) -> "NodePlacement":
+        body = json.loads(raw)
+        assignments = tuple(
+            AssignmentRecord(**{**item, "standbys": tuple(item["standbys"])})
+            for item in body["assignments"]
+        )
+        stops = tuple(StopRecord(**item) for item in body["stops"])
+        return NodePlacement(body["node"], body["generation"], assignments, stops, store_revision)
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityRecord:
+    """Which certificates of an identity count. A serial that is not listed is refused.
+
+    `serials` maps hex serial -> expiry (unix ms). Two at most for a node: the one in use, and the
+    one that a renewal just issued; the older goes when the newer is first used.
+    """
+
+    kind: str  # node, operator
+    name: str
+    site: str = ""
+    serials: dict[str, int] = field(default_factory=dict)
+    roles: tuple[str, ...] = ()
+    machine_id: str = ""
+    joined_at_ms: int = 0
+    revoked_at_ms: int = 0
+    revoked_reason: str = ""
+    store_revision: int = 0  # not part of the value
+
+    def to_bytes(self) -> bytes:
+        body = asdict(self)
+        del body["store_revision"]
+        return _dump(body)
+
+    @staticmethod
+    def from_bytes(raw: bytes, store_revision: int) -> "IdentityRecord":
+        body = json.loads(raw)
+        body["roles"] = tuple(body["roles"])
+        return IdentityRecord(**body, store_revision=store_revision)
+
+    def accepts(self, serial: str) -> bool:
+        return not self.revoked_at_ms and serial in self.serials
+
+    def without(self, serial: str) -> "IdentityRecord":
+        return replace(self, serials={s: x for s, x in self.serials.items() if s != serial})
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """A join token by its hash. Consumed exactly once: deleted in the joining transaction."""
+
+    site: str
+    node: str
+    created_by: str
+    created_at_ms: int
+    expires_at_ms: int
+
+    def to_bytes(self) -> bytes:
+        return _dump(asdict(self))
+
+    @staticmethod
+    def from_bytes(raw: bytes) -> "TokenRecord":
+        return TokenRecord(**json.loads(raw))
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatusRecord:
+    """What a node last said of itself; written only when it changed, so that it costs nothing."""
+
+    node: str
+    agent_version: str
+    boot_id: str
+    inventory: dict[str, Any]  # JSON form of polder.v1.NodeInventory, camelCase
+    reported_at_ms: int
+
+    def to_bytes(self) -> bytes:
+        return _dump(asdict(self))
+
+    @staticmethod
+    def from_bytes(raw: bytes) -> "NodeStatusRecord":
+        return NodeStatusRecord(**json.loads(raw))
