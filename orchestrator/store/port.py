@@ -2,29 +2,31 @@
 
 Called by the operator API, the gateway, the leader and identity. Two adapters pass one conformance
 suite (`tests/integration/store_conformance.py`): SQLite here, etcd later. The model is etcd's,
-because it is the weaker of the two: a flat, ordered key space of bytes, one revision counter for the
-whole store, compare-and-set transactions, watches that start at a revision, and leases.
+because it is the weaker of the two: a flat, ordered key space of bytes, one revision counter for
+the whole store, compare-and-set transactions, watches that start at a revision, and leases.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
 MAX_KEY_BYTES = 1024
 MAX_VALUE_BYTES = 1_500_000  # etcd's default request limit is 1.5 MiB
-MAX_TXN_OPS = 128  # etcd's default --max-txn-ops
+MAX_TXN_OPS = 128  # etcd's default --max-txn-ops; compares are counted apart, to the same limit
+MAX_TXN_BYTES = 1_550_000  # keys and values of a transaction, compares included: the same 1.5 MiB
 
 
 class StoreError(Exception):
     """Base of every error that a Store raises.
 
     StoreError
-     +- StoreUnavailable   temporary: nothing is known about the outcome of a write; reads may be retried
+     +- StoreUnavailable   temporary: the outcome of a write is unknown; reads may be retried
      +- StoreFull          the store refuses writes until an operator makes room; reads still work
      +- Compacted          the revision asked of a watch is gone; read again and watch from there
      +- LimitExceeded      a key, value or transaction is over the limits above: a bug in the caller
      +- LeaseNotFound      the lease expired or never was
+     +- StoreUnusable      opening failed, and will until an operator acts (the message says how)
     """
 
 
@@ -38,6 +40,9 @@ class LimitExceeded(StoreError): ...
 
 
 class LeaseNotFound(StoreError): ...
+
+
+class StoreUnusable(StoreError): ...
 
 
 class Compacted(StoreError):
@@ -66,7 +71,7 @@ class RangeResult:
 
     entries: tuple[Entry, ...]
     revision: int
-    more: bool = False  # a limit cut the range; continue from `entries[-1].key + "\\0"`
+    more: bool = False  # a limit cut the range; continue with `after=entries[-1].key`
 
 
 class CompareTarget(Enum):
@@ -113,7 +118,7 @@ Op = Put | Delete
 
 @dataclass(frozen=True, slots=True)
 class TxnResult:
-    """`failed` names the compares that did not hold (empty when committed). Nothing was written then."""
+    """`failed` names the compares that did not hold; then nothing was written."""
 
     committed: bool
     revision: int
@@ -127,7 +132,8 @@ class EventType(Enum):
 
 @dataclass(frozen=True, slots=True)
 class WatchEvent:
-    """One change. For DELETE, `entry.value` is empty and `entry.mod_revision` is the deletion's."""
+    """One change. For DELETE only `entry.key` and `entry.mod_revision` (the deletion's) carry news:
+    the value is empty and the other fields are 0."""
 
     type: EventType
     entry: Entry
@@ -145,7 +151,7 @@ class WatchBatch:
 
 
 class Store(Protocol):
-    """Keys are text without NUL, ordered by their UTF-8 bytes. Every write is durable when it returns."""
+    """Keys are text without NUL, ordered by their UTF-8 bytes. A write is durable when it returns."""
 
     async def get(self, key: str) -> Entry | None:
         """Raises StoreUnavailable."""
@@ -161,31 +167,44 @@ class Store(Protocol):
     async def txn(self, compares: Sequence[Compare], ops: Sequence[Op]) -> TxnResult:
         """All ops at one revision if all compares hold, else nothing.
 
-        Two ops on one key raise LimitExceeded. Raises StoreUnavailable, StoreFull, LeaseNotFound.
+        Deleting an absent key changes nothing; a transaction that changes nothing takes no revision
+        and returns the current one. A caller that is cancelled while it waits does not know whether
+        the transaction was made. Two ops on one key raise LimitExceeded. Raises StoreUnavailable,
+        StoreFull, LeaseNotFound.
         """
         ...
 
-    def watch(self, prefix: str, *, from_revision: int) -> AsyncIterator[WatchBatch]:
+    def watch(self, prefix: str, *, from_revision: int) -> AsyncGenerator[WatchBatch, None]:
         """Every change of keys under `prefix` at `from_revision` or later, once and in order.
 
-        Close it with `aclose()` (it is an async generator). A watcher that falls behind reads from
-        the log at its own pace: memory stays bounded. Raises Compacted, StoreUnavailable.
+        A revision in the future waits for it. Close it with `aclose()`. A watcher that falls behind
+        reads from the log at its own pace: memory stays bounded. Raises Compacted,
+        StoreUnavailable.
         """
         ...
 
     async def compact(self, before_revision: int) -> None:
-        """Forget changes before this revision; current values stay."""
+        """Forget changes before this revision; current values stay.
+
+        A revision beyond the current one forgets all; one already forgotten changes nothing.
+        """
         ...
 
     async def grant_lease(self, ttl_s: float) -> int:
-        """A lease id. Keys put with it are deleted (as ordinary, watched changes) when it expires."""
+        """A lease id. Keys put with it are deleted (as ordinary, watched changes) when it expires.
+
+        It never expires early, and may expire late by an adapter's own slack. Raises LimitExceeded
+        for a ttl that is not positive.
+        """
         ...
 
     async def keep_alive(self, lease: int) -> float:
         """Renew; returns seconds left. Raises LeaseNotFound."""
         ...
 
-    async def revoke_lease(self, lease: int) -> None: ...
+    async def revoke_lease(self, lease: int) -> None:
+        """End it now: its keys are deleted when this returns. Raises LeaseNotFound."""
+        ...
 
     async def revision(self) -> int:
         """The current revision. Doubles as the health probe."""
