@@ -31,7 +31,7 @@ _PAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """`key` changed at `revision`; `value` is the decoded record, None when deleted."""
+    """`key` changed at `revision`; `value` is the record, None when deleted."""
 
     key: str
     revision: int

@@ -1,0 +1,48 @@
+# `make help` lists what there is. Everything runs from a fresh clone.
+PY := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart down test lint unit protos format bench clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+quickstart: ## Orchestrator, agent and a first workload on this machine (as root)
+	@tools/bootstrap.sh --system
+	@$(PY) -m quickstart up
+
+down: ## Stop what quickstart started, and remove it
+	@tools/bootstrap.sh
+	@$(PY) -m quickstart down
+
+test: ## Everything: linters, types, layers, stubs, all tests
+	@tools/bootstrap.sh --system --tests
+	@$(MAKE) --no-print-directory lint
+	@$(PY) -m pytest
+
+lint: ## Linters, types, layers, freshness of generated stubs
+	@tools/bootstrap.sh --tests
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check --quiet .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-logo
+	@$(PY) tools/gen_protos.py --check
+
+unit: ## Only the tests that take milliseconds
+	@tools/bootstrap.sh --tests
+	@$(PY) -m pytest tests/unit
+
+protos: ## Regenerate the stubs from proto/
+	@tools/bootstrap.sh --tests
+	@$(PY) tools/gen_protos.py
+
+format: ## Format the code and fix what linters can fix
+	@tools/bootstrap.sh --tests
+	@.venv/bin/ruff format .
+	@.venv/bin/ruff check --fix .
+
+bench: ## The benchmarks of docs/benchmarks.md, one JSON object each
+	@for name in cli store deploy footprint; do $(PY) -m bench $$name --json || exit 1; done
+
+clean: ## Remove the virtual environment and caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build dist
