@@ -1,0 +1,233 @@
+"""Whether a NodePlan may be used, and what it says, as values that the state machine can keep.
+
+Called by `agent/state.py` for plans that arrive and for those read from disk, after the signature
+was verified. Every refusal leaves the plan in use as it is: a delayed, foreign, cut or unreadable
+plan changes nothing.
+
+    payload            result
+    older generation   Refused Stale
+    same bytes         Unchanged
+    same generation    Unchanged when older or other only in time; Accepted when it renews endpoints or
+                       secrets; Refused Conflict when it names other assignments or stops
+    newer generation   Accepted, or Refused: Unreadable, WrongDomain, WrongNode, Truncated, TooLarge,
+                       DuplicateReplica, CauseMissing
+
+One assignment whose template cannot be read does not spoil the rest: it is accepted with `error` set
+and shown as failed. A plan that names nothing is accepted and stops nothing; `dropped` says what it
+left unnamed, for an alert.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from google.protobuf.message import DecodeError
+
+from polder.identity import NodeId
+from polder.manifest import InvalidManifest, PodTemplate, decode, digest
+from polder.v1 import plan_pb2
+
+MAX_REPLICAS = 10_000  # per node; far above what a box can run
+MAX_ERROR = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One replica that this node must run. `template` is None when it cannot be read: see `error`."""
+
+    namespace: str
+    workload: str
+    workload_uid: str
+    replica: str
+    replica_uid: str
+    epoch: int
+    revision: int
+    template: PodTemplate | None
+    digest: str
+    standbys: tuple[str, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """One replica that must not run here, and why. `requested_at` in unix seconds."""
+
+    namespace: str
+    replica: str
+    replica_uid: str
+    cause: str
+    message: str
+    requested_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    namespace: str
+    name: str
+    type: str
+    data: Mapping[str, bytes] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedPlan:
+    """A plan that was accepted. `payload` is what was signed; `issued_at` in unix seconds."""
+
+    generation: int
+    issued_at: float
+    assignments: Mapping[str, Assignment]
+    stops: Mapping[str, Stop]
+    secrets: Mapping[tuple[str, str], Secret]
+    endpoints: tuple[str, ...]
+    payload: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """`dropped`: replica uids that the plan in use assigns and that this one names nowhere."""
+
+    plan: ParsedPlan
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """The plan says what is already in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """`reason` is CamelCase, for PlanAck."""
+
+    reason: str
+    message: str
+
+
+def consider(
+    current: ParsedPlan | None, identity: NodeId, payload: bytes
+) -> Accepted | Unchanged | Refused:
+    """What to do with a verified payload, given the plan in use."""
+    if current is not None and payload == current.payload:
+        return Unchanged()
+    try:
+        message = plan_pb2.NodePlan.FromString(payload)
+    except DecodeError as error:
+        return Refused("Unreadable", f"the plan is no NodePlan: {error}")
+    refusal = _check(message, identity, current)
+    if refusal is not None:
+        return refusal
+    plan = _parse(message, payload)
+    if current is None:
+        return Accepted(plan)
+    if plan.generation == current.generation:
+        return _same_generation(current, plan)
+    named = plan.assignments.keys() | plan.stops.keys()
+    return Accepted(plan, tuple(sorted(current.assignments.keys() - named)))
+
+
+def issued_at(payload: bytes) -> float:
+    """When the plan says that it was issued, unix seconds; 0 when it cannot be read."""
+    try:
+        return plan_pb2.NodePlan.FromString(payload).issued_at_ms / 1000
+    except DecodeError:
+        return 0.0
+
+
+def _check(
+    message: plan_pb2.NodePlan, identity: NodeId, current: ParsedPlan | None
+) -> Refused | None:
+    if message.trust_domain != identity.trust_domain:
+        return Refused(
+            "WrongDomain",
+            f"the plan is for {message.trust_domain!r}; this node is in {identity.trust_domain!r}",
+        )
+    if (message.node, message.site) != (identity.node, identity.site):
+        return Refused(
+            "WrongNode",
+            f"the plan is for {message.site}/{message.node}; this is {identity.site}/{identity.node}",
+        )
+    if message.generation <= 0:
+        return Refused("Unreadable", f"generation {message.generation} is not positive")
+    if current is not None and message.generation < current.generation:
+        return Refused(
+            "Stale", f"generation {message.generation} is older than {current.generation}, in use"
+        )
+    found = (len(message.assignments), len(message.stops))
+    if found != (message.assignment_count, message.stop_count):
+        return Refused(
+            "Truncated",
+            f"the plan announces {message.assignment_count} assignments and {message.stop_count} "
+            f"stops, and holds {found[0]} and {found[1]}",
+        )
+    if sum(found) > MAX_REPLICAS:
+        return Refused("TooLarge", f"{sum(found)} replicas; {MAX_REPLICAS} at most are accepted")
+    return _check_entries(message)
+
+
+def _check_entries(message: plan_pb2.NodePlan) -> Refused | None:
+    seen: set[str] = set()
+    for entry in (*message.assignments, *message.stops):
+        if not entry.replica_uid:
+            return Refused("Unreadable", f"replica {entry.replica!r} has no uid")
+        if entry.replica_uid in seen:
+            return Refused("DuplicateReplica", f"replica uid {entry.replica_uid} is named twice")
+        seen.add(entry.replica_uid)
+    for stop in message.stops:
+        if not stop.cause:
+            return Refused("CauseMissing", f"the stop of {stop.replica} gives no cause")
+    return None
+
+
+def _same_generation(current: ParsedPlan, plan: ParsedPlan) -> Accepted | Unchanged | Refused:
+    """Members compose a generation alike; only its time, endpoints and secrets may differ."""
+    if plan.assignments != current.assignments or plan.stops != current.stops:
+        return Refused(
+            "Conflict", f"two plans of generation {plan.generation} name different replicas"
+        )
+    renews = plan.endpoints != current.endpoints or plan.secrets != current.secrets
+    if renews and plan.issued_at >= current.issued_at:
+        return Accepted(plan)
+    return Unchanged()
+
+
+def _parse(message: plan_pb2.NodePlan, payload: bytes) -> ParsedPlan:
+    return ParsedPlan(
+        generation=message.generation,
+        issued_at=message.issued_at_ms / 1000,
+        assignments={a.replica_uid: _assignment(a) for a in message.assignments},
+        stops={
+            s.replica_uid: Stop(
+                s.namespace, s.replica, s.replica_uid, s.cause, s.message, s.requested_at_ms / 1000
+            )
+            for s in message.stops
+        },
+        secrets={
+            (s.namespace, s.name): Secret(s.namespace, s.name, s.type, dict(s.data))
+            for s in message.secrets
+        },
+        endpoints=tuple(message.endpoints),
+        payload=payload,
+    )
+
+
+def _assignment(message: plan_pb2.Assignment) -> Assignment:
+    template: PodTemplate | None = None
+    error = ""
+    try:
+        template = decode(PodTemplate, json.loads(message.template_json))
+    except InvalidManifest as invalid:
+        error = str(invalid)[:MAX_ERROR]
+    except (ValueError, RecursionError) as broken:  # not JSON, not UTF-8, or nested absurdly
+        error = f"the template is not JSON: {broken}"[:MAX_ERROR]
+    return Assignment(
+        namespace=message.namespace,
+        workload=message.workload,
+        workload_uid=message.workload_uid,
+        replica=message.replica,
+        replica_uid=message.replica_uid,
+        epoch=message.epoch,
+        revision=message.revision,
+        template=template,
+        digest=digest(template) if template is not None else "",
+        standbys=tuple(message.standbys),
+        error=error,
+    )
