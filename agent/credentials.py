@@ -1,0 +1,157 @@
+"""One-shot cryptography: `python -m agent.credentials COMMAND`, started by `agent/identity_store.py`.
+
+The cryptography library costs 12 MB of memory and the agent's whole budget is 40 MB, so only this
+process, which lives for a tenth of a second, imports it. The long-running agent must not import this
+module.
+
+Both ways of the pipe carry frames: a big-endian length of four bytes, then that many bytes. The
+first frame is a JSON object; what it counts as `parts` follows as raw frames. The answer is one
+JSON object on stdout, with raw frames behind it. Exit code 0 also when the answer is a refusal
+(`{"refused": reason, "message": ...}`): anything else means that nothing is known.
+
+    new-key      {"path": FILE}                    -> {}, [CSR]      FILE gets the key, PEM, mode 0600
+    inspect      {}, [certificate]                 -> {identity, serial, not_before, not_after}
+    verify-plan  {"at", "trust_domain", "roots": N}, [plan, signature, N roots, chain...] -> {signer}
+"""
+
+import json
+import os
+import struct
+import sys
+from collections.abc import Callable, Sequence
+from typing import BinaryIO
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from polder.identity import InvalidIdentity
+from polder.signing import UntrustedSignature, identity_of, verify_plan
+
+MAX_FRAME = 32 << 20
+MAX_PARTS = 32
+
+Answer = tuple[dict[str, object], list[bytes]]
+
+
+class Refused(Exception):
+    """The input was read and the answer is no."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def new_key(header: dict[str, object], _parts: Sequence[bytes]) -> Answer:
+    """An ECDSA P-256 key in a new file, and a request for its certificate.
+
+    The request names nobody: the orchestrator decides who this is and uses only the public key.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    file = os.open(str(header["path"]), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(file, "wb") as out:
+        out.write(pem)
+        out.flush()
+        os.fsync(out.fileno())
+    request = (
+        x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    )
+    return {}, [request.public_bytes(serialization.Encoding.DER)]
+
+
+def inspect(header: dict[str, object], parts: Sequence[bytes]) -> Answer:
+    """Who a certificate names and when it is valid (unix seconds).
+
+    With `key_path` the certificate must be for that key: an answer meant for somebody else is refused
+    before it replaces credentials that work.
+    """
+    (der,) = parts
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        identity = identity_of(certificate)
+    except (ValueError, InvalidIdentity) as error:
+        raise Refused("BadCertificate", str(error)) from error
+    if "key_path" in header:
+        with open(str(header["key_path"]), "rb") as file:
+            key = serialization.load_pem_private_key(file.read(), None)
+        if key.public_key() != certificate.public_key():
+            raise Refused("WrongKey", "the certificate is not for the key that it was asked for")
+    return {
+        "identity": str(identity),
+        "serial": f"{certificate.serial_number:x}",
+        "not_before": certificate.not_valid_before_utc.timestamp(),
+        "not_after": certificate.not_valid_after_utc.timestamp(),
+    }, []
+
+
+def verify(header: dict[str, object], parts: Sequence[bytes]) -> Answer:
+    """Who signed a plan."""
+    payload, signature, *certificates = parts
+    roots = int(str(header["roots"]))
+    try:
+        signer = verify_plan(
+            payload,
+            signature,
+            certificates[roots:],
+            certificates[:roots],
+            float(str(header["at"])),
+            str(header["trust_domain"]),
+        )
+    except UntrustedSignature as error:
+        raise Refused(error.reason, str(error)) from error
+    return {"signer": str(signer)}, []
+
+
+COMMANDS: dict[str, Callable[[dict[str, object], Sequence[bytes]], Answer]] = {
+    "new-key": new_key,
+    "inspect": inspect,
+    "verify-plan": verify,
+}
+
+
+def _read_frame(stream: BinaryIO) -> bytes:
+    (length,) = struct.unpack(">I", stream.read(4))
+    if length > MAX_FRAME:
+        raise ValueError(f"a frame of {length} bytes")
+    data = stream.read(length)
+    if len(data) != length:
+        raise ValueError("the input is cut off")
+    return data
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command. Returns the exit code: 0 answered, 1 failed, 2 not understood."""
+    command = COMMANDS.get(arguments[0]) if len(arguments) == 1 else None
+    if command is None:
+        sys.stderr.write(f"usage: agent.credentials {'|'.join(COMMANDS)}\n")
+        return 2
+    source = sys.stdin.buffer
+    try:
+        header = json.loads(_read_frame(source))
+        count = int(header.get("parts", 0))
+        if not 0 <= count <= MAX_PARTS:
+            raise ValueError(f"{count} parts")
+        parts = [_read_frame(source) for _ in range(count)]
+    except (ValueError, struct.error) as error:
+        sys.stderr.write(f"bad input: {error}\n")
+        return 2
+    try:
+        answer, raw = command(header, parts)
+    except Refused as error:
+        answer, raw = {"refused": error.reason, "message": str(error)}, []
+    except (OSError, ValueError, KeyError) as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 1
+    for frame in (json.dumps(answer).encode(), *raw):
+        sys.stdout.buffer.write(struct.pack(">I", len(frame)) + frame)
+    sys.stdout.buffer.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
