@@ -118,7 +118,11 @@ _TOP: dict[str, tuple[str, Callable[[object], object]]] = {
     "log_level": ("log_level", _one_of(LOG_LEVELS)),
     "log_format": ("log_format", _one_of(LOG_FORMATS)),
 }
-_RESERVED = {"cpu": _share(cpu_millis), "memory": _share(memory_bytes), "disk": _share(memory_bytes)}
+_RESERVED = {
+    "cpu": _share(cpu_millis),
+    "memory": _share(memory_bytes),
+    "disk": _share(memory_bytes),
+}
 
 
 def _line_of(text: str, section: str, key: str) -> int:
@@ -143,7 +147,9 @@ def parse_file(text: str, name: str = "agent.toml") -> AgentConfig:
     except tomllib.TOMLDecodeError as error:
         raise InvalidConfig(f"{name}: {error}") from error
 
-    def read(section: str, key: str, parse: Callable[[object], object] | None, raw: object) -> object:
+    def read(
+        section: str, key: str, parse: Callable[[object], object] | None, raw: object
+    ) -> object:
         where = f"{name}:{_line_of(text, section, key)}: {f'{section}.{key}' if section else key}"
         if parse is None:
             raise InvalidConfig(f"{where}: unknown setting")
@@ -159,7 +165,8 @@ def parse_file(text: str, name: str = "agent.toml") -> AgentConfig:
         return raw
 
     reserved = {
-        key: read("reserved", key, _RESERVED.get(key), raw) for key, raw in table("reserved").items()
+        key: read("reserved", key, _RESERVED.get(key), raw)
+        for key, raw in table("reserved").items()
     }
     devices = {}
     for resource, raw in table("devices").items():
@@ -202,7 +209,9 @@ def load(
             try:
                 config = replace(config, **{attribute: parse(raw)})  # type: ignore[arg-type]
             except ValueError as error:
-                raise InvalidConfig(f"{source.replace('_', '-') if source[0] == '-' else source}: {error}") from error
+                raise InvalidConfig(
+                    f"{source.replace('_', '-') if source[0] == '-' else source}: {error}"
+                ) from error
     if flags:
         known = ", ".join(f.name for f in fields(AgentConfig))
         raise TypeError(f"no such settings: {', '.join(flags)} (known: {known})")

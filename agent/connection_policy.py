@@ -1,9 +1,9 @@
 """Which orchestrator to try next, how long to wait before, and when to renew. Pure: clocks and dice
 are arguments.
 
-`agent/session.py` asks after every failed or finished session. The jitter is "full jitter" (Brooker,
-"Exponential Backoff And Jitter", AWS Architecture Blog, 2015): a wait is drawn from zero to the
-ceiling, so that ten thousand agents that lost one region do not come back in waves.
+`agent/session.py` asks after every failed or finished session. The jitter is "full jitter"
+(Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015): a wait is drawn from
+zero to the ceiling, so that ten thousand agents that lost one region do not come back in waves.
 """
 
 from dataclasses import dataclass, replace
@@ -45,7 +45,9 @@ def after_failure(attempts: Attempts, *, dice: float) -> Wait:
     failures = attempts.failures + 1
     rounds = failures // len(attempts.endpoints) if len(attempts.endpoints) > 1 else failures - 1
     ceiling = min(CEILING_S, BASE_S * 2 ** min(rounds, 16))
-    moved = replace(attempts, index=(attempts.index + 1) % len(attempts.endpoints), failures=failures)
+    moved = replace(
+        attempts, index=(attempts.index + 1) % len(attempts.endpoints), failures=failures
+    )
     return Wait(dice * ceiling, moved)
 
 
@@ -59,8 +61,9 @@ def after_session(attempts: Attempts, *, lived_s: float, dice: float) -> Wait:
 def after_goodbye(attempts: Attempts, *, reason: str, retry_after_s: float, dice: float) -> Wait:
     """The server ended the session and said when to come back.
 
-    Its wish is a minimum, with a tenth of jitter on top. Without one, a goodbye is a failure of that
-    endpoint. "Superseded" means that another process holds our identity: hurrying would fight it.
+    Its wish is a minimum, with a tenth of jitter on top. Without one, a goodbye is a failure of
+    that endpoint. "Superseded" means that another process holds our identity: hurrying would
+    fight it.
     """
     wait = after_failure(attempts, dice=dice)
     floor = min(max(0.0, retry_after_s), RETRY_AFTER_MAX_S)
@@ -87,8 +90,8 @@ def renewal_due_at(not_before: float, not_after: float, *, dice: float) -> float
 
 
 def renewal_retry_s(not_after: float, now: float, failures: int, *, dice: float) -> float:
-    """How long to wait after a failed renewal: longer with each, never past half of what is left."""
-    ceiling = min(3600.0, 10.0 * 2 ** min(failures, 10))
+    """How long to wait after a failed renewal: longer with each, at most half of what is left."""
+    ceiling: float = min(3600.0, 10.0 * 2 ** min(failures, 10))
     return max(1.0, min(ceiling, (not_after - now) / 2)) * (0.5 + dice / 2)
 
 

@@ -1,17 +1,17 @@
-"""One-shot cryptography: `python -m agent.credentials COMMAND`, started by `agent/identity_store.py`.
+"""One-shot cryptography: `python -m agent.credentials COMMAND`, for `agent/identity_store.py`.
 
 The cryptography library costs 12 MB of memory and the agent's whole budget is 40 MB, so only this
-process, which lives for a tenth of a second, imports it. The long-running agent must not import this
-module.
+process, which lives for a tenth of a second, imports it. The long-running agent must not import
+this module.
 
 Both ways of the pipe carry frames: a big-endian length of four bytes, then that many bytes. The
 first frame is a JSON object; what it counts as `parts` follows as raw frames. The answer is one
 JSON object on stdout, with raw frames behind it. Exit code 0 also when the answer is a refusal
 (`{"refused": reason, "message": ...}`): anything else means that nothing is known.
 
-    new-key      {"path": FILE}                    -> {}, [CSR]      FILE gets the key, PEM, mode 0600
-    inspect      {}, [certificate]                 -> {identity, serial, not_before, not_after}
-    verify-plan  {"at", "trust_domain", "roots": N}, [plan, signature, N roots, chain...] -> {signer}
+    new-key      {path}                     -> {}, [CSR]       the key goes to `path`, mode 0600
+    inspect      {key_path?}, [certificate] -> {identity, serial, not_before, not_after}
+    verify-plan  {at, trust_domain, roots: N}, [plan, signature, N roots, chain...] -> {signer}
 """
 
 import json
@@ -19,6 +19,7 @@ import os
 import struct
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 from cryptography import x509
@@ -59,7 +60,9 @@ def new_key(header: dict[str, object], _parts: Sequence[bytes]) -> Answer:
         out.flush()
         os.fsync(out.fileno())
     request = (
-        x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([]))
+        .sign(key, hashes.SHA256())
     )
     return {}, [request.public_bytes(serialization.Encoding.DER)]
 
@@ -67,8 +70,8 @@ def new_key(header: dict[str, object], _parts: Sequence[bytes]) -> Answer:
 def inspect(header: dict[str, object], parts: Sequence[bytes]) -> Answer:
     """Who a certificate names and when it is valid (unix seconds).
 
-    With `key_path` the certificate must be for that key: an answer meant for somebody else is refused
-    before it replaces credentials that work.
+    With `key_path` the certificate must be for that key: an answer meant for somebody else is
+    refused before it replaces credentials that work.
     """
     (der,) = parts
     try:
@@ -77,8 +80,8 @@ def inspect(header: dict[str, object], parts: Sequence[bytes]) -> Answer:
     except (ValueError, InvalidIdentity) as error:
         raise Refused("BadCertificate", str(error)) from error
     if "key_path" in header:
-        with open(str(header["key_path"]), "rb") as file:
-            key = serialization.load_pem_private_key(file.read(), None)
+        pem = Path(str(header["key_path"])).read_bytes()
+        key = serialization.load_pem_private_key(pem, None)
         if key.public_key() != certificate.public_key():
             raise Refused("WrongKey", "the certificate is not for the key that it was asked for")
     return {

@@ -57,7 +57,7 @@ class CredentialsRefused(IdentityFailure):
 
 @dataclass(frozen=True, slots=True)
 class NodeIdentity:
-    """What the box uses to prove who it is. Times are unix seconds; PEM texts are as gRPC wants them."""
+    """What the box proves with who it is. Times are unix seconds; PEM texts as gRPC wants them."""
 
     id: NodeId
     serial: str
@@ -102,7 +102,7 @@ def from_pem(text: bytes) -> list[bytes]:
 def _command(name: str) -> list[str]:
     """Isolated and without `site`, whose scan of .pth files would be a third of the whole run.
 
-    The search path is handed over, because without `site` the process has only the standard library.
+    The search path is handed over: without `site` the process has only the standard library.
     """
     root = str(Path(__file__).resolve().parent.parent)
     paths = [root, *(p for p in sys.path if p and p != root and Path(p).is_dir())]
@@ -236,7 +236,7 @@ class StagedIdentity:
 
 
 class IdentityStore:
-    """The identity below one state directory. One process at a time writes (see the agent's lock)."""
+    """The identity below one state directory. Only the holder of the agent's lock writes."""
 
     def __init__(self, state_dir: Path) -> None:
         self._link = state_dir / "identity"
@@ -267,7 +267,7 @@ class IdentityStore:
         return StagedIdentity(self, directory, csr)
 
     def update_endpoints(self, endpoints: Sequence[str]) -> None:
-        """Remember where orchestrators are now; an empty list changes nothing. Raises IdentityFailure."""
+        """Remember where orchestrators are, if there are any. Raises IdentityFailure."""
         wanted = tuple(endpoints[:MAX_ENDPOINTS])
         current = self.load()
         if not wanted or wanted == current.endpoints:
@@ -323,7 +323,9 @@ class IdentityStore:
             fresh.rename(self._link)
             _sync_directory(self._link.parent)
         except OSError as error:
-            raise IdentityFailure(f"{directory}: {error.strerror}; the old identity stays") from error
+            raise IdentityFailure(
+                f"{directory}: {error.strerror}; the old identity stays"
+            ) from error
         self._cached = None
         identity = self.load()
         for other in self._versions.iterdir():  # keys that nobody needs any more
