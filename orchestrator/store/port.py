@@ -151,7 +151,7 @@ class WatchBatch:
 
 
 class Store(Protocol):
-    """Keys are text without NUL, ordered by their UTF-8 bytes. A write is durable when it returns."""
+    """Keys are text without NUL, ordered as UTF-8 bytes. A write that has returned is durable."""
 
     async def get(self, key: str) -> Entry | None:
         """Raises StoreUnavailable."""

@@ -27,6 +27,7 @@ from orchestrator.store.port import (
     WatchBatch,
 )
 from orchestrator.store.sqlite_file import DatabaseFile, open_file
+from orchestrator.store.sqlite_handover import Handover
 from orchestrator.store.sqlite_leases import Clock, LeaseTable
 from orchestrator.store.sqlite_queries import read_entry, read_log, read_range, read_revision
 from orchestrator.store.sqlite_reader import Query, Readers, settle
@@ -118,10 +119,12 @@ class SqliteStore:
         self._settings = settings
         self._loop = loop
         self._leases = LeaseTable(clock)
+        self._handover = Handover(loop)
         self._writer = Writer(
             file,
             self._leases,
             self._report,
+            self._handover,
             retain_revisions=settings.retain_revisions,
             retain_bytes=settings.retain_log_bytes,
             lease_poll_s=settings.lease_poll_s,
@@ -131,7 +134,11 @@ class SqliteStore:
         self._closed: StoreUnavailable | None = None
         self._closing: asyncio.Future[None] | None = None
         self._readers = Readers(
-            file, loop, threads=settings.reader_threads, pending_max=settings.pending_reads_max
+            file,
+            loop,
+            self._handover,
+            threads=settings.reader_threads,
+            pending_max=settings.pending_reads_max,
         )
         self._writer.start()
         self._readers.start()
@@ -224,6 +231,7 @@ class SqliteStore:
         job.future = future
         self._pending += 1
         self._pending_bytes += job.size_bytes
+        self._handover.request()
         self._writer.submit(job)
         return await future
 
@@ -232,9 +240,9 @@ class SqliteStore:
         full = self._pending >= settings.pending_txns_max
         if full or self._pending_bytes + size_bytes > settings.pending_bytes_max:
             raise StoreUnavailable(
-                f"{self._pending} writes ({self._pending_bytes} bytes) already wait for "
-                f"the disk of {self._file.path}: nothing was written; retry with backoff, and check that the "
-                "disk keeps up"
+                f"{self._pending} writes ({self._pending_bytes} bytes) already wait for the disk "
+                f"under {self._file.path}: nothing was written; retry with backoff, and check "
+                "that the disk keeps up"
             )
 
     def _report(self, report: Report) -> None:
@@ -253,6 +261,7 @@ class SqliteStore:
         for job, outcome in report.outcomes:
             if job.future is not None:
                 self._pending -= 1
+                self._handover.done(1)
                 self._pending_bytes -= job.size_bytes
                 settle(job.future, outcome)
                 job.future = None

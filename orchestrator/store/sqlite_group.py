@@ -222,4 +222,4 @@ def _delete_sql(count: int) -> str:
 @lru_cache
 def _change_sql(count: int) -> str:
     rows = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * count)
-    return f"INSERT INTO changes VALUES {rows}"
+    return f"INSERT INTO changes VALUES {rows}"  # noqa: S608

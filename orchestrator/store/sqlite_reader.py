@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from orchestrator.store.port import StoreError, StoreUnavailable
 from orchestrator.store.sqlite_file import DatabaseFile, explain
+from orchestrator.store.sqlite_handover import Handover
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +28,17 @@ class Readers:
     """A bounded queue in front of a few reading threads. Used from one event loop."""
 
     def __init__(
-        self, file: DatabaseFile, loop: asyncio.AbstractEventLoop, *, threads: int, pending_max: int
+        self,
+        file: DatabaseFile,
+        loop: asyncio.AbstractEventLoop,
+        handover: Handover,
+        *,
+        threads: int,
+        pending_max: int,
     ) -> None:
         self._file = file
         self._loop = loop
+        self._handover = handover
         self._pending_max = pending_max
         self._pending = 0
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
@@ -59,6 +67,7 @@ class Readers:
             )
         future: asyncio.Future[_T] = self._loop.create_future()
         self._pending += 1
+        self._handover.request()
         self._queue.put((query, future))
         return await future
 
@@ -85,6 +94,7 @@ class Readers:
                 if db is not None:
                     db.close()
                 db = None
+            self._handover.moved()
             try:
                 self._loop.call_soon_threadsafe(self._deliver, outcomes)
             except RuntimeError:
@@ -120,6 +130,7 @@ class Readers:
 
     def _deliver(self, outcomes: list[tuple[asyncio.Future[Any], Any]]) -> None:
         self._pending -= len(outcomes)
+        self._handover.done(len(outcomes))
         for future, outcome in outcomes:
             settle(future, outcome)
 

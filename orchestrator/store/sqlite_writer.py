@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator.store.port import StoreError, StoreFull, StoreUnavailable
 from orchestrator.store.sqlite_file import CHANGE_SEQ_BITS, DatabaseFile, explain
 from orchestrator.store.sqlite_group import Change, Group
+from orchestrator.store.sqlite_handover import Handover
 from orchestrator.store.sqlite_leases import LeaseTable
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Writer:
         file: DatabaseFile,
         leases: LeaseTable,
         report: Callable[[Report], None],
+        handover: Handover,
         *,
         retain_revisions: int,
         retain_bytes: int,
@@ -62,6 +64,7 @@ class Writer:
         self._file = file
         self._leases = leases
         self._report = report
+        self._handover = handover
         self._retain_revisions = retain_revisions
         self._retain_bytes = retain_bytes
         self._lease_poll_s = lease_poll_s
@@ -192,7 +195,9 @@ class Writer:
                 "UPDATE meta SET revision = ?, oldest_revision = ?, next_lease = ?",
                 (group.revision, self.oldest_revision, self._next_lease),
             )
+            self._at_disk(True)
             db.execute("COMMIT")
+            self._at_disk(False)
         else:
             db.execute("ROLLBACK")
         self.revision = group.revision
@@ -201,6 +206,10 @@ class Writer:
             self._leases.add(lease, ttl_s)
         self._leases.forget(group.ended)
         return Report(outcomes, group.changes, self.revision)
+
+    def _at_disk(self, waiting: bool) -> None:
+        self._handover.at_disk = waiting
+        self._handover.moved()
 
     def _retain(self, group: Group, log_bytes: int) -> None:
         """Let the log's oldest revisions go, a little faster than new ones come."""
@@ -225,6 +234,7 @@ class Writer:
     def _lose(self, jobs: Sequence[Job], error: StoreError) -> None:
         """Fail these jobs; start again from what the disk says, which may include their writes."""
         self._refused = True
+        self._at_disk(False)
         if self._db is not None:
             self._db.close()  # rolls back
             self._db = None
