@@ -174,8 +174,8 @@ class NodePlacement:
 class IdentityRecord:
     """Which certificates of an identity count. A serial that is not listed is refused.
 
-    `serials` maps hex serial -> expiry (unix ms). Two at most for a node: the one in use, and the
-    one that a renewal just issued; the older goes when the newer is first used.
+    `serials` maps hex serial -> expiry (unix ms), in order of issue. For a node: the one in use,
+    and those that renewals issued since; the older go when a newer is first used.
     """
 
     kind: str  # node, operator
@@ -192,7 +192,8 @@ class IdentityRecord:
     def to_bytes(self) -> bytes:
         body = asdict(self)
         del body["store_revision"]
-        return _dump(body)
+        # Not `_dump`: it sorts, and the order of the serials is the order of issue.
+        return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 
     @staticmethod
     def from_bytes(raw: bytes, store_revision: int) -> "IdentityRecord":

@@ -1,0 +1,128 @@
+"""This member's own certificate: made at start, renewed in the process at a third of its life.
+
+The servers take it through `server_credentials`, which asks for the current one at each handshake;
+the gateway signs plans with `MemberIdentity.current`. Nothing is kept on disk: a start makes a new
+one from the region's CA.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from orchestrator.identity.authority import Authority, LeafRequest
+from orchestrator.identity.pem import UnusableFile, key_pem, new_key, pem_of
+from polder.identity import MemberId
+
+log = logging.getLogger(__name__)
+
+SERVER_NAME = "orchestrator.polder.internal"
+"""What clients verify, whatever the address that they dialled: addresses change, the name stays."""
+
+MEMBER_LIFE_S = 30 * 86_400.0
+_LOCAL_HOSTS = (SERVER_NAME, "localhost", "127.0.0.1", "::1")
+_RETRY_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class MemberCredentials:
+    """The certificate in use, its key and what it is trusted by. Chains are leaf first."""
+
+    member_id: MemberId
+    key: ec.EllipticCurvePrivateKey
+    chain_der: list[bytes]
+    roots_der: list[bytes]
+    key_pem: bytes
+    chain_pem: bytes
+    roots_pem: bytes
+    expires_at: float  # unix seconds
+
+
+def issue_member(
+    authority: Authority,
+    member_id: MemberId,
+    now: float,
+    *,
+    life_s: float = MEMBER_LIFE_S,
+    hosts: tuple[str, ...] = (),
+) -> MemberCredentials:
+    """Raises UnusableFile when the region's CA has expired."""
+    key = new_key()
+    names = tuple(dict.fromkeys((*_LOCAL_HOSTS, *hosts)))
+    request = LeafRequest(member_id, key.public_key(), life_s, hosts=names, server=True)
+    issued = authority.issue(request, now)
+    roots = list(authority.roots_der)
+    return MemberCredentials(
+        member_id=member_id,
+        key=key,
+        chain_der=list(issued.chain_der),
+        roots_der=roots,
+        key_pem=key_pem(key),
+        chain_pem=pem_of(issued.chain_der),
+        roots_pem=pem_of(roots),
+        expires_at=issued.expires_at_ms / 1000,
+    )
+
+
+class MemberIdentity:
+    """Holds the current credentials. `run` renews them until it is cancelled."""
+
+    def __init__(
+        self,
+        authority: Authority,
+        member_id: MemberId,
+        clock: Callable[[], float],
+        *,
+        life_s: float = MEMBER_LIFE_S,
+        hosts: tuple[str, ...] = (),
+    ) -> None:
+        self._authority = authority
+        self._clock = clock
+        self._life_s = life_s
+        self._hosts = hosts
+        self.member_id = member_id
+        self.current = self._issue()
+
+    def _issue(self) -> MemberCredentials:
+        return issue_member(
+            self._authority,
+            self.member_id,
+            self._clock(),
+            life_s=self._life_s,
+            hosts=self._hosts,
+        )
+
+    def renew(self) -> None:
+        """New key, new certificate; connections that exist keep theirs. Raises UnusableFile."""
+        self.current = self._issue()
+        log.info("renewed the member's certificate", extra={"expires_at": self.current.expires_at})
+
+    async def run(self) -> None:
+        """Renews when a third of the life is over, so that two thirds remain to retry in."""
+        while True:
+            due = self.current.expires_at - self._life_s * 2 / 3
+            await asyncio.sleep(max(0.05, due - self._clock()))
+            try:
+                self.renew()
+            except UnusableFile as error:
+                log.error("the member's certificate cannot be renewed: %s", error)
+                await asyncio.sleep(_RETRY_S)
+
+    def server_credentials(self, *, client_certificate: bool) -> grpc.ServerCredentials:
+        """TLS for a listener, with the certificate that is current at each handshake."""
+
+        def configuration() -> grpc.ServerCertificateConfiguration:
+            now = self.current
+            return grpc.ssl_server_certificate_configuration(
+                [(now.key_pem, now.chain_pem)],
+                root_certificates=now.roots_pem if client_certificate else None,
+            )
+
+        return grpc.dynamic_ssl_server_credentials(
+            configuration(),
+            configuration,
+            require_client_authentication=client_certificate,
+        )

@@ -1,0 +1,76 @@
+"""How a call is refused: one exception, with a word for programs and a hint for people.
+
+Raised anywhere below a handler (identity, operator API, gateway); the front door (`rpc.py`) turns
+it into a gRPC status with `polder.errors.detail` in the trailing metadata.
+"""
+
+from collections.abc import Sequence
+
+import grpc
+
+from orchestrator.store.port import StoreError, StoreFull
+
+FieldViolation = tuple[int, str, str]
+"""(document, path, message)."""
+
+
+class Refused(Exception):
+    """`reason` is CamelCase and stable; `hint` says what the caller can do next."""
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        reason: str,
+        message: str,
+        hint: str = "",
+        violations: Sequence[FieldViolation] = (),
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.hint = hint
+        self.violations = tuple(violations)
+
+
+def unauthenticated(reason: str, message: str, hint: str = "") -> Refused:
+    return Refused(grpc.StatusCode.UNAUTHENTICATED, reason, message, hint)
+
+
+def forbidden(message: str, hint: str = "") -> Refused:
+    return Refused(grpc.StatusCode.PERMISSION_DENIED, "Forbidden", message, hint)
+
+
+def not_found(message: str, hint: str = "") -> Refused:
+    return Refused(grpc.StatusCode.NOT_FOUND, "NotFound", message, hint)
+
+
+def invalid(message: str, hint: str = "", reason: str = "InvalidArgument") -> Refused:
+    return Refused(grpc.StatusCode.INVALID_ARGUMENT, reason, message, hint)
+
+
+def conflict(message: str, hint: str = "") -> Refused:
+    return Refused(grpc.StatusCode.ABORTED, "Conflict", message, hint)
+
+
+def in_use(message: str, hint: str = "") -> Refused:
+    return Refused(grpc.StatusCode.FAILED_PRECONDITION, "InUse", message, hint)
+
+
+def unavailable(reason: str, message: str, hint: str = "") -> Refused:
+    return Refused(grpc.StatusCode.UNAVAILABLE, reason, message, hint)
+
+
+def exhausted(reason: str, message: str, hint: str = "") -> Refused:
+    return Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, reason, message, hint)
+
+
+def from_store(error: StoreError) -> Refused:
+    """What a caller learns of a failing store: nothing of its insides, but whether to try again."""
+    if isinstance(error, StoreFull):
+        return exhausted("StoreFull", "the store is full: nothing was written", "make room")
+    return unavailable(
+        "StoreUnavailable",
+        "the store did not answer; whether a write was made is unknown",
+        "try again: the same request is safe to repeat",
+    )
