@@ -1,8 +1,9 @@
 """A private containerd: its own root, state, socket, CNI network and bridge, on a shared machine.
 
-Used by the quickstart, the benchmarks and the tests. Everything it creates carries its own name or
-lies in its own directory, so a Docker or containerd that is already there is left alone, and several
-of these can run side by side. `start()` and `stop()` repair: they may be called in any state.
+Used by the quickstart, the benchmarks and the tests. Everything it creates carries its own name
+or lies in its own directory, so a Docker or containerd that is already there is left alone, and
+several of these can run side by side. `start()` and `stop()` repair: both may be called in any
+state.
 """
 
 import contextlib
@@ -95,7 +96,7 @@ class PrivateContainerd:
         return residue.live_pid(self.paths.pid, must_mention=str(self.paths.config))
 
     def start(self) -> None:
-        """Start it, or reuse the one that runs; returns when CRI answers. Raises ContainerdError."""
+        """Start it, or reuse the one that runs, and wait for CRI. Raises ContainerdError."""
         if self.pid:
             self._await_ready()
             return
@@ -208,7 +209,7 @@ def render_config(
 ) -> str:
     """config.toml (version 2, containerd 1.6 or later).
 
-    restrict_oom: clamp oom_score_adj to what this process may set. Needed where the kernel withholds
+    restrict_oom: clamp oom_score_adj to what this process may set. Needed where the kernel denies
     CAP_SYS_RESOURCE (nested containers, some CI machines), since every sandbox would fail; a
     production box has the capability and must keep real scores.
     """

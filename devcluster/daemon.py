@@ -21,7 +21,7 @@ class DaemonError(Exception):
 
 
 class Daemon:
-    """`name` gives the files: NAME.pid and NAME.log in `directory`. `marker` is in its command line."""
+    """`name` gives the files NAME.pid and NAME.log. `marker` is an argument of its command line."""
 
     def __init__(
         self,

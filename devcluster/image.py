@@ -1,6 +1,6 @@
 """Builds OCI image archives from Debian's static busybox, with the standard library alone.
 
-Called by the quickstart, the benchmarks and the tests, so that none of them needs an image registry.
+Called by the quickstart, the benchmarks and the tests, so that none needs an image registry.
 An archive is an OCI layout in a tar (https://github.com/opencontainers/image-spec, image-layout.md)
 that `ctr images import` and other tools read. The same input gives the same bytes.
 """
@@ -192,7 +192,9 @@ def _layer(spec: ImageSpec) -> bytes:
             entry = tarfile.TarInfo(folder)
             entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755
             tar.addfile(entry)
-        _add_file(tar, "etc/passwd", b"root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
+        _add_file(
+            tar, "etc/passwd", b"root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n"
+        )
         _add_file(tar, "etc/group", b"root:x:0:\nnogroup:x:65534:\n")
         for path, content in sorted(spec.files.items()):
             _add_file(tar, path.lstrip("/"), content, mode=0o755)

@@ -98,7 +98,7 @@ def removal_commands(saved: str, network: str, subnet: str) -> list[list[str]]:
     """iptables arguments that delete what CNI left for this network in one saved table.
 
     Rules are ours when their comment names the network (bridge, portmap) or when they are about an
-    address of the subnet (firewall). A chain that such a rule jumps to belongs to one pod: it goes too.
+    address of the subnet (firewall). A chain that such a rule jumps to is one pod's: it goes too.
     """
     inside = ipaddress.ip_network(subnet) if subnet else None
     rules = [shlex.split(line) for line in saved.splitlines() if line.startswith("-A ")]

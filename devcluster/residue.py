@@ -32,7 +32,7 @@ def not_ready_reason(socket: str) -> str:
         with cri(socket) as stub:
             status = stub.Status(api_pb2.StatusRequest(), timeout=2).status
     except grpc.RpcError as error:
-        return f"CRI does not answer ({error.code().name})"  # type: ignore[attr-defined]
+        return f"CRI does not answer ({error.code().name})"
     waiting = [f"{c.type}: {c.message}" for c in status.conditions if not c.status]
     return "; ".join(waiting)
 

@@ -1,0 +1,43 @@
+"""What all tests share: fixtures, and an honest account of what this machine could not run.
+
+Tests marked `containerd` or `netns` are left out where the machine lacks what they need. The last
+lines of every run say how many were left out, where and why, so that green never hides a gap.
+"""
+
+from collections.abc import Iterable
+
+import pytest
+
+from devcluster import preflight
+
+pytest_plugins = ["tests.containerd_fixtures"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    lacking = {"containerd": preflight.missing(), "netns": preflight.missing_netns()}
+    for item in items:
+        for mark, missing in lacking.items():
+            if missing and item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=preflight.reason(missing)))
+                break
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Comes after pytest's own last line."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None:
+        for line in left_out(terminal.stats.get("skipped", ())):
+            terminal.write_line(line, yellow=True)
+
+
+def left_out(skipped: Iterable[pytest.TestReport]) -> list[str]:
+    """One line for each reason: how many tests, why, and in which files."""
+    by_reason: dict[str, list[str]] = {}
+    for report in skipped:
+        text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        by_reason.setdefault(text.removeprefix("Skipped: "), []).append(report.nodeid)
+    return [
+        f"left out {len(ids)} test{'s' * (len(ids) > 1)}: {reason}"
+        f" [{', '.join(sorted({i.partition('::')[0] for i in ids}))}]"
+        for reason, ids in sorted(by_reason.items())
+    ]
