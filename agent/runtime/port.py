@@ -1,8 +1,9 @@
 """The Runtime port: how the agent starts, stops and observes pods on its box.
 
-The supervisor (`agent/supervisor.py`) calls it with what `agent.domain.reconcile` decided. Adapters:
-`agent/runtime/cri` (containerd, CRI-O through the CRI v1 socket) and `agent/runtime/simulated.py`
-(in memory; for tests and for fleets of thousands of agents). Nothing here knows Assignments or plans.
+The supervisor (`agent/supervisor.py`) calls it with what `agent.domain.reconcile` decided.
+Adapters: `agent/runtime/cri` (containerd, CRI-O through the CRI v1 socket) and
+`agent/runtime/simulated.py` (in memory; for tests and for fleets of thousands of agents). Nothing
+here knows Assignments or plans.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -12,13 +13,13 @@ from typing import Protocol
 
 
 class RuntimeFailure(Exception):
-    """Base of every error that a Runtime raises. `reason` is a CamelCase word for status and events.
+    """Base of every error of a Runtime. `reason` is a CamelCase word for status and events.
 
     RuntimeFailure
      +- RuntimeUnavailable    temporary: the socket does not answer; says nothing about containers
-     +- ImageFailure          reason is ImageNotFound, ImageAuth, ImagePlatform, ImageRegistry, ImageNeverPull
-     +- SandboxFailure        reason is HostPortInUse, NetworkSetup, SandboxCreate
-     +- ContainerFailure      reason is ContainerCreate, ContainerStart (bad command, bad mount, ...)
+     +- ImageFailure          ImageNotFound, ImageAuth, ImagePlatform, ImageRegistry, ImageNeverPull
+     +- SandboxFailure        HostPortInUse, NetworkSetup, SandboxCreate
+     +- ContainerFailure      ContainerCreate, ContainerStart (bad command, ...), ExecFailed
      +- NotFound              the pod or container does not exist (any more)
     """
 
@@ -134,7 +135,7 @@ class ContainerPhase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ContainerState:
-    """`started_at`, `finished_at`: unix seconds, 0 when not (yet) known. `exit_code` holds when EXITED."""
+    """Times are unix seconds, 0 when not (yet) known. `exit_code` holds when EXITED."""
 
     id: str
     pod_id: str
@@ -169,7 +170,7 @@ class PodState:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeInfo:
-    """`version` such as `containerd 1.6.20`; conditions are the runtime's own (runtime, network)."""
+    """`version` such as `containerd 1.6.20`; the conditions are the runtime's own."""
 
     version: str
     runtime_ready: bool
@@ -212,7 +213,7 @@ class Runtime(Protocol):
     async def info(self) -> RuntimeInfo: ...
 
     async def list_pods(self) -> Sequence[PodState]:
-        """Every pod that carries our labels, exited containers included. Cheap: called every second."""
+        """Every pod with our label, exited containers included. Cheap: called every second."""
         ...
 
     async def changed(self, timeout_s: float) -> bool:
@@ -226,7 +227,7 @@ class Runtime(Protocol):
         ...
 
     async def run_pod(self, spec: PodSpec) -> str:
-        """Create and start a sandbox; returns its id. Raises SandboxFailure; leaves nothing behind then."""
+        """Create and start a sandbox; returns its id. Raises SandboxFailure, leaving nothing."""
         ...
 
     async def start_container(self, pod_id: str, pod: PodSpec, spec: ContainerSpec) -> str:

@@ -1,7 +1,7 @@
 """A Runtime in memory: nothing really runs. For tests, and for fleets of thousands of agents.
 
-It behaves as the CRI adapter does where a caller can tell: host ports conflict, removing a pod kills
-its containers, exits carry codes and times, `changed` wakes up. It is deterministic: ids count up,
+It behaves as the CRI adapter does where a caller can tell: host ports conflict, removing a pod
+kills its containers, exits carry codes and times, `changed` wakes up. It is deterministic: ids count up,
 time comes from the clock that is passed in, and failures happen only when they were asked for:
 
     runtime = SimulatedRuntime(clock=lambda: now)

@@ -214,7 +214,7 @@ def phase_of(item: pb.Container) -> ContainerPhase:
 def cdi_objection(runtime_name: str, version: str, config: str) -> str:
     """Why this runtime would silently ignore CDI devices; empty when it injects them.
 
-    config: the JSON that containerd gives in a verbose Status. containerd knows the field since 1.7,
+    config: the JSON in containerd's verbose Status. containerd knows the field since 1.7,
     where CDI is off by default; CRI-O always handles it.
     """
     if runtime_name != "containerd":
