@@ -133,6 +133,7 @@ class SqliteStore:
         self._pending_bytes = 0
         self._closed: StoreUnavailable | None = None
         self._closing: asyncio.Future[None] | None = None
+        self._abandoning: asyncio.Future[None] | None = None  # keeps the task alive
         self._readers = Readers(
             file,
             loop,
@@ -201,7 +202,7 @@ class SqliteStore:
 
     def abandon(self) -> None:
         """Close without waiting, for an opener that has gone."""
-        self._closing = asyncio.ensure_future(self.close())
+        self._abandoning = asyncio.ensure_future(self.close())
 
     def _stop(self) -> None:
         self._writer.stop()

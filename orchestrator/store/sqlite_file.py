@@ -19,7 +19,7 @@ CHANGE_SEQ_BITS = 20  # changes.id = revision << 20 | position within the revisi
 
 _PAGE_BYTES = 4096
 _ROOM_BYTES = 1 << 20  # below this an I/O error is taken for a full disk
-_BUSY_TIMEOUT_S = 5.0
+_BUSY_TIMEOUT_S = 2.0
 _CHECKPOINT_PAGES = 2000
 
 # Values come last in a row, so that a scan that skips it never reads its overflow pages.
@@ -212,3 +212,10 @@ def explain(error: sqlite3.Error, path: Path) -> StoreError:
     return StoreUnavailable(
         f"the store {path} failed with {name} ({error}): check the disk and the system's log"
     )
+
+
+def again(error: StoreError) -> StoreError:
+    """The same error for another caller: one that is raised twice would collect tracebacks."""
+    copy = type(error)(str(error))
+    copy.__cause__ = error.__cause__
+    return copy

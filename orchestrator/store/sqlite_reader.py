@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from orchestrator.store.port import StoreError, StoreUnavailable
-from orchestrator.store.sqlite_file import DatabaseFile, explain
+from orchestrator.store.sqlite_file import DatabaseFile, again, explain
 from orchestrator.store.sqlite_handover import Handover
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Readers:
                 log.error("a read of the store failed: %s", cause)
                 error = explain(cause, self._file.path)
                 error.__cause__ = cause
-                outcomes += [(future, error) for _, future in items[len(outcomes) :]]
+                outcomes += [(future, again(error)) for _, future in items[len(outcomes) :]]
                 if db is not None:
                     db.close()
                 db = None

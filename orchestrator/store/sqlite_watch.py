@@ -143,7 +143,7 @@ class WatchHub:
         try:
             while True:
                 if self._closed is not None:
-                    raise self._closed
+                    raise StoreUnavailable(str(self._closed))
                 batch = await self._next(watcher)
                 if batch is None:
                     continue
@@ -172,6 +172,8 @@ class WatchHub:
     def _offer(self, change: Change) -> None:
         event: WatchEvent | None = None
         for length in self._lengths:
+            if length > len(change.key):
+                break
             watchers = self._by_prefix.get(change.key[:length])
             if watchers:
                 event = event or to_event(change)

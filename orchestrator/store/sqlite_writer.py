@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.store.port import StoreError, StoreFull, StoreUnavailable
-from orchestrator.store.sqlite_file import CHANGE_SEQ_BITS, DatabaseFile, explain
+from orchestrator.store.sqlite_file import CHANGE_SEQ_BITS, DatabaseFile, again, explain
 from orchestrator.store.sqlite_group import Change, Group
 from orchestrator.store.sqlite_handover import Handover
 from orchestrator.store.sqlite_leases import LeaseTable
@@ -139,10 +139,10 @@ class Writer:
 
     def _pause_s(self) -> float | None:
         due_s = self._leases.next_due_s()
-        if self._refused:
-            return _RETRY_S if due_s is not None else None
         if self._trimmed_revision < self.oldest_revision:
-            return 0.0
+            due_s = 0.0
+        if self._refused:
+            return None if due_s is None else max(due_s, _RETRY_S)
         # The clock is injected and may be ahead of real time: look at it now and then.
         return None if due_s is None else min(due_s, self._lease_poll_s)
 
@@ -152,9 +152,10 @@ class Writer:
             jobs.append(Job(lambda _, group: group.end_leases(ended)))
         if not jobs and self._trimmed_revision == self.oldest_revision:
             return
-        error = self._attempt(jobs, last=len(jobs) == 1)
-        if isinstance(error, StoreFull) and len(jobs) > 1:
-            # What is small, or frees room, still gets through.
+        if isinstance(self._attempt(jobs, last=not jobs), StoreFull) and jobs:
+            # Trimming may free room; after that, what is small or frees room itself gets through.
+            if self._trimmed_revision < self.oldest_revision:
+                self._attempt([], last=True)
             for job in jobs:
                 self._attempt([job], last=True)
 
@@ -165,7 +166,8 @@ class Writer:
         except sqlite3.Error as cause:
             error = explain(cause, self._file.path)
             error.__cause__ = cause
-            log.error("the store refused a group of %d: %s", len(jobs), error)
+            if not self._refused:  # once, not for as long as it lasts
+                log.error("the store refused a group of %d: %s", len(jobs), error)
             self._lose(jobs if last or not isinstance(error, StoreFull) else [], error)
             return error
         self._refused = False
@@ -188,8 +190,8 @@ class Writer:
                 outcomes.append((job, error))
         log_bytes = self._log_bytes + sum(len(x.key) + len(x.value) for x in group.changes)
         self._retain(group, log_bytes)
+        trimmed, freed = self._trim(db, eager=not jobs or log_bytes > self._retain_bytes)
         group.flush()
-        trimmed, freed = self._trim(db, idle=not jobs)
         if group.writes or trimmed != self._trimmed_revision or oldest != self.oldest_revision:
             db.execute(
                 "UPDATE meta SET revision = ?, oldest_revision = ?, next_lease = ?",
@@ -213,17 +215,22 @@ class Writer:
 
     def _retain(self, group: Group, log_bytes: int) -> None:
         """Let the log's oldest revisions go, a little faster than new ones come."""
-        step = _TRIM_REVISIONS + 2 * (group.revision - self.revision)
-        wanted = group.revision + 1 - self._retain_revisions
-        if log_bytes > self._retain_bytes and self._trimmed_revision == self.oldest_revision:
-            wanted = max(wanted, self.oldest_revision + step)
-        if wanted - self.oldest_revision >= _TRIM_REVISIONS:
-            self.forget_before(min(wanted, self.oldest_revision + step), group)
+        oldest = self.oldest_revision
+        excess = group.revision + 1 - self._retain_revisions - oldest
+        if excess < _TRIM_REVISIONS:
+            excess = 0  # in steps, not a few at every commit
+        over = log_bytes - self._retain_bytes
+        if over > self._retain_bytes // 16 and self._trimmed_revision == oldest:
+            # As if all revisions were of average size: the next commits correct what this misses.
+            excess = max(excess, 1 + (group.revision + 1 - oldest) * over // log_bytes)
+        if excess:
+            step = _TRIM_REVISIONS + 2 * (group.revision - self.revision)
+            self.forget_before(oldest + min(excess, step), group)
 
-    def _trim(self, db: sqlite3.Connection, *, idle: bool) -> tuple[int, int]:
+    def _trim(self, db: sqlite3.Connection, *, eager: bool) -> tuple[int, int]:
         """Drop a step of what is compacted; the log's new first revision, and bytes dropped."""
         start, behind = self._trimmed_revision, self.oldest_revision - self._trimmed_revision
-        if not (behind >= _TRIM_REVISIONS or (idle and behind > 0)):
+        if not (behind >= _TRIM_REVISIONS or (eager and behind > 0)):
             return start, 0
         upto = start + min(behind, max(4 * _TRIM_REVISIONS, behind // 16))
         end = upto << CHANGE_SEQ_BITS
@@ -242,7 +249,7 @@ class Writer:
             self._connect()
         except sqlite3.Error as cause:
             log.error("the store cannot be opened again: %s", explain(cause, self._file.path))
-        self._report(Report([(job, error) for job in jobs], [], self.revision, resync=True))
+        self._report(Report([(job, again(error)) for job in jobs], [], self.revision, resync=True))
 
     def _connect(self) -> sqlite3.Connection:
         db = self._file.connect()
