@@ -1,8 +1,8 @@
 """A Runtime in memory: nothing really runs. For tests, and for fleets of thousands of agents.
 
 It behaves as the CRI adapter does where a caller can tell: host ports conflict, removing a pod
-kills its containers, exits carry codes and times, `changed` wakes up. It is deterministic: ids count up,
-time comes from the clock that is passed in, and failures happen only when they were asked for:
+kills its containers, exits carry codes and times, `changed` wakes up. It is deterministic: ids
+count up, time comes from the clock that is passed in, and failures happen only on demand:
 
     runtime = SimulatedRuntime(clock=lambda: now)
     runtime.images["app:2"] = ImageFailure("ImageNotFound", "app:2: not found")
