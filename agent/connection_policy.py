@@ -74,6 +74,18 @@ def after_goodbye(attempts: Attempts, *, reason: str, retry_after_s: float, dice
     return wait
 
 
+def after_refusal(attempts: Attempts, *, dice: float) -> Wait:
+    """An orchestrator does not accept who we are (revoked, expired, unknown).
+
+    Others are asked soon, since one of them may know better; when all of them agree, seldom: only a
+    person can help, and that person should not have to restart the agent.
+    """
+    wait = after_failure(attempts, dice=dice)
+    if wait.attempts.failures < len(attempts.endpoints):
+        return wait
+    return Wait(CEILING_S * (1 + dice), wait.attempts)
+
+
 def with_endpoints(attempts: Attempts, endpoints: tuple[str, ...]) -> Attempts:
     """The list changed: stay at the address in use if it is still in, else start with the first."""
     if not endpoints or endpoints == attempts.endpoints:

@@ -1,0 +1,356 @@
+"""The agent's one connection to the orchestrator: dials, stays, moves on, renews.
+
+`agent/main.py` runs it for as long as the agent lives. What happens on a stream is in
+`agent/session_stream.py`; which endpoint comes next, and when, is in `agent/connection_policy.py`.
+Losing every orchestrator changes nothing on the box: this module only ever retries.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agent import connection_policy as policy
+from agent.channel import open_channel
+from agent.identity_store import (
+    CredentialsRefused,
+    IdentityFailure,
+    IdentityStore,
+    NodeIdentity,
+    from_pem,
+)
+from agent.outbox import EventQueue
+from agent.relay import RelayHub
+from agent.session_stream import Node, SessionEnd, SessionEnded, SessionStream, Timing
+from polder.v1 import agent_pb2, common_pb2
+
+log = logging.getLogger(__name__)
+
+CLOCK_SKEW_MAX_S = 30.0
+RENEWAL_CHECK_MAX_S = 3600.0  # a suspended box wakes up with a clock that has jumped
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionState:
+    """For `edge-agent status` and conditions. Times are unix seconds; skew is ours minus theirs."""
+
+    connected: bool = False
+    endpoint: str = ""
+    member: str = ""
+    region: str = ""
+    since: float = 0.0
+    last_contact: float = 0.0
+    last_error: str = ""
+    clock_skew_s: float = 0.0
+
+
+class SessionClient:
+    """Keeps one session open. Statuses, events and acknowledgements go through `publish_*`."""
+
+    def __init__(
+        self,
+        store: IdentityStore,
+        node: Node,
+        relays: RelayHub,
+        *,
+        timing: Timing | None = None,
+        dice: Callable[[], float] = random.random,
+        on_state: Callable[[ConnectionState], None] = lambda _state: None,
+    ) -> None:
+        self._store = store
+        self._node = node
+        self._relays = relays
+        self._timing = timing or Timing()
+        self._dice = dice
+        self._on_state = on_state
+        self._events = EventQueue()
+        self._current: SessionStream | None = None
+        self._open: set[SessionStream] = set()  # two while one takes over from the other
+        self._served: dict[SessionStream, asyncio.Task[SessionEnd]] = {}
+        self._takeover: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._attempts = policy.Attempts(store.load().endpoints)
+        self._state = ConnectionState()
+        self._stopping = asyncio.Event()
+
+    @property
+    def state(self) -> ConnectionState:
+        if self._current is None:
+            return self._state
+        return replace(self._state, last_contact=self._current.last_contact)
+
+    # --- what the rest of the agent says --------------------------------------------------------
+
+    def publish_replicas(
+        self, changed: Sequence[agent_pb2.ReplicaStatus], gone: Sequence[str] = ()
+    ) -> None:
+        """Nothing to do without a session: the next Hello is complete."""
+        for stream in self._open:
+            stream.replicas_changed(list(changed), list(gone))
+
+    def publish_inventory(self, inventory: agent_pb2.NodeInventory) -> None:
+        for stream in self._open:
+            stream.inventory_changed(inventory)
+
+    def publish_event(self, event: common_pb2.Event) -> None:
+        """Kept, within bounds, until somebody can be told."""
+        self._events.put(event)
+        if self._current is not None:
+            self._current.events_waiting()
+
+    def publish_ack(self, ack: agent_pb2.PlanAck) -> None:
+        """Lost without a session: the next Hello names the generation in use."""
+        if self._current is not None:
+            self._current.acknowledge(ack)
+
+    def use_endpoints(self, endpoints: Sequence[str]) -> None:
+        """A plan or a renewal told where orchestrators are; an empty list changes nothing."""
+        try:
+            self._store.update_endpoints(endpoints)
+        except IdentityFailure as error:
+            log.warning("endpoints not stored", extra={"error": str(error)})
+        self._attempts = policy.with_endpoints(self._attempts, tuple(endpoints))
+
+    def reconnect(self, reason: str) -> None:
+        """End the session in use and open another."""
+        if self._current is not None:
+            self._current.close(reason)
+
+    # --- the loop -------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until `stop`. Errors of orchestrators, networks and disks never end it."""
+        renewal = asyncio.create_task(self._renew_forever())
+        try:
+            while not self._stopping.is_set():
+                if self._current is None:
+                    await self._connect()
+                else:
+                    await self._wait_for_end(self._current)
+        finally:
+            renewal.cancel()
+            if self._takeover is not None:
+                self._takeover.cancel()
+            for task in [*self._tasks, *self._served.values()]:
+                task.cancel()
+            await asyncio.gather(
+                renewal, *self._tasks, *self._served.values(), return_exceptions=True
+            )
+            for stream in list(self._open):
+                stream.cancel()
+                await stream.channel.close(None)
+
+    async def stop(self, flush_s: float = 1.0) -> None:
+        """Send what waits, then end `run`. Containers are nobody's business here."""
+        self._stopping.set()
+        if self._current is not None:
+            stream = self._current
+            stream.close("Stopping", "the agent stops")
+            await asyncio.wait({self._served[stream]}, timeout=flush_s)
+
+    async def _connect(self) -> None:
+        endpoint = self._attempts.endpoint
+        try:
+            identity = self._store.load()
+            trouble = policy.certificate_trouble(
+                identity.not_before, identity.not_after, time.time()
+            )
+            if trouble:
+                log.error("certificate", extra={"trouble": trouble, "serial": identity.serial})
+            stream = await self._open_stream(endpoint, identity)
+        except SessionEnded as error:
+            await self._pause(error.end, lived_s=-1.0)
+            return
+        except IdentityFailure as error:
+            await self._pause(SessionEnd("Identity", str(error)), lived_s=-1.0)
+            return
+        self._adopt(stream)
+
+    async def _open_stream(self, endpoint: str, identity: NodeIdentity) -> SessionStream:
+        timing = self._timing
+        channel = open_channel(
+            endpoint,
+            identity,
+            keepalive_s=timing.keepalive_s,
+            keepalive_timeout_s=timing.keepalive_timeout_s,
+        )
+        stream = SessionStream(
+            channel, endpoint, self._node, self._events, self._relays.start, timing
+        )
+        self._open.add(stream)
+        try:
+            await stream.open()
+        except BaseException:
+            self._open.discard(stream)
+            await channel.close(None)
+            raise
+        return stream
+
+    def _adopt(self, stream: SessionStream) -> None:
+        welcome = stream.welcome
+        now = time.time()
+        self._current = stream
+        self._served[stream] = asyncio.create_task(stream.serve())
+        skew = now - welcome.now_ms / 1000 if welcome.now_ms else 0.0
+        self._change(
+            connected=True,
+            endpoint=stream.endpoint,
+            member=welcome.member,
+            region=welcome.region,
+            since=now,
+            last_contact=now,
+            clock_skew_s=skew,
+            last_error="",
+        )
+        facts = {"endpoint": stream.endpoint, "member": welcome.member, "region": welcome.region}
+        log.info("session opened", extra=facts)
+        if abs(skew) > CLOCK_SKEW_MAX_S:
+            log.warning("this box's clock differs from the orchestrator's", extra={"skew_s": skew})
+
+    async def _wait_for_end(self, stream: SessionStream) -> None:
+        served = self._served[stream]
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({served, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+        if not served.done():
+            await asyncio.wait({served}, timeout=self._timing.welcome_s)
+            return
+        if self._takeover is not None and not self._takeover.done():
+            # The server may end the old session before it welcomes the new one.
+            await asyncio.wait({self._takeover})
+        if self._current is not stream:
+            return
+        self._current = None
+        self._spawn(self._dispose(stream))
+        if not self._stopping.is_set():
+            await self._pause(served.result(), lived_s=time.time() - self._state.since)
+
+    async def _pause(self, end: SessionEnd, *, lived_s: float) -> None:
+        """Wait as the policy says. `lived_s` is negative when there was no session at all."""
+        attempts, dice = self._attempts, self._dice()
+        if end.goodbye:
+            wait = policy.after_goodbye(
+                attempts, reason=end.reason, retry_after_s=end.retry_after_s, dice=dice
+            )
+        elif end.refused:
+            wait = policy.after_refusal(attempts, dice=dice)
+        elif lived_s >= 0:
+            wait = policy.after_session(attempts, lived_s=lived_s, dice=dice)
+        else:
+            wait = policy.after_failure(attempts, dice=dice)
+        self._attempts = wait.attempts
+        facts = {
+            "endpoint": attempts.endpoint,
+            "reason": end.reason,
+            "detail": end.message,
+            "next": wait.attempts.endpoint,
+            "wait_s": round(wait.seconds, 2),
+        }
+        # A region that is gone for a day would fill the journal: each doubling says it once.
+        failures = wait.attempts.failures
+        loud = self._state.connected or failures & (failures - 1) == 0
+        log.log(logging.WARNING if loud else logging.DEBUG, "no session", extra=facts)
+        self._change(
+            connected=False,
+            last_error=f"{attempts.endpoint}: {end.reason}: {end.message}",
+            last_contact=self._state.last_contact if lived_s < 0 else time.time(),
+        )
+        try:
+            async with asyncio.timeout(wait.seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
+
+    async def _dispose(self, stream: SessionStream, *, drain: bool = False) -> None:
+        """Let relays finish if they may, then close the connection."""
+        if drain:
+            await asyncio.wait({self._served[stream]}, timeout=self._timing.write_s)
+            await self._relays.drained(stream.channel, self._timing.drain_s)
+        stream.cancel()
+        await stream.channel.close(None)
+        self._open.discard(stream)
+        served = self._served.pop(stream, None)
+        if served is not None:
+            await asyncio.wait({served})
+
+    def _change(self, **facts: Any) -> None:
+        self._state = replace(self._state, **facts)
+        self._on_state(self._state)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- renewal --------------------------------------------------------------------------------
+
+    async def _renew_forever(self) -> None:
+        failures = 0
+        while True:
+            identity = self._store.load()
+            due = policy.renewal_due_at(
+                identity.not_before, identity.not_after, dice=_fixed_dice(identity.serial)
+            )
+            wait = due - time.time()
+            if wait > 0:
+                await asyncio.sleep(min(wait, RENEWAL_CHECK_MAX_S))
+                continue
+            stream = self._current
+            if stream is None:
+                await asyncio.sleep(1.0)
+                continue
+            try:
+                await self._renew(stream, identity)
+                failures = 0
+            except (IdentityFailure, SessionEnded, TimeoutError) as error:
+                pause = policy.renewal_retry_s(
+                    identity.not_after, time.time(), failures, dice=self._dice()
+                )
+                failures += 1
+                facts = {"error": str(error), "retry_s": round(pause, 1)}
+                log.warning("certificate not renewed", extra=facts)
+                await asyncio.sleep(pause)
+
+    async def _renew(self, stream: SessionStream, identity: NodeIdentity) -> None:
+        """New key, new certificate, then a new session before the old one goes."""
+        staged = await self._store.stage()
+        try:
+            answer = await stream.renew(staged.csr)
+            if answer.error:
+                raise CredentialsRefused("Renewal", answer.error)
+            renewed = await staged.commit(
+                answer.certificate_chain,
+                answer.trust_bundle or from_pem(identity.roots_pem),
+                answer.endpoints or identity.endpoints,
+                expected=identity.id,
+            )
+        except BaseException:
+            staged.discard()
+            raise
+        log.info("certificate renewed", extra={"serial": renewed.serial})
+        self._attempts = policy.with_endpoints(self._attempts, renewed.endpoints)
+        self._takeover = asyncio.create_task(self._take_over(stream, renewed))
+        await asyncio.wait({self._takeover})
+
+    async def _take_over(self, old: SessionStream, identity: NodeIdentity) -> None:
+        """A session with the new certificate on a new connection; the old one until that works."""
+        try:
+            fresh = await self._open_stream(old.endpoint, identity)
+        except SessionEnded as error:
+            facts = {"endpoint": old.endpoint, "error": str(error)}
+            log.warning("no session with the new certificate yet", extra=facts)
+            return
+        self._adopt(fresh)
+        self._open.discard(old)
+        old.close("Superseded", "the certificate was renewed")
+        self._spawn(self._dispose(old, drain=True))
+
+
+def _fixed_dice(serial: str) -> float:
+    """The same for one certificate however often it is asked, different between boxes."""
+    return random.Random(serial).random()
