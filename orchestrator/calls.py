@@ -1,0 +1,99 @@
+"""Streams that are open, by identity: closed when the identity is revoked or its time is up.
+
+The front door (rpc.py) registers every streaming call; a subscription to the mirror and a sweep
+each second end those whose certificate counts no more.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from orchestrator.authz import Caller
+from orchestrator.cache import Cache, Change
+from orchestrator.identity.peers import check_expiry, check_record, record_name
+from orchestrator.records import IdentityRecord
+from orchestrator.refusals import Refused, exhausted
+from orchestrator.store import keys
+from polder.identity import MemberId
+
+STREAMS_PER_IDENTITY_MAX = 128
+_SWEEP_EVERY_S = 1.0
+
+
+@dataclass(eq=False, slots=True)
+class LiveCall:
+    """One running stream. `refusal` is why it is being closed; its task is then cancelled."""
+
+    caller: Caller
+    task: "asyncio.Task[object]"
+    refusal: Refused | None = None
+
+    def close(self, refusal: Refused) -> None:
+        self.refusal = self.refusal or refusal
+        self.task.cancel()
+
+
+class LiveCalls:
+    """Every open stream of this member."""
+
+    def __init__(self, cache: Cache, clock: Callable[[], float]) -> None:
+        self._cache = cache
+        self._clock = clock
+        self._calls: defaultdict[tuple[str, str], set[LiveCall]] = defaultdict(set)
+        cache.subscribe(self._on_changes)
+
+    @contextmanager
+    def registered(self, caller: Caller) -> Iterator[LiveCall]:
+        """Around a stream's handler, in its task. Raises Refused (TooManyStreams)."""
+        task = asyncio.current_task()
+        assert task is not None
+        if caller.identity is None:
+            yield LiveCall(caller, task)
+            return
+        name = record_name(caller.identity)
+        if len(self._calls[name]) >= STREAMS_PER_IDENTITY_MAX:
+            raise exhausted("TooManyStreams", f"{caller} has too many open streams", "close some")
+        call = LiveCall(caller, task)
+        self._calls[name].add(call)
+        try:
+            yield call
+        finally:
+            self._calls[name].discard(call)
+            if not self._calls[name]:
+                del self._calls[name]
+
+    def count(self, kind: str, name: str) -> int:
+        """Open streams of one identity."""
+        return len(self._calls.get((kind, name), ()))
+
+    @property
+    def total(self) -> int:
+        return sum(len(calls) for calls in self._calls.values())
+
+    async def run(self) -> None:
+        """Closes streams whose certificate ran out, until it is cancelled."""
+        while True:
+            await asyncio.sleep(_SWEEP_EVERY_S)
+            for name in list(self._calls):
+                record = self._cache.identity(*name)
+                self._check(name, record, known=record is not None)
+
+    def _on_changes(self, changes: list[Change]) -> None:
+        for change in changes:
+            if not change.key.startswith(keys.IDENTITIES):
+                continue
+            kind, _, name = change.key.removeprefix(keys.IDENTITIES).partition("/")
+            record = change.value if isinstance(change.value, IdentityRecord) else None
+            self._check((kind, name), record, known=True)
+
+    def _check(self, name: tuple[str, str], record: IdentityRecord | None, *, known: bool) -> None:
+        """`known`: the record says something. It does not while the mirror is behind a join."""
+        for call in list(self._calls.get(name, ())):
+            try:
+                if known and not isinstance(call.caller.identity, MemberId):
+                    check_record(call.caller, record)
+                check_expiry(call.caller, record, self._clock())
+            except Refused as refusal:
+                call.close(refusal)

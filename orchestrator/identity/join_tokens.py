@@ -1,0 +1,88 @@
+"""Join tokens: made for an admin, forgotten when they expire. Consumed in nodes.py.
+
+The secret leaves this process once, in the answer to CreateJoinToken; the Store knows its hash.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+
+from orchestrator.cache import Cache
+from orchestrator.identity.authority import Authority
+from orchestrator.records import TokenRecord
+from orchestrator.refusals import invalid, not_found
+from orchestrator.store import keys
+from orchestrator.store.port import Compare, Delete, Entry, Op, Put, Store, StoreError
+from polder.manifest.kinds import HOST_NAME, HOST_NAME_HELP
+from polder.tokens import JoinToken, secret_digest
+
+log = logging.getLogger(__name__)
+
+TTL_S_MAX = 600.0
+_SECRET_BYTES = 32
+_SWEEP_EVERY_S = 60.0
+_SWEEP_BATCH = 100
+
+
+class JoinTokens:
+    """`join_endpoints` (host:port) go into the token's text, for the box to dial."""
+
+    def __init__(
+        self,
+        store: Store,
+        cache: Cache,
+        authority: Authority,
+        clock: Callable[[], float],
+        join_endpoints: tuple[str, ...],
+    ) -> None:
+        self._store = store
+        self._cache = cache
+        self._authority = authority
+        self._clock = clock
+        self._join_endpoints = join_endpoints
+
+    async def create(self, site: str, node: str, ttl_s: float, created_by: str) -> JoinToken:
+        """`ttl_s` 0: the longest. Raises Refused (NotFound, BadName, BadTtl) and StoreError."""
+        if self._cache.resource("Site", "", site) is None:
+            raise not_found(f"there is no site {site!r}", "apply the Site first")
+        if node and HOST_NAME.fullmatch(node) is None:
+            raise invalid(
+                f"the node's name {node[:80]!r} is not {HOST_NAME_HELP}", reason="BadName"
+            )
+        if not 0 <= ttl_s <= TTL_S_MAX:
+            raise invalid(f"a token lives {TTL_S_MAX:g} s at most", reason="BadTtl")
+        now = self._clock()
+        expires_at_ms = int((now + (ttl_s or TTL_S_MAX)) * 1000)
+        secret = secrets.token_urlsafe(_SECRET_BYTES)
+        record = TokenRecord(site, node, created_by, int(now * 1000), expires_at_ms)
+        key = keys.token(secret_digest(secret))
+        await self._store.txn([Compare.absent(key)], [Put(key, record.to_bytes())])
+        root = self._authority.roots_der[0]
+        return JoinToken(secret, site, node, self._join_endpoints, root, expires_at_ms)
+
+    async def run(self) -> None:
+        """Forgets expired tokens until it is cancelled."""
+        while True:
+            await asyncio.sleep(_SWEEP_EVERY_S)
+            try:
+                await self.sweep()
+            except StoreError as error:
+                log.warning("expired join tokens were not removed: %s", error)
+
+    async def sweep(self) -> int:
+        """Deletes what has expired; returns how many. Raises StoreError."""
+        removed, after, more = 0, "", True
+        while more:
+            page = await self._store.range(keys.TOKENS, after=after, limit=_SWEEP_BATCH)
+            more = page.more
+            if page.entries:
+                after = page.entries[-1].key
+            expired: list[Op] = [Delete(e.key) for e in page.entries if self._has_expired(e)]
+            if expired:
+                await self._store.txn([], expired)
+                removed += len(expired)
+        return removed
+
+    def _has_expired(self, entry: Entry) -> bool:
+        return TokenRecord.from_bytes(entry.value).expires_at_ms <= self._clock() * 1000

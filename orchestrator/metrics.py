@@ -1,0 +1,184 @@
+"""Numbers for Prometheus: of this process, and of the agents, which open no port for it.
+
+The front door counts calls, the Store wrapper times commits, and one collector reads sessions and
+heartbeats when it is scraped. Cardinality is bounded: per-node series are cut at a limit, and no
+label takes a value that a caller can choose.
+"""
+
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from orchestrator.cache import Cache
+from orchestrator.fleet import Fleet, NodeObservation
+from orchestrator.store.port import Compare, Entry, Op, RangeResult, Store, TxnResult, WatchBatch
+
+NODES_MAX = 20_000
+_FAST_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Metrics:
+    """One registry per process: nothing global, so that tests can have several."""
+
+    def __init__(self, version: str, member: str, region: str) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        info = Gauge(
+            "polder_build_info",
+            "The running orchestrator.",
+            ("version", "member", "region"),
+            registry=self.registry,
+        )
+        info.labels(version, member, region).set(1)
+        self.calls = Counter(
+            "polder_rpc_calls_total", "Finished RPCs.", ("method", "code"), registry=self.registry
+        )
+        self.call_seconds = Histogram(
+            "polder_rpc_seconds",
+            "Duration of unary RPCs.",
+            ("method",),
+            buckets=_FAST_S,
+            registry=self.registry,
+        )
+        self.streams = Gauge(
+            "polder_rpc_streams", "Open streaming RPCs.", ("method",), registry=self.registry
+        )
+        self.commit_seconds = Histogram(
+            "polder_store_commit_seconds",
+            "From asking for a transaction to its durable answer.",
+            buckets=_FAST_S,
+            registry=self.registry,
+        )
+        self.store_errors = Counter(
+            "polder_store_errors_total", "Failed store operations.", registry=self.registry
+        )
+
+    def call(self, method: str, code: str, seconds: float | None) -> None:
+        """A finished RPC. `seconds` None: a stream, whose duration says nothing."""
+        self.calls.labels(method, code).inc()
+        if seconds is not None:
+            self.call_seconds.labels(method).observe(seconds)
+
+    def observe_fleet(
+        self, fleet: Fleet, cache: Cache, clock: Callable[[], float], silent_after_s: float
+    ) -> None:
+        """Adds the series that are read when Prometheus asks."""
+        self.registry.register(_FleetCollector(fleet, cache, clock, silent_after_s))
+
+
+_Reading = Callable[[NodeObservation], float]
+
+# name, help, how to read it off a node that has sent a heartbeat
+_PER_NODE: tuple[tuple[str, str, _Reading], ...] = (
+    ("polder_node_cpu_millis", "CPU in use.", lambda n: n.heartbeat.usage.cpu_millis),  # type: ignore[union-attr]
+    ("polder_node_memory_bytes", "Memory in use.", lambda n: n.heartbeat.usage.memory_bytes),  # type: ignore[union-attr]
+    ("polder_node_disk_bytes", "Disk in use.", lambda n: n.heartbeat.usage.disk_bytes),  # type: ignore[union-attr]
+    (
+        "polder_node_temperature_celsius",
+        "Hottest sensor; 0: none.",
+        lambda n: n.heartbeat.usage.temperature_celsius,  # type: ignore[union-attr]
+    ),
+    (
+        "polder_node_battery_percent",
+        "Battery charge; -1: none.",
+        lambda n: n.heartbeat.usage.battery_percent,  # type: ignore[union-attr]
+    ),
+    ("polder_node_replicas_running", "Replicas.", lambda n: n.heartbeat.replicas_running),  # type: ignore[union-attr]
+    ("polder_node_replicas_ready", "Replicas.", lambda n: n.heartbeat.replicas_ready),  # type: ignore[union-attr]
+    ("polder_agent_memory_bytes", "Of the agent.", lambda n: n.heartbeat.agent_memory_bytes),  # type: ignore[union-attr]
+    ("polder_agent_cpu_seconds", "Of the agent.", lambda n: n.heartbeat.agent_cpu_seconds),  # type: ignore[union-attr]
+)
+
+
+class _FleetCollector(Collector):
+    def __init__(
+        self, fleet: Fleet, cache: Cache, clock: Callable[[], float], silent_after_s: float
+    ) -> None:
+        self._fleet = fleet
+        self._cache = cache
+        self._clock = clock
+        self._silent_after_s = silent_after_s
+
+    def describe(self) -> Iterable[Metric]:
+        return ()  # registering must not read the fleet
+
+    def collect(self) -> Iterator[Metric]:
+        now = self._clock()
+        nodes = [node for node in self._fleet.nodes() if self._is_heard(node, now)]
+        connected = sum(1 for node in self._fleet.nodes() if node.connected)
+        yield _gauge("polder_sessions", "Agents connected to this member.", connected)
+        yield _gauge("polder_nodes_ready", "Nodes heard of lately.", len(nodes))
+        yield _gauge("polder_store_revision", "Of the mirror.", self._cache.revision)
+        yield _gauge("polder_cache_age_seconds", "0: current.", self._cache.age_s())
+        for kind in ("Provider", "Site", "Node", "Namespace", "Workload", "Secret"):
+            family = GaugeMetricFamily(
+                f"polder_resources_{kind.lower()}", f"Resources of kind {kind}."
+            )
+            family.add_metric((), sum(1 for _ in self._cache.resources(kind)))
+            yield family
+        yield from _per_node(nodes[:NODES_MAX])
+
+    def _is_heard(self, node: NodeObservation, now: float) -> bool:
+        return node.heartbeat is not None and now - node.last_seen <= self._silent_after_s
+
+
+def _per_node(nodes: Sequence[NodeObservation]) -> Iterator[Metric]:
+    for name, help_text, read in _PER_NODE:
+        family = GaugeMetricFamily(name, help_text, labels=("node",))
+        for node in nodes:
+            family.add_metric((node.node,), float(read(node)))
+        yield family
+
+
+def _gauge(name: str, help_text: str, value: float) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, help_text)
+    family.add_metric((), value)
+    return family
+
+
+class MeasuredStore:
+    """A Store that times commits and counts errors; otherwise the one that it wraps."""
+
+    def __init__(self, inner: Store, metrics: Metrics) -> None:
+        self._inner = inner
+        self._metrics = metrics
+
+    async def txn(self, compares: Sequence[Compare], ops: Sequence[Op]) -> TxnResult:
+        started = time.perf_counter()
+        try:
+            result = await self._inner.txn(compares, ops)
+        except Exception:
+            self._metrics.store_errors.inc()
+            raise
+        self._metrics.commit_seconds.observe(time.perf_counter() - started)
+        return result
+
+    async def get(self, key: str) -> Entry | None:
+        return await self._inner.get(key)
+
+    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> RangeResult:
+        return await self._inner.range(prefix, after=after, limit=limit)
+
+    def watch(self, prefix: str, *, from_revision: int) -> AsyncGenerator[WatchBatch, None]:
+        return self._inner.watch(prefix, from_revision=from_revision)
+
+    async def compact(self, before_revision: int) -> None:
+        await self._inner.compact(before_revision)
+
+    async def grant_lease(self, ttl_s: float) -> int:
+        return await self._inner.grant_lease(ttl_s)
+
+    async def keep_alive(self, lease: int) -> float:
+        return await self._inner.keep_alive(lease)
+
+    async def revoke_lease(self, lease: int) -> None:
+        await self._inner.revoke_lease(lease)
+
+    async def revision(self) -> int:
+        return await self._inner.revision()
+
+    async def close(self) -> None:
+        await self._inner.close()
