@@ -52,7 +52,7 @@ class Retry:
         self.failures, self.until, self.reason, self.message = 0, 0.0, "", ""
 
     def hurry(self, now: float) -> None:
-        """What caused the failure may be gone: try at once; the next failure waits as long again."""
+        """What failed may work now: try at once; the next failure waits as long again."""
         self.until = min(self.until, now)
 
     def waits(self, now: float) -> bool:

@@ -7,14 +7,16 @@ plan changes nothing.
     payload            result
     older generation   Refused Stale
     same bytes         Unchanged
-    same generation    Unchanged when older or other only in time; Accepted when it renews endpoints or
+    same generation    Unchanged when older or other only in time; Accepted when it renews endpoints
+    or
                        secrets; Refused Conflict when it names other assignments or stops
-    newer generation   Accepted, or Refused: Unreadable, WrongDomain, WrongNode, Truncated, TooLarge,
+    newer generation   Accepted, or Refused: Unreadable, WrongDomain, WrongNode, Truncated,
+    TooLarge,
                        DuplicateReplica, CauseMissing
 
-One assignment whose template cannot be read does not spoil the rest: it is accepted with `error` set
-and shown as failed. A plan that names nothing is accepted and stops nothing; `dropped` says what it
-left unnamed, for an alert.
+One assignment whose template cannot be read does not spoil the rest: it is accepted with `error`
+set and shown as failed. A plan that names nothing is accepted and stops nothing; `dropped` says
+what it left unnamed, for an alert.
 """
 
 import json
@@ -33,7 +35,7 @@ MAX_ERROR = 1024
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One replica that this node must run. `template` is None when it cannot be read: see `error`."""
+    """One replica that this node must run. `template` None: it cannot be read, see `error`."""
 
     namespace: str
     workload: str
@@ -143,7 +145,8 @@ def _check(
     if (message.node, message.site) != (identity.node, identity.site):
         return Refused(
             "WrongNode",
-            f"the plan is for {message.site}/{message.node}; this is {identity.site}/{identity.node}",
+            f"the plan is for node {message.node!r} at site {message.site!r}; "
+            f"this is {identity.node!r} at {identity.site!r}",
         )
     if message.generation <= 0:
         return Refused("Unreadable", f"generation {message.generation} is not positive")
@@ -165,12 +168,14 @@ def _check(
 
 def _check_entries(message: plan_pb2.NodePlan) -> Refused | None:
     seen: set[str] = set()
-    for entry in (*message.assignments, *message.stops):
-        if not entry.replica_uid:
-            return Refused("Unreadable", f"replica {entry.replica!r} has no uid")
-        if entry.replica_uid in seen:
-            return Refused("DuplicateReplica", f"replica uid {entry.replica_uid} is named twice")
-        seen.add(entry.replica_uid)
+    named = [(a.replica, a.replica_uid) for a in message.assignments]
+    named += [(s.replica, s.replica_uid) for s in message.stops]
+    for replica, uid in named:
+        if not uid:
+            return Refused("Unreadable", f"replica {replica!r} has no uid")
+        if uid in seen:
+            return Refused("DuplicateReplica", f"replica uid {uid} is named twice")
+        seen.add(uid)
     for stop in message.stops:
         if not stop.cause:
             return Refused("CauseMissing", f"the stop of {stop.replica} gives no cause")

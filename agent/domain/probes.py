@@ -3,8 +3,8 @@
 `agent/probes.py` executes what is due and returns the result; nothing here waits or connects.
 
 Quick start: until a readiness probe succeeds for the first time it is repeated after 0.1 s, growing
-with the time since the start up to its period, so that a deploy is seen within a quarter of the time
-that it took. Liveness keeps to its period: its failures count from the first.
+with the time since the start up to its period, so that a deploy is seen within a quarter of the
+time that it took. Liveness keeps to its period: its failures count from the first.
 """
 
 from dataclasses import dataclass, replace
@@ -44,7 +44,7 @@ def begin(kind: ProbeKind, probe: Probe, started_at: float, now: float) -> Probe
 def after(
     state: ProbeState, probe: Probe, passed: bool | None, message: str, now: float
 ) -> ProbeState:
-    """The state after one result. None: the check itself could not be made; it counts for nothing."""
+    """The state after one result. None: the check could not be made; it counts for nothing."""
     if passed is None:
         return replace(state, due_at=now + probe.period, message=message[:MAX_MESSAGE])
     successes = state.successes + 1 if passed else 0

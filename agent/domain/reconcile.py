@@ -1,0 +1,496 @@
+"""The agent's state machine: events in, instructions out.
+
+`agent/supervisor.py` owns one Reconciler, feeds it everything that happens and executes what it
+asks for. It decides alone and without I/O; the table that it follows is in `situation.py`.
+
+What holds at any time, whatever arrives in which order:
+
+- Nothing is stopped but for a cause: a Stop in the plan, another template for the same replica, a
+  holder of the same replica with a higher epoch, a second pod of one replica, a sandbox that is
+  dead already, or failed liveness. Absence from a plan, an empty plan, a lost runtime or a restart
+  of the agent is no cause.
+- Of one replica at most one operation on its pod is under way, and none while the outcome of the
+  last one is unknown: then the runtime is looked at first.
+- A pod whose template digest matches is adopted as it is.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from agent.domain import answers, compose, labels, report
+from agent.domain.containers import Turn, fetch, grace_s, serve, stop_run
+from agent.domain.devices import allocate, taken
+from agent.domain.instructions import (
+    Cancel,
+    DeleteLogs,
+    DevicesFound,
+    Done,
+    EnsureImage,
+    Event,
+    ExitRead,
+    Failed,
+    Instruction,
+    Operation,
+    PlanAccepted,
+    PodsListed,
+    Probed,
+    Publish,
+    PublishGone,
+    RemovePod,
+    RunPod,
+    RuntimeLost,
+    StartContainer,
+    Tick,
+)
+from agent.domain.plan import Assignment, ParsedPlan
+from agent.domain.record import Cause, ContainerMemory, Record
+from agent.domain.situation import FOLLOWS, Situation, classify
+from agent.domain.view import ReplicaView
+from agent.runtime.port import ContainerPhase, PodState
+from polder.manifest import Container
+
+SANDBOX_DIED_WAIT = Cause("SandboxNotReady", "the pod's sandbox is dead")
+
+
+class Reconciler:
+    """All replicas of the node. `now`: seconds of a clock that never jumps."""
+
+    def __init__(self, settings: compose.Settings) -> None:
+        self._settings = settings
+        self._plan: ParsedPlan | None = None
+        self._by_name: dict[tuple[str, str], Assignment] = {}
+        self._devices: Mapping[str, tuple[str, ...]] = {}
+        self._records: dict[str, Record] = {}
+        self._observed = False  # the runtime was seen at least once
+        self._down = False  # and does not answer now
+        self._listings = 0
+
+    # ---- what the supervisor reads ----
+
+    def listing_token(self) -> int:
+        """Take one before asking the runtime for its pods; it goes into PodsListed."""
+        self._listings += 1
+        return self._listings
+
+    def next_due(self) -> float | None:
+        """When to send a Tick at the latest; None: nothing waits for time to pass."""
+        return min((r.due for r in self._records.values() if r.due is not None), default=None)
+
+    def views(self) -> list[ReplicaView]:
+        """Every replica, as published last."""
+        return [r.published for r in self._records.values() if r.published is not None]
+
+    def gone(self) -> list[str]:
+        """Replica uids that the plan wants stopped and of which nothing is left."""
+        if self._plan is None or not self._observed:
+            return []
+        return [uid for uid in self._plan.stops if uid not in self._records]
+
+    def pods_of(self, uid: str) -> list[PodState]:
+        """The replica's pods, the one that counts first. Empty for an unknown replica."""
+        record = self._records.get(uid)
+        if record is None:
+            return []
+        main = record.main_pod()
+        return sorted(record.pods.values(), key=lambda p: p is not main)
+
+    def pods(self) -> Iterable[PodState]:
+        return (p for r in self._records.values() for p in r.pods.values())
+
+    def settled(self, now: float) -> bool:
+        """Whether the runtime was seen and every probe that is due has run once."""
+        return self._observed and not any(
+            state.runs == 0 and state.due_at <= now
+            for r in self._records.values()
+            for memory in r.containers.values()
+            for state in memory.probes.values()
+        )
+
+    # ---- events ----
+
+    def handle(self, event: Event, now: float) -> list[Instruction]:
+        """What is to be done because of the event. Answers to unknown operations are dropped."""
+        turn = Turn(
+            now,
+            self._settings,
+            self._plan.secrets if self._plan is not None else {},
+            self._allocate,
+        )
+        match event:
+            case PlanAccepted(plan):
+                touched = self._plan_accepted(plan, turn)
+            case PodsListed(pods, token):
+                touched = self._listed(pods, token)
+            case RuntimeLost():
+                self._down = True
+                touched = []
+            case DevicesFound(devices):
+                self._devices = devices
+                touched = list(self._records.values())
+            case Tick():
+                touched = [r for r in self._records.values() if r.due is not None and r.due <= now]
+            case _:
+                touched = self._answered(event, turn)
+        for record in touched:
+            self._step(record, turn)
+        return turn.out
+
+    def _plan_accepted(self, plan: ParsedPlan, turn: Turn) -> list[Record]:
+        renewed = self._plan is None or plan.secrets != self._plan.secrets
+        self._plan = plan
+        turn.secrets = plan.secrets
+        self._by_name = {(a.namespace, a.replica): a for a in plan.assignments.values()}
+        for wanted in plan.assignments.values():
+            if wanted.replica_uid not in self._records:
+                self._records[wanted.replica_uid] = Record(
+                    wanted.replica_uid, wanted.namespace, wanted.replica
+                )
+        for stop in plan.stops.values():
+            if stop.replica_uid not in self._records:
+                self._records[stop.replica_uid] = Record(
+                    stop.replica_uid, stop.namespace, stop.replica
+                )
+        for record in self._records.values():
+            self._desire(record, turn)
+            self._forget_images(record, turn)
+            if renewed:
+                for image in record.images.values():
+                    image.retry.hurry(turn.now)
+        return list(self._records.values())
+
+    def _desire(self, record: Record, turn: Turn) -> None:
+        """What the plan in use wants of the replica."""
+        plan = self._plan
+        if plan is None:
+            return
+        wanted, stop = plan.assignments.get(record.uid), plan.stops.get(record.uid)
+        if wanted is not None:
+            if record.assignment is None or record.assignment.digest != wanted.digest:
+                record.pod_retry.succeeded()
+            record.assignment, record.assigned, record.stop = wanted, True, None
+            return
+        if record.assigned and stop is None and record.pods:
+            turn.emit(
+                record, "Orphaned", "no plan names it any more; it keeps running", warning=True
+            )
+        record.assigned = False
+        record.stop = Cause(stop.cause, stop.message) if stop is not None else None
+        successor = self._by_name.get((record.namespace, record.replica))
+        if stop is None and successor is not None and successor.epoch > _epoch(record):
+            message = f"{successor.replica_uid} holds this replica with epoch {successor.epoch}"
+            record.stop = Cause("Superseded", message)
+
+    def _listed(self, pods: Iterable[PodState], token: int) -> list[Record]:
+        """Replicas of which the listing says something new."""
+        first = self._down or not self._observed
+        self._observed, self._down = True, False
+        found: dict[str, dict[str, PodState]] = {}
+        for pod in pods:
+            identity = labels.identity_of(pod)
+            if identity is None:
+                continue
+            uid = identity.replica_uid
+            found.setdefault(uid, {})[pod.id] = pod
+            if uid not in self._records:
+                record = Record(uid, identity.namespace, identity.replica, fresh_after=token)
+                record.pods = {pod.id: pod}  # an orphan, unless the plan knows it
+                self._records[uid] = record
+                record.blind = True  # so that it is looked at below
+        touched = []
+        for record in self._records.values():
+            if token < record.fresh_after:
+                continue
+            new = found.get(record.uid, {})
+            if first or record.blind or new != record.pods:
+                record.pods, record.blind = new, False
+                record.doomed = {i: c for i, c in record.doomed.items() if i in new}
+                touched.append(record)
+        return touched
+
+    def _answered(self, event: Done | Failed | Probed | ExitRead, turn: Turn) -> list[Record]:
+        operation: Operation = event.operation
+        record = self._records.get(operation.uid)
+        if record is None or record.inflight.get(operation.key) is not operation:
+            return []
+        del record.inflight[operation.key]
+        if operation.key[0] in ("pod", "container", "remove"):
+            record.fresh_after = self._listings + 1
+        match event:
+            case Done():
+                answers.done(record, operation, event.value, turn)
+            case Failed():
+                answers.failed(record, event, turn)
+            case Probed():
+                answers.probed(record, event, turn)
+            case ExitRead():
+                answers.exit_read(record, event, turn)
+        if isinstance(operation, RemovePod):
+            return [record, *self._waiting_for_room(turn)]
+        return [record]
+
+    def _waiting_for_room(self, turn: Turn) -> list[Record]:
+        """A pod went: its host ports and its name are free for those that wait for them."""
+        waiting = []
+        for record in self._records.values():
+            if record.pod_retry.reason == "HostPortInUse":
+                record.pod_retry.hurry(turn.now)
+                waiting.append(record)
+            elif record.situation is Situation.BLOCKED:
+                waiting.append(record)
+        return waiting
+
+    # ---- one replica ----
+
+    def _step(self, record: Record, turn: Turn) -> None:
+        """Decide anew what is to be done for one replica, and say what is to be said."""
+        if not self._observed or record.uid not in self._records:
+            return
+        record.due = None
+        self._desire(record, turn)
+        self._doom(record, turn)
+        main = record.main_pod()
+        self._recognise(record, main)
+        self._find_block(record, main, turn)
+        situation = classify(
+            doomed=main is None and bool(record.pods),
+            has_pod=main is not None,
+            assigned=record.assigned and record.stop is None,
+            blocked=record.block is not None,
+            images_missing=_images_missing(record),
+            waits=record.pod_retry.waits(turn.now),
+            same_template=main is not None and _digest(main) == _wanted(record),
+        )
+        self._enter(record, situation, turn)
+        may_act = self._may_act(record, turn)
+        if record.doomed:
+            self._retire(record, turn, may_act)
+        self._do(situation, record, main, turn, may_act)
+        self._publish(record, turn)
+
+    def _do(
+        self,
+        situation: Situation,
+        record: Record,
+        main: PodState | None,
+        turn: Turn,
+        may_act: bool,
+    ) -> None:
+        """The row of the table in `situation.py`."""
+        if main is not None and record.runs is not None and main.ready:
+            serve(record, main, record.runs, turn, may_act)
+        match situation:
+            case Situation.GONE:
+                self._forget(record, turn)
+            case Situation.FETCHING if may_act:
+                self._fetch(record, turn)
+            case Situation.WAITING:
+                record.attend(record.pod_retry.until)
+            case Situation.CREATING if may_act:
+                self._create(record, turn)
+            case Situation.REPLACING if may_act:
+                self._replace(record, turn)
+            case _:  # BLOCKED waits for the world; SERVING, KEPT and RETIRING are done above
+                pass
+
+    def _may_act(self, record: Record, turn: Turn) -> bool:
+        if self._down or record.blind or ("pod", "") in record.inflight:
+            return False
+        if turn.now < record.hold_until:
+            record.attend(record.hold_until)
+            return False
+        return True
+
+    def _doom(self, record: Record, turn: Turn) -> None:
+        """Which pods must go, and why. Once said it is not taken back."""
+        main = record.main_pod()
+        for pod in record.pods.values():
+            if pod.id in record.doomed:
+                continue
+            cause = record.stop
+            if cause is None and record.assigned and _usable(record):
+                if pod is not main:
+                    cause = Cause("DuplicatePod", "another pod of this replica exists")
+                elif not pod.ready:
+                    cause = SANDBOX_DIED_WAIT
+                    if record.pod_since:  # we made it, and it died: not a reboot
+                        record.pod_retry.failed(turn.now, cause.reason, cause.message)
+            if cause is not None:
+                self._doom_pod(record, pod, cause, turn)
+                if pod is main:
+                    record.images.clear()  # the next pod asks for its images anew
+
+    def _doom_pod(self, record: Record, pod: PodState, cause: Cause, turn: Turn) -> None:
+        record.doomed[pod.id] = cause
+        text = f"pod {pod.id[:12]}: {cause.reason}" + (
+            f": {cause.message}" if cause.message else ""
+        )
+        turn.emit(record, "Stopping", text)
+        self._forget_images(record, turn)
+
+    def _recognise(self, record: Record, main: PodState | None) -> None:
+        """Which assignment the main pod was made from; memory starts anew with a new template."""
+        if main is None:
+            record.runs = None if not record.pods else record.runs
+            return
+        digest = _digest(main)
+        if record.assignment is not None and record.assignment.digest == digest:
+            record.runs = record.assignment
+        elif record.runs is not None and record.runs.digest != digest:
+            record.runs = None
+        if record.remembers != digest:
+            if record.remembers:
+                record.containers = {
+                    name: ContainerMemory(attempt_next=memory.attempt_next)
+                    for name, memory in record.containers.items()
+                }
+            record.remembers = digest
+
+    def _find_block(self, record: Record, main: PodState | None, turn: Turn) -> None:
+        was = record.block
+        record.block = None
+        wanted = record.assignment if record.assigned and record.stop is None else None
+        if wanted is not None and (main is None or _digest(main) != wanted.digest):
+            record.block = self._obstacle(record, wanted, main is None)
+        if record.block is not None and record.block != was:
+            turn.emit(record, record.block.reason, record.block.message, warning=True)
+
+    def _obstacle(self, record: Record, wanted: Assignment, starting: bool) -> Cause | None:
+        """Why what is assigned cannot be started at all."""
+        if wanted.template is None:
+            return Cause("BadTemplate", wanted.error)
+        plan = self._plan
+        try:
+            secrets = plan.secrets if plan is not None else {}
+            compose.check_secrets(self._settings, wanted, wanted.template, secrets)
+        except compose.Unresolved as missing:
+            return Cause(missing.reason, missing.message)
+        name = (record.namespace, record.replica)
+        for other in self._records.values() if starting else ():
+            same = (other.namespace, other.replica) == name and other is not record
+            if same and other.stop is not None and (other.pods or other.inflight):
+                message = f"its predecessor {other.uid} is still stopping"
+                return Cause("WaitingForPredecessor", message)
+        return None
+
+    def _enter(self, record: Record, situation: Situation, turn: Turn) -> None:
+        was = record.situation
+        if was is not None and was is not situation and situation not in FOLLOWS[was]:
+            turn.emit(
+                record,
+                "UnexpectedTransition",
+                f"from {was.value} to {situation.value}; please report this",
+                warning=True,
+            )
+        record.situation = situation
+
+    def _retire(self, record: Record, turn: Turn, may_act: bool) -> None:
+        """Stop what runs in doomed pods, then remove them, one at a time."""
+        if not may_act:
+            return
+        for pod_id, cause in record.doomed.items():
+            pod = record.pods[pod_id]
+            running = [c for c in pod.containers if c.phase is ContainerPhase.RUNNING]
+            for run in running:
+                stop_run(record, run, Cause(cause.reason), grace_s(record.runs), turn)
+            if not running and not record.busy("container", "remove", "pod"):
+                turn.ask(record, RemovePod(record.uid, pod_id, cause.reason))
+
+    def _fetch(self, record: Record, turn: Turn) -> None:
+        wanted = record.assignment
+        if wanted is None or wanted.template is None:
+            return
+        for container in wanted.template.containers:
+            fetch(record, wanted, wanted.template, container, turn)
+
+    def _create(self, record: Record, turn: Turn) -> None:
+        wanted = record.assignment
+        if wanted is None or wanted.template is None or record.busy("container", "remove"):
+            return
+        if not record.pod_uid:
+            # Unique per pod, and the same again if the answer gets lost: the runtime then refuses a
+            # second pod of this name instead of making it.
+            record.pod_uid = f"{record.uid}-{int(turn.now * 1000):x}"
+        spec = compose.pod_spec(self._settings, wanted, wanted.template, record.pod_uid)
+        turn.ask(record, RunPod(record.uid, spec))
+
+    def _replace(self, record: Record, turn: Turn) -> None:
+        """Fetch the new template's images first: a bad image must not cost what runs."""
+        self._fetch(record, turn)
+        main = record.main_pod()
+        if main is not None and not _images_missing(record):
+            wanted = record.assignment
+            message = f"revision {wanted.revision} is assigned" if wanted is not None else ""
+            self._doom_pod(record, main, Cause("TemplateChanged", message), turn)
+            self._enter(record, Situation.RETIRING, turn)
+            self._retire(record, turn, may_act=True)
+
+    def _forget(self, record: Record, turn: Turn) -> None:
+        """Nothing runs and nothing should: report that, once nothing is under way either."""
+        if record.blind or self._down or record.busy("pod", "container", "remove"):
+            return
+        self._forget_images(record, turn)
+        directory = compose.log_directory(
+            self._settings, record.namespace, record.replica, record.uid
+        )
+        turn.out += [PublishGone(record.uid), DeleteLogs(directory)]
+        del self._records[record.uid]
+        for other in list(self._records.values()):
+            if other.situation is Situation.BLOCKED:
+                self._step(other, turn)
+
+    def _forget_images(self, record: Record, turn: Turn) -> None:
+        """Drop what is known of images that nobody wants any more, and give up their pulls."""
+        wanted: set[str] = set()
+        for source in (record.assignment if record.assigned else None, record.runs):
+            if source is not None and source.template is not None and record.stop is None:
+                wanted |= {c.image for c in source.template.containers}
+        for image in record.images.keys() - wanted:
+            del record.images[image]
+        for key, operation in list(record.inflight.items()):
+            if isinstance(operation, EnsureImage) and operation.image not in wanted:
+                del record.inflight[key]
+                turn.out.append(Cancel(operation))
+
+    def _publish(self, record: Record, turn: Turn) -> None:
+        if record.uid not in self._records:
+            return
+        view = report.view_of(record)
+        if view != record.published:
+            record.published = view
+            turn.out.append(Publish(view))
+
+    def _allocate(self, container: Container) -> tuple[str, ...]:
+        wanted = container.resources.devices
+        if not wanted:
+            return ()
+        held = taken(c for pod in self.pods() for c in pod.containers)
+        for record in self._records.values():
+            for operation in record.inflight.values():
+                if isinstance(operation, StartContainer):
+                    text = operation.spec.annotations.get(labels.DEVICES, "")
+                    held |= set(text.split(",")) - {""}
+        return allocate(wanted, self._devices, held)
+
+
+def _digest(pod: PodState) -> str:
+    return pod.labels.get(labels.TEMPLATE_DIGEST, "")
+
+
+def _wanted(record: Record) -> str | None:
+    return record.assignment.digest if record.assignment is not None else None
+
+
+def _usable(record: Record) -> bool:
+    return record.assignment is not None and record.assignment.template is not None
+
+
+def _images_missing(record: Record) -> bool:
+    wanted = record.assignment
+    if wanted is None or wanted.template is None:
+        return False
+    return any(not record.image(c.image).ref for c in wanted.template.containers)
+
+
+def _epoch(record: Record) -> int:
+    """The highest epoch that this replica was known to hold."""
+    from_pods = (labels.number(p.labels, labels.EPOCH) for p in record.pods.values())
+    return max([record.assignment.epoch if record.assignment is not None else 0, *from_pods])

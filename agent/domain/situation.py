@@ -1,0 +1,125 @@
+"""The transition table: in which situation a replica is, what is done about it, what may follow.
+
+A situation is never stored as a decision; `classify` derives it from desired, actual and memory
+after every event, and `reconcile.py` asks for the instructions of its row. Operations under way
+hold their row back (see `reconcile.py`), they do not make a row of their own.
+
+    situation   when                                        asks for                       then
+    GONE        no pod; the plan does not assign it         PublishGone, DeleteLogs         (end)
+    (forgotten) BLOCKED     no pod; template unreadable, secret         nothing; seen again with the
+      FETCHING
+                missing, or its predecessor still stops     next plan or pod removed
+    FETCHING    no pod; an image is not on the box          EnsureImage, with backoff      CREATING
+    WAITING     no pod; the last sandbox failed             nothing until the backoff ends CREATING
+    CREATING    no pod; all images are there                RunPod                         SERVING
+    SERVING     a ready pod of the wanted template          per container, below           (stays)
+    REPLACING   a pod of another template than assigned     EnsureImage of the new one;    RETIRING
+                                                            the old pod is served
+    KEPT        a pod, and nothing better to run: no plan   the pod is served, if its      SERVING
+                names it (orphan), or the new template      template is known
+                cannot be used
+    RETIRING    its pod must go: Stop in the plan, template   StopContainer, then RemovePod  GONE or
+                changed, superseded, sandbox dead, double                                  FETCHING
+
+A second pod of one replica (an answer got lost) is retired beside the first, whatever its row. Only
+retiring and an unhealthy container lead to a stop. Per container of a served pod:
+
+    situation   when                                        asks for
+    ABSENT      it has no run                               EnsureImage, StartContainer
+    UP          it runs                                     RunProbe when due
+    UNHEALTHY   it runs; liveness has failed                StopContainer
+    UNCOUNTED   it ended; the end is new to us              ReadExit; the backoff begins
+    BACKOFF     it ended; the wait is not over              nothing until the backoff ends
+    ENDED       it ended; the wait is over                  EnsureImage, StartContainer
+    LEFTOVER    it was created and never started            RemoveContainer
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+
+from agent.runtime.port import ContainerPhase
+
+
+class Situation(Enum):
+    GONE = "gone"
+    BLOCKED = "blocked"
+    FETCHING = "fetching"
+    WAITING = "waiting"
+    CREATING = "creating"
+    SERVING = "serving"
+    REPLACING = "replacing"
+    KEPT = "kept"
+    RETIRING = "retiring"
+
+
+NO_POD = frozenset(
+    {
+        Situation.GONE,
+        Situation.BLOCKED,
+        Situation.FETCHING,
+        Situation.WAITING,
+        Situation.CREATING,
+    }
+)
+SERVED = frozenset({Situation.SERVING, Situation.REPLACING, Situation.KEPT})
+
+# What may follow. Without a pod anything may: the next listing can bring one. A served pod may
+# vanish at any time by someone's hand. But a pod that must go never comes back to service, whatever
+# the next plan says: half of its containers may have been stopped already.
+FOLLOWS: Mapping[Situation, frozenset[Situation]] = {
+    Situation.GONE: frozenset(),
+    Situation.RETIRING: NO_POD | {Situation.RETIRING},
+} | {situation: frozenset(Situation) for situation in (NO_POD | SERVED) - {Situation.GONE}}
+
+
+class ContainerSituation(Enum):
+    ABSENT = "absent"
+    UP = "up"
+    UNHEALTHY = "unhealthy"
+    UNCOUNTED = "uncounted"
+    BACKOFF = "backoff"
+    ENDED = "ended"
+    LEFTOVER = "leftover"
+
+
+def classify(
+    *,
+    doomed: bool,
+    has_pod: bool,
+    assigned: bool,
+    blocked: bool,
+    images_missing: bool,
+    waits: bool,
+    same_template: bool,
+) -> Situation:
+    """The row that holds. `blocked`: what is assigned cannot be started."""
+    if doomed:
+        return Situation.RETIRING
+    if not has_pod:
+        if not assigned:
+            return Situation.GONE
+        if blocked:
+            return Situation.BLOCKED
+        if images_missing:
+            return Situation.FETCHING
+        return Situation.WAITING if waits else Situation.CREATING
+    if not assigned:
+        return Situation.KEPT
+    if same_template:
+        return Situation.SERVING
+    return Situation.KEPT if blocked else Situation.REPLACING
+
+
+def classify_container(
+    phase: ContainerPhase | None, *, unhealthy: bool, counted: bool, waits: bool
+) -> ContainerSituation:
+    """The row of a container's newest run. `phase` None: there is no run."""
+    if phase is None:
+        return ContainerSituation.ABSENT
+    if phase is ContainerPhase.RUNNING:
+        return ContainerSituation.UNHEALTHY if unhealthy else ContainerSituation.UP
+    if phase is ContainerPhase.EXITED:
+        if not counted:
+            return ContainerSituation.UNCOUNTED
+        return ContainerSituation.BACKOFF if waits else ContainerSituation.ENDED
+    return ContainerSituation.LEFTOVER
