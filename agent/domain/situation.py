@@ -5,9 +5,8 @@ after every event, and `reconcile.py` asks for the instructions of its row. Oper
 hold their row back (see `reconcile.py`), they do not make a row of their own.
 
     situation   when                                        asks for                       then
-    GONE        no pod; the plan does not assign it         PublishGone, DeleteLogs         (end)
-    (forgotten) BLOCKED     no pod; template unreadable, secret         nothing; seen again with the
-      FETCHING
+    GONE        no pod; the plan does not assign it         PublishGone, DeleteLogs        (end)
+    BLOCKED     no pod; template unreadable, secret         nothing; seen again with the   FETCHING
                 missing, or its predecessor still stops     next plan or pod removed
     FETCHING    no pod; an image is not on the box          EnsureImage, with backoff      CREATING
     WAITING     no pod; the last sandbox failed             nothing until the backoff ends CREATING
