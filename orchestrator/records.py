@@ -136,7 +136,7 @@ class StopRecord:
     workload: str
     replica: str
     replica_uid: str
-    cause: str  # WorkloadDeleted, ScaledDown, Moved, Drained, NodeLost, Untolerated, Unsatisfiable
+    cause: str  # a `orchestrator.scheduling.decisions.Cause`, such as WorkloadDeleted
     message: str
     requested_at_ms: int
     # What it holds until it is gone, so that nobody else is promised it: the workload's template.
@@ -152,6 +152,9 @@ class NodePlacement:
     generation: int = 0
     assignments: tuple[AssignmentRecord, ...] = ()
     stops: tuple[StopRecord, ...] = ()
+    decided_at_ms: int = 0
+    # Of the Secrets that the assignments name: a changed Secret is a changed plan.
+    secrets_digest: str = ""
     store_revision: int = 0  # not part of the value; 0: does not exist yet
 
     def to_bytes(self) -> bytes:
@@ -167,7 +170,15 @@ class NodePlacement:
             for item in body["assignments"]
         )
         stops = tuple(StopRecord(**item) for item in body["stops"])
-        return NodePlacement(body["node"], body["generation"], assignments, stops, store_revision)
+        return NodePlacement(
+            node=body["node"],
+            generation=body["generation"],
+            assignments=assignments,
+            stops=stops,
+            decided_at_ms=body.get("decided_at_ms", 0),
+            secrets_digest=body.get("secrets_digest", ""),
+            store_revision=store_revision,
+        )
 
 
 @dataclass(frozen=True, slots=True)

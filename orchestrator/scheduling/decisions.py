@@ -1,0 +1,107 @@
+"""What `plan()` answers: values that the leader commits, and that tests and people read."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from orchestrator.records import AssignmentRecord
+from orchestrator.scheduling.filters import ReasonCount
+
+
+class Cause(StrEnum):
+    """Why a replica stops on a node. There is no stop without one."""
+
+    WORKLOAD_DELETED = "WorkloadDeleted"
+    SCALED_DOWN = "ScaledDown"
+    MOVED = "Moved"  # a newer holder exists, or the new revision has no room here
+    DRAINED = "Drained"
+    NODE_LOST = "NodeLost"
+    NODE_DELETED = "NodeDeleted"
+    UNTOLERATED = "Untolerated"
+    UNSATISFIABLE = "Unsatisfiable"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A replica gets a node. `moved_from`: the node that it leaves with the Stop of this plan."""
+
+    node: str
+    assignment: AssignmentRecord
+    moved_from: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A replica must leave a node. `moved_to`: only once that node has been told."""
+
+    node: str
+    assignment: AssignmentRecord
+    cause: Cause
+    message: str
+    moved_to: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Revise:
+    """A replica stays and gets another template."""
+
+    node: str
+    assignment: AssignmentRecord
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why something is not as its workload asks. `code` is CamelCase:
+
+    Unschedulable (no node fits), CannotMove (it has to leave, and no node fits), UpdateWaits (for
+    another replica to be ready), MissingRevision (its template is not in the store).
+    """
+
+    namespace: str
+    workload: str
+    code: str
+    message: str
+    replicas: tuple[str, ...] = ()
+    reasons: tuple[ReasonCount, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """An assignment whose workload or node is in no record. It is kept."""
+
+    node: str
+    assignment: AssignmentRecord
+    missing: str  # workload, node
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`revision` is the snapshot's. An empty plan changes nothing."""
+
+    revision: int
+    place: tuple[Place, ...] = ()
+    stop: tuple[Stop, ...] = ()
+    revise: tuple[Revise, ...] = ()
+    # Stops that their agents reported done: (node, replica uid).
+    prune: tuple[tuple[str, str], ...] = ()
+    # Nodes whose Secrets changed: they need a new generation.
+    refresh: tuple[str, ...] = ()
+    explanations: tuple[Explanation, ...] = ()
+    # How many replicas each workload should have now, by uid.
+    desired: tuple[tuple[str, int], ...] = ()
+    orphans: tuple[Orphan, ...] = ()
+    finished_workloads: tuple[str, ...] = ()
+    finished_nodes: tuple[str, ...] = ()
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether committing it would write nothing."""
+        return not (
+            self.place
+            or self.stop
+            or self.revise
+            or self.prune
+            or self.refresh
+            or self.finished_workloads
+            or self.finished_nodes
+        )

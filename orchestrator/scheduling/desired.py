@@ -1,0 +1,30 @@
+"""Which replicas a workload should have, by name.
+
+Names are unique within a workload whatever its nodes and sites are called: the second replica of a
+node has `--` before its number, and no node's or site's name begins with a dash.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from orchestrator.scheduling.snapshot import Mode, Workload
+
+
+def index_names(workload: Workload) -> Iterator[str]:
+    """`hello-0`, `hello-1`, ... of `replicas: N`."""
+    return (f"{workload.name}-{index}" for index in range(workload.count))
+
+
+def place_names(workload: Workload, places: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """(replica, place) for `perSite` and `perNode`: `hello-<place>`, then `hello--1-<place>`."""
+    for place in places:
+        for number in range(workload.count):
+            tail = f"-{place}" if number == 0 else f"--{number}-{place}"
+            yield workload.name + tail, place
+
+
+def is_indexed(workload: Workload, replica: str) -> bool:
+    """Whether `index_names` contains it, without building them all."""
+    prefix, _, index = replica.rpartition("-")
+    if workload.mode is not Mode.REPLICAS or prefix != workload.name or not index.isdecimal():
+        return False
+    return str(int(index)) == index and int(index) < workload.count

@@ -1,0 +1,97 @@
+"""`plan(snapshot, now) -> Plan`: the whole of scheduling, without I/O, clock or dice.
+
+The leader (`orchestrator/leader.py`) calls it with what the Store and the agents say and commits
+the answer; tests and `bench/` call it with worlds that they make up.
+"""
+
+from orchestrator.records import AssignmentRecord, NodePlacement
+from orchestrator.scheduling.decisions import Cause, Plan, Stop
+from orchestrator.scheduling.holders import answers, find_holders
+from orchestrator.scheduling.secrets import secrets_digest
+from orchestrator.scheduling.snapshot import Snapshot, Workload
+from orchestrator.scheduling.table import NodeTable
+from orchestrator.scheduling.workload_plan import Decisions, WorkloadPlan
+
+
+def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
+    """What to place, move, stop and update, and why the rest is as it is.
+
+    `now` (unix seconds) is for rules that depend on time; none does yet, beyond the liveness that
+    the snapshot brings. `seed` breaks ties between nodes that are equally good.
+
+    A snapshot that is incomplete, or that knows no node at all, stops nothing.
+    """
+    if not snapshot.complete or not snapshot.nodes:
+        return Plan(snapshot.revision)
+    table = NodeTable(snapshot.nodes)
+    holders = find_holders(snapshot, table)
+    out = Decisions()
+    for older, newer in holders.superseded:
+        message = f"epoch {newer.record.epoch} of it is on node {newer.node}"
+        out.stop.append(Stop(older.node, older.record, Cause.MOVED, message))
+    finished = []
+    for workload in sorted(snapshot.workloads, key=_urgency):
+        held = holders.by_workload.get(workload.uid, {})
+        if workload.deleting and not held and workload.uid not in holders.stopping:
+            finished.append(workload.uid)
+            continue
+        part = WorkloadPlan(snapshot, table, workload, dict(held), out, seed)
+        if workload.deleting:
+            part.delete()
+        else:
+            part.decide()
+    return Plan(
+        revision=snapshot.revision,
+        place=tuple(out.place),
+        stop=tuple(out.stop),
+        revise=tuple(out.revise),
+        prune=_prunable(snapshot),
+        refresh=_outdated_secrets(snapshot),
+        explanations=tuple(out.explanations),
+        desired=tuple(out.desired),
+        orphans=tuple(holders.orphans),
+        finished_workloads=tuple(finished),
+        finished_nodes=_finished_nodes(snapshot, table),
+    )
+
+
+def _urgency(workload: Workload) -> tuple[int, int, str, str]:
+    """Higher priority first, then who came first; names only break ties."""
+    return (-workload.priority, workload.created_at_ms, workload.namespace, workload.name)
+
+
+def _prunable(snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (placement.node, stop.replica_uid)
+        for _, placement in sorted(snapshot.placements.items())
+        for stop in placement.stops
+        if (placement.node, stop.replica_uid) in snapshot.gone
+    )
+
+
+def _outdated_secrets(snapshot: Snapshot) -> tuple[str, ...]:
+    """Nodes whose assignments name Secrets that changed since their plan was made."""
+    named = {key for key, template in snapshot.templates.items() if template.secrets}
+
+    def names_any(assignments: tuple[AssignmentRecord, ...]) -> bool:
+        return any((a.workload_uid, a.revision) in named for a in assignments)
+
+    return tuple(
+        name
+        for name, placement in sorted(snapshot.placements.items())
+        if (placement.secrets_digest or (named and names_any(placement.assignments)))
+        and secrets_digest(placement.assignments, snapshot) != placement.secrets_digest
+    )
+
+
+def _finished_nodes(snapshot: Snapshot, table: NodeTable) -> tuple[str, ...]:
+    """Deleted nodes that hold nothing, and of whose stops nothing more will be heard or is due."""
+    finished = []
+    for node in table.nodes:
+        if not node.deleting:
+            continue
+        placement = snapshot.placements.get(node.name, NodePlacement(node.name))
+        waits = any((node.name, stop.replica_uid) not in snapshot.gone for stop in placement.stops)
+        if not placement.assignments and not (waits and answers(node)):
+            finished.append(node.name)
+    return tuple(finished)
