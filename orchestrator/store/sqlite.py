@@ -26,6 +26,7 @@ from orchestrator.store.port import (
     TxnResult,
     WatchBatch,
 )
+from orchestrator.store.sqlite_checkpoint import Checkpointer
 from orchestrator.store.sqlite_file import DatabaseFile, open_file
 from orchestrator.store.sqlite_handover import Handover
 from orchestrator.store.sqlite_leases import Clock, LeaseTable
@@ -120,11 +121,19 @@ class SqliteStore:
         self._loop = loop
         self._leases = LeaseTable(clock)
         self._handover = Handover(loop)
+        self._readers = Readers(
+            file,
+            loop,
+            self._handover,
+            threads=settings.reader_threads,
+            pending_max=settings.pending_reads_max,
+        )
         self._writer = Writer(
             file,
             self._leases,
             self._report,
             self._handover,
+            Checkpointer(self._readers.quiet),
             retain_revisions=settings.retain_revisions,
             retain_bytes=settings.retain_log_bytes,
             lease_poll_s=settings.lease_poll_s,
@@ -134,13 +143,6 @@ class SqliteStore:
         self._closed: StoreUnavailable | None = None
         self._closing: asyncio.Future[None] | None = None
         self._abandoning: asyncio.Future[None] | None = None  # keeps the task alive
-        self._readers = Readers(
-            file,
-            loop,
-            self._handover,
-            threads=settings.reader_threads,
-            pending_max=settings.pending_reads_max,
-        )
         self._writer.start()
         self._readers.start()
         self._hub = WatchHub(self._read_log, self._writer.revision)

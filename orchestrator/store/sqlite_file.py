@@ -15,12 +15,11 @@ from orchestrator.store.port import StoreError, StoreFull, StoreUnavailable, Sto
 
 APPLICATION_ID = 0x506F6C64  # "Pold": tells our file from another program's database
 SCHEMA_VERSION = 1
+PAGE_BYTES = 4096
+BUSY_TIMEOUT_S = 2.0
 CHANGE_SEQ_BITS = 20  # changes.id = revision << 20 | position within the revision
 
-_PAGE_BYTES = 4096
 _ROOM_BYTES = 1 << 20  # below this an I/O error is taken for a full disk
-_BUSY_TIMEOUT_S = 2.0
-_CHECKPOINT_PAGES = 2000
 
 # Values come last in a row, so that a scan that skips it never reads its overflow pages.
 _SCHEMA = """
@@ -66,20 +65,20 @@ class DatabaseFile:
         # Statements are few and of fixed shapes; the cache keeps them all compiled.
         db = sqlite3.connect(
             self.path,
-            timeout=_BUSY_TIMEOUT_S,
+            timeout=BUSY_TIMEOUT_S,
             isolation_level=None,
             check_same_thread=False,
             cached_statements=256,
         )
         try:
             db.execute("PRAGMA synchronous = FULL")
-            db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+            db.execute("PRAGMA wal_autocheckpoint = 0")  # see sqlite_checkpoint
             db.execute("PRAGMA journal_size_limit = 67108864")
             db.execute("PRAGMA cache_size = -16384")
             if read_only:
                 db.execute("PRAGMA query_only = ON")
             elif self.max_bytes:
-                db.execute(f"PRAGMA max_page_count = {max(1, self.max_bytes // _PAGE_BYTES)}")
+                db.execute(f"PRAGMA max_page_count = {max(1, self.max_bytes // PAGE_BYTES)}")
         except BaseException:
             db.close()
             raise

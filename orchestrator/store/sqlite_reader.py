@@ -8,7 +8,9 @@ import logging
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from orchestrator.store.port import StoreError, StoreUnavailable
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 Query = Callable[[sqlite3.Connection], _T]
 _Item = tuple[Query[Any], asyncio.Future[Any]]
+_Outcome = tuple[asyncio.Future[Any], Any]
 
 _SNAPSHOT_QUERIES_MAX = 16
 
@@ -42,9 +45,12 @@ class Readers:
         self._pending_max = pending_max
         self._pending = 0
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._may_read = threading.Event()
+        self._may_read.set()
+        self._reading = [threading.Lock() for _ in range(threads)]  # one per thread
         self._threads = [
-            threading.Thread(target=self._main, name=f"store-reader-{n}", daemon=True)
-            for n in range(threads)
+            threading.Thread(target=self._main, args=(lock,), name=f"store-reader-{n}", daemon=True)
+            for n, lock in enumerate(self._reading)
         ]
 
     def start(self) -> None:
@@ -57,6 +63,22 @@ class Readers:
             self._queue.put(None)
         for thread in self._threads:
             thread.join()
+
+    @contextmanager
+    def quiet(self, timeout_s: float) -> Iterator[bool]:
+        """On the writer thread: hold new reads back; True if those under way ended in time."""
+        self._may_read.clear()
+        held: list[threading.Lock] = []
+        deadline = time.monotonic() + timeout_s
+        try:
+            for lock in self._reading:
+                if lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                    held.append(lock)
+            yield len(held) == len(self._reading)
+        finally:
+            for lock in held:
+                lock.release()
+            self._may_read.set()
 
     async def ask(self, query: Query[_T]) -> _T:
         """The query's result, from a snapshot no older than this call. Raises StoreUnavailable."""
@@ -71,7 +93,7 @@ class Readers:
         self._queue.put((query, future))
         return await future
 
-    def _main(self) -> None:
+    def _main(self, reading: threading.Lock) -> None:
         db: sqlite3.Connection | None = None
         while True:
             item = self._queue.get()
@@ -79,21 +101,9 @@ class Readers:
                 break
             items = [item]
             stop = self._fill(items)
-            outcomes: list[tuple[asyncio.Future[Any], Any]] = []
-            try:
-                db = db or self._file.connect(read_only=True)
-                db.execute("BEGIN")
-                for query, future in items:
-                    outcomes.append((future, self._run(db, query)))
-                db.execute("ROLLBACK")
-            except sqlite3.Error as cause:
-                log.error("a read of the store failed: %s", cause)
-                error = explain(cause, self._file.path)
-                error.__cause__ = cause
-                outcomes += [(future, again(error)) for _, future in items[len(outcomes) :]]
-                if db is not None:
-                    db.close()
-                db = None
+            self._may_read.wait()
+            with reading:
+                db, outcomes = self._answer(db, items)
             self._handover.moved()
             try:
                 self._loop.call_soon_threadsafe(self._deliver, outcomes)
@@ -103,6 +113,27 @@ class Readers:
                 break
         if db is not None:
             db.close()
+
+    def _answer(
+        self, db: sqlite3.Connection | None, items: list[_Item]
+    ) -> tuple[sqlite3.Connection | None, list[_Outcome]]:
+        """Run the batch in one snapshot; the connection to go on with, None to open a new one."""
+        outcomes: list[_Outcome] = []
+        try:
+            db = db or self._file.connect(read_only=True)
+            db.execute("BEGIN")
+            for query, future in items:
+                outcomes.append((future, self._run(db, query)))
+            db.execute("ROLLBACK")
+        except sqlite3.Error as cause:
+            log.error("a read of the store failed: %s", cause)
+            error = explain(cause, self._file.path)
+            error.__cause__ = cause
+            outcomes += [(future, again(error)) for _, future in items[len(outcomes) :]]
+            if db is not None:
+                db.close()
+            return None, outcomes
+        return db, outcomes
 
     def _fill(self, items: list[_Item]) -> bool:
         """Add queued queries to the batch; True when the end of the queue was among them."""
@@ -128,7 +159,7 @@ class Readers:
             log.exception("a query of the store failed")
             return error
 
-    def _deliver(self, outcomes: list[tuple[asyncio.Future[Any], Any]]) -> None:
+    def _deliver(self, outcomes: list[_Outcome]) -> None:
         self._pending -= len(outcomes)
         self._handover.done(len(outcomes))
         for future, outcome in outcomes:

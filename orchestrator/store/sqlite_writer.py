@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.store.port import StoreError, StoreFull, StoreUnavailable
+from orchestrator.store.sqlite_checkpoint import Checkpointer
 from orchestrator.store.sqlite_file import CHANGE_SEQ_BITS, DatabaseFile, again, explain
 from orchestrator.store.sqlite_group import Change, Group
 from orchestrator.store.sqlite_handover import Handover
@@ -56,6 +57,7 @@ class Writer:
         leases: LeaseTable,
         report: Callable[[Report], None],
         handover: Handover,
+        checkpointer: Checkpointer,
         *,
         retain_revisions: int,
         retain_bytes: int,
@@ -65,6 +67,7 @@ class Writer:
         self._leases = leases
         self._report = report
         self._handover = handover
+        self._checkpointer = checkpointer
         self._retain_revisions = retain_revisions
         self._retain_bytes = retain_bytes
         self._lease_poll_s = lease_poll_s
@@ -173,6 +176,8 @@ class Writer:
         self._refused = False
         if report.outcomes or report.changes:
             self._report(report)
+        if self._db is not None:
+            self._checkpointer.after_commit(self._db, report.changes)
         return None
 
     def _commit(self, jobs: list[Job]) -> Report:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.store import sqlite_checkpoint
 from orchestrator.store.port import (
     Compacted,
     Compare,
@@ -689,3 +690,26 @@ async def test_a_lease_of_very_many_keys(path: Path) -> None:
         async with watching(store, "/l/", start) as seen:
             await seen.until_count(2500)
             check_whole_revisions(seen.batches)
+
+
+# -- the write-ahead log -----------------------------------------------------------------------
+
+
+async def test_constant_reads_do_not_let_the_write_ahead_log_grow(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_checkpoint, "_CHECKPOINT_PAGES", 50)
+    monkeypatch.setattr(sqlite_checkpoint, "_LONG_PAGES", 200)
+    async with opened(path) as store:
+        done = asyncio.Event()
+
+        async def read() -> None:
+            while not done.is_set():
+                await store.range("/k/")
+
+        reading = [asyncio.create_task(read()) for _ in range(8)]
+        await _write_many(store, 6000, size=2000)
+        done.set()
+        await asyncio.gather(*reading)
+        # 24 MB went through it.
+        assert path.with_name("store.db-wal").stat().st_size < 8 << 20
