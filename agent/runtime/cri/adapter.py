@@ -11,15 +11,13 @@ import contextlib
 import math
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import grpc
 
-from agent.runtime.cri import errors, hostports, translate
+from agent.runtime.cri import errors, hostports, stubs, translate
 from agent.runtime.cri.events import ChangeWaiter
 from agent.runtime.cri.observe import Observer
 from agent.runtime.cri.pb import api_pb2 as pb
-from agent.runtime.cri.pb.api_pb2_grpc import ImageServiceStub, RuntimeServiceStub
 from agent.runtime.port import (
     ContainerFailure,
     ContainerSpec,
@@ -36,12 +34,6 @@ from agent.runtime.port import (
     RuntimeInfo,
     SandboxFailure,
 )
-
-if TYPE_CHECKING:  # the generated module has these in its .pyi only
-    from agent.runtime.cri.pb.api_pb2_grpc import (
-        ImageServiceAsyncStub,
-        RuntimeServiceAsyncStub,
-    )
 
 QUICK_S = 5.0  # reads
 CHANGE_S = 30.0  # create, start, remove: a slow SD card needs most of it
@@ -74,8 +66,8 @@ class CriRuntime:
     ) -> None:
         target = endpoint if "://" in endpoint else f"unix://{endpoint}"
         self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
-        self._runtime: RuntimeServiceAsyncStub = RuntimeServiceStub(self._channel)
-        self._images: ImageServiceAsyncStub = ImageServiceStub(self._channel)
+        self._runtime = stubs.runtime_service(self._channel)
+        self._images = stubs.image_service(self._channel)
         self._no_new_privs = no_new_privs
         self._pull_timeout_s = pull_timeout_s
         self._observer = Observer(self._fetch_ip, self._fetch_container)
@@ -129,7 +121,10 @@ class CriRuntime:
         return (await self._runtime.ContainerStatus(request, timeout=QUICK_S)).status
 
     async def container_status(self, container_id: str) -> ContainerState:
-        """`pod_id` stays empty: CRI does not tell it here. Raises NotFound."""
+        """CRI does not tell the pod here: `pod_id` stays empty, and `image` may be any of its names.
+
+        Raises NotFound.
+        """
         try:
             return translate.container_state(await self._fetch_container(container_id), "")
         except grpc.aio.AioRpcError as error:

@@ -5,13 +5,14 @@ checks nothing: a second pod would steal the first one's traffic, and a local da
 shadowed without a word. Formats: proc_net_tcp.txt in the kernel's documentation.
 """
 
-import ipaddress
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.runtime.port import PortMapping
 
+_MAPPED_IPV4 = bytes(10) + b"\xff\xff"
 _TCP_LISTEN = "0A"
 _UDP_UNCONNECTED = "07"
 _TABLES = (
@@ -57,10 +58,10 @@ def _decode(text: str) -> str:
     """The kernel prints each 32-bit word in host order (little endian on all our boxes)."""
     words = bytes.fromhex(text)
     packed = b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
-    address = ipaddress.ip_address(packed)
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return "" if address.is_unspecified else str(address)
+    if not any(packed):
+        return ""
+    packed = packed.removeprefix(_MAPPED_IPV4)
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
 
 
 def conflict(

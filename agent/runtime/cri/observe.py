@@ -75,7 +75,8 @@ class Observer:
             async with gate:
                 status = await _unless_gone(self._fetch_container(item.id))
             if status is not None:
-                state = translate.container_state(status, item.pod_sandbox_id)
+                # The list names the image as it was asked for; the status names any tag of it.
+                state = translate.container_state(status, item.pod_sandbox_id, item.image.image)
                 self._containers[item.id] = state
 
         async def address(pod_id: str) -> None:

@@ -186,15 +186,15 @@ def pod_state(item: pb.PodSandbox, ip: str, containers: Iterable[ContainerState]
     )
 
 
-def container_state(status: pb.ContainerStatus, pod_id: str) -> ContainerState:
-    """From ContainerStatus, which does not say the pod: the caller knows it."""
+def container_state(status: pb.ContainerStatus, pod_id: str, image: str = "") -> ContainerState:
+    """From ContainerStatus, which does not say the pod: the caller knows it from the list."""
     return ContainerState(
         id=status.id,
         pod_id=pod_id,
         name=status.metadata.name,
         attempt=status.metadata.attempt,
         phase=_PHASES.get(status.state, ContainerPhase.UNKNOWN),
-        image=status.image.image or status.image_ref,
+        image=image or status.image.image or status.image_ref,
         labels=dict(status.labels),
         annotations=dict(status.annotations),
         created_at=seconds(status.created_at),
