@@ -19,6 +19,8 @@ def _options(keepalive_s: float, keepalive_timeout_s: float) -> list[tuple[str, 
         # Also sets TCP_USER_TIMEOUT to the timeout: unacknowledged heartbeats end the connection.
         ("grpc.keepalive_time_ms", int(keepalive_s * 1000)),
         ("grpc.keepalive_timeout_ms", int(keepalive_timeout_s * 1000)),
+        # What counts while heartbeats flow: keepalive_timeout_ms alone leaves it at a minute.
+        ("grpc.http2.ping_timeout_ms", int(keepalive_timeout_s * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         # A new channel is a new connection: after a renewal, with the new certificate.

@@ -233,6 +233,7 @@ class SessionStream:
         flushed_at = 0.0
         try:
             await self._send(self._heartbeat())
+            self._wake.set()  # events may have waited for a session
             while self._closing is None:
                 timeout = heartbeat_at - time.monotonic()
                 if timeout <= 0:
