@@ -711,5 +711,5 @@ async def test_constant_reads_do_not_let_the_write_ahead_log_grow(
         await _write_many(store, 6000, size=2000)
         done.set()
         await asyncio.gather(*reading)
-        # 24 MB went through it.
-        assert path.with_name("store.db-wal").stat().st_size < 8 << 20
+        # 24 MB went through it; without the pauses it keeps 5 to 8 MB of them, with them about 1.3.
+        assert path.with_name("store.db-wal").stat().st_size < 3 << 20
