@@ -8,18 +8,23 @@ from collections.abc import Iterable, Sequence
 from polder.v1 import common_pb2
 
 DETAIL_KEY = "polder-error-bin"
-MAX_DETAIL_BYTES = 6144  # HTTP/2 metadata is limited to 8 KiB as a whole
+# HTTP/2 metadata is limited to 8 KiB as a whole: base64 adds a third to this, and the status
+# message travels beside it.
+MAX_DETAIL_BYTES = 4096
+MAX_REASON, MAX_HINT, MAX_PATH, MAX_MESSAGE = 100, 500, 300, 500
 
 
 def detail(
     reason: str, hint: str = "", violations: Iterable[tuple[int, str, str]] = ()
 ) -> tuple[tuple[str, bytes], ...]:
-    """Trailing metadata. Violations are (document, path, message); the rest is cut."""
-    message = common_pb2.ErrorDetail(reason=reason, hint=hint)
+    """Trailing metadata. Violations are (document, path, message); what is too long is cut."""
+    message = common_pb2.ErrorDetail(reason=_cut(reason, MAX_REASON), hint=_cut(hint, MAX_HINT))
     for document, path, text in violations:
-        added = message.violations.add(document=document, path=path[:300], message=text[:500])
+        message.violations.add(
+            document=document, path=_cut(path, MAX_PATH), message=_cut(text, MAX_MESSAGE)
+        )
         if message.ByteSize() > MAX_DETAIL_BYTES:
-            message.violations.remove(added)
+            del message.violations[-1]
             break
     return ((DETAIL_KEY, message.SerializeToString()),)
 
@@ -35,3 +40,8 @@ def parse_detail(
             except Exception:  # protobuf raises DecodeError by backend
                 return None
     return None
+
+
+def _cut(text: str, limit: int) -> str:
+    """Bounded, and such that protobuf takes it: a lone surrogate would make it raise."""
+    return text[:limit].encode("utf-8", "backslashreplace").decode()

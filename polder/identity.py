@@ -1,7 +1,8 @@
 """SPIFFE identities: who may be behind a certificate. Used by both sides and by edgectl.
 
 The forms follow the SPIFFE ID specification (spiffe.io, "SPIFFE-ID"), section 2. A certificate
-carries exactly one, as a URI SAN.
+carries exactly one, as a URI SAN. An identity whose parts would read back as another one (a node
+named `a/node/b`) cannot be made: the constructors raise InvalidIdentity.
 """
 
 import re
@@ -16,6 +17,14 @@ class InvalidIdentity(ValueError):
     """The text is no identity of ours."""
 
 
+def _check(trust_domain: str, *segments: str) -> None:
+    if not _TRUST_DOMAIN.fullmatch(trust_domain):
+        raise InvalidIdentity(f"{trust_domain[:80]!r} is not a trust domain")
+    for segment in segments:
+        if not _SEGMENT.fullmatch(segment) or segment in (".", ".."):
+            raise InvalidIdentity(f"{segment[:80]!r} cannot be a part of an identity")
+
+
 @dataclass(frozen=True, slots=True)
 class NodeId:
     """One box's agent."""
@@ -23,6 +32,9 @@ class NodeId:
     trust_domain: str
     site: str
     node: str
+
+    def __post_init__(self) -> None:
+        _check(self.trust_domain, self.site, self.node)
 
     def __str__(self) -> str:
         return f"{_PREFIX}{self.trust_domain}/site/{self.site}/node/{self.node}"
@@ -36,6 +48,9 @@ class MemberId:
     region: str
     member: str
 
+    def __post_init__(self) -> None:
+        _check(self.trust_domain, self.region, self.member)
+
     def __str__(self) -> str:
         return f"{_PREFIX}{self.trust_domain}/region/{self.region}/orchestrator/{self.member}"
 
@@ -46,6 +61,9 @@ class OperatorId:
 
     trust_domain: str
     name: str
+
+    def __post_init__(self) -> None:
+        _check(self.trust_domain, self.name)
 
     def __str__(self) -> str:
         return f"{_PREFIX}{self.trust_domain}/operator/{self.name}"
@@ -59,11 +77,6 @@ def parse(text: str) -> Identity:
     if not text.startswith(_PREFIX) or len(text) > 2048:
         raise InvalidIdentity(f"{text[:80]!r} is not a SPIFFE identity")
     trust_domain, *segments = text[len(_PREFIX) :].split("/")
-    if not _TRUST_DOMAIN.fullmatch(trust_domain):
-        raise InvalidIdentity(f"{text[:80]!r} has no valid trust domain")
-    for segment in segments:
-        if not _SEGMENT.fullmatch(segment) or segment in (".", ".."):
-            raise InvalidIdentity(f"{text[:80]!r} has an invalid path")
     match segments:
         case ["site", site, "node", node]:
             return NodeId(trust_domain, site, node)

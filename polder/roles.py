@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from polder.manifest.kinds import LABEL
+from polder.manifest.text import shown
 
 
 class Level(IntEnum):
@@ -37,7 +38,9 @@ def parse_role(text: str) -> Role:
     word, _, namespace = text.partition(":")
     levels = {"operator": Level.OPERATOR, "viewer": Level.VIEWER}
     if word not in levels or not LABEL.fullmatch(namespace):
-        raise ValueError(f"{text!r} is not a role: admin, operator:NAMESPACE or viewer:NAMESPACE")
+        raise ValueError(
+            f"{shown(text)} is not a role: admin, operator:NAMESPACE or viewer:NAMESPACE"
+        )
     return Role(levels[word], namespace)
 
 
@@ -52,7 +55,7 @@ def level_in(roles: Iterable[Role], namespace: str) -> Level:
         if role.level is Level.ADMIN:
             return Level.ADMIN
         if not namespace:
-            best = max(best, Level.VIEWER)
+            best = max(best, min(role.level, Level.VIEWER))
         elif role.namespace == namespace:
             best = max(best, role.level)
     return best

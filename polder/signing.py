@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -17,6 +17,16 @@ from polder.identity import Identity, InvalidIdentity, MemberId, parse
 
 PLAN_CONTEXT = b"polder.v1.NodePlan\0"  # keeps a signature from being valid for anything else
 MAX_CHAIN = 4
+
+# What the library raises on a certificate that is malformed or of a kind that it does not know.
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 class UntrustedSignature(Exception):
@@ -38,6 +48,8 @@ def identity_of(certificate: x509.Certificate) -> Identity:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         raise InvalidIdentity("the certificate has no SPIFFE identity") from None
+    except _UNREADABLE as error:
+        raise InvalidIdentity("the certificate's names cannot be read") from error
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1:
         raise InvalidIdentity(f"the certificate has {len(uris)} URI names; exactly one is needed")
@@ -49,19 +61,20 @@ def verify_chain(
 ) -> x509.Certificate:
     """The leaf, if an unbroken chain of CA certificates leads from it to a root.
 
-    `at` (unix seconds) is the moment for which validity counts. Raises UntrustedSignature.
+    `at` (unix seconds) is the moment for which validity counts; as in RFC 5280 (section 6.1.1 d),
+    a root is trusted because it is pinned, not because of its dates. Raises UntrustedSignature.
     """
     if not 0 < len(chain_der) <= MAX_CHAIN:
         raise UntrustedSignature("BadChain", f"a chain of {len(chain_der)} certificates")
     try:
         chain = [x509.load_der_x509_certificate(der) for der in chain_der]
         roots = [x509.load_der_x509_certificate(der) for der in roots_der]
-    except ValueError as error:
+    except _UNREADABLE as error:
         raise UntrustedSignature("BadChain", "a certificate cannot be read") from error
     moment = datetime.fromtimestamp(at, UTC)
-    for child, issuer in itertools.pairwise(chain):
-        _check_issued(child, issuer)
-    if not any(_is_issued(chain[-1], root) or chain[-1] == root for root in roots):
+    for below, (child, issuer) in enumerate(itertools.pairwise(chain)):
+        _check_issued(child, issuer, below)
+    if not any(_is_issued(chain[-1], root, len(chain) - 1) or chain[-1] == root for root in roots):
         raise UntrustedSignature("BadChain", "the chain leads to no root that this node trusts")
     for certificate in chain:
         if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:
@@ -86,9 +99,12 @@ def verify_plan(
         raise UntrustedSignature("WrongSigner", str(error)) from error
     if not isinstance(signer, MemberId) or signer.trust_domain != trust_domain:
         raise UntrustedSignature("WrongSigner", f"{signer} may not sign plans for {trust_domain}")
-    key = leaf.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise UntrustedSignature("BadSignature", "the signer's key is not ECDSA")
+    try:
+        key = leaf.public_key()
+    except _UNREADABLE as error:
+        raise UntrustedSignature("BadSignature", "the signer's key cannot be read") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise UntrustedSignature("BadSignature", "the signer's key is not ECDSA P-256")
     try:
         key.verify(signature, PLAN_CONTEXT + payload, ec.ECDSA(hashes.SHA256()))
     except InvalidSignature as error:
@@ -96,21 +112,33 @@ def verify_plan(
     return signer
 
 
-def _is_issued(child: x509.Certificate, issuer: x509.Certificate) -> bool:
+def _is_issued(child: x509.Certificate, issuer: x509.Certificate, below: int) -> bool:
     try:
-        _check_issued(child, issuer)
+        _check_issued(child, issuer, below)
     except UntrustedSignature:
         return False
     return True
 
 
-def _check_issued(child: x509.Certificate, issuer: x509.Certificate) -> None:
+def _check_issued(child: x509.Certificate, issuer: x509.Certificate, below: int) -> None:
+    """`below`: how many CA certificates stand between the issuer and the leaf."""
     try:
         constraints = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
         if not constraints.ca:
             raise UntrustedSignature("BadChain", "an issuer in the chain is no CA")
+        if constraints.path_length is not None and below > constraints.path_length:
+            raise UntrustedSignature("BadChain", "the chain is longer than an issuer in it allows")
+        if not _may_sign_certificates(issuer):
+            raise UntrustedSignature("BadChain", "an issuer's key is not for certificates")
         child.verify_directly_issued_by(issuer)
-    except UntrustedSignature:
-        raise
-    except (x509.ExtensionNotFound, ValueError, TypeError, InvalidSignature) as error:
+    except (x509.ExtensionNotFound, InvalidSignature, *_UNREADABLE) as error:
         raise UntrustedSignature("BadChain", "a link of the chain is broken") from error
+
+
+def _may_sign_certificates(issuer: x509.Certificate) -> bool:
+    """RFC 5280, section 4.2.1.3: an absent key usage restricts nothing."""
+    try:
+        usage = issuer.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return True
+    return usage.key_cert_sign

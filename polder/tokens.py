@@ -62,16 +62,36 @@ def parse(text: str) -> JoinToken:
         check, body = raw[:4], raw[4:]
         if hashlib.sha256(body).digest()[:4] != check:
             raise InvalidToken("the join token is damaged: was it copied whole?")
-        data = json.loads(body)
-        return JoinToken(
-            secret=str(data["s"]),
-            site=str(data["site"]),
-            node=str(data["node"]),
-            endpoints=tuple(str(e) for e in data["e"]),
-            ca=base64.b64decode(data["ca"], validate=True),
-            expires_at_ms=int(data["x"]),
-        )
+        return _token(json.loads(body))
     except InvalidToken:
         raise
-    except (binascii.Error, ValueError, KeyError, TypeError) as error:
+    except (binascii.Error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidToken("the join token is damaged: was it copied whole?") from error
+
+
+def _token(data: dict[str, object]) -> JoinToken:
+    """Strictly typed: a token of another make must not half work. Raises what `parse` catches."""
+    endpoints, expires = data["e"], data["x"]
+    if not isinstance(endpoints, list) or not endpoints:
+        raise TypeError("endpoints")
+    if not isinstance(expires, int) or isinstance(expires, bool):
+        raise TypeError("expiry")
+    ca = base64.b64decode(_ascii(data["ca"]), validate=True)
+    if not ca:
+        raise ValueError("root certificate")
+    return JoinToken(
+        secret=_ascii(data["s"]),
+        site=_ascii(data["site"]),
+        node=_ascii(data["node"], empty=True),
+        endpoints=tuple(_ascii(endpoint) for endpoint in endpoints),
+        ca=ca,
+        expires_at_ms=expires,
+    )
+
+
+def _ascii(value: object, empty: bool = False) -> str:
+    if not isinstance(value, str) or not (value or empty):
+        raise TypeError("not a text")
+    if not value.isascii() or not value.isprintable():
+        raise ValueError("not printable")
+    return value

@@ -4,7 +4,7 @@ Used by edgectl (to check a file before it is sent and to explain fields), by th
 check it again), by the scheduler and by the agent (to read the template in its plan).
 """
 
-from polder.manifest.decode import InvalidManifest, Violation, canonical, decode, digest
+from polder.manifest.decode import InvalidManifest, canonical, decode, digest
 from polder.manifest.document import API_VERSION, Manifest, ManifestMetadata, decode_document
 from polder.manifest.kinds import (
     KINDS,
@@ -27,6 +27,7 @@ from polder.manifest.kinds import (
     WorkloadSpec,
     kind_named,
 )
+from polder.manifest.schema import Violation
 
 __all__ = [
     "API_VERSION",

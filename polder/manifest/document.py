@@ -1,11 +1,22 @@
 """One manifest: apiVersion, kind, metadata, spec. Called by edgectl and by the operator API."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from polder.manifest.decode import InvalidManifest, Violation, decode, describe, spec
-from polder.manifest.kinds import KINDS, LABEL_VALUE, QUALIFIED, KindInfo, kind_named
+from polder.manifest.decode import MAX_VIOLATIONS, InvalidManifest, decode, unknown_field
+from polder.manifest.kinds import (
+    KINDS,
+    LABEL_VALUE,
+    LABEL_VALUE_HELP,
+    QUALIFIED,
+    QUALIFIED_HELP,
+    KindInfo,
+    kind_named,
+)
+from polder.manifest.schema import Violation, spec
+from polder.manifest.text import describe, key_text, nearest, shown
 
 API_VERSION = "polder.eu/v1"
 DEFAULT_NAMESPACE = "default"
@@ -21,18 +32,17 @@ class ManifestMetadata:
     name: str = spec("Unique for its kind, in its namespace if it has one.")
     namespace: str = spec("Only for kinds that belong to one. Default: default.", default="")
     labels: dict[str, str] = spec(
-        "For selection by operators and schedulers.", default_factory=dict, max_items=100
+        "For selection by operators and schedulers.",
+        default_factory=dict,
+        max_items=100,
+        key_pattern=QUALIFIED,
+        key_help=QUALIFIED_HELP,
+        pattern=LABEL_VALUE,
+        pattern_help=LABEL_VALUE_HELP,
     )
     annotations: dict[str, str] = spec(
         "For people and tools; nothing selects by them.", default_factory=dict, max_items=100
     )
-
-    def violations(self) -> Iterator[Violation]:
-        for key, value in self.labels.items():
-            if not QUALIFIED.fullmatch(key):
-                yield Violation(f"labels.{key}", "is not a label key such as app or example.eu/app")
-            if not LABEL_VALUE.fullmatch(value):
-                yield Violation(f"labels.{key}", f"{value!r} is not a label value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,37 +71,46 @@ def decode_document(raw: object, *, default_namespace: str = DEFAULT_NAMESPACE) 
     if not isinstance(raw, Mapping):
         raise InvalidManifest([Violation(".", f"expected a mapping, found {describe(raw)}")])
     found = [
-        Violation(str(key), f"unknown field; known are {', '.join(_DOCUMENT_KEYS[:4])}")
-        for key in raw
+        Violation(key_text(key), unknown_field(key, _DOCUMENT_KEYS[:4]))
+        for key in itertools.islice(raw, MAX_VIOLATIONS + len(_DOCUMENT_KEYS))
         if key not in _DOCUMENT_KEYS
     ]
-    if raw.get("apiVersion") != API_VERSION:
-        found.append(Violation("apiVersion", f"must be {API_VERSION}"))
-    info = _kind(raw, found)
-    metadata = _collect(
-        ManifestMetadata, _without_server_keys(raw.get("metadata")), "metadata", found
-    )
+    _check_version(raw.get("apiVersion"), found)
+    info = _kind(raw.get("kind"), found)
+    raw_metadata = _without_server_keys(raw.get("metadata"))
+    metadata = _collect(ManifestMetadata, raw_metadata, "metadata", found)
     decoded = None
     if info is not None:
-        decoded = _collect(info.spec_class, raw.get("spec", {}), "spec", found)
-        if metadata is not None:
-            metadata = _with_namespace(info, metadata, default_namespace, found)
+        decoded = _collect(info.spec_class, raw.get("spec"), "spec", found)
+        if isinstance(raw_metadata, Mapping):
+            _check_names(info, raw_metadata, default_namespace, found)
     if found:
         raise InvalidManifest(found)
     assert info is not None and metadata is not None
+    if info.namespaced and not metadata.namespace:
+        metadata = replace(metadata, namespace=default_namespace)
     return Manifest(info, metadata, decoded, dict(raw.get("spec") or {}))
 
 
-def _kind(raw: Mapping[str, Any], found: list[Violation]) -> KindInfo | None:
-    kind = raw.get("kind")
+def _check_version(version: object, found: list[Violation]) -> None:
+    if version is None:
+        found.append(Violation("apiVersion", f"is required: {API_VERSION}"))
+    elif version != API_VERSION:
+        found.append(Violation("apiVersion", f"is {shown(version)}; it must be {API_VERSION}"))
+
+
+def _kind(kind: object, found: list[Violation]) -> KindInfo | None:
     if kind is None:
         found.append(Violation("kind", "is required"))
         return None
     info = KINDS.get(kind) if isinstance(kind, str) else None
     if info is None:
-        near = kind_named(kind) if isinstance(kind, str) else None
-        hint = f"; did you mean {near.name}?" if near else f"; known are {', '.join(KINDS)}"
-        found.append(Violation("kind", f"{kind!r} is not a kind{hint}"))
+        hint = f"; known are {', '.join(KINDS)}"
+        if isinstance(kind, str):
+            named = kind_named(kind)
+            near = named.name if named is not None else nearest(kind, KINDS)
+            hint = f"; did you mean {near}?" if near is not None else hint
+        found.append(Violation("kind", f"{shown(kind)} is not a kind{hint}"))
     return info
 
 
@@ -109,18 +128,18 @@ def _collect(cls: type, raw: object, path: str, found: list[Violation]) -> Any:
         return None
 
 
-def _with_namespace(
-    info: KindInfo, metadata: ManifestMetadata, default: str, found: list[Violation]
-) -> ManifestMetadata:
-    if info.names.fullmatch(metadata.name) is None:
-        found.append(Violation("metadata.name", f"{metadata.name!r} is not {info.names_help}"))
-    namespace = metadata.namespace
+def _check_names(
+    info: KindInfo, metadata: Mapping[str, object], default: str, found: list[Violation]
+) -> None:
+    """What the kind demands of name and namespace. Texts only: the rest is told by the schema."""
+    name = metadata.get("name")
+    if isinstance(name, str) and info.names.fullmatch(name) is None:
+        found.append(Violation("metadata.name", f"{shown(name)} is not {info.names_help}"))
+    namespace = metadata.get("namespace") or (default if info.namespaced else "")
+    if not isinstance(namespace, str) or not namespace:
+        return
     if not info.namespaced:
-        if namespace:
-            found.append(Violation("metadata.namespace", f"a {info.name} belongs to no namespace"))
-        return metadata
-    namespace = namespace or default
-    if KINDS["Namespace"].names.fullmatch(namespace) is None:
-        text = f"{namespace!r} is not {KINDS['Namespace'].names_help}"
+        found.append(Violation("metadata.namespace", f"a {info.name} belongs to no namespace"))
+    elif KINDS["Namespace"].names.fullmatch(namespace) is None:
+        text = f"{shown(namespace)} is not {KINDS['Namespace'].names_help}"
         found.append(Violation("metadata.namespace", text))
-    return ManifestMetadata(metadata.name, namespace, metadata.labels, metadata.annotations)

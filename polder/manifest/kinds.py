@@ -8,8 +8,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from polder.manifest.decode import Violation, spec
+from polder.countries import country_code
 from polder.manifest.quantity import cpu_millis, duration_s, memory_bytes
+from polder.manifest.schema import Violation, spec
+from polder.manifest.text import shown
 
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 LABEL_HELP = "a name of lower-case letters, digits and '-', 63 characters at most"
@@ -18,13 +20,23 @@ HOST_NAME_HELP = "a name of lower-case letters, digits, '-' and '.'"
 QUALIFIED = re.compile(
     r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 )
+QUALIFIED_HELP = "a name such as app or example.eu/app"
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+LABEL_VALUE_HELP = "a label value: letters, digits, '-', '_' and '.', 63 characters at most"
+# A name of digits alone would be taken for a number where ports are referred to.
+PORT_NAME = re.compile(r"(?=[-0-9]*[a-z])[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+PORT_NAME_HELP = f"{LABEL_HELP}, with a letter in it"
+_PORT_NUMBER = re.compile(r"[1-9][0-9]{0,4}")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,252}")
 ENV_NAME_HELP = "a variable name of letters, digits, '_' and '.'"
-COUNTRY = re.compile(r"[A-Z]{2}")
-COUNTRY_HELP = "a country code of two capital letters (ISO 3166-1), such as NL"
+COUNTRY_TYPE = "country code such as NL"
 IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@\-]{0,511}")
 IMAGE_HELP = "an image reference such as registry.example/app@sha256:..."
+# Goes into a request line as it is.
+HTTP_PATH = re.compile(r"/[!-~]*")
+HTTP_PATH_HELP = "a path that starts with '/', of ASCII characters without spaces"
+ABSOLUTE_PATH = re.compile(r"/.*", re.DOTALL)
+ABSOLUTE_PATH_HELP = "an absolute path"
 
 ARCHITECTURES = ("amd64", "arm64")
 MAX_REPLICAS = 1_000_000
@@ -32,7 +44,7 @@ MAX_REPLICAS = 1_000_000
 
 def _duration(default: float, doc: str, **rule: object) -> float:
     value: float = spec(
-        doc, default=default, parse=duration_s, shown_type="duration such as 30s", **rule
+        doc, default=default, parse=duration_s, shown_type="duration such as 30s", unit="s", **rule
     )
     return value
 
@@ -41,11 +53,12 @@ def port_reference(raw: object) -> str:
     """A port's name, or its number as text. Raises ValueError."""
     if isinstance(raw, int) and not isinstance(raw, bool) and 1 <= raw <= 65535:
         return str(raw)
-    if isinstance(raw, str) and raw.isdigit() and 1 <= int(raw) <= 65535:
-        return str(int(raw))
-    if isinstance(raw, str) and LABEL.fullmatch(raw) and not raw.isdigit():
-        return raw
-    raise ValueError(f"{raw!r} is neither a port's name nor a number from 1 to 65535")
+    if isinstance(raw, str):
+        if _PORT_NUMBER.fullmatch(raw) and int(raw) <= 65535:
+            return raw
+        if PORT_NAME.fullmatch(raw):
+            return raw
+    raise ValueError(f"{shown(raw)} is neither a port's name nor a number from 1 to 65535")
 
 
 # --- Workload ---------------------------------------------------------------------------------
@@ -56,7 +69,9 @@ class Port:
     """A port that a container listens on."""
 
     container_port: int = spec("The port inside the container.", minimum=1, maximum=65535)
-    name: str = spec("What probes call it.", default="", pattern=LABEL, pattern_help=LABEL_HELP)
+    name: str = spec(
+        "What probes call it.", default="", pattern=PORT_NAME, pattern_help=PORT_NAME_HELP
+    )
     host_port: int = spec(
         "The node's port that leads to it. 0: none. One replica per node can have it.",
         default=0,
@@ -96,7 +111,13 @@ class HttpProbe:
         parse=port_reference,
         shown_type="port name or number",
     )
-    path: str = spec("The path to get.", default="/", max_length=2048)
+    path: str = spec(
+        "The path to get.",
+        default="/",
+        max_length=2048,
+        pattern=HTTP_PATH,
+        pattern_help=HTTP_PATH_HELP,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +196,8 @@ class ResourceRequest:
         minimum=1,
         maximum=1024,
         max_items=16,
+        key_pattern=QUALIFIED,
+        key_help=QUALIFIED_HELP,
     )
 
     def violations(self) -> Iterator[Violation]:
@@ -189,7 +212,7 @@ class SecurityContext:
     """With which rights the container runs."""
 
     run_as_user: int | None = spec(
-        "Numeric user id. Default: the image's.", default=None, minimum=0, maximum=2**31
+        "Numeric user id. Default: the image's.", default=None, minimum=0, maximum=2**31 - 1
     )
     read_only_root_filesystem: bool = spec("Mount the root read-only.", default=False)
 
@@ -201,13 +224,18 @@ class Container:
     name: str = spec("Unique in the pod.", pattern=LABEL, pattern_help=LABEL_HELP)
     image: str = spec("Image reference; by digest is best.", pattern=IMAGE, pattern_help=IMAGE_HELP)
     image_pull_policy: str = spec(
-        "When to pull. Default: IfNotPresent.",
+        "When to pull.",
         default="IfNotPresent",
         choices=("IfNotPresent", "Always", "Never"),
     )
     command: tuple[str, ...] = spec("Replaces the image's entrypoint.", default=())
     args: tuple[str, ...] = spec("Replaces the image's arguments.", default=())
-    working_dir: str = spec("Replaces the image's working directory.", default="")
+    working_dir: str = spec(
+        "Replaces the image's working directory.",
+        default="",
+        pattern=ABSOLUTE_PATH,
+        pattern_help=ABSOLUTE_PATH_HELP,
+    )
     env: tuple[EnvVar, ...] = spec("Environment variables.", default=())
     ports: tuple[Port, ...] = spec("Ports that it listens on.", default=(), max_items=100)
     resources: ResourceRequest = spec("What it needs.", default=ResourceRequest())
@@ -221,20 +249,23 @@ class Container:
     )
 
     def violations(self) -> Iterator[Violation]:
-        yield from _duplicates("ports", [p.name for p in self.ports if p.name], "port name")
-        yield from _duplicates("env", [e.name for e in self.env], "variable")
+        yield from _duplicates("ports[{}].name", [p.name for p in self.ports])
+        yield from _duplicates("env[{}].name", [e.name for e in self.env])
         names = {p.name for p in self.ports if p.name}
         for key, probe in (
             ("readinessProbe", self.readiness_probe),
             ("livenessProbe", self.liveness_probe),
         ):
-            for check in (probe.http, probe.tcp) if probe is not None else ():
-                if check is not None and not check.port.isdigit() and check.port not in names:
-                    yield Violation(key, f"names the port {check.port!r}, which is not in ports")
+            if probe is None:
+                continue
+            for kind, check in (("http", probe.http), ("tcp", probe.tcp)):
+                if check is not None and not check.port.isdecimal() and check.port not in names:
+                    text = f"names the port {check.port!r}, which is not in ports"
+                    yield Violation(f"{key}.{kind}.port", text)
 
     def port_number(self, reference: str) -> int:
         """The container's port behind a probe's reference. Raises KeyError."""
-        if reference.isdigit():
+        if reference.isdecimal():
             return int(reference)
         for port in self.ports:
             if port.name == reference:
@@ -250,14 +281,24 @@ class PodTemplate:
         "The pod's containers; they share its network.", min_items=1, max_items=16
     )
     image_pull_secrets: tuple[str, ...] = spec(
-        "Secrets of type Registry in the same namespace.", default=(), max_items=16
+        "Secrets of type Registry in the same namespace.",
+        default=(),
+        max_items=16,
+        pattern=LABEL,
+        pattern_help=LABEL_HELP,
     )
     stop_grace: float = _duration(10.0, "Time between the stop signal and SIGKILL.", maximum=3600.0)
 
     def violations(self) -> Iterator[Violation]:
-        yield from _duplicates("containers", [c.name for c in self.containers], "container name")
-        host_ports = [f"{p.host_port}/{p.protocol}" for p in self.host_ports()]
-        yield from _duplicates("containers", host_ports, "hostPort")
+        yield from _duplicates("containers[{}].name", [c.name for c in self.containers])
+        seen: set[tuple[int, str]] = set()
+        for i, container in enumerate(self.containers):
+            for j, port in enumerate(container.ports):
+                wanted = (port.host_port, port.protocol)
+                if port.host_port and wanted in seen:
+                    text = f"{port.host_port}/{port.protocol} is already taken in this pod"
+                    yield Violation(f"containers[{i}].ports[{j}].hostPort", text)
+                seen.add(wanted)
 
     def host_ports(self) -> tuple[Port, ...]:
         return tuple(p for c in self.containers for p in c.ports if p.host_port)
@@ -267,8 +308,13 @@ class PodTemplate:
 class Toleration:
     """Lets replicas onto nodes with a matching taint. An empty key matches every taint."""
 
-    key: str = spec("The taint's key.", default="")
-    value: str | None = spec("The taint's value. Default: any.", default=None)
+    key: str = spec("The taint's key.", default="", pattern=QUALIFIED, pattern_help=QUALIFIED_HELP)
+    value: str | None = spec(
+        "The taint's value. Default: any.",
+        default=None,
+        pattern=LABEL_VALUE,
+        pattern_help=LABEL_VALUE_HELP,
+    )
     effect: str = spec(
         "The taint's effect. Default: any.", default="", choices=("", "NoSchedule", "NoExecute")
     )
@@ -294,7 +340,13 @@ class Placement:
         choices=ARCHITECTURES,
     )
     node_selector: dict[str, str] = spec(
-        "Labels that a node must have.", default_factory=dict, max_items=50
+        "Labels that a node must have.",
+        default_factory=dict,
+        max_items=50,
+        key_pattern=QUALIFIED,
+        key_help=QUALIFIED_HELP,
+        pattern=LABEL_VALUE,
+        pattern_help=LABEL_VALUE_HELP,
     )
     tolerations: tuple[Toleration, ...] = spec("Taints to accept.", default=(), max_items=50)
     spread: Spread | None = spec("How to spread replicas.", default=None)
@@ -345,7 +397,7 @@ class ProviderSpec:
 
     legal_name: str = spec("As registered.", max_length=256)
     seat_country: str = spec(
-        "Where it has its registered seat.", pattern=COUNTRY, pattern_help=COUNTRY_HELP
+        "Where it has its registered seat.", parse=country_code, shown_type=COUNTRY_TYPE
     )
 
 
@@ -362,7 +414,7 @@ class SiteSpec:
     """One edge location of one provider."""
 
     provider: str = spec("The Provider's name.", pattern=LABEL, pattern_help=LABEL_HELP)
-    country: str = spec("Where it stands.", pattern=COUNTRY, pattern_help=COUNTRY_HELP)
+    country: str = spec("Where it stands.", parse=country_code, shown_type=COUNTRY_TYPE)
     region: str = spec(
         "The nearest region of orchestrators.", default="", pattern=LABEL, pattern_help=LABEL_HELP
     )
@@ -373,19 +425,23 @@ class SiteSpec:
 class Taint:
     """Keeps replicas away that do not tolerate it."""
 
-    key: str = spec("Such as maintenance.", pattern=QUALIFIED, pattern_help="a qualified name")
+    key: str = spec("Such as maintenance.", pattern=QUALIFIED, pattern_help=QUALIFIED_HELP)
     effect: str = spec(
         "NoSchedule: no new replicas. NoExecute: also moves those that are there.",
         choices=("NoSchedule", "NoExecute"),
     )
-    value: str = spec("Compared by tolerations.", default="", pattern=LABEL_VALUE)
+    value: str = spec(
+        "Compared by tolerations.", default="", pattern=LABEL_VALUE, pattern_help=LABEL_VALUE_HELP
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
     """One box. Nodes come into being by joining, not by apply."""
 
-    site: str = spec("Where it stands; fixed when it joins.", pattern=LABEL)
+    site: str = spec(
+        "Where it stands; fixed when it joins.", pattern=LABEL, pattern_help=LABEL_HELP
+    )
     unschedulable: bool = spec("No new replicas (`edgectl cordon`).", default=False)
     draining: bool = spec("Its replicas move away (`edgectl drain`).", default=False)
     taints: tuple[Taint, ...] = spec("What keeps replicas away.", default=(), max_items=50)
@@ -495,9 +551,10 @@ def kind_named(word: str) -> KindInfo | None:
     return None
 
 
-def _duplicates(path: str, values: list[str], what: str) -> Iterator[Violation]:
+def _duplicates(path: str, values: list[str]) -> Iterator[Violation]:
+    """Every value that was there before; empty ones are free. `{}` in the path is the index."""
     seen: set[str] = set()
-    for value in values:
-        if value in seen:
-            yield Violation(path, f"has the {what} {value!r} twice")
+    for index, value in enumerate(values):
+        if value and value in seen:
+            yield Violation(path.format(index), f"{value!r} is already taken")
         seen.add(value)

@@ -1,14 +1,21 @@
 """Quantities as operators write them: CPU, bytes, durations. Called by the manifest decoder.
 
 The suffixes are those of Kubernetes (`500m`, `256Mi`) and of Go (`1m30s`): operators know them.
+Everything is computed in whole numbers, so that `0.1` means a tenth and equal amounts are equal
+however they are written.
 """
 
+import math
 import re
-from decimal import Decimal, InvalidOperation
+
+from polder.manifest.text import describe, shown
 
 MAX_CPU_MILLIS = 10_000_000  # ten thousand cores
-MAX_BYTES = 1 << 60
+# The sum over a pod's containers must fit a signed 64-bit integer with room to spare.
+MAX_BYTES = 1 << 50
 MAX_DURATION_S = 10 * 365 * 86_400.0
+MAX_TEXT = 64
+_MAX_BITS = 128
 
 _BYTE_SUFFIXES = {
     "": 1,
@@ -23,68 +30,103 @@ _BYTE_SUFFIXES = {
     "Ti": 1 << 40,
     "Pi": 1 << 50,
 }
-_NUMBER = re.compile(r"([+-]?[0-9]+(?:\.[0-9]+)?)([A-Za-z]*)")
-_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
-_DURATION_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_NUMBER = re.compile(r"([0-9]+)(?:\.([0-9]+))?([A-Za-z]*)")
+_DURATION_PART = re.compile(r"([0-9]+)(?:\.([0-9]+))?(ms|s|m|h|d)")
+_NANOS = 1_000_000_000
+_DURATION_UNITS_NS = {
+    "ms": 1_000_000,
+    "s": _NANOS,
+    "m": 60 * _NANOS,
+    "h": 3600 * _NANOS,
+    "d": 86_400 * _NANOS,
+}
 
 
-def _split(raw: object, example: str) -> tuple[Decimal, str]:
+def _text(raw: object, what: str) -> str:
+    """`raw` as text to parse: not negative, not huge. Raises ValueError."""
     if isinstance(raw, bool) or not isinstance(raw, int | float | str):
-        raise ValueError(f"expected a quantity such as {example}, found {_describe(raw)}")
-    match = _NUMBER.fullmatch(str(raw).strip())
+        raise ValueError(f"expected {what}, found {describe(raw)}")
+    if isinstance(raw, int) and raw.bit_length() > _MAX_BITS:
+        raise ValueError("is a number with far too many digits")
+    text = str(raw).strip()
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"{shown(raw)} is not {what}")
+    if text.startswith("-") and text[1:2].isdecimal():
+        raise ValueError(f"{shown(raw)} is negative")
+    return text
+
+
+def _fraction(whole: str, decimals: str | None) -> tuple[int, int]:
+    """Numerator and denominator of `whole.decimals`."""
+    decimals = decimals or ""
+    return int(whole + decimals), 10 ** len(decimals)
+
+
+def _split(raw: object, example: str) -> tuple[int, int, str]:
+    """Numerator, denominator and suffix. Raises ValueError."""
+    match = _NUMBER.fullmatch(_text(raw, f"a quantity such as {example}"))
     if match is None:
-        raise ValueError(f"{raw!r} is not a quantity such as {example}")
-    try:
-        number = Decimal(match.group(1))
-    except InvalidOperation:  # pragma: no cover - the pattern admits only decimals
-        raise ValueError(f"{raw!r} is not a quantity such as {example}") from None
-    if number < 0:
-        raise ValueError(f"{raw!r} is negative")
-    return number, match.group(2)
+        raise ValueError(f"{shown(raw)} is not a quantity such as {example}")
+    return *_fraction(match[1], match[2]), match[3]
 
 
 def cpu_millis(raw: object) -> int:
     """`500m`, `0.5` or `2` in thousandths of a core. Raises ValueError, also when finer."""
-    number, suffix = _split(raw, "500m or 2")
+    number, divisor, suffix = _split(raw, "500m or 2")
     if suffix not in ("", "m"):
-        raise ValueError(f"{raw!r} has the unknown suffix {suffix!r}; CPU is written as 500m or 2")
-    millis = number if suffix == "m" else number * 1000
-    if millis != millis.to_integral_value():
-        raise ValueError(f"{raw!r} is finer than 1m, a thousandth of a core")
+        raise ValueError(
+            f"{shown(raw)} has the unknown suffix {suffix!r}; CPU is written as 500m or 2"
+        )
+    millis, finer = divmod(number if suffix == "m" else number * 1000, divisor)
+    if finer:
+        raise ValueError(f"{shown(raw)} is finer than 1m, a thousandth of a core")
     if millis > MAX_CPU_MILLIS:
-        raise ValueError(f"{raw!r} is more than {MAX_CPU_MILLIS // 1000} cores")
-    return int(millis)
+        raise ValueError(f"{shown(raw)} is more than {MAX_CPU_MILLIS // 1000} cores")
+    return millis
 
 
 def memory_bytes(raw: object) -> int:
-    """`256Mi`, `1G` or `1048576` in bytes. Raises ValueError."""
-    number, suffix = _split(raw, "256Mi or 1G")
+    """`256Mi`, `1G` or `1048576` in bytes, rounded up. Raises ValueError.
+
+    Up, because 0 means "no limit" and nobody who writes a small number means that.
+    """
+    number, divisor, suffix = _split(raw, "256Mi or 1G")
     factor = _BYTE_SUFFIXES.get(suffix)
     if factor is None:
         hint = " (m means thousandths; did you mean M or Mi?)" if suffix == "m" else ""
-        raise ValueError(f"{raw!r} has the unknown suffix {suffix!r}{hint}")
-    total = number * factor
+        raise ValueError(f"{shown(raw)} has the unknown suffix {suffix!r}{hint}")
+    total = -(-number * factor // divisor)
     if total > MAX_BYTES:
-        raise ValueError(f"{raw!r} is absurdly large (over 1 EiB)")
-    return int(total)
+        raise ValueError(f"{shown(raw)} is absurdly large (over 1 PiB)")
+    return total
 
 
 def duration_s(raw: object) -> float:
-    """`30s`, `1m30s`, `500ms` or a number of seconds. Raises ValueError."""
-    if isinstance(raw, bool) or not isinstance(raw, int | float | str):
-        raise ValueError(f"expected a duration such as 30s, found {_describe(raw)}")
-    text = str(raw).strip()
-    if text.startswith("-"):
-        raise ValueError(f"{raw!r} is negative")
-    try:
-        total = float(text)
-    except ValueError:
-        parts = _DURATION_PART.findall(text)
-        if not parts or "".join(number + unit for number, unit in parts) != text:
-            raise ValueError(f"{raw!r} is not a duration such as 30s or 1m30s") from None
-        total = sum(float(number) * _DURATION_UNITS_S[unit] for number, unit in parts)
-    if not 0 <= total <= MAX_DURATION_S:  # NaN fails this too
-        raise ValueError(f"{raw!r} is not a duration between 0 and ten years")
+    """`30s`, `1m30s`, `500ms` or a number of seconds, to the nanosecond. Raises ValueError."""
+    text = _text(raw, "a duration such as 30s or 1m30s")
+    if isinstance(raw, float):
+        nanos = round(raw * 1e9) if math.isfinite(raw) and raw < 2 * MAX_DURATION_S else -1
+    else:
+        nanos = _duration_ns(raw, text)
+    if not 0 <= nanos <= MAX_DURATION_S * _NANOS:
+        raise ValueError(f"{shown(raw)} is not a duration between 0 and ten years")
+    return nanos / _NANOS
+
+
+def _duration_ns(raw: object, text: str) -> int:
+    plain = _NUMBER.fullmatch(text)
+    if plain is not None and not plain[3]:
+        number, divisor = _fraction(plain[1], plain[2])
+        return number * _NANOS // divisor
+    total, end = 0, 0
+    for part in _DURATION_PART.finditer(text):
+        if part.start() != end:
+            break
+        number, divisor = _fraction(part[1], part[2])
+        total += number * _DURATION_UNITS_NS[part[3]] // divisor
+        end = part.end()
+    if not text or end != len(text):
+        raise ValueError(f"{shown(raw)} is not a duration such as 30s or 1m30s")
     return total
 
 
@@ -94,11 +136,11 @@ def format_cpu(millis: int) -> str:
 
 
 def format_bytes(count: int) -> str:
-    """For tables: `268435456` -> `256Mi`; three significant figures at most, so not for storage."""
+    """For tables: `268435456` -> `256Mi`; about three significant figures, so not for storage."""
     value = float(count)
     for suffix in ("", "Ki", "Mi", "Gi", "Ti"):
-        if abs(value) < 1024 or suffix == "Ti":
-            return f"{value:.3g}{suffix}" if value < 1000 else f"{value:.0f}{suffix}"
+        if abs(value) < 1023.5 or suffix == "Ti":
+            return f"{value:.3g}{suffix}" if abs(value) < 999.5 else f"{value:.0f}{suffix}"
         value /= 1024
     raise AssertionError("unreachable")
 
@@ -113,15 +155,3 @@ def format_duration(seconds: float) -> str:
     if whole < 3 * 86_400:
         return f"{whole // 3600}h"
     return f"{whole // 86_400}d"
-
-
-def _describe(raw: object) -> str:
-    if raw is None:
-        return "nothing"
-    if isinstance(raw, bool):
-        return "true" if raw else "false"
-    if isinstance(raw, dict):
-        return "a mapping"
-    if isinstance(raw, list):
-        return "a list"
-    return repr(raw)
