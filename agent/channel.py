@@ -1,8 +1,13 @@
 """How the agent dials an orchestrator: TLS, keepalive and limits. Used by session and join."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import grpc
 
 from agent.identity_store import NodeIdentity
+from polder.errors import parse_detail
+from polder.v1 import common_pb2
 
 # The DNS name that every member's certificate carries besides its identity. Node and operator
 # certificates never do, so that nobody else passes for an orchestrator whatever its address.
@@ -50,3 +55,8 @@ def open_join_channel(endpoint: str, root_pem: bytes) -> grpc.aio.Channel:
     """A channel without a certificate of ours, to a server that `root_pem` vouches for."""
     credentials = grpc.ssl_channel_credentials(root_pem)
     return grpc.aio.secure_channel(endpoint, credentials, _options(20.0, 8.0))
+
+
+def detail_of(metadata: Iterable[Any] | None) -> common_pb2.ErrorDetail | None:
+    """What a failed call says in its trailing metadata, for which grpc has several types."""
+    return parse_detail([(key, value) for key, value in metadata or ()])

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 
+from agent.channel import detail_of
 from agent.outbox import EventQueue, Outbox, Overflow
-from polder.errors import parse_detail
 from polder.v1 import agent_pb2, agent_pb2_grpc, plan_pb2
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,6 @@ class Node(Protocol):
 
 
 if TYPE_CHECKING:
-    _Metadata = Iterable[Any] | None  # grpc has several types for it
     _Call = grpc.aio.StreamStreamCall[agent_pb2.SessionRequest, agent_pb2.SessionResponse]
 
 Relay = Callable[[grpc.aio.Channel, agent_pb2.OpenRelay], None]
@@ -320,8 +319,8 @@ def _end_of(error: grpc.RpcError) -> SessionEnd:
     return SessionEnd("Lost", str(error))
 
 
-def _end(code: grpc.StatusCode, details: str, metadata: "_Metadata") -> SessionEnd:
-    detail = parse_detail(tuple(metadata or ()))
+def _end(code: grpc.StatusCode, details: str, metadata: Iterable[Any] | None) -> SessionEnd:
+    detail = detail_of(metadata)
     reason = detail.reason if detail else code.name
     return SessionEnd(reason, details[:500], refused=code in REFUSALS)
 
