@@ -87,6 +87,12 @@ def test_times_of_what_has_not_happened() -> None:
     assert translate.seconds(1_500_000_000) == 1.5
 
 
+def test_a_short_process_does_not_end_before_it_starts() -> None:
+    status = pb.ContainerStatus(id="c", started_at=3_000_000_001, finished_at=3_000_000_000)
+    state = translate.container_state(status, "p")
+    assert state.started_at == state.finished_at == 3.0
+
+
 @pytest.mark.parametrize(
     ("name", "version", "config", "objects"),
     [

@@ -121,7 +121,7 @@ class CriRuntime:
         return (await self._runtime.ContainerStatus(request, timeout=QUICK_S)).status
 
     async def container_status(self, container_id: str) -> ContainerState:
-        """CRI does not tell the pod here: `pod_id` stays empty, and `image` may be any of its names.
+        """CRI does not tell the pod here: `pod_id` stays empty, `image` may be any alias.
 
         Raises NotFound.
         """

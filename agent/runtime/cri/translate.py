@@ -188,6 +188,10 @@ def pod_state(item: pb.PodSandbox, ip: str, containers: Iterable[ContainerState]
 
 def container_state(status: pb.ContainerStatus, pod_id: str, image: str = "") -> ContainerState:
     """From ContainerStatus, which does not say the pod: the caller knows it from the list."""
+    started_at, finished_at = seconds(status.started_at), seconds(status.finished_at)
+    if finished_at:
+        # The runtime notes the start after the fact: a short process has ended before it "began".
+        started_at = min(started_at, finished_at)
     return ContainerState(
         id=status.id,
         pod_id=pod_id,
@@ -198,8 +202,8 @@ def container_state(status: pb.ContainerStatus, pod_id: str, image: str = "") ->
         labels=dict(status.labels),
         annotations=dict(status.annotations),
         created_at=seconds(status.created_at),
-        started_at=seconds(status.started_at),
-        finished_at=seconds(status.finished_at),
+        started_at=started_at,
+        finished_at=finished_at,
         exit_code=status.exit_code,
         reason=status.reason,
         message=status.message,
