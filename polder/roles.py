@@ -1,12 +1,14 @@
-"""Operator roles and what each may do. They stand in the certificate, so that an agent that is cut
-off can check them alone. Used by the operator API, by identity when it issues, and by edgectl.
+"""Operator roles and what each may do.
+
+They stand in the certificate, so that an agent that is cut off can check them alone. Used by the
+operator API, by identity when it issues, and by edgectl.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from polder.manifest.kinds import LABEL
+from polder.manifest.names import LABEL
 from polder.manifest.text import shown
 
 

@@ -8,26 +8,28 @@ from polder.manifest.decode import InvalidManifest, canonical, decode, digest
 from polder.manifest.document import API_VERSION, Manifest, ManifestMetadata, decode_document
 from polder.manifest.kinds import (
     KINDS,
-    Container,
-    EnvVar,
     KindInfo,
     NamespaceSpec,
     NodeSpec,
-    Placement,
-    PodTemplate,
-    Port,
-    Probe,
     ProviderSpec,
-    ResourceRequest,
     SecretSpec,
     SiteSpec,
-    Spread,
     Taint,
-    Toleration,
     WorkloadSpec,
     kind_named,
 )
 from polder.manifest.schema import Violation
+from polder.manifest.workload import (
+    Container,
+    EnvVar,
+    Placement,
+    PodTemplate,
+    Port,
+    Probe,
+    ResourceRequest,
+    Spread,
+    Toleration,
+)
 
 __all__ = [
     "API_VERSION",

@@ -6,15 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from polder.manifest.decode import MAX_VIOLATIONS, InvalidManifest, decode, unknown_field
-from polder.manifest.kinds import (
-    KINDS,
-    LABEL_VALUE,
-    LABEL_VALUE_HELP,
-    QUALIFIED,
-    QUALIFIED_HELP,
-    KindInfo,
-    kind_named,
-)
+from polder.manifest.kinds import KINDS, KindInfo, kind_named
+from polder.manifest.names import LABEL_VALUE, LABEL_VALUE_HELP, QUALIFIED, QUALIFIED_HELP
 from polder.manifest.schema import Violation, spec
 from polder.manifest.text import describe, key_text, nearest, shown
 

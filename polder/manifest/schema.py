@@ -1,8 +1,9 @@
 """How a dataclass says what its fields look like in a manifest.
 
-The dataclasses in `kinds.py` are the schema: field names become camelCase keys; `spec(...)` adds
-the sentence that `edgectl explain` shows and the limits that the decoder checks. A library was not
-taken because none gives all errors at once with paths while staying small enough for the agent.
+Used by `kinds.py` and `workload.py`, whose dataclasses are the schema: field names become camelCase
+keys; `spec(...)` adds the sentence that `edgectl explain` shows and the limits that the decoder
+checks. A library was not taken because none gives all errors at once with paths while staying small
+enough for the agent.
 """
 
 import dataclasses
