@@ -1,5 +1,6 @@
 """Private containerd instances: side by side, repaired, in a namespace, gone without a trace."""
 
+import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.runtime.cri.adapter import CriRuntime
-from agent.runtime.port import PortMapping
+from agent.runtime.port import ContainerPhase, PortMapping
 from devcluster import network, residue
 from devcluster.containerd import PrivateContainerd
 from devcluster.image import HELLO, hello_image
@@ -81,6 +82,33 @@ def test_start_reuses_and_repairs(instance: PrivateContainerd) -> None:
     assert instance.pid == 0
     instance.start()
     assert instance.pid not in (0, 1, first)
+
+
+async def test_pods_after_a_power_cut_can_be_replaced(
+    instance: PrivateContainerd, tmp_path: Path
+) -> None:
+    """What a boot leaves: the runtime's records on disk, nothing under /run, no process."""
+    instance.start()
+    instance.import_images([hello_image()])
+    port = free_port()
+    await run_one_pod(instance, tmp_path, port)
+    instance.kill_daemon()
+    residue.kill_shims(str(instance.paths.socket))
+    residue.unmount_below(instance.paths.state)
+    network.remove(instance.bridge, "")
+    shutil.rmtree(instance.paths.run)
+
+    instance.start()
+    runtime = CriRuntime(instance.socket)
+    try:
+        (pod,) = await runtime.list_pods()
+        assert not pod.ready
+        assert [c.phase for c in pod.containers] == [ContainerPhase.EXITED]
+        await runtime.remove_pod(pod.id)
+        assert await runtime.list_pods() == []
+    finally:
+        await runtime.close()
+    await run_one_pod(instance, tmp_path, port)
 
 
 def test_instances_live_side_by_side(
