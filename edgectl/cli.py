@@ -1,0 +1,109 @@
+"""The argument parser and the dispatch to a verb's module. Called by `edgectl.__main__`.
+
+Only argparse is imported here. A verb is a `Verb` row below plus a function in `edgectl.verbs` that
+takes the `Invocation` and returns the exit code.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from edgectl.arguments import VERBS, Verb, add_common
+
+_DESCRIPTION = "Operate a Polder installation: apply workloads, see what runs where, manage nodes."
+_EPILOG = """\
+Try:
+  edgectl get nodes,workloads        what there is
+  edgectl apply -f hello.yaml        create or change what a file describes
+  edgectl explain workload.template  the fields of a manifest
+  edgectl VERB --help                one verb's options
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Options may stand between positional arguments, as in `get nodes -o wide edge-1`."""
+
+    _intermixing = False
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        grouping = self._subparsers is not None
+        if grouping or self._intermixing:
+            return super().parse_known_args(args, namespace)
+        self._intermixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._intermixing = False
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
+        print(f"  see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; also what completion scripts are made from."""
+    parser = _Parser(
+        prog="edgectl",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_common(parser)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
+    for verb in VERBS:
+        _add_verb(verbs, verb)
+    return parser
+
+
+def _add_verb(verbs: "argparse._SubParsersAction[_Parser]", verb: Verb) -> None:
+    description = verb.description or verb.help[:1].upper() + verb.help[1:] + "."
+    parser = verbs.add_parser(
+        verb.name,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        **({} if verb.hidden else {"help": verb.help}),  # type: ignore[arg-type]
+    )
+    add_common(parser)
+    verb.add(parser)
+    if verb.children:
+        children = parser.add_subparsers(dest="subverb", metavar="COMMAND", parser_class=_Parser)
+        children.required = True
+        for child in verb.children:
+            _add_verb(children, child)
+    else:
+        parser.set_defaults(run=verb.run)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """What `--` separates from the options is left alone as the command of exec."""
+    parser = build_parser()
+    if "--" in argv:
+        at = list(argv).index("--")
+        if "exec" in argv[:at]:
+            options = parser.parse_args(argv[:at])
+            if getattr(options, "verb", None) == "exec":
+                options.command = [*options.command, *argv[at + 1 :]]
+                return options
+    options = parser.parse_args(argv)
+    if options.verb is None:
+        parser.print_help(sys.stderr)
+        raise SystemExit(2)
+    return options
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse and run. Returns the exit code; raises CliError."""
+    options = parse(argv)
+    module_name, _, function_name = options.run.partition(":")
+    from edgectl.invocation import Invocation
+
+    module = importlib.import_module(f"edgectl.verbs.{module_name}")
+    function: Callable[[Invocation], int] = getattr(module, function_name or "run")
+    with Invocation(options) as invocation:
+        return function(invocation)

@@ -1,0 +1,291 @@
+"""What tables show of each kind: NAME first, AGE last, every status with its age. Pure.
+
+`status_words` is also what describe, wait and drain call the state of a resource.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from edgectl.resources import Item
+from edgectl.text import NONE, age, clock, since
+from polder.manifest.quantity import format_bytes, format_cpu, format_duration
+
+_Cells = Callable[[Item], list[str]]
+
+
+def headers(kind: str, *, wide: bool, namespaces: bool) -> list[str]:
+    normal, extra, _, _ = _KINDS[kind]
+    middle = [*normal, *extra] if wide else list(normal)
+    return [*(["NAMESPACE"] if namespaces else []), "NAME", *middle, "AGE"]
+
+
+def row(item: Item, *, wide: bool, namespaces: bool, prefixed: bool = False) -> list[str]:
+    """Cells under `headers`. `prefixed`: the name says its kind, as in `node/edge-1`."""
+    _, _, cells, more = _KINDS[item.kind]
+    middle = [*cells(item), *more(item)] if wide else cells(item)
+    name = item.label if prefixed else item.name
+    first = [item.namespace or NONE] if namespaces else []
+    return [*first, name, *middle, age(item.resource.metadata.created_at_ms, item.now_ms)]
+
+
+def status_words(item: Item) -> str:
+    """Such as `Ready,cordoned`, `Unknown since 14:02:11 (3m ago)`, `Pending (HostPortTaken)`."""
+    if item.kind == "Node":
+        return _node_status(item)
+    if item.kind == "Workload":
+        return _phase(item, "updatedAt")
+    if item.kind == "Replica":
+        return _phase(item, "observedAt")
+    return "Deleting" if item.deleting else "Active"
+
+
+def number(value: Any) -> int:
+    """A count out of a status; 0 for anything else."""
+    return int(value) if isinstance(value, int | float) else 0
+
+
+# --- Node -------------------------------------------------------------------------------------
+
+
+def _node_status(item: Item) -> str:
+    status, spec = item.status, item.spec
+    if status.get("revoked"):
+        word = "Revoked"
+    elif status.get("ready") is True:
+        word = "Ready"
+    else:
+        word = "NotReady" if status.get("ready") is False else "Unknown"
+        seen = number(status.get("sinceAt") or status.get("lastSeenAt"))
+        word = f"{word} {since(seen, item.now_ms)}".strip()
+    if spec.get("draining"):
+        word += ",draining"
+    elif spec.get("unschedulable"):
+        word += ",cordoned"
+    if item.deleting:
+        word += ",deleting"
+    return word
+
+
+def _node(item: Item) -> list[str]:
+    inventory = part(item.status, "inventory")
+    allocatable, allocated = part(inventory, "allocatable"), part(item.status, "allocated")
+    cpu = _share(allocated.get("cpuMillis"), allocatable.get("cpuMillis"), format_cpu)
+    memory = _share(allocated.get("memoryBytes"), allocatable.get("memoryBytes"), format_bytes)
+    return [
+        _node_status(item),
+        str(item.spec.get("site") or NONE),
+        str(inventory.get("arch") or NONE),
+        cpu,
+        memory,
+        str(number(item.status.get("replicas"))),
+    ]
+
+
+def _node_wide(item: Item) -> list[str]:
+    inventory = part(item.status, "inventory")
+    addresses = inventory.get("addresses")
+    expires = number(item.status.get("certificateExpiresAt"))
+    return [
+        str((addresses if isinstance(addresses, list) and addresses else [NONE])[0]),
+        str(inventory.get("os") or NONE),
+        str(inventory.get("kernel") or NONE),
+        str(inventory.get("runtimeVersion") or NONE),
+        str(item.status.get("agentVersion") or NONE),
+        _devices(part(item.status, "allocated"), part(inventory, "allocatable")),
+        _expiry(expires, item.now_ms),
+        ",".join(bad_conditions(item)) or NONE,
+    ]
+
+
+def _devices(allocated: dict[str, Any], allocatable: dict[str, Any]) -> str:
+    """`polder.eu/gpu=1/2`"""
+    used, total = part(allocated, "devices"), part(allocatable, "devices")
+    shown = [f"{name}={number(used.get(name))}/{number(total[name])}" for name in sorted(total)]
+    return ",".join(shown) or NONE
+
+
+def bad_conditions(item: Item) -> list[str]:
+    """Types of the conditions that report trouble: every one that holds, except Ready."""
+    found = item.status.get("conditions")
+    conditions = found if isinstance(found, list) else []
+    return [
+        str(c.get("type"))
+        for c in conditions
+        if isinstance(c, dict) and c.get("type") != "Ready" and holds(c)
+    ]
+
+
+def holds(condition: dict[str, Any]) -> bool:
+    """Whether a condition is true, however the status is written."""
+    return condition.get("status") is True or str(condition.get("status")).lower() == "true"
+
+
+# --- Workload and Replica ---------------------------------------------------------------------
+
+
+def _phase(item: Item, observed_key: str) -> str:
+    status = item.status
+    phase = str(status.get("phase") or "Pending")
+    if item.deleting and phase not in ("Unknown",):
+        return "Deleting"
+    if phase == "Unknown":
+        return f"Unknown {since(number(status.get(observed_key)), item.now_ms)}".strip()
+    reason = status.get("reason") or _container_reason(status)
+    settled = phase == "Running" and (status.get("ready") or item.kind == "Workload")
+    return f"{phase} ({reason})" if reason and not settled else phase
+
+
+def _container_reason(status: dict[str, Any]) -> str:
+    for container in containers(status):
+        if container.get("reason") and not container.get("ready"):
+            return str(container["reason"])
+    return ""
+
+
+def containers(status: dict[str, Any]) -> list[dict[str, Any]]:
+    """The containers of a replica's status."""
+    found = status.get("containers")
+    return [c for c in found if isinstance(c, dict)] if isinstance(found, list) else []
+
+
+def _workload(item: Item) -> list[str]:
+    status = item.status
+    ready = f"{number(status.get('ready'))}/{number(status.get('replicas'))}"
+    return [ready, _phase(item, "updatedAt"), str(number(status.get("revision")))]
+
+
+def _workload_wide(item: Item) -> list[str]:
+    status = item.status
+    template = part(item.spec, "template")
+    given = template.get("containers")
+    images = [str(c.get("image")) for c in given or [] if isinstance(c, dict)]
+    return [
+        str(number(status.get("placed"))),
+        str(number(status.get("running"))),
+        str(number(status.get("updated"))),
+        str(item.spec.get("priority") or 0),
+        ",".join(images) or NONE,
+        str(status.get("message") or NONE),
+    ]
+
+
+def _replica(item: Item) -> list[str]:
+    status = item.status
+    own = containers(status)
+    ready = sum(1 for container in own if container.get("ready"))
+    return [
+        f"{ready}/{len(own)}",
+        _phase(item, "observedAt"),
+        _restarts(item),
+        str(item.spec.get("node") or status.get("node") or NONE),
+    ]
+
+
+def _restarts(item: Item) -> str:
+    """`3 (2m ago)`: when the last container before this one ended."""
+    own = containers(item.status)
+    total = number(item.status.get("restarts")) or sum(number(c.get("restarts")) for c in own)
+    ends = [number(part(c, "lastExit").get("finishedAt")) for c in own]
+    if total and any(ends):
+        return f"{total} ({age(max(ends), item.now_ms)} ago)"
+    return str(total)
+
+
+def _replica_wide(item: Item) -> list[str]:
+    status = item.status
+    ports = status.get("hostPorts")
+    observed = number(status.get("observedAt"))
+    return [
+        str(status.get("podIp") or NONE),
+        ",".join(str(port) for port in ports) if isinstance(ports, list) and ports else NONE,
+        str(number(item.spec.get("revision"))),
+        str(number(item.spec.get("epoch"))),
+        clock(observed, item.now_ms) if observed else NONE,
+        str(status.get("message") or NONE),
+    ]
+
+
+# --- the other kinds --------------------------------------------------------------------------
+
+
+def _site(item: Item) -> list[str]:
+    status = item.status
+    return [
+        str(item.spec.get("provider") or NONE),
+        str(item.spec.get("country") or NONE),
+        str(item.spec.get("region") or NONE),
+        f"{number(status.get('ready'))}/{number(status.get('nodes'))}",
+    ]
+
+
+def _provider(item: Item) -> list[str]:
+    return [str(item.spec.get("legalName") or NONE), str(item.spec.get("seatCountry") or NONE)]
+
+
+def _namespace(item: Item) -> list[str]:
+    return [status_words(item), str(item.spec.get("description") or NONE)[:60]]
+
+
+def _secret(item: Item) -> list[str]:
+    return [str(item.spec.get("type") or "Opaque"), str(len(part(item.spec, "data")))]
+
+
+def _operator(item: Item) -> list[str]:
+    roles = item.spec.get("roles")
+    expires = number(item.status.get("certificateExpiresAt"))
+    if item.status.get("revoked"):
+        state = "Revoked"
+    else:
+        state = "Expired" if expires and expires <= item.now_ms else "Valid"
+    shown = ",".join(str(role) for role in roles) if isinstance(roles, list) else ""
+    return [shown or NONE, state, _expiry(expires, item.now_ms)]
+
+
+def _nothing(_: Item) -> list[str]:
+    return []
+
+
+_KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], _Cells, _Cells]] = {
+    "Node": (
+        ("STATUS", "SITE", "ARCH", "CPU", "MEMORY", "REPLICAS"),
+        ("ADDRESS", "OS", "KERNEL", "RUNTIME", "AGENT", "DEVICES", "CERTIFICATE", "CONDITIONS"),
+        _node,
+        _node_wide,
+    ),
+    "Workload": (
+        ("READY", "STATUS", "REVISION"),
+        ("PLACED", "RUNNING", "UPDATED", "PRIORITY", "IMAGES", "MESSAGE"),
+        _workload,
+        _workload_wide,
+    ),
+    "Replica": (
+        ("READY", "STATUS", "RESTARTS", "NODE"),
+        ("IP", "HOSTPORTS", "REVISION", "EPOCH", "OBSERVED", "MESSAGE"),
+        _replica,
+        _replica_wide,
+    ),
+    "Site": (("PROVIDER", "COUNTRY", "REGION", "READY"), (), _site, _nothing),
+    "Provider": (("LEGAL-NAME", "COUNTRY"), (), _provider, _nothing),
+    "Namespace": (("STATUS", "DESCRIPTION"), (), _namespace, _nothing),
+    "Secret": (("TYPE", "DATA"), (), _secret, _nothing),
+    "Operator": (("ROLES", "STATUS", "CERTIFICATE"), (), _operator, _nothing),
+}
+
+
+def part(mapping: dict[str, Any], key: str) -> dict[str, Any]:
+    """A mapping inside of a status; empty for anything else."""
+    value = mapping.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _share(used: Any, total: Any, shown: Callable[[int], str]) -> str:
+    if not total:
+        return NONE
+    return f"{shown(number(used))}/{shown(number(total))}"
+
+
+def _expiry(expires_ms: int, now_ms: int) -> str:
+    if not expires_ms:
+        return NONE
+    left = (expires_ms - now_ms) / 1000
+    return f"{format_duration(left)} left" if left > 0 else "expired"

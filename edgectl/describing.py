@@ -1,0 +1,236 @@
+"""The text of `edgectl describe`, without the events. Pure.
+
+Values of secrets are never part of it.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from edgectl.columns import containers, number, part, status_words
+from edgectl.resources import Item
+from edgectl.text import NONE, moment, safe, since
+from polder.manifest.quantity import format_bytes, format_cpu, format_duration
+
+_WIDTH = 20
+# Ends of keys whose numbers have these units.
+_FORMATS = {"Bytes": format_bytes, "Millis": format_cpu}
+
+
+def description(item: Item) -> list[str]:
+    """Lines, sections from the general to the particular."""
+    return [
+        *_heading(item),
+        *(_BODIES.get(item.kind) or _other)(item),
+    ]
+
+
+def _heading(item: Item) -> Iterator[str]:
+    metadata = item.resource.metadata
+    yield _pair("Name", item.name)
+    if item.namespace:
+        yield _pair("Namespace", item.namespace)
+    yield _pair("Kind", item.kind)
+    yield from _mapping("Labels", dict(metadata.labels))
+    yield from _mapping("Annotations", dict(metadata.annotations))
+    yield _pair("Created", moment(metadata.created_at_ms, item.now_ms))
+    if metadata.deletion_requested_at_ms:
+        yield _pair("Deletion", moment(metadata.deletion_requested_at_ms, item.now_ms))
+    yield _pair("Generation", metadata.generation)
+    yield _pair("Status", status_words(item))
+    for key in ("reason", "message"):
+        if item.status.get(key):
+            yield _pair(f"  {key.capitalize()}", item.status[key])
+
+
+def _node(item: Item) -> Iterator[str]:
+    status, inventory = item.status, part(item.status, "inventory")
+    source = status.get("source") or NONE
+    yield _pair("Last seen", f"{moment(number(status.get('lastSeenAt')), item.now_ms)} by {source}")
+    yield _pair("Session", "open" if status.get("session") else "none")
+    yield _pair("Agent version", status.get("agentVersion") or NONE)
+    expires = number(status.get("certificateExpiresAt"))
+    yield _pair("Certificate until", moment(expires, item.now_ms))
+    plan = f"generation {number(status.get('planGeneration'))}"
+    yield _pair("Plan", f"{plan}, acknowledged {number(status.get('ackedGeneration'))}")
+    if status.get("planError"):
+        yield _pair("Plan error", status["planError"])
+    yield _pair("Site", item.spec.get("site") or NONE)
+    taints = item.spec.get("taints")
+    yield from _list("Taints", [_taint(t) for t in taints] if isinstance(taints, list) else [])
+    machine = {k: v for k, v in inventory.items() if k not in _RESOURCE_PARTS and v}
+    observed = number(status.get("inventoryAt"))
+    yield _pair("Inventory", f"reported {moment(observed, item.now_ms)}")
+    yield from _tree(machine, 2, item.now_ms)
+    yield "Resources:"
+    yield from _resources(inventory, part(status, "allocated"))
+    if part(status, "usage"):
+        yield "Usage:"
+        yield from _tree(part(status, "usage"), 2, item.now_ms)
+    yield from _conditions(item)
+
+
+_RESOURCE_PARTS = ("capacity", "reserved", "allocatable")
+
+
+def _resources(inventory: dict[str, Any], allocated: dict[str, Any]) -> Iterator[str]:
+    parts = [part(inventory, name) for name in _RESOURCE_PARTS] + [allocated]
+    yield f"  {'':<12}{'CAPACITY':<12}{'RESERVED':<12}{'ALLOCATABLE':<14}ALLOCATED"
+    for title, key, shown in (
+        ("cpu", "cpuMillis", format_cpu),
+        ("memory", "memoryBytes", format_bytes),
+        ("disk", "diskBytes", format_bytes),
+    ):
+        cells = [shown(number(p.get(key))) for p in parts]
+        yield f"  {title:<12}{cells[0]:<12}{cells[1]:<12}{cells[2]:<14}{cells[3]}"
+    for device in sorted(part(parts[0], "devices")):
+        counts = [str(number(part(p, "devices").get(device))) for p in parts]
+        yield f"  {safe(device)}: {counts[0]} of which allocatable {counts[2]}, in use {counts[3]}"
+
+
+def _conditions(item: Item) -> Iterator[str]:
+    found = item.status.get("conditions")
+    if not isinstance(found, list) or not found:
+        return
+    yield "Conditions:"
+    for condition in found:
+        if isinstance(condition, dict):
+            at = since(number(condition.get("sinceAt")), item.now_ms)
+            words = [condition.get("reason"), condition.get("message")]
+            text = ": ".join(str(word) for word in words if word)
+            source = f" [{condition['source']}]" if condition.get("source") else ""
+            line = f"{condition.get('type')} {condition.get('status')} {at} {text}{source}"
+            yield f"  {safe(' '.join(line.split()))}"
+
+
+def _workload(item: Item) -> Iterator[str]:
+    status = item.status
+    counts = ("replicas", "placed", "running", "ready", "updated")
+    shown = ", ".join(f"{number(status.get(key))} {key}" for key in counts)
+    yield _pair("Counts", shown.replace("replicas", "wanted", 1))
+    yield _pair("Revision", number(status.get("revision")))
+    yield _pair("Updated", moment(number(status.get("updatedAt")), item.now_ms))
+    unplaced = status.get("unplaced")
+    for entry in unplaced if isinstance(unplaced, list) else []:
+        if isinstance(entry, dict):
+            yield f"Unplaced {safe(entry.get('replica'))}: {safe(entry.get('message') or '')}"
+            for reason in entry.get("reasons") or []:
+                if isinstance(reason, dict):
+                    nodes = number(reason.get("nodes"))
+                    yield f"  {nodes} node(s): {safe(reason.get('reason'))}"
+    yield "Spec:"
+    yield from _tree(item.spec, 2, item.now_ms)
+
+
+def _replica(item: Item) -> Iterator[str]:
+    spec, status = item.spec, item.status
+    yield _pair("Workload", spec.get("workload") or NONE)
+    yield _pair("Node", spec.get("node") or status.get("node") or NONE)
+    revision = f"{number(spec.get('revision'))} (epoch {number(spec.get('epoch'))})"
+    yield _pair("Revision", revision)
+    observed = moment(number(status.get("observedAt")), item.now_ms)
+    yield _pair("Observed", f"{observed} by {status.get('source') or NONE}")
+    yield _pair("Pod IP", status.get("podIp") or NONE)
+    ports = status.get("hostPorts")
+    shown = ", ".join(str(port) for port in ports) if isinstance(ports, list) else ""
+    yield _pair("Host ports", shown or NONE)
+    yield _pair("Started", moment(number(status.get("startedAt")), item.now_ms))
+    yield _pair("Restarts", number(status.get("restarts")))
+    for container in containers(status):
+        yield f"Container {safe(container.get('name'))}:"
+        yield from _container(container, item.now_ms)
+
+
+def _container(container: dict[str, Any], now_ms: int) -> Iterator[str]:
+    state = str(container.get("state") or NONE)
+    yield _pair("  State", f"{state}, {'ready' if container.get('ready') else 'not ready'}")
+    for key in ("reason", "message", "image", "id"):
+        if container.get(key):
+            yield _pair(f"  {key.capitalize()}", container[key])
+    for title, key in (("Started", "startedAt"), ("Finished", "finishedAt")):
+        if container.get(key):
+            yield _pair(f"  {title}", moment(number(container[key]), now_ms))
+    if container.get("finishedAt"):
+        yield _pair("  Exit code", container.get("exitCode"))
+    yield _pair("  Restarts", number(container.get("restarts")))
+    last = part(container, "lastExit")
+    if last:
+        at = moment(number(last.get("finishedAt")), now_ms)
+        words = f"exit code {last.get('exitCode')}, {last.get('reason') or NONE}, {at}"
+        yield _pair("  Last exit", words)
+        if last.get("message"):
+            yield _pair("    Message", last["message"])
+        for line in str(last.get("lastLog") or "").splitlines():
+            yield f"    | {safe(line)}"
+
+
+def _secret(item: Item) -> Iterator[str]:
+    yield _pair("Type", item.spec.get("type") or "Opaque")
+    data = part(item.spec, "data")
+    sizes = [f"{safe(key)}: {len(str(value))} characters" for key, value in sorted(data.items())]
+    yield from _list("Data", sizes)
+
+
+def _other(item: Item) -> Iterator[str]:
+    if item.spec:
+        yield "Spec:"
+        yield from _tree(item.spec, 2, item.now_ms)
+    if item.status:
+        yield "Details:"
+        yield from _tree(item.status, 2, item.now_ms)
+
+
+_BODIES = {"Node": _node, "Workload": _workload, "Replica": _replica, "Secret": _secret}
+
+
+# --- pieces -----------------------------------------------------------------------------------
+
+
+def _pair(title: str, value: object) -> str:
+    return f"{title + ':':<{_WIDTH}}{safe(value)}".rstrip()
+
+
+def _mapping(title: str, values: dict[str, str]) -> Iterator[str]:
+    yield from _list(title, [f"{key}={value}" for key, value in sorted(values.items())])
+
+
+def _list(title: str, values: list[str]) -> Iterator[str]:
+    for number_, value in enumerate(values or [NONE]):
+        yield _pair(title, value) if number_ == 0 else " " * _WIDTH + safe(value)
+
+
+def _taint(taint: Any) -> str:
+    if not isinstance(taint, dict):
+        return safe(taint)
+    value = f"={taint['value']}" if taint.get("value") else ""
+    return f"{taint.get('key')}{value}:{taint.get('effect')}"
+
+
+def _tree(value: Any, indent: int, now_ms: int) -> Iterator[str]:
+    """Nested data in the shape of YAML; numbers with units in a form for people."""
+    pad = " " * indent
+    if isinstance(value, dict):
+        for key, child in value.items():
+            if isinstance(child, dict | list) and child:
+                yield f"{pad}{safe(key)}:"
+                yield from _tree(child, indent + 2, now_ms)
+            else:
+                yield f"{pad}{safe(key)}: {_leaf(str(key), child, now_ms)}"
+    elif isinstance(value, list):
+        for child in value:
+            lines = list(_tree(child, indent + 2, now_ms))
+            if lines:
+                yield f"{pad}- {lines[0].lstrip()}"
+                yield from lines[1:]
+    else:
+        yield f"{pad}{safe(value)}"
+
+
+def _leaf(key: str, value: Any, now_ms: int) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return NONE if value in (None, {}, []) else safe(value)
+    if key.endswith("At"):
+        return moment(int(value), now_ms)
+    for suffix, shown in _FORMATS.items():
+        if key.endswith(suffix):
+            return shown(int(value))
+    return format_duration(value) if key.endswith("Seconds") else f"{value:g}"

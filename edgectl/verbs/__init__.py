@@ -1,0 +1,1 @@
+"""One module per verb (or family of verbs). `edgectl.cli` imports the one that is asked for."""
