@@ -50,6 +50,8 @@ class Cache:
         self._clock = clock
         self._values: dict[str, object] = {}
         self._resources: dict[str, dict[str, StoredResource]] = defaultdict(dict)
+        self._revisions: dict[str, TemplateRevision] = {}
+        self._placements: dict[str, NodePlacement] = {}
         self._listeners: list[Listener] = []
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
@@ -82,13 +84,17 @@ class Cache:
         found = self._values.get(keys.revision(workload_uid, number))
         return found if isinstance(found, TemplateRevision) else None
 
+    def revisions(self) -> Iterable[TemplateRevision]:
+        """Every stored template of every workload."""
+        return self._revisions.values()
+
     def placement(self, node: str) -> NodePlacement:
         """An absent placement is generation 0 with nothing in it."""
         found = self._values.get(keys.placement(node))
         return found if isinstance(found, NodePlacement) else NodePlacement(node)
 
     def placements(self) -> list[NodePlacement]:
-        return [value for value in self._values.values() if isinstance(value, NodePlacement)]
+        return list(self._placements.values())
 
     def identity(self, kind: str, name: str) -> IdentityRecord | None:
         found = self._values.get(keys.identity(kind, name))
@@ -196,6 +202,13 @@ class Cache:
                 self._resources[change.value.kind][change.key] = change.value
             elif isinstance(change.previous, StoredResource):
                 self._resources[change.previous.kind].pop(change.key, None)
+            elif isinstance(change.value, TemplateRevision):
+                self._revisions[change.key] = change.value
+            elif isinstance(change.value, NodePlacement):
+                self._placements[change.key] = change.value
+            else:
+                self._revisions.pop(change.key, None)
+                self._placements.pop(change.key, None)
         self.revision = max(self.revision, revision)
         self.synced_at = self._clock()
         if changes:

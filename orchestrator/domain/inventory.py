@@ -1,0 +1,91 @@
+"""What a node says it has: checked before anything believes it, and read back from the record.
+
+The gateway refuses a node whose numbers cannot be true; the leader and the operator API read the
+stored form. A broken agent must harm nobody but its own node.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf import json_format
+
+from polder.manifest.quantity import MAX_BYTES, MAX_CPU_MILLIS
+from polder.v1 import agent_pb2
+
+DEVICES_MAX = 256
+ACCELERATORS_MAX = 256
+DEVICE_COUNT_MAX = 1_000_000
+TEXT_MAX = 256
+_AMOUNT_LIMITS = {
+    "cpu_millis": MAX_CPU_MILLIS,
+    "memory_bytes": MAX_BYTES,
+    "disk_bytes": MAX_BYTES,
+}
+
+
+def problems(inventory: agent_pb2.NodeInventory) -> list[str]:
+    """Everything that cannot be true of a machine; empty when it can be believed."""
+    found = []
+    for name in ("capacity", "reserved", "allocatable"):
+        found += _resource_problems(name, getattr(inventory, name))
+    for amount in _AMOUNT_LIMITS:
+        has, gives = getattr(inventory.capacity, amount), getattr(inventory.allocatable, amount)
+        if gives > has >= 0:
+            found.append(f"allocatable.{amount} is {gives}, more than the capacity of {has}")
+    if inventory.arch not in ("amd64", "arm64"):
+        found.append(f"arch is {inventory.arch[:40]!r}, neither amd64 nor arm64")
+    if len(inventory.accelerators) > ACCELERATORS_MAX:
+        found.append(f"has {len(inventory.accelerators)} accelerators")
+    for name in ("os", "kernel", "runtime_version", "machine_id", "model", "hostname"):
+        if len(getattr(inventory, name)) > TEXT_MAX:
+            found.append(f"{name} is longer than {TEXT_MAX} characters")
+    if len(inventory.addresses) > TEXT_MAX:
+        found.append(f"has {len(inventory.addresses)} addresses")
+    return found
+
+
+def _resource_problems(name: str, resources: agent_pb2.Resources) -> list[str]:
+    found = []
+    for amount, limit in _AMOUNT_LIMITS.items():
+        value = getattr(resources, amount)
+        if not 0 <= value <= limit:
+            found.append(f"{name}.{amount} is {value}, not between 0 and {limit}")
+    if len(resources.devices) > DEVICES_MAX:
+        found.append(f"{name} has {len(resources.devices)} kinds of devices")
+    for device, count in list(resources.devices.items())[:DEVICES_MAX]:
+        if not 0 <= count <= DEVICE_COUNT_MAX:
+            found.append(f"{name}.devices[{device[:TEXT_MAX]}] is {count}")
+    return found
+
+
+def believable(heartbeat: agent_pb2.Heartbeat) -> bool:
+    """Whether a heartbeat's numbers are numbers: neither NaN, infinite nor negative."""
+    usage = heartbeat.usage
+    amounts = (
+        usage.cpu_millis,
+        usage.memory_bytes,
+        usage.disk_bytes,
+        usage.network_rx_bytes,
+        usage.network_tx_bytes,
+        heartbeat.agent_memory_bytes,
+        heartbeat.agent_cpu_seconds,
+        heartbeat.replicas_running,
+        heartbeat.replicas_ready,
+    )
+    return math.isfinite(usage.temperature_celsius) and all(
+        math.isfinite(amount) and amount >= 0 for amount in amounts
+    )
+
+
+def stored_form(inventory: agent_pb2.NodeInventory) -> dict[str, Any]:
+    """As NodeStatusRecord keeps it: the JSON form of the message."""
+    form: dict[str, Any] = json_format.MessageToDict(inventory)
+    return form
+
+
+def from_stored(form: Mapping[str, Any]) -> agent_pb2.NodeInventory:
+    """The message again; fields that this version does not know are dropped."""
+    message = agent_pb2.NodeInventory()
+    json_format.ParseDict(dict(form), message, ignore_unknown_fields=True)
+    return message

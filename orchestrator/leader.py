@@ -1,0 +1,290 @@
+"""The leader's loop: snapshot, plan, commit, tell. Started once per member by the server's main.
+
+One member leads at a time (`election.py`). The loop wakes when the mirror of the Store or the fleet
+changed, and looks every second whether time alone changed something. It is never silently dead: a
+tick that raises is logged with its story and tried again.
+"""
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from orchestrator.cache import Cache, Change
+from orchestrator.domain.liveness import DEFAULT_PERIODS, Periods
+from orchestrator.election import TTL_S, Deposed, Election, Term
+from orchestrator.fleet import Fleet
+from orchestrator.leader_commit import Committed, Committer
+from orchestrator.leader_report import Recorder, Reporter
+from orchestrator.leader_snapshot import SnapshotBuilder
+from orchestrator.scheduling.decisions import Explanation, Plan
+from orchestrator.scheduling.plan import plan
+from orchestrator.scheduling.snapshot import Snapshot
+from orchestrator.store import keys
+from orchestrator.store.port import Store, StoreError
+from polder.v1 import common_pb2
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderSettings:
+    """Seconds, unless the name says otherwise."""
+
+    member: str
+    lease_ttl_s: float = TTL_S
+    debounce_s: float = 0.02
+    tick_interval_min_s: float = 0.05  # at most twenty plans a second
+    poll_s: float = 1.0
+    idle_plan_every_s: float = 5.0  # time alone makes silent nodes lost
+    collect_every_s: float = 300.0
+    catch_up_max_s: float = 5.0
+    retry_max_s: float = 10.0
+    # Above this many nodes times workloads the plan is made in a thread, to keep sessions served.
+    inline_size_max: int = 5_000
+    seed: int = 0
+    periods: Periods = DEFAULT_PERIODS
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderStats:
+    """For metrics: of the last tick, and counts since this member began to lead."""
+
+    term: int = 0
+    ticks: int = 0
+    failures: int = 0
+    plan_seconds: float = 0.0
+    commit_seconds: float = 0.0
+    refused: int = 0
+
+
+class Leader:
+    """`explanations` by (namespace, workload): why it is not as asked. `desired` counts replicas.
+
+    Both are of the last plan, and empty while another member leads.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        cache: Cache,
+        fleet: Fleet,
+        events: Recorder,
+        clock: Callable[[], float],
+        settings: LeaderSettings,
+    ) -> None:
+        self._cache = cache
+        self._fleet = fleet
+        self._events = events
+        self._clock = clock
+        self._settings = settings
+        self._election = Election(store, settings.member, time.monotonic, settings.lease_ttl_s)
+        self._builder = SnapshotBuilder(cache, fleet, settings.periods)
+        self._committer = Committer(store, cache, fleet, clock)
+        self._reporter = Reporter(events, settings.member)
+        self._term: Term | None = None
+        self._wake = asyncio.Event()
+        self._last_tick = 0.0
+        self._last_collection = 0.0
+        self._led_since = 0.0
+        self.stats = LeaderStats()
+        self.explanations: Mapping[tuple[str, str], tuple[Explanation, ...]] = {}
+        self.desired: Mapping[tuple[str, str], int] = {}
+
+    @property
+    def is_leading(self) -> bool:
+        return self._term is not None
+
+    @property
+    def term(self) -> int:
+        """0 while another member leads."""
+        return self._term.number if self._term is not None else 0
+
+    @property
+    def led_since(self) -> float:
+        """Unix seconds; silence of nodes counts from here at the earliest."""
+        return self._led_since
+
+    async def run(self) -> None:
+        """Until cancelled: stand for election, lead, lose, stand again."""
+        unsubscribe = (
+            self._cache.subscribe(self._on_changes),
+            self._fleet.subscribe(self._on_node),
+        )
+        try:
+            while True:
+                term = await self._election.campaign()
+                self._begin(term)
+                try:
+                    await self._serve(term)
+                finally:
+                    self._end()
+        finally:
+            for leave in unsubscribe:
+                leave()
+
+    # --- a term ----------------------------------------------------------------------------------
+
+    async def _serve(self, term: Term) -> None:
+        hold = asyncio.create_task(self._election.hold(term), name="leader-lease")
+        lead = asyncio.create_task(self._lead(term), name="leader-loop")
+        try:
+            await asyncio.wait({hold, lead}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (hold, lead):
+                task.cancel()
+            results = await asyncio.gather(hold, lead, return_exceptions=True)
+            deposed = any(isinstance(result, Deposed) for result in results)
+            if not deposed:
+                await self._election.resign(term)
+        for result in results:
+            if isinstance(result, Deposed):
+                log.warning("does not lead any more: %s", result, extra={"term": term.number})
+            elif not isinstance(result, asyncio.CancelledError):
+                log.error("leading ended by itself", exc_info=result)
+                await asyncio.sleep(1.0)
+
+    def _begin(self, term: Term) -> None:
+        self._term = term
+        self._led_since = self._clock()
+        self.stats = LeaderStats(term=term.number)
+        self._wake.set()
+        log.info("leads now", extra={"term": term.number, "member": self._settings.member})
+
+    def _end(self) -> None:
+        self._term = None
+        self.explanations, self.desired = {}, {}
+
+    async def _lead(self, term: Term) -> None:
+        """Ticks until deposed. Raises Deposed."""
+        failures = 0
+        while True:
+            await self._wait_for_cause()
+            try:
+                await self._tick(term)
+                if failures:
+                    log.info("the leader works again", extra={"failures": failures})
+                failures = 0
+            except Deposed:
+                raise
+            except StoreError as error:
+                failures += 1
+                if failures == 1:
+                    log.warning("the store fails; the leader keeps trying: %s", error)
+                await self._back_off(failures)
+            except Exception as error:
+                failures += 1
+                self._tell_failure(error, failures)
+                await self._back_off(failures)
+
+    async def _wait_for_cause(self) -> None:
+        """A change, debounced; or enough time that clocks alone may have changed something."""
+        settings = self._settings
+        while True:
+            try:
+                async with asyncio.timeout(settings.poll_s):
+                    await self._wake.wait()
+                break
+            except TimeoutError:
+                if time.monotonic() - self._last_tick >= settings.idle_plan_every_s:
+                    break
+        rest = settings.tick_interval_min_s - (time.monotonic() - self._last_tick)
+        await asyncio.sleep(max(settings.debounce_s, rest))
+
+    async def _tick(self, term: Term) -> None:
+        self._wake.clear()
+        started = self._last_tick = time.monotonic()
+        now = self._clock()
+        snapshot = self._builder.build(now, self._led_since)
+        decided = await self._plan(snapshot, now)
+        planned = time.monotonic()
+        done = Committed()
+        if not decided.changes_nothing:
+            done = await self._committer.commit(decided, snapshot, term)
+        self._publish(snapshot, decided)
+        self._reporter.committed(done)
+        self._reporter.explained(decided)
+        self._count(planned - started, time.monotonic() - planned, len(done.refused))
+        if done.refused:
+            log.info("parts of a plan were stale", extra={"nodes": done.refused[:10]})
+            self._wake.set()
+        await self._catch_up(done.revision)
+        if now - self._last_collection >= self._settings.collect_every_s:
+            self._last_collection = now
+            await self._committer.collect_revisions(now, term)
+
+    async def _plan(self, snapshot: Snapshot, now: float) -> Plan:
+        seed = self._settings.seed
+        if len(snapshot.nodes) * len(snapshot.workloads) <= self._settings.inline_size_max:
+            return plan(snapshot, now, seed)
+        return await asyncio.to_thread(plan, snapshot, now, seed)
+
+    async def _catch_up(self, revision: int) -> None:
+        """The next plan must see what this one wrote, or it would be refused as stale."""
+        if not revision:
+            return
+        try:
+            async with asyncio.timeout(self._settings.catch_up_max_s):
+                await self._cache.wait_for(revision)
+        except TimeoutError:
+            log.warning("the mirror is behind the leader's writes", extra={"revision": revision})
+
+    # --- telling ---------------------------------------------------------------------------------
+
+    def _publish(self, snapshot: Snapshot, decided: Plan) -> None:
+        explanations: defaultdict[tuple[str, str], list[Explanation]] = defaultdict(list)
+        for explanation in decided.explanations:
+            explanations[(explanation.namespace, explanation.workload)].append(explanation)
+        self.explanations = {key: tuple(found) for key, found in explanations.items()}
+        names = {workload.uid: workload for workload in snapshot.workloads}
+        self.desired = {
+            (names[uid].namespace, names[uid].name): count for uid, count in decided.desired
+        }
+
+    def _count(self, plan_seconds: float, commit_seconds: float, refused: int) -> None:
+        before = self.stats
+        self.stats = LeaderStats(
+            term=before.term,
+            ticks=before.ticks + 1,
+            failures=before.failures,
+            plan_seconds=plan_seconds,
+            commit_seconds=commit_seconds,
+            refused=before.refused + refused,
+        )
+
+    def _tell_failure(self, error: Exception, failures: int) -> None:
+        story = {
+            "term": self.term,
+            "revision": self._cache.revision,
+            "failures": failures,
+            "ticks": self.stats.ticks,
+        }
+        log.error("the leader's tick failed; trying again", exc_info=error, extra=story)
+        self.stats = LeaderStats(
+            term=self.stats.term, ticks=self.stats.ticks, failures=self.stats.failures + 1
+        )
+        if failures == 1:
+            self._events.record(
+                "Member",
+                "",
+                self._settings.member,
+                common_pb2.EVENT_TYPE_WARNING,
+                "LeaderTickFailed",
+                f"planning fails at revision {self._cache.revision}: {error!r:.300}",
+                f"leader/{self._settings.member}",
+            )
+
+    async def _back_off(self, failures: int) -> None:
+        self._wake.set()
+        await asyncio.sleep(min(self._settings.retry_max_s, 0.1 * 2 ** min(failures, 10)))
+
+    # --- waking ----------------------------------------------------------------------------------
+
+    def _on_changes(self, changes: list[Change]) -> None:
+        if any(not change.key.startswith(keys.IDENTITIES) for change in changes):
+            self._wake.set()
+
+    def _on_node(self, _node: str) -> None:
+        self._wake.set()

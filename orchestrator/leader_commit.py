@@ -1,0 +1,229 @@
+"""Writes a plan to the Store, fenced by the leader's term.
+
+One transaction per node, compared on the placement that the plan was made from: a stale one refuses
+alone, and the next plan sees what changed. A replica that moves is first written to its new node,
+under a new uid, and only then stopped on the old one; a crash between the two leaves two holders,
+of which the next plan keeps the one with the higher epoch.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from orchestrator.cache import Cache
+from orchestrator.domain.revisions import ORPHAN_AGE_S, collectable
+from orchestrator.election import Deposed, Term
+from orchestrator.fleet import Fleet
+from orchestrator.records import NodePlacement, StoredResource
+from orchestrator.scheduling.apply import NodeChange, applied, by_node
+from orchestrator.scheduling.decisions import Place, Plan, Revise, Stop
+from orchestrator.scheduling.secrets import secrets_digest
+from orchestrator.scheduling.snapshot import Snapshot
+from orchestrator.store import keys
+from orchestrator.store.port import (
+    MAX_TXN_OPS,
+    Compare,
+    CompareTarget,
+    Delete,
+    LimitExceeded,
+    Op,
+    Put,
+    Store,
+    TxnResult,
+)
+
+_CONCURRENT = 64
+_CHUNK = MAX_TXN_OPS // 2
+
+
+@dataclass(slots=True)
+class Committed:
+    """What of a plan stands. `revision` is the Store's after the last write; 0: nothing written."""
+
+    revision: int = 0
+    place: list[Place] = field(default_factory=list)
+    stop: list[Stop] = field(default_factory=list)
+    revise: list[Revise] = field(default_factory=list)
+    pruned: int = 0
+    refused: list[str] = field(default_factory=list)  # nodes whose part was stale
+    too_large: list[str] = field(default_factory=list)  # nodes whose record does not fit the Store
+    finished: list[StoredResource] = field(default_factory=list)
+
+
+class Committer:
+    """Stateless but for its collaborators; one per leader."""
+
+    def __init__(
+        self, store: Store, cache: Cache, fleet: Fleet, clock: Callable[[], float]
+    ) -> None:
+        self._store = store
+        self._cache = cache
+        self._fleet = fleet
+        self._clock = clock
+        self._gate = asyncio.Semaphore(_CONCURRENT)
+
+    async def commit(self, plan: Plan, snapshot: Snapshot, term: Term) -> Committed:
+        """Raises Deposed and StoreError; what was written until then stands."""
+        done = Committed()
+        changes = by_node(plan)
+        records = dict(snapshot.placements)
+        first = {node: change.without_moves_away() for node, change in changes.items()}
+        await self._write_all(first, records, snapshot, term, done)
+        arrived = {(p.node, p.assignment.workload_uid, p.assignment.replica) for p in done.place}
+
+        def may_leave(stop: Stop) -> bool:
+            item = stop.assignment
+            return (stop.moved_to, item.workload_uid, item.replica) in arrived
+
+        second = {
+            node: NodeChange([], left, [], set())
+            for node, change in changes.items()
+            if (left := [stop for stop in change.stop if may_leave(stop)])
+        }
+        await self._write_all(second, records, snapshot, term, done)
+        for uid in plan.finished_workloads:
+            await self._finish_workload(uid, snapshot, term, done)
+        for name in plan.finished_nodes:
+            await self._finish_node(name, records, term, done)
+        return done
+
+    # --- placements ------------------------------------------------------------------------------
+
+    async def _write_all(
+        self,
+        changes: dict[str, NodeChange],
+        records: dict[str, NodePlacement],
+        snapshot: Snapshot,
+        term: Term,
+        done: Committed,
+    ) -> None:
+        work = [
+            self._write(node, change, records, snapshot, term, done)
+            for node, change in changes.items()
+            if not change.is_empty
+        ]
+        # All are waited for: none may still be writing when the caller goes on.
+        results = await asyncio.gather(*work, return_exceptions=True)
+        errors = [result for result in results if isinstance(result, BaseException)]
+        for error in sorted(errors, key=lambda e: not isinstance(e, Deposed)):
+            raise error
+
+    async def _write(
+        self,
+        node: str,
+        change: NodeChange,
+        records: dict[str, NodePlacement],
+        snapshot: Snapshot,
+        term: Term,
+        done: Committed,
+    ) -> None:
+        before = records.get(node, NodePlacement(node))
+        seen = self._fleet.get(node)
+        acked = seen.acked_generation if seen is not None else 0
+        after = applied(before, change, self._now_ms(), acked)
+        after = replace(after, secrets_digest=secrets_digest(after.assignments, snapshot))
+        key = keys.placement(node)
+        compare = Compare(key, CompareTarget.MOD_REVISION, before.store_revision)
+        async with self._gate:
+            try:
+                result = await self._txn(term, [compare], [Put(key, after.to_bytes())])
+            except LimitExceeded:
+                done.too_large.append(node)
+                return
+        if not result.committed:
+            done.refused.append(node)
+            return
+        records[node] = replace(after, store_revision=result.revision)
+        done.revision = max(done.revision, result.revision)
+        done.place += change.place
+        done.stop += change.stop
+        done.revise += change.revise
+        done.pruned += len(change.prune)
+        if seen is not None:
+            seen.gone -= change.prune
+
+    # --- deletions -------------------------------------------------------------------------------
+
+    async def _finish_workload(
+        self, uid: str, snapshot: Snapshot, term: Term, done: Committed
+    ) -> None:
+        found = [r for r in self._cache.resources("Workload") if r.uid == uid]
+        if not found or not found[0].deletion_requested_at_ms:
+            return
+        resource = found[0]
+        await self._delete_revisions(
+            uid, [number for owner, number in snapshot.templates if owner == uid], term
+        )
+        await self._finish(resource, [], term, done)
+
+    async def _finish_node(
+        self, name: str, records: dict[str, NodePlacement], term: Term, done: Committed
+    ) -> None:
+        resource = self._cache.resource("Node", "", name)
+        if resource is None or not resource.deletion_requested_at_ms:
+            return
+        extra = [
+            keys.identity("node", name),
+            keys.node_status(name),
+            keys.placement(name),
+        ]
+        placement = records.get(name, NodePlacement(name))
+        compare = Compare(extra[2], CompareTarget.MOD_REVISION, placement.store_revision)
+        if await self._finish(resource, extra, term, done, compare):
+            self._fleet.forget(name)
+
+    async def _finish(
+        self,
+        resource: StoredResource,
+        extra: Iterable[str],
+        term: Term,
+        done: Committed,
+        *compares: Compare,
+    ) -> bool:
+        key = keys.spec(*resource.ref)
+        unchanged = Compare(key, CompareTarget.MOD_REVISION, resource.store_revision)
+        ops: list[Op] = [Delete(key), *(Delete(other) for other in extra)]
+        result = await self._txn(term, [unchanged, *compares], ops)
+        if result.committed:
+            done.revision = max(done.revision, result.revision)
+            done.finished.append(resource)
+        return result.committed
+
+    async def collect_revisions(self, now: float, term: Term) -> int:
+        """Deletes template revisions that nobody needs; returns how many. See domain/revisions."""
+        in_use: dict[str, set[int]] = {}
+        for placement in self._cache.placements():
+            for assignment in placement.assignments:
+                in_use.setdefault(assignment.workload_uid, set()).add(assignment.revision)
+            for stop in placement.stops:
+                in_use.setdefault(stop.workload_uid, set()).add(stop.revision)
+        current = {r.uid: r.template_revision for r in self._cache.resources("Workload")}
+        stored: dict[str, list[int]] = {}
+        for revision in self._cache.revisions():
+            uid = revision.workload_uid
+            age_s = now - revision.created_at_ms / 1000
+            if uid in current or age_s > ORPHAN_AGE_S:
+                stored.setdefault(uid, []).append(revision.number)
+        collected = 0
+        for uid, numbers in stored.items():
+            used = in_use.get(uid, set())
+            keep = {} if uid in current else {"keep_last": 0}
+            useless = collectable(numbers, current.get(uid, 0), used, **keep)
+            await self._delete_revisions(uid, useless, term)
+            collected += len(useless)
+        return collected
+
+    async def _delete_revisions(self, uid: str, numbers: list[int], term: Term) -> None:
+        for start in range(0, len(numbers), _CHUNK):
+            chunk = numbers[start : start + _CHUNK]
+            await self._txn(term, [], [Delete(keys.revision(uid, n)) for n in chunk])
+
+    async def _txn(self, term: Term, compares: list[Compare], ops: list[Op]) -> TxnResult:
+        """Every write of the leader goes through here."""
+        result = await self._store.txn([term.fence, *compares], ops)
+        if term.fence in result.failed:
+            raise Deposed(f"another member leads since term {term.number}")
+        return result
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)

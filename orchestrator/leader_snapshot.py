@@ -1,0 +1,235 @@
+"""Builds the scheduler's snapshot from the mirror of the Store and from what agents say.
+
+Called by the leader before each plan. Records are decoded once and kept while they stay the same.
+"""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from orchestrator.cache import Cache
+from orchestrator.domain.inventory import from_stored
+from orchestrator.domain.liveness import DEFAULT_PERIODS, NodeLiveness, Periods, liveness
+from orchestrator.domain.stops import is_gone
+from orchestrator.fleet import Fleet, NodeObservation
+from orchestrator.records import (
+    NodePlacement,
+    NodeStatusRecord,
+    StoredResource,
+    TemplateRevision,
+)
+from orchestrator.scheduling.secrets import secret_names
+from orchestrator.scheduling.snapshot import (
+    Mode,
+    Node,
+    Observed,
+    Resources,
+    Snapshot,
+    Template,
+    Workload,
+)
+from polder.manifest import InvalidManifest, NodeSpec, PodTemplate, SiteSpec, WorkloadSpec
+from polder.v1 import agent_pb2
+
+T = TypeVar("T")
+
+_Facts = tuple[StoredResource, NodeStatusRecord | None, StoredResource | None, NodeLiveness]
+
+
+class SnapshotBuilder:
+    """`build` costs a walk over the mirror; what did not change is not decoded again."""
+
+    def __init__(self, cache: Cache, fleet: Fleet, periods: Periods = DEFAULT_PERIODS) -> None:
+        self._cache = cache
+        self._fleet = fleet
+        self._periods = periods
+        self._nodes: dict[str, tuple[_Facts, Node]] = {}
+        self._templates: dict[tuple[str, int], tuple[TemplateRevision, Template]] = {}
+
+    def build(self, now: float, led_since: float) -> Snapshot:
+        """`led_since`: unix seconds; silence from before counts from then."""
+        listening_since = max(led_since, self._fleet.started_at)
+        placements = {placement.node: placement for placement in self._cache.placements()}
+        return Snapshot(
+            revision=self._cache.revision,
+            nodes=self._all_nodes(now, listening_since),
+            workloads=tuple(
+                workload
+                for resource in self._cache.resources("Workload")
+                if (workload := _workload(resource)) is not None
+            ),
+            placements=placements,
+            templates=self._all_templates(),
+            observed=self._observed(placements),
+            gone=self._gone(placements, now),
+            secrets={
+                (secret.namespace, secret.name): f"{secret.uid}:{secret.generation}"
+                for secret in self._cache.resources("Secret")
+                if not secret.deletion_requested_at_ms
+            },
+            complete=self._cache.synced_at > 0,
+        )
+
+    def _all_nodes(self, now: float, listening_since: float) -> tuple[Node, ...]:
+        known = {}
+        for resource in self._cache.resources("Node"):
+            status = self._cache.node_status(resource.name)
+            site = self._cache.resource("Site", "", str(resource.spec.get("site", "")))
+            seen = self._fleet.get(resource.name)
+            state = liveness(
+                seen.last_seen if seen is not None else 0.0,
+                status is not None,
+                listening_since,
+                now,
+                self._periods,
+            )
+            facts: _Facts = (resource, status, site, NodeLiveness(state.state, 0.0))
+            before = self._nodes.get(resource.name)
+            if before is None or not _same(before[0], facts):
+                before = (facts, _node(resource, status, site, state))
+            known[resource.name] = before
+        self._nodes = known
+        return tuple(node for _, node in known.values())
+
+    def _all_templates(self) -> Mapping[tuple[str, int], Template]:
+        known = {}
+        for revision in self._cache.revisions():
+            key = (revision.workload_uid, revision.number)
+            before = self._templates.get(key)
+            if before is None or before[0] is not revision:
+                try:
+                    before = (revision, template_from(revision.decoded))
+                except InvalidManifest:
+                    continue  # as good as missing: nothing new runs it, nothing stops for it
+            known[key] = before
+        self._templates = known
+        return {key: template for key, (_, template) in known.items()}
+
+    def _observed(
+        self, placements: Mapping[str, NodePlacement]
+    ) -> Mapping[tuple[str, str], Observed]:
+        found = {}
+        for node, placement in placements.items():
+            seen = self._fleet.get(node)
+            if seen is None:
+                continue
+            for assignment in placement.assignments:
+                status = seen.replicas.get(assignment.replica_uid)
+                if status is not None:
+                    found[(node, assignment.replica_uid)] = Observed(
+                        running=status.phase == agent_pb2.REPLICA_PHASE_RUNNING,
+                        ready=status.ready,
+                        revision=status.revision,
+                    )
+        return found
+
+    def _gone(
+        self, placements: Mapping[str, NodePlacement], now: float
+    ) -> frozenset[tuple[str, str]]:
+        nobody = NodeObservation("")
+        return frozenset(
+            (node, stop.replica_uid)
+            for node, placement in placements.items()
+            for seen in (self._fleet.get(node) or nobody,)
+            for stop in placement.stops
+            if is_gone(
+                stop,
+                placement,
+                said_gone=seen.gone,
+                reported=seen.replicas,
+                complete=seen.complete and seen.connected,
+                acked_generation=seen.acked_generation,
+                now=now,
+            )
+        )
+
+
+def template_from(template: PodTemplate) -> Template:
+    """What a pod asks of its node: the sum over its containers."""
+    requests = [container.resources for container in template.containers]
+    devices: dict[str, int] = {}
+    for request in requests:
+        for name, count in request.devices.items():
+            devices[name] = devices.get(name, 0) + count
+    return Template(
+        request=Resources(
+            cpu_millis=sum(request.cpu for request in requests),
+            memory_bytes=sum(request.memory for request in requests),
+            disk_bytes=sum(request.disk for request in requests),
+            devices=devices,
+        ),
+        host_ports=tuple(sorted((p.host_port, p.protocol) for p in template.host_ports())),
+        secrets=secret_names(template),
+    )
+
+
+def _same(before: _Facts, now: _Facts) -> bool:
+    return all(a is b for a, b in zip(before[:3], now[:3], strict=True)) and before[3] == now[3]
+
+
+def _node(
+    resource: StoredResource,
+    status: NodeStatusRecord | None,
+    site: StoredResource | None,
+    state: NodeLiveness,
+) -> Node:
+    inventory = from_stored(status.inventory) if status is not None else None
+    spec = _decoded(resource, NodeSpec)
+    site_spec = _decoded(site, SiteSpec) if site is not None else None
+    return Node(
+        name=resource.name,
+        site=str(resource.spec.get("site", "")),
+        country=site_spec.country if site_spec is not None else "",
+        region=site_spec.region if site_spec is not None else "",
+        provider=site_spec.provider if site_spec is not None else "",
+        arch=inventory.arch if inventory is not None else "",
+        labels=resource.labels,
+        taints=spec.taints if spec is not None else (),
+        # A spec that this version cannot read forbids everything that it might forbid.
+        unschedulable=spec is None or spec.unschedulable,
+        draining=spec is not None and spec.draining,
+        deleting=bool(resource.deletion_requested_at_ms),
+        allocatable=_resources(inventory.allocatable) if inventory is not None else None,
+        liveness=state.state,
+        since=state.since,
+    )
+
+
+def _workload(resource: StoredResource) -> Workload | None:
+    """None when this version cannot read it: its replicas are then kept as they are."""
+    spec = _decoded(resource, WorkloadSpec)
+    if spec is None:
+        return None
+    mode, count = Mode.REPLICAS, 1 if spec.replicas is None else spec.replicas
+    if spec.per_site is not None:
+        mode, count = Mode.PER_SITE, spec.per_site
+    elif spec.per_node is not None:
+        mode, count = Mode.PER_NODE, spec.per_node
+    return Workload(
+        uid=resource.uid,
+        namespace=resource.namespace,
+        name=resource.name,
+        count=count,
+        mode=mode,
+        priority=spec.priority,
+        placement=spec.placement,
+        revision=resource.template_revision,
+        created_at_ms=resource.created_at_ms,
+        deleting=bool(resource.deletion_requested_at_ms),
+    )
+
+
+def _decoded(resource: StoredResource, kind: type[T]) -> T | None:
+    try:
+        found = resource.decoded
+    except InvalidManifest:
+        return None
+    return found if isinstance(found, kind) else None
+
+
+def _resources(given: agent_pb2.Resources) -> Resources:
+    return Resources(
+        cpu_millis=given.cpu_millis,
+        memory_bytes=given.memory_bytes,
+        disk_bytes=given.disk_bytes,
+        devices=dict(given.devices),
+    )

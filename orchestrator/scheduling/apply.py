@@ -1,0 +1,92 @@
+"""A node's placement after a plan: the record that the leader writes, made without I/O."""
+
+from dataclasses import dataclass, replace
+
+from orchestrator.records import NodePlacement, StopRecord
+from orchestrator.scheduling.decisions import Place, Plan, Revise, Stop
+
+
+@dataclass(slots=True)
+class NodeChange:
+    """What a plan says of one node."""
+
+    place: list[Place]
+    stop: list[Stop]
+    revise: list[Revise]
+    prune: set[str]
+    refresh: bool = False
+
+    def without_moves_away(self) -> "NodeChange":
+        """The part that does not depend on another node's record."""
+        staying = [stop for stop in self.stop if not stop.moved_to]
+        return NodeChange(self.place, staying, self.revise, self.prune, self.refresh)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.place or self.stop or self.revise or self.prune or self.refresh)
+
+
+def by_node(plan: Plan) -> dict[str, NodeChange]:
+    """The plan, turned to the nodes that it concerns."""
+    changes: dict[str, NodeChange] = {}
+
+    def of(node: str) -> NodeChange:
+        return changes.setdefault(node, NodeChange([], [], [], set()))
+
+    for place in plan.place:
+        of(place.node).place.append(place)
+    for stop in plan.stop:
+        of(stop.node).stop.append(stop)
+    for revise in plan.revise:
+        of(revise.node).revise.append(revise)
+    for node, uid in plan.prune:
+        of(node).prune.add(uid)
+    for node in plan.refresh:
+        of(node).refresh = True
+    return changes
+
+
+def applied(
+    placement: NodePlacement, change: NodeChange, now_ms: int, generation_seen: int = 0
+) -> NodePlacement:
+    """The placement with the change made and a new generation, in a fixed order of replicas.
+
+    `generation_seen` is what the agent says it uses. It is ahead only when the store was restored
+    from a backup; the new generation then has to pass it, or the agent would drop the plan as old.
+    """
+    stopping = {stop.assignment.replica_uid for stop in change.stop}
+    revised = {revise.assignment.replica_uid: revise.revision for revise in change.revise}
+    assignments = [
+        replace(item, revision=revised.get(item.replica_uid, item.revision))
+        for item in placement.assignments
+        if item.replica_uid not in stopping
+    ]
+    assignments += [place.assignment for place in change.place]
+    present = {item.replica_uid for item in placement.assignments}
+    stops = [stop for stop in placement.stops if stop.replica_uid not in change.prune]
+    stops += [
+        _stop_record(stop, now_ms) for stop in change.stop if stop.assignment.replica_uid in present
+    ]
+    return replace(
+        placement,
+        generation=max(placement.generation, generation_seen) + 1,
+        assignments=tuple(sorted(assignments, key=lambda a: (a.namespace, a.replica, a.epoch))),
+        stops=tuple(sorted(stops, key=lambda s: (s.namespace, s.replica, s.replica_uid))),
+        decided_at_ms=now_ms,
+    )
+
+
+def _stop_record(stop: Stop, now_ms: int) -> StopRecord:
+    assignment = stop.assignment
+    message = f"{stop.message}; it moves to {stop.moved_to}" if stop.moved_to else stop.message
+    return StopRecord(
+        namespace=assignment.namespace,
+        workload=assignment.workload,
+        replica=assignment.replica,
+        replica_uid=assignment.replica_uid,
+        cause=stop.cause.value,
+        message=message,
+        requested_at_ms=now_ms,
+        workload_uid=assignment.workload_uid,
+        revision=assignment.revision,
+    )
