@@ -1,0 +1,121 @@
+"""Carries out the operations that the state machine asks for, and says how each went.
+
+Called by `agent/supervisor.py`, one task per operation. Everything that takes resources of the box
+is bounded here: pulls, starts, stops and probes at once.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import assert_never
+
+from agent import pod_logs
+from agent.domain.instructions import (
+    Done,
+    EnsureImage,
+    ExitRead,
+    Failed,
+    Operation,
+    Outcome,
+    Probed,
+    ReadExit,
+    RemoveContainer,
+    RemovePod,
+    RunPod,
+    RunProbe,
+    StartContainer,
+    StopContainer,
+)
+from agent.probes import Prober
+from agent.runtime.port import NotFound, Runtime, RuntimeFailure, RuntimeUnavailable
+
+log = logging.getLogger(__name__)
+
+PULLS_AT_ONCE = 3
+STARTS_AT_ONCE = 4
+STOPS_AT_ONCE = 32  # they mostly wait for a grace period
+
+Answer = Done | Failed | Probed | ExitRead
+
+
+class Operations:
+    """`arch` as in OCI images: images of another one are refused."""
+
+    def __init__(self, runtime: Runtime, prober: Prober, arch: str) -> None:
+        self._runtime = runtime
+        self._prober = prober
+        self._arch = arch
+        self._pulls = asyncio.Semaphore(PULLS_AT_ONCE)
+        self._starts = asyncio.Semaphore(STARTS_AT_ONCE)
+        self._stops = asyncio.Semaphore(STOPS_AT_ONCE)
+
+    async def perform(self, operation: Operation) -> Answer:
+        """Always answers, unless it is cancelled."""
+        try:
+            if isinstance(operation, RunProbe):
+                return Probed(operation, *await self._prober.check(operation))
+            if isinstance(operation, ReadExit):
+                return await self._read_exit(operation)
+            async with self._slot(operation):
+                return Done(operation, await self._call(operation))
+        except RuntimeFailure as failure:
+            outcome = Outcome.FAILED
+            if isinstance(failure, RuntimeUnavailable):
+                outcome = Outcome.UNKNOWN
+            elif isinstance(failure, NotFound):
+                outcome = Outcome.NOT_FOUND
+            error: tuple[Outcome, str, str] = (outcome, failure.reason, failure.message)
+        except Exception as mistake:  # one replica's mishap must not end the others' supervision
+            log.exception("operation failed", extra={"operation": type(operation).__name__})
+            error = (Outcome.UNKNOWN, "Internal", f"{type(mistake).__name__}: {mistake}")
+        if isinstance(operation, RunProbe):
+            return Probed(operation, None, error[2])
+        return Failed(operation, *error)
+
+    def _slot(self, operation: Operation) -> asyncio.Semaphore:
+        if isinstance(operation, EnsureImage):
+            return self._pulls
+        return self._starts if isinstance(operation, RunPod | StartContainer) else self._stops
+
+    async def _call(self, operation: Operation) -> str:
+        runtime = self._runtime
+        match operation:
+            case EnsureImage():
+                return await runtime.ensure_image(
+                    operation.image, operation.policy, operation.auth, self._arch
+                )
+            case RunPod():
+                return await runtime.run_pod(operation.spec)
+            case StartContainer():
+                return await runtime.start_container(
+                    operation.pod_id, operation.pod, operation.spec
+                )
+            case StopContainer():
+                return await _no_value(
+                    runtime.stop_container(operation.container_id, operation.grace_s)
+                )
+            case RemoveContainer():
+                await runtime.remove_container(operation.container_id)
+                pod_logs.delete_run(operation.log_path)
+                return ""
+            case RemovePod():
+                return await _no_value(runtime.remove_pod(operation.pod_id))
+            case RunProbe() | ReadExit():
+                raise AssertionError("handled above")
+            case _:
+                assert_never(operation)
+
+    async def _read_exit(self, operation: ReadExit) -> ExitRead:
+        try:
+            state = await self._runtime.container_status(operation.container_id)
+        except RuntimeFailure:
+            state = None
+        path = operation.log_path or (state.log_path if state is not None else "")
+        text = pod_logs.tail(Path(path)) if path else ""
+        return ExitRead(operation, state, text)
+
+
+async def _no_value(call: Awaitable[None]) -> str:
+    await call
+    return ""

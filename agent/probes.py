@@ -1,0 +1,85 @@
+"""Carries out one probe: an HTTP request, a TCP connection or a command in the container.
+
+`agent/supervisor.py` calls it for every RunProbe. When and how often is decided in
+`agent/domain/probes.py`. HTTP is spoken by hand: one GET, one status line; a client library would
+cost more memory than all probes together. No TLS.
+"""
+
+import asyncio
+from urllib.parse import quote
+
+from agent.domain.instructions import RunProbe
+from agent.runtime.port import NotFound, Runtime, RuntimeUnavailable
+from polder.manifest import Probe
+
+AT_ONCE = 16
+MAX_STATUS_LINE = 4096
+MAX_OUTPUT = 200
+SAFE_IN_PATH = "/?&=%:@!$'()*+,;~-._#[]"
+
+Result = tuple[bool | None, str]
+
+
+class Prober:
+    """At most `at_once` checks run at the same time; the others wait, outside their timeout."""
+
+    def __init__(self, runtime: Runtime, at_once: int = AT_ONCE) -> None:
+        self._runtime = runtime
+        self._slots = asyncio.Semaphore(at_once)
+
+    async def check(self, operation: RunProbe) -> Result:
+        """(passed, message). None: the check could not be made, which says nothing."""
+        probe = operation.probe
+        async with self._slots:
+            try:
+                if probe.exec is not None:
+                    return await self._command(operation, probe.exec.command)
+                async with asyncio.timeout(probe.timeout):
+                    return await _connect(operation, probe)
+            except TimeoutError:
+                return False, f"no answer within {probe.timeout:g} s"
+            except OSError as error:
+                return False, error.strerror or str(error)
+
+    async def _command(self, operation: RunProbe, command: tuple[str, ...]) -> Result:
+        try:
+            code, output = await self._runtime.exec_sync(
+                operation.container_id, command, operation.probe.timeout
+            )
+        except (RuntimeUnavailable, NotFound) as error:
+            return None, error.message
+        if code == 0:
+            return True, ""
+        text = output.decode(errors="replace").strip()[:MAX_OUTPUT]
+        return False, f"exit code {code}" + (f": {text}" if text else "")
+
+
+async def _connect(operation: RunProbe, probe: Probe) -> Result:
+    reader, writer = await asyncio.open_connection(
+        operation.pod_ip, operation.port, limit=MAX_STATUS_LINE
+    )
+    try:
+        if probe.http is None:
+            return True, ""
+        return await _get(reader, writer, operation, probe.http.path)
+    finally:
+        writer.transport.abort()  # a server that keeps the connection must not keep us
+
+
+async def _get(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, operation: RunProbe, path: str
+) -> Result:
+    target = quote(path if path.startswith("/") else "/" + path, safe=SAFE_IN_PATH)
+    host = f"[{operation.pod_ip}]" if ":" in operation.pod_ip else operation.pod_ip
+    writer.write(
+        f"GET {target} HTTP/1.1\r\nHost: {host}:{operation.port}\r\n"
+        "User-Agent: polder-agent\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode("ascii")
+    )
+    try:
+        line = (await reader.readline()).decode("latin-1").split(maxsplit=2)
+    except ValueError:  # longer than the limit
+        line = []
+    if len(line) < 2 or not line[0].startswith("HTTP/1.") or not line[1].isdigit():
+        return False, "the answer is no HTTP"
+    status = int(line[1])
+    return (True, "") if 200 <= status < 400 else (False, f"HTTP status {status}")

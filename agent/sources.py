@@ -1,0 +1,49 @@
+"""Where relays get their bytes: logs from files, exec from the runtime.
+
+Implements `agent.relay.RelaySources` on top of the supervisor, which knows what runs.
+"""
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from agent import pod_logs
+from agent.runtime.port import ContainerFailure, ExecSession, NotFound, Runtime
+from agent.supervisor import Supervisor
+from polder.v1 import agent_pb2
+
+
+class ReplicaSources:
+    def __init__(self, supervisor: Supervisor, runtime: Runtime) -> None:
+        self._supervisor = supervisor
+        self._runtime = runtime
+
+    async def logs(self, options: agent_pb2.LogOptions) -> AsyncGenerator[tuple[str, bytes], None]:
+        """Raises NotFound. With `follow` it ends when that run of the container ends."""
+        found = self._supervisor.find(
+            options.replica_uid, options.container, previous=options.previous
+        )
+
+        def running() -> bool:
+            try:
+                now = self._supervisor.find(options.replica_uid, options.container)
+            except NotFound:
+                return False
+            return now.running and now.container_id == found.container_id
+
+        wanted = pod_logs.LogOptions(
+            follow=options.follow and not options.previous,
+            tail_lines=options.tail_lines,
+            since=options.since_ms / 1000,
+            timestamps=options.timestamps,
+        )
+        async for piece in pod_logs.read(Path(found.log_path), wanted, running=running):
+            yield piece
+
+    async def exec(self, options: agent_pb2.ExecOptions) -> ExecSession:
+        """Raises NotFound, and ContainerFailure when the container does not run."""
+        found = self._supervisor.find(options.replica_uid, options.container)
+        if not found.running:
+            raise ContainerFailure("NotRunning", "the container does not run now")
+        return await self._runtime.exec(
+            found.container_id, list(options.command), stdin=options.stdin, tty=options.tty
+        )

@@ -1,0 +1,365 @@
+"""Runs the state machine: hears the runtime, the plans, the probes and the clock; acts; reports.
+
+`agent/main.py` makes one Supervisor and runs it for as long as the agent lives. For its colleagues:
+
+    run() -> None                        until cancelled; containers run on afterwards
+    submit_plan(ParsedPlan)              a plan that was verified and accepted (`agent/state.py`)
+    set_devices({resource: ids})         countable devices, from the inventory
+    statuses() -> [ReplicaStatus]        every replica, for Hello
+    gone() -> [uid]                      stops of the plan that are finished, for the first update
+    on_status = f(changed, gone)         status deltas; `SessionClient.publish_replicas` fits
+    on_event = f(Event)                  what operators should hear
+    counts() -> (running, ready)         for the heartbeat
+    conditions.all() -> [NodeCondition]  for the heartbeat
+    wait_settled(timeout_s) -> bool      after a start: statuses are true, adopted pods were probed
+    find(uid, container, previous)       the container behind a logs or exec request
+
+Idle it does three things: one listing a second, the probes that are due, and a look at log sizes
+and disks every ten seconds. Nothing is translated to protobuf unless it changed.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent import pod_logs, translate
+from agent.conditions import Conditions
+from agent.domain.compose import Settings
+from agent.domain.instructions import (
+    Cancel,
+    DeleteLogs,
+    DevicesFound,
+    Emit,
+    Event,
+    Instruction,
+    ListPods,
+    Operation,
+    PlanAccepted,
+    PodsListed,
+    Publish,
+    PublishGone,
+    RuntimeLost,
+    Tick,
+)
+from agent.domain.plan import ParsedPlan
+from agent.domain.pressure import DiskUse, disk_pressure
+from agent.domain.reconcile import Reconciler
+from agent.domain.record import runs_of
+from agent.domain.view import Phase, ReplicaView
+from agent.operations import Operations
+from agent.probes import Prober
+from agent.runtime.port import ContainerPhase, ContainerState, NotFound, Runtime, RuntimeFailure
+from agent.steady_clock import Clock, SystemClock
+from polder.v1 import agent_pb2, common_pb2
+
+log = logging.getLogger(__name__)
+
+LIST_EVERY_S = 1.0
+EVENT_WAIT_S = 60.0
+RETRY_S = 1.0
+HOUSEKEEPING_S = 10.0
+INFO_EVERY = 6  # turns of housekeeping
+UNKNOWN_LOGS_KEPT_S = 7 * 86_400.0
+SETTLE_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorConfig:
+    """`arch` as in OCI images."""
+
+    node: str
+    site: str
+    arch: str
+    state_dir: Path
+    log_dir: Path
+    cgroup_parent: str = ""
+    dns_servers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A container run. `running` holds for the moment of the call."""
+
+    container_id: str
+    log_path: str
+    running: bool
+
+
+class Supervisor:
+    """Owns the runtime's pods. All methods belong to the event loop that runs it."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        config: SupervisorConfig,
+        *,
+        clock: Clock | None = None,
+        list_every_s: float = LIST_EVERY_S,
+    ) -> None:
+        self._runtime = runtime
+        self._config = config
+        self._clock = clock or SystemClock()
+        self._list_every_s = list_every_s
+        self._operations = Operations(runtime, Prober(runtime), config.arch)
+        self._reconciler = Reconciler(
+            Settings(
+                node=config.node,
+                site=config.site,
+                log_root=str(config.log_dir),
+                cgroup_parent=config.cgroup_parent,
+                dns_servers=config.dns_servers,
+            )
+        )
+        self.conditions = Conditions(self._clock.wall)
+        self.conditions.on_change = self._condition_changed
+        self.on_status: Callable[[Sequence[agent_pb2.ReplicaStatus], Sequence[str]], None] = (
+            lambda _changed, _gone: None
+        )
+        self.on_event: Callable[[common_pb2.Event], None] = lambda _event: None
+        self._tasks: dict[asyncio.Task[None], Operation] = {}
+        self._look = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._changed: dict[str, ReplicaView] = {}
+        self._gone: list[str] = []
+        self._flushing = False
+        self._turns = 0
+
+    # ---- for the rest of the agent ----
+
+    def submit_plan(self, plan: ParsedPlan) -> None:
+        """Use a plan that was accepted. Takes effect at once, or when the runtime is first seen."""
+        log.info("plan", extra={"generation": plan.generation, "replicas": len(plan.assignments)})
+        self._handle(PlanAccepted(plan))
+
+    def set_devices(self, devices: dict[str, tuple[str, ...]]) -> None:
+        self._handle(DevicesFound(devices))
+
+    def statuses(self) -> list[agent_pb2.ReplicaStatus]:
+        """Every replica on the node, complete."""
+        now = self._clock.wall()
+        return [translate.replica_status(view, now) for view in self._reconciler.views()]
+
+    def gone(self) -> list[str]:
+        """Replicas that the plan wants stopped and of which nothing is left."""
+        return self._reconciler.gone()
+
+    def counts(self) -> tuple[int, int]:
+        """(running, ready) replicas."""
+        views = self._reconciler.views()
+        running = sum(v.phase in (Phase.RUNNING, Phase.ORPHANED) for v in views)
+        return running, sum(v.ready for v in views)
+
+    async def wait_settled(self, timeout_s: float) -> bool:
+        """Until statuses can be believed after a start: no adopted replica seems unready."""
+        deadline = self._clock.steady() + timeout_s
+        while not self._reconciler.settled(self._clock.steady()):
+            if self._clock.steady() >= deadline:
+                return False
+            await asyncio.sleep(SETTLE_POLL_S)
+        return True
+
+    def find(self, uid: str, container: str = "", *, previous: bool = False) -> Located:
+        """The newest run of a replica's container, or the one before it. Raises NotFound.
+
+        An empty `container` means the only one.
+        """
+        pods = self._reconciler.pods_of(uid)
+        if not pods:
+            raise NotFound("ReplicaNotFound", f"replica {uid} has no pod on this node")
+        names = sorted({c.name for pod in pods for c in pod.containers})
+        if not container and len(names) > 1:
+            raise NotFound("ContainerNotFound", f"say which container: {', '.join(names)}")
+        name = container or (names[0] if names else "")
+        runs = runs_of(pods[0], name)
+        if not runs:
+            known = ", ".join(names) or "none has started yet"
+            raise NotFound("ContainerNotFound", f"no container {name!r}; there are: {known}")
+        if previous and len(runs) < 2:
+            raise NotFound("NoPreviousRun", f"container {name!r} has not been restarted")
+        run = runs[1] if previous else runs[0]
+        return Located(run.id, run.log_path, run.phase is ContainerPhase.RUNNING)
+
+    # ---- the loop ----
+
+    async def run(self) -> None:
+        """Supervise until cancelled. Operations under way are let go; containers are left alone."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._observe(), name="observe")
+                group.create_task(self._hear(), name="hear")
+                group.create_task(self._keep_house(), name="keep-house")
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _observe(self) -> None:
+        """List pods whenever something asks for it, and every second."""
+        while True:
+            self._look.clear()
+            token = self._reconciler.listing_token()
+            try:
+                pods = await self._runtime.list_pods()
+            except RuntimeFailure as failure:
+                self.conditions.set("RuntimeDown", failure.reason, failure.message)
+                self._handle(RuntimeLost(failure.message))
+                await asyncio.sleep(RETRY_S)
+                continue
+            self.conditions.clear("RuntimeDown")
+            self._handle(PodsListed(pods, token))
+            try:
+                async with asyncio.timeout(self._list_every_s):
+                    await self._look.wait()
+            except TimeoutError:
+                pass
+
+    async def _hear(self) -> None:
+        """The runtime's own events, where it has them, bring the next listing forward."""
+        while True:
+            try:
+                if await self._runtime.changed(EVENT_WAIT_S):
+                    self._look.set()
+            except RuntimeFailure:
+                await asyncio.sleep(RETRY_S)
+
+    def _handle(self, event: Event) -> None:
+        for instruction in self._reconciler.handle(event, self._clock.steady()):
+            self._act(instruction)
+        self._set_timer()
+
+    def _act(self, instruction: Instruction) -> None:
+        match instruction:
+            case ListPods():
+                self._look.set()
+            case Publish(view):
+                self._changed[view.uid] = view
+                self._flush_soon()
+            case PublishGone(uid):
+                self._changed.pop(uid, None)
+                self._gone.append(uid)
+                self._flush_soon()
+            case Emit():
+                self.on_event(translate.event(instruction, self._config.node, self._clock.wall()))
+            case Cancel(operation):
+                self._cancel(operation)
+            case DeleteLogs(directory):
+                pod_logs.delete_directory(directory)
+            case _:
+                task = asyncio.create_task(self._perform(instruction))
+                self._tasks[task] = instruction
+                task.add_done_callback(self._tasks.pop)
+
+    async def _perform(self, operation: Operation) -> None:
+        self._handle(await self._operations.perform(operation))
+
+    def _cancel(self, operation: Operation) -> None:
+        for task, known in self._tasks.items():
+            if known is operation:
+                task.cancel()
+
+    def _set_timer(self) -> None:
+        """One timer for the earliest thing that waits for time to pass."""
+        due = self._reconciler.next_due()
+        if due is not None and self._timer is not None and self._timer_at == due:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if due is not None:
+            delay = max(0.0, due - self._clock.steady())
+            self._timer_at = due
+            self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._handle(Tick())
+
+    # ---- reporting ----
+
+    def _flush_soon(self) -> None:
+        """Once per turn of the event loop: what changes together is reported together."""
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        now = self._clock.wall()
+        changed = [translate.replica_status(view, now) for view in self._changed.values()]
+        gone, self._gone = self._gone, []
+        self._changed.clear()
+        self._flushing = False
+        if changed or gone:
+            self.on_status(changed, gone)
+
+    def report(self, reason: str, message: str, *, warning: bool = True) -> None:
+        """An event about the node itself."""
+        log.log(logging.WARNING if warning else logging.INFO, reason, extra={"detail": message})
+        event = translate.node_event(
+            self._config.node, reason, message, self._clock.wall(), warning=warning
+        )
+        self.on_event(event)
+
+    def _condition_changed(self, type_: str, status: bool, message: str) -> None:
+        self.report(type_ if status else f"{type_}Ended", message, warning=status)
+
+    # ---- housekeeping ----
+
+    async def _keep_house(self) -> None:
+        """Log rotation, disk pressure, the runtime's own conditions. No failure here ends it."""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            try:
+                await pod_logs.rotate(self._open_logs(), self._runtime.reopen_log)
+                self._look_at_disks()
+                if self._turns % INFO_EVERY == 0:
+                    await self._look_at_runtime()
+                    self._prune_logs()
+            except RuntimeFailure as failure:
+                log.debug("housekeeping", extra={"error": failure.message})
+            except OSError as error:
+                log.warning("housekeeping", extra={"error": str(error)})
+            self._turns += 1
+
+    def _open_logs(self) -> list[tuple[str, Path]]:
+        runs: list[ContainerState] = [c for p in self._reconciler.pods() for c in p.containers]
+        return [
+            (run.id, Path(run.log_path))
+            for run in runs
+            if run.phase is ContainerPhase.RUNNING and run.log_path
+        ]
+
+    def _look_at_disks(self) -> None:
+        disks = []
+        for name, path in (("state", self._config.state_dir), ("logs", self._config.log_dir)):
+            try:
+                found = os.statvfs(path)
+            except FileNotFoundError:
+                continue
+            disks.append(
+                DiskUse(name, found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+            )
+        pressure, message = disk_pressure(self.conditions.is_set("DiskPressure"), disks)
+        if pressure:
+            self.conditions.set("DiskPressure", "DiskFull", message)
+        else:
+            self.conditions.clear("DiskPressure")
+
+    async def _look_at_runtime(self) -> None:
+        info = await self._runtime.info()
+        if info.network_ready:
+            self.conditions.clear("NetworkNotReady")
+        else:
+            self.conditions.set("NetworkNotReady", "NetworkNotReady", info.message)
+
+    def _prune_logs(self) -> None:
+        known = {view.uid for view in self._reconciler.views()}
+        if known:  # with none known, the runtime may not have been seen yet
+            limit = self._clock.wall() - UNKNOWN_LOGS_KEPT_S
+            pod_logs.prune_directories(self._config.log_dir, known, limit)

@@ -1,0 +1,80 @@
+"""Plans for tests of the agent: short to write, complete as an orchestrator would send them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent.domain.plan import Accepted, ParsedPlan, consider
+from polder.identity import NodeId
+from polder.v1 import plan_pb2
+
+IDENTITY = NodeId("polder.test", "nl-utr-1", "box-1")
+
+
+def template(image: str = "app:1", **container: Any) -> dict[str, Any]:
+    pod = {k: container.pop(k) for k in ("stopGrace", "imagePullSecrets") if k in container}
+    return {"containers": [{"name": "app", "image": image, **container}], **pod}
+
+
+def assignment(
+    uid: str,
+    pod: Mapping[str, Any] | bytes | None = None,
+    *,
+    replica: str = "",
+    revision: int = 1,
+    epoch: int = 1,
+    namespace: str = "default",
+) -> plan_pb2.Assignment:
+    name = replica or f"{uid}-0"
+    raw = pod if isinstance(pod, bytes) else json.dumps(pod or template()).encode()
+    return plan_pb2.Assignment(
+        namespace=namespace,
+        workload=name.rpartition("-")[0],
+        workload_uid="w-" + name.rpartition("-")[0],
+        replica=name,
+        replica_uid=uid,
+        epoch=epoch,
+        revision=revision,
+        template_json=raw,
+    )
+
+
+def stop(uid: str, cause: str = "ScaledDown", replica: str = "") -> plan_pb2.Stop:
+    return plan_pb2.Stop(
+        namespace="default", replica=replica or f"{uid}-0", replica_uid=uid, cause=cause
+    )
+
+
+def node_plan(
+    generation: int,
+    assignments: Sequence[plan_pb2.Assignment] = (),
+    stops: Sequence[plan_pb2.Stop] = (),
+    secrets: Sequence[plan_pb2.SecretData] = (),
+    **changes: Any,
+) -> plan_pb2.NodePlan:
+    message = plan_pb2.NodePlan(
+        node=IDENTITY.node,
+        site=IDENTITY.site,
+        trust_domain=IDENTITY.trust_domain,
+        generation=generation,
+        issued_at_ms=1_700_000_000_000 + generation,
+        assignments=assignments,
+        stops=stops,
+        assignment_count=len(assignments),
+        stop_count=len(stops),
+        secrets=secrets,
+        endpoints=["127.0.0.1:7443"],
+    )
+    for name, value in changes.items():
+        setattr(message, name, value)
+    return message
+
+
+def parsed(message: plan_pb2.NodePlan) -> ParsedPlan:
+    answer = consider(None, IDENTITY, message.SerializeToString())
+    assert isinstance(answer, Accepted), answer
+    return answer.plan
+
+
+def plan(generation: int, *args: Any, **kwargs: Any) -> ParsedPlan:
+    return parsed(node_plan(generation, *args, **kwargs))
