@@ -1,0 +1,332 @@
+"""Apply: what operators write becomes records, all of a request's documents or none.
+
+Everything is validated before anything is written. Up to `BATCH_DOCUMENTS` documents go into one
+transaction and are atomic; a larger request is validated whole, and then written in batches, in an
+order in which what is referred to comes first. Writes compare on what the mirror showed: a race
+costs a retry and never a lost update.
+"""
+
+import json
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import grpc
+
+from orchestrator.api.catching_up import catch_up
+from orchestrator.api.index import PlacementIndex
+from orchestrator.api.wire import to_wire
+from orchestrator.authz import Caller, require_write, sees_secrets
+from orchestrator.cache import Cache
+from orchestrator.records import StoredResource, TemplateRevision
+from orchestrator.refusals import FieldViolation, Refused, conflict, exhausted, invalid
+from orchestrator.store import keys
+from orchestrator.store.port import Compare, CompareTarget, Delete, Op, Put, Store
+from polder.manifest import InvalidManifest, Manifest, Violation, decode_document, digest
+from polder.v1 import operator_pb2
+
+DOCUMENTS_MAX = 2_000
+# A workload's template is stored twice, in its spec and as a revision, in one transaction.
+DOCUMENT_BYTES_MAX = 700_000
+BATCH_DOCUMENTS = 40
+BATCH_BYTES_MAX = 1_400_000
+REVISIONS_KEPT = 10
+_ATTEMPTS = 16
+_ORDER = ("Namespace", "Provider", "Site", "Node", "Secret", "Workload")
+_RESERVED = "polder.eu/"
+
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One checked document of the request."""
+
+    number: int
+    manifest: Manifest
+    expected_revision: int
+    size: int
+
+
+@dataclass(slots=True)
+class Step:
+    """What one document means for the Store, as the mirror stands."""
+
+    wanted: Wanted
+    outcome: "operator_pb2.ApplyOutcome.ValueType"
+    record: StoredResource
+    compares: list[Compare] = field(default_factory=list)
+    ops: list[Op] = field(default_factory=list)
+
+
+class Applier:
+    """Serves Apply."""
+
+    def __init__(
+        self, store: Store, cache: Cache, index: PlacementIndex, clock: Callable[[], float]
+    ) -> None:
+        self._store = store
+        self._cache = cache
+        self._index = index
+        self._clock = clock
+
+    async def apply(
+        self, caller: Caller, request: operator_pb2.ApplyRequest
+    ) -> operator_pb2.ApplyResponse:
+        """Raises Refused (InvalidManifest, Forbidden, Conflict, BeingDeleted, TooLarge) and
+        StoreError."""
+        wanted = decode_request(request)
+        for item in wanted:
+            require_write(caller, *item.manifest.ref)
+        steps = self._plan(wanted, wanted)
+        if not request.dry_run:
+            written: dict[int, Step] = {}
+            for batch in _batches(wanted):
+                for step in await self._write(batch, wanted):
+                    written[step.wanted.number] = step
+            steps = [written[item.number] for item in wanted]
+        return operator_pb2.ApplyResponse(results=[_result(caller, step) for step in steps])
+
+    async def _write(self, batch: Sequence[Wanted], request: Sequence[Wanted]) -> list[Step]:
+        for _ in range(_ATTEMPTS):
+            steps = self._plan(batch, request)
+            ops = [op for step in steps for op in step.ops]
+            if not ops:
+                return steps
+            compares = {c.key: c for step in steps for c in step.compares}
+            result = await self._store.txn(list(compares.values()), ops)
+            await catch_up(self._cache, result.revision)
+            if result.committed:
+                for step in steps:
+                    if step.ops:
+                        step.record = replace(step.record, store_revision=result.revision)
+                return steps
+        raise conflict("the resources kept changing under this apply", "try again")
+
+    # --- deciding ------------------------------------------------------------------------------
+
+    def _plan(self, batch: Sequence[Wanted], request: Sequence[Wanted]) -> list[Step]:
+        """Raises Refused with everything that stands against the documents."""
+        coming = {item.manifest.ref for item in request}
+        violations: list[FieldViolation] = []
+        steps = []
+        for item in batch:
+            existing = self._cache.resource(*item.manifest.ref)
+            _check_expected(item, existing)
+            violations += self._violations(item, existing, coming)
+            steps.append(self._step(item, existing))
+        if violations:
+            raise _invalid_manifest(violations)
+        return steps
+
+    def _violations(
+        self, item: Wanted, existing: StoredResource | None, coming: set[Key]
+    ) -> list[FieldViolation]:
+        manifest = item.manifest
+        kind, namespace, name = manifest.ref
+        found: list[tuple[str, str]] = []
+        if kind == "Node" and existing is None:
+            found.append(
+                ("metadata.name", f"there is no node {name}: nodes join, they are not applied")
+            )
+        if kind == "Node" and existing and manifest.spec.site != existing.spec.get("site"):
+            found.append(("spec.site", f"is fixed when a node joins: {existing.spec.get('site')}"))
+        if namespace and not self._exists("Namespace", namespace, coming):
+            found.append(("metadata.namespace", f"there is no namespace {namespace}"))
+        if kind == "Site" and not self._exists("Provider", manifest.spec.provider, coming):
+            found.append(("spec.provider", f"there is no provider {manifest.spec.provider}"))
+        return [(item.number, path, text) for path, text in found]
+
+    def _exists(self, kind: str, name: str, coming: set[Key]) -> bool:
+        found = self._cache.resource(kind, "", name)
+        if found is not None:
+            return not found.deletion_requested_at_ms
+        return (kind, "", name) in coming
+
+    def _step(self, item: Wanted, existing: StoredResource | None) -> Step:
+        if existing is None:
+            return self._create(item)
+        if existing.deletion_requested_at_ms:
+            raise Refused(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "BeingDeleted",
+                f"{existing.kind} {existing.name} is being deleted",
+                "wait until it is gone, then apply again",
+            )
+        manifest = item.manifest
+        labels = _labels(manifest, existing)
+        spec_changed = manifest.raw_spec != existing.spec
+        annotations = manifest.metadata.annotations
+        if not spec_changed and (labels, annotations) == (existing.labels, existing.annotations):
+            return Step(item, operator_pb2.APPLY_OUTCOME_UNCHANGED, existing)
+        record = replace(existing, labels=labels, annotations=annotations)
+        step = Step(item, operator_pb2.APPLY_OUTCOME_CONFIGURED, record)
+        if spec_changed:
+            generation = existing.generation + 1
+            step.record = replace(record, spec=manifest.raw_spec, generation=generation)
+            self._revise(step)
+        return self._finish(step, existing.store_revision)
+
+    def _create(self, item: Wanted) -> Step:
+        manifest = item.manifest
+        kind, namespace, name = manifest.ref
+        record = StoredResource(
+            kind=kind,
+            namespace=namespace,
+            name=name,
+            uid=str(uuid.uuid4()),
+            spec=manifest.raw_spec,
+            labels=dict(manifest.metadata.labels),
+            annotations=dict(manifest.metadata.annotations),
+            created_at_ms=int(self._clock() * 1000),
+        )
+        step = Step(item, operator_pb2.APPLY_OUTCOME_CREATED, record)
+        self._revise(step)
+        # What it refers to must still be there when it is written; see deletion.py.
+        owner = ("Namespace", namespace) if namespace else ("Provider", "")
+        if kind == "Site":
+            owner = ("Provider", manifest.spec.provider)
+        found = self._cache.resource(owner[0], "", owner[1]) if owner[1] else None
+        if found is not None:
+            key = keys.spec(owner[0], "", owner[1])
+            step.compares.append(_compare(key, found.store_revision))
+        return self._finish(step, 0)
+
+    def _revise(self, step: Step) -> None:
+        """A changed template becomes a new, immutable revision; an old one is forgotten."""
+        record, manifest = step.record, step.wanted.manifest
+        if record.kind != "Workload":
+            return
+        fingerprint = digest(manifest.spec.template)
+        current = self._cache.revision_of(record.uid, record.template_revision)
+        if current is not None and current.digest == fingerprint:
+            return
+        number = record.template_revision + 1
+        step.record = replace(record, template_revision=number)
+        revision = TemplateRevision(
+            record.uid,
+            number,
+            manifest.raw_spec["template"],
+            fingerprint,
+            int(self._clock() * 1000),
+        )
+        step.ops.append(Put(keys.revision(record.uid, number), revision.to_bytes()))
+        old = number - REVISIONS_KEPT
+        placed = self._index.workload(record.namespace, record.name)
+        in_use = {item.assignment.revision for item in placed.placed.values()}
+        in_use |= {item.stop.revision for item in placed.stopping.values()}
+        if old > 0 and old not in in_use:
+            step.ops.append(Delete(keys.revision(record.uid, old)))
+
+    def _finish(self, step: Step, store_revision: int) -> Step:
+        key = keys.spec(*step.record.ref)
+        step.compares.append(_compare(key, store_revision))
+        step.ops.append(Put(key, step.record.to_bytes()))
+        return step
+
+
+def decode_request(request: operator_pb2.ApplyRequest) -> list[Wanted]:
+    """The documents, checked without looking at the Store. Raises Refused."""
+    if not request.documents:
+        raise invalid("the request has no documents", reason="InvalidManifest")
+    if len(request.documents) > DOCUMENTS_MAX:
+        raise exhausted("TooLarge", f"more than {DOCUMENTS_MAX} documents", "apply them in parts")
+    wanted: list[Wanted] = []
+    violations: list[FieldViolation] = []
+    seen: dict[Key, int] = {}
+    for number, document in enumerate(request.documents):
+        try:
+            manifest = _decode(document.json)
+        except InvalidManifest as error:
+            violations += [(number, v.path, v.message) for v in error.violations]
+            continue
+        if not manifest.info.editable:
+            text = f"a {manifest.kind} is made by the system and cannot be applied"
+            violations.append((number, "kind", text))
+        first = seen.setdefault(manifest.ref, number)
+        if first != number:
+            text = f"{manifest.kind} {manifest.metadata.name} is in document {first} too"
+            violations.append((number, "metadata.name", text))
+        size = len(document.json)
+        wanted.append(Wanted(number, manifest, document.expected_revision, size))
+    if violations:
+        raise _invalid_manifest(violations)
+    return wanted
+
+
+def _decode(raw: bytes) -> Manifest:
+    if len(raw) > DOCUMENT_BYTES_MAX:
+        text = f"the document has {len(raw)} bytes; at most {DOCUMENT_BYTES_MAX} are allowed"
+        raise _unreadable(text)
+    try:
+        parsed = json.loads(raw)
+    except RecursionError:
+        raise _unreadable("the document is nested too deeply") from None
+    except ValueError as error:  # also invalid UTF-8
+        raise _unreadable(f"the document is not JSON: {error}") from error
+    try:
+        return decode_document(parsed)
+    except RecursionError:
+        raise _unreadable("the document is nested too deeply") from None
+
+
+def _unreadable(text: str) -> InvalidManifest:
+    return InvalidManifest([Violation(".", text)])
+
+
+def _invalid_manifest(violations: Sequence[FieldViolation]) -> Refused:
+    number, path, text = violations[0]
+    more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+    return Refused(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "InvalidManifest",
+        f"document {number}: {path}: {text}{more}",
+        "nothing was written",
+        violations,
+    )
+
+
+def _check_expected(item: Wanted, existing: StoredResource | None) -> None:
+    current = existing.store_revision if existing is not None else 0
+    kind, _, name = item.manifest.ref
+    if item.expected_revision == -1 and existing is not None:
+        raise conflict(f"{kind} {name} exists already", "apply without expecting it to be new")
+    if item.expected_revision > 0 and current != item.expected_revision:
+        now = f"is at revision {current}" if existing is not None else "does not exist"
+        raise conflict(
+            f"{kind} {name} {now}, not at {item.expected_revision}",
+            "get it again, make the change again, and retry",
+        )
+
+
+def _labels(manifest: Manifest, existing: StoredResource) -> dict[str, str]:
+    """As in the document. A node keeps what joining said of it."""
+    kept = {}
+    if existing.kind == "Node":
+        kept = {k: v for k, v in existing.labels.items() if k.startswith(_RESERVED)}
+    return {**manifest.metadata.labels, **kept}
+
+
+def _compare(key: str, store_revision: int) -> Compare:
+    return Compare(key, CompareTarget.MOD_REVISION, store_revision)
+
+
+def _batches(wanted: Sequence[Wanted]) -> list[list[Wanted]]:
+    """What is referred to comes first."""
+    ordered = sorted(wanted, key=lambda item: _ORDER.index(item.manifest.kind))
+    batches: list[list[Wanted]] = [[]]
+    size = 0
+    for item in ordered:
+        cost = 2 * item.size
+        if batches[-1] and (len(batches[-1]) >= BATCH_DOCUMENTS or size + cost > BATCH_BYTES_MAX):
+            batches.append([])
+            size = 0
+        batches[-1].append(item)
+        size += cost
+    return batches
+
+
+def _result(caller: Caller, step: Step) -> operator_pb2.ApplyResult:
+    secrets = sees_secrets(caller, step.record.namespace)
+    resource = to_wire(step.record, secrets=secrets)
+    return operator_pb2.ApplyResult(outcome=step.outcome, resource=resource)

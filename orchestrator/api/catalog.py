@@ -1,0 +1,273 @@
+"""Every resource as operators see it, by key: stored kinds, and those that are only composed.
+
+Get, List and Watch read here; nothing here waits or writes. A Replica is composed from placements,
+an Operator from its identity record.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.api.index import Placed, PlacementIndex, Stopping
+from orchestrator.api.views import (
+    NodeFacts,
+    NodeView,
+    Status,
+    node_status,
+    operator_status,
+    replica_status,
+    site_status,
+    stopping_status,
+    unplaced_status,
+    workload_status,
+)
+from orchestrator.authz import Caller, may_read, sees_secrets
+from orchestrator.cache import Cache
+from orchestrator.domain.liveness import DEFAULT_PERIODS, Liveness, NodeLiveness, Periods, liveness
+from orchestrator.fleet import Fleet
+from orchestrator.records import IdentityRecord, StoredResource
+from polder.manifest import KINDS
+
+Unplaced = Callable[[str, str], Sequence[Mapping[str, Any]]]
+"""The leader's explanations for a workload (namespace, name): [{replica, reasons, message}]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A resource to send, before it is encoded."""
+
+    record: StoredResource
+    status: Status | None
+
+
+class Catalog:
+    """`keys` and `get`. Keys are (namespace, name) within a kind; they are sorted."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        fleet: Fleet,
+        index: PlacementIndex,
+        clock: Callable[[], float],
+        unplaced: Unplaced,
+        periods: Periods = DEFAULT_PERIODS,
+    ) -> None:
+        self.cache = cache
+        self.fleet = fleet
+        self.index = index
+        self._clock = clock
+        self._unplaced = unplaced
+        self._periods = periods
+
+    # --- keys --------------------------------------------------------------------------------
+
+    def keys(
+        self, caller: Caller, kind: str, namespace: str, after: tuple[str, str] | None = None
+    ) -> Iterator[tuple[str, str]]:
+        """What the caller may see of a kind, in order, behind `after`."""
+        if kind == "Replica":
+            yield from self._replica_keys(caller, namespace, after)
+            return
+        found: Iterator[tuple[str, str]]
+        if kind == "Operator":
+            found = (("", record.name) for record in self.cache.identities("operator"))
+        else:
+            found = ((record.namespace, record.name) for record in self.cache.resources(kind))
+        for key in sorted(found):
+            if after is not None and key <= after:
+                continue
+            if namespace and key[0] != namespace:
+                continue
+            if may_read(caller, kind, *key):
+                yield key
+
+    def _replica_keys(
+        self, caller: Caller, namespace: str, after: tuple[str, str] | None
+    ) -> Iterator[tuple[str, str]]:
+        """By namespace and then by name, holding one namespace's names at a time."""
+        workloads: dict[str, list[StoredResource]] = {}
+        for record in self.cache.resources("Workload"):
+            if (not namespace or record.namespace == namespace) and may_read(
+                caller, "Replica", record.namespace, ""
+            ):
+                workloads.setdefault(record.namespace, []).append(record)
+        for space in sorted(workloads):
+            if after is not None and space < after[0]:
+                continue
+            names = sorted({name for w in workloads[space] for name in self.replica_names(w)})
+            for name in names:
+                if after is None or (space, name) > after:
+                    yield space, name
+
+    def replica_names(self, workload: StoredResource) -> Iterator[str]:
+        """Placed, stopping, and those that wait for a place. May repeat a name."""
+        placement = self.index.workload(workload.namespace, workload.name)
+        for placed in placement.placed.values():
+            yield placed.assignment.replica
+        for stopping in placement.stopping.values():
+            yield stopping.stop.replica
+        if workload.deletion_requested_at_ms:
+            return
+        for item in self._unplaced(workload.namespace, workload.name):
+            yield str(item["replica"])
+        spec = workload.decoded
+        if spec.per_site is None and spec.per_node is None:
+            for number in range(1 if spec.replicas is None else spec.replicas):
+                yield f"{workload.name}-{number}"
+
+    # --- one resource --------------------------------------------------------------------------
+
+    def get(self, kind: str, namespace: str, name: str) -> Shown | None:
+        """None when there is no such thing."""
+        if kind == "Replica":
+            return self._replica(namespace, name)
+        if kind == "Operator":
+            return self._operator(name)
+        record = self.cache.resource(kind, namespace, name)
+        return Shown(record, self._status(record)) if record is not None else None
+
+    def _status(self, record: StoredResource) -> Status | None:
+        if record.kind == "Node":
+            return node_status(self.node_facts(record.name))
+        if record.kind == "Workload":
+            return self._workload_status(record)
+        if record.kind == "Site":
+            nodes = sorted(self.index.nodes_at(record.name))
+            return site_status([self._is_ready(node) for node in nodes])
+        return None
+
+    def node_facts(self, node: str) -> NodeFacts:
+        placement = self.cache.placement(node)
+        return NodeFacts(
+            liveness=self.node_liveness(node),
+            observation=self.fleet.get(node),
+            reported=self.cache.node_status(node),
+            placement=placement,
+            allocated=self.index.allocated(placement),
+            identity=self.cache.identity("node", node),
+        )
+
+    def node_liveness(self, node: str) -> NodeLiveness:
+        seen = self.fleet.get(node)
+        return liveness(
+            last_seen=seen.last_seen if seen else 0.0,
+            ever_seen=self.cache.node_status(node) is not None,
+            listening_since=self.fleet.started_at,
+            now=self._clock(),
+            periods=self._periods,
+        )
+
+    def _is_ready(self, node: str) -> bool:
+        return self.node_liveness(node).state is Liveness.LIVE
+
+    def _view(self, node: str) -> NodeView:
+        return NodeView(self.node_liveness(node), self.fleet.get(node))
+
+    def _workload_status(self, workload: StoredResource) -> Status:
+        placement = self.index.workload(workload.namespace, workload.name)
+        views: dict[str, NodeView] = {}
+        replicas = []
+        for placed in sorted(placement.placed.values(), key=lambda p: p.assignment.replica):
+            view = views.setdefault(placed.node, self._view(placed.node))
+            status = replica_status(placed.node, placed.assignment.replica_uid, (), view)
+            replicas.append((placed, status))
+        return workload_status(
+            workload,
+            placement,
+            replicas,
+            self._unplaced(workload.namespace, workload.name),
+            int(self._clock() * 1000),
+        )
+
+    def _replica(self, namespace: str, name: str) -> Shown | None:
+        placed = self.index.replica(namespace, name)
+        if placed is not None:
+            return self._placed_replica(namespace, name, placed)
+        owner = self._owner_of(namespace, name)
+        if owner is None:
+            return None
+        stopping = self._stopping(owner, name)
+        if stopping is not None:
+            status = stopping_status(stopping, self._view(stopping.node))
+            spec = {"workload": owner.name, "node": stopping.node, "epoch": 0, "revision": 0}
+            return Shown(_composed(owner, name, stopping.stop.replica_uid, spec), status)
+        if owner.deletion_requested_at_ms or name not in set(self.replica_names(owner)):
+            return None
+        explanations = self._unplaced(namespace, owner.name)
+        explanation = next((item for item in explanations if item["replica"] == name), None)
+        status = unplaced_status(explanation, int(self._clock() * 1000))
+        spec = {
+            "workload": owner.name,
+            "node": "",
+            "epoch": 0,
+            "revision": owner.template_revision,
+        }
+        return Shown(_composed(owner, name, "", spec), status)
+
+    def _placed_replica(self, namespace: str, name: str, placed: Placed) -> Shown:
+        item = placed.assignment
+        template = self.cache.revision_of(item.workload_uid, item.revision)
+        ports = [p.host_port for p in template.decoded.host_ports()] if template else []
+        status = replica_status(placed.node, item.replica_uid, ports, self._view(placed.node))
+        owner = self.cache.resource("Workload", namespace, item.workload) or StoredResource(
+            "Workload", namespace, item.workload, item.workload_uid, {}
+        )
+        spec = {
+            "workload": item.workload,
+            "node": placed.node,
+            "epoch": item.epoch,
+            "revision": item.revision,
+        }
+        return Shown(_composed(owner, name, item.replica_uid, spec), status)
+
+    def _owner_of(self, namespace: str, replica: str) -> StoredResource | None:
+        """The workload of a replica that has no node: the longest name that begins it."""
+        name = replica
+        while "-" in name:
+            name = name.rpartition("-")[0]
+            found = self.cache.resource("Workload", namespace, name)
+            if found is not None:
+                return found
+        return None
+
+    def _stopping(self, owner: StoredResource, replica: str) -> Stopping | None:
+        items = self.index.workload(owner.namespace, owner.name).stopping.values()
+        return next((item for item in items if item.stop.replica == replica), None)
+
+    def _operator(self, name: str) -> Shown | None:
+        record = self.cache.identity("operator", name)
+        if record is None:
+            return None
+        return Shown(_operator_record(record), operator_status(record))
+
+
+def shows_secrets(caller: Caller, shown: Shown) -> bool:
+    return shown.record.kind == "Secret" and sees_secrets(caller, shown.record.namespace)
+
+
+def is_kind(kind: str) -> bool:
+    return kind in KINDS
+
+
+def _composed(owner: StoredResource, name: str, uid: str, spec: dict[str, Any]) -> StoredResource:
+    return StoredResource(
+        kind="Replica",
+        namespace=owner.namespace,
+        name=name,
+        uid=uid,
+        spec=spec,
+        labels={**owner.labels, "polder.eu/workload": owner.name},
+        created_at_ms=owner.created_at_ms,
+    )
+
+
+def _operator_record(record: IdentityRecord) -> StoredResource:
+    return StoredResource(
+        kind="Operator",
+        namespace="",
+        name=record.name,
+        uid="",
+        spec={"roles": list(record.roles)},
+        created_at_ms=record.joined_at_ms,
+        store_revision=record.store_revision,
+    )

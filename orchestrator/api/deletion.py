@@ -1,0 +1,126 @@
+"""Delete. What runs gets a tombstone, and the leader takes it away; the rest goes at once.
+
+A Namespace, Provider or Site that something refers to stays. To be sure of that although others
+write at the same time, it is first marked as being deleted: what refers to it compares on its
+revision when it is created (apply.py, identity/nodes.py), so nothing new appears behind the mark.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from orchestrator.api.catching_up import catch_up
+from orchestrator.api.index import PlacementIndex
+from orchestrator.api.reading import checked_ref, describe_ref, missing
+from orchestrator.api.wire import to_wire
+from orchestrator.authz import Caller, require_write
+from orchestrator.cache import Cache
+from orchestrator.records import StoredResource
+from orchestrator.refusals import Refused, conflict, in_use, invalid
+from orchestrator.store import keys
+from orchestrator.store.port import Compare, CompareTarget, Delete, Op, Put, Store
+from polder.manifest import KINDS
+from polder.manifest.document import DEFAULT_NAMESPACE
+from polder.v1 import operator_pb2
+
+_ATTEMPTS = 16
+_BY_LEADER = ("Workload", "Node")
+_SHOWN = 5
+
+
+class Deleter:
+    """Serves Delete."""
+
+    def __init__(
+        self, store: Store, cache: Cache, index: PlacementIndex, clock: Callable[[], float]
+    ) -> None:
+        self._store = store
+        self._cache = cache
+        self._index = index
+        self._clock = clock
+
+    async def delete(
+        self, caller: Caller, request: operator_pb2.DeleteRequest
+    ) -> operator_pb2.DeleteResponse:
+        """Raises Refused (NotFound, InUse, Conflict, Forbidden) and StoreError."""
+        ref = checked_ref(request.ref)
+        if not KINDS[ref.kind].editable:
+            instead = "edgectl revoke" if ref.kind == "Operator" else "delete or scale its Workload"
+            raise invalid(f"a {ref.kind} cannot be deleted", instead)
+        require_write(caller, ref.kind, ref.namespace, ref.name)
+        for _ in range(_ATTEMPTS):
+            record = self._cache.resource(ref.kind, ref.namespace, ref.name)
+            if record is None:
+                raise missing(ref)
+            if request.expected_revision not in (0, record.store_revision):
+                raise conflict(
+                    f"{describe_ref(ref)} is at revision {record.store_revision}",
+                    "get it again, and retry",
+                )
+            self._check_unused(record)
+            done = await self._remove(record, dry_run=request.dry_run)
+            if done is not None:
+                resource, finished = done
+                return operator_pb2.DeleteResponse(resource=to_wire(resource), finished=finished)
+        raise conflict(f"{describe_ref(ref)} kept changing", "try again")
+
+    async def _remove(
+        self, record: StoredResource, *, dry_run: bool
+    ) -> tuple[StoredResource, bool] | None:
+        """The record as it is now, and whether it is gone; None: it changed meanwhile."""
+        by_leader = record.kind in _BY_LEADER
+        if dry_run:
+            return record, not by_leader
+        marked: StoredResource | None = record
+        if record.kind != "Secret" and not record.deletion_requested_at_ms:
+            now_ms = int(self._clock() * 1000)
+            marked = await self._put(record, replace(record, deletion_requested_at_ms=now_ms))
+        if marked is None or by_leader:
+            return (marked, False) if marked is not None else None
+        try:
+            self._check_unused(marked)
+        except Refused:
+            await self._put(marked, replace(marked, deletion_requested_at_ms=0))
+            raise
+        removed = await self._commit(marked, Delete(keys.spec(*marked.ref)))
+        return (marked, True) if removed else None
+
+    async def _put(self, before: StoredResource, after: StoredResource) -> StoredResource | None:
+        revision = await self._commit(before, Put(keys.spec(*before.ref), after.to_bytes()))
+        return replace(after, store_revision=revision) if revision else None
+
+    async def _commit(self, before: StoredResource, op: Op) -> int:
+        """The Store's revision; 0 when the record has changed. The mirror is behind neither."""
+        compare = Compare(op.key, CompareTarget.MOD_REVISION, before.store_revision)
+        result = await self._store.txn([compare], [op])
+        await catch_up(self._cache, result.revision)
+        return result.revision if result.committed else 0
+
+    def _check_unused(self, record: StoredResource) -> None:
+        """Raises Refused (InUse) with what stands in the way."""
+        if record.ref == ("Namespace", "", DEFAULT_NAMESPACE):
+            raise in_use("the namespace default is always there")
+        users = self._users(record)
+        if users:
+            more = f" and {len(users) - _SHOWN} more" if len(users) > _SHOWN else ""
+            raise in_use(
+                f"{record.kind} {record.name} is in use by {', '.join(users[:_SHOWN])}{more}",
+                "delete those first",
+            )
+
+    def _users(self, record: StoredResource) -> list[str]:
+        if record.kind == "Namespace":
+            return sorted(
+                f"{kind.lower()}/{other.name}"
+                for kind in ("Workload", "Secret")
+                for other in self._cache.resources(kind)
+                if other.namespace == record.name
+            )
+        if record.kind == "Site":
+            return sorted(f"node/{node}" for node in self._index.nodes_at(record.name))
+        if record.kind == "Provider":
+            return sorted(
+                f"site/{site.name}"
+                for site in self._cache.resources("Site")
+                if site.spec.get("provider") == record.name
+            )
+        return []

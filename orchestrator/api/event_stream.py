@@ -1,0 +1,70 @@
+"""Events: those kept, and with `follow` those that come; of namespaces that the caller may see."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+
+from orchestrator.authz import Caller, require
+from orchestrator.events import EventRecord, EventRecorder
+from polder.roles import Level, level_in
+from polder.v1 import operator_pb2
+
+BATCH = 200
+PENDING_MAX = 1_000
+_COALESCE_S = 0.1
+
+
+async def stream_events(
+    events: EventRecorder,
+    clock: Callable[[], float],
+    caller: Caller,
+    request: operator_pb2.EventsRequest,
+) -> AsyncIterator[operator_pb2.EventsResponse]:
+    """Batches, oldest first; a first one always comes. Raises Refused (Forbidden).
+
+    A reader that is slow loses the oldest of what it has not read, never memory.
+    """
+    wanted = request.object
+    namespace = request.namespace or wanted.namespace
+    if namespace:
+        require(caller, Level.VIEWER, namespace, "read events")
+
+    def matches(event: EventRecord) -> bool:
+        return (
+            namespace in ("", event.namespace)
+            and wanted.kind in ("", event.kind)
+            and wanted.name in ("", event.name)
+            and level_in(caller.roles, event.namespace) >= Level.VIEWER
+        )
+
+    def response(batch: list[EventRecord]) -> operator_pb2.EventsResponse:
+        return operator_pb2.EventsResponse(
+            events=[event.to_proto() for event in batch], now_ms=int(clock() * 1000)
+        )
+
+    pending: OrderedDict[str, EventRecord] = OrderedDict()
+    news = asyncio.Event()
+
+    def on_event(event: EventRecord) -> None:
+        if matches(event):
+            pending[event.key] = event
+            if len(pending) > PENDING_MAX:
+                pending.popitem(last=False)
+            news.set()
+
+    end = events.subscribe(on_event) if request.follow else None
+    try:
+        found = [event for event in events.list(kind=wanted.kind) if matches(event)]
+        found = found[-request.limit :] if request.limit > 0 else found
+        for start in range(0, max(1, len(found)), BATCH):
+            yield response(found[start : start + BATCH])
+        while request.follow:
+            await news.wait()
+            await asyncio.sleep(_COALESCE_S)
+            batch = [pending.popitem(last=False)[1] for _ in range(min(BATCH, len(pending)))]
+            if not pending:
+                news.clear()
+            yield response(batch)
+    finally:
+        if end is not None:
+            end()

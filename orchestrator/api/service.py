@@ -1,0 +1,107 @@
+"""OperatorService: each RPC in one line or two. The work is in the modules beside this one.
+
+The front door (rpc.py) has admitted the caller before any of these runs, and turns `Refused` and
+StoreError into statuses after.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from grpc import aio
+
+from orchestrator.api.access import Access
+from orchestrator.api.apply import Applier
+from orchestrator.api.deletion import Deleter
+from orchestrator.api.event_stream import stream_events
+from orchestrator.api.reading import Reading
+from orchestrator.api.relaying import Relaying
+from orchestrator.api.watching import WatchHub
+from orchestrator.authz import caller_of
+from orchestrator.events import EventRecorder
+from polder.v1 import operator_pb2, operator_pb2_grpc
+
+Context = aio.ServicerContext[Any, Any]
+
+
+class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
+    """What edgectl talks to."""
+
+    def __init__(
+        self,
+        applier: Applier,
+        reading: Reading,
+        deleter: Deleter,
+        hub: WatchHub,
+        relaying: Relaying,
+        access: Access,
+        events: EventRecorder,
+        clock: Callable[[], float],
+    ) -> None:
+        self._applier = applier
+        self._reading = reading
+        self._deleter = deleter
+        self._hub = hub
+        self._relaying = relaying
+        self._access = access
+        self._events = events
+        self._clock = clock
+
+    async def Apply(  # noqa: N802
+        self, request: operator_pb2.ApplyRequest, context: Context
+    ) -> operator_pb2.ApplyResponse:
+        return await self._applier.apply(caller_of(context), request)
+
+    async def Get(  # noqa: N802
+        self, request: operator_pb2.GetRequest, context: Context
+    ) -> operator_pb2.GetResponse:
+        return self._reading.get(caller_of(context), request)
+
+    async def List(  # noqa: N802
+        self, request: operator_pb2.ListRequest, context: Context
+    ) -> operator_pb2.ListResponse:
+        return self._reading.list(caller_of(context), request)
+
+    def Watch(  # noqa: N802
+        self, request: operator_pb2.WatchRequest, context: Context
+    ) -> AsyncIterator[operator_pb2.WatchResponse]:
+        return self._hub.watch(caller_of(context), request)
+
+    async def Delete(  # noqa: N802
+        self, request: operator_pb2.DeleteRequest, context: Context
+    ) -> operator_pb2.DeleteResponse:
+        return await self._deleter.delete(caller_of(context), request)
+
+    def Logs(  # noqa: N802
+        self, request: operator_pb2.LogsRequest, context: Context
+    ) -> AsyncIterator[operator_pb2.LogsResponse]:
+        return self._relaying.logs(caller_of(context), request)
+
+    def Exec(  # noqa: N802
+        self, request_iterator: AsyncIterator[operator_pb2.ExecRequest], context: Context
+    ) -> AsyncIterator[operator_pb2.ExecResponse]:
+        return self._relaying.exec(caller_of(context), request_iterator)
+
+    def Events(  # noqa: N802
+        self, request: operator_pb2.EventsRequest, context: Context
+    ) -> AsyncIterator[operator_pb2.EventsResponse]:
+        return stream_events(self._events, self._clock, caller_of(context), request)
+
+    async def CreateJoinToken(  # noqa: N802
+        self, request: operator_pb2.CreateJoinTokenRequest, context: Context
+    ) -> operator_pb2.CreateJoinTokenResponse:
+        return await self._access.create_join_token(caller_of(context), request)
+
+    async def Revoke(  # noqa: N802
+        self, request: operator_pb2.RevokeRequest, context: Context
+    ) -> operator_pb2.RevokeResponse:
+        return await self._access.revoke(caller_of(context), request)
+
+    async def IssueOperator(  # noqa: N802
+        self, request: operator_pb2.IssueOperatorRequest, context: Context
+    ) -> operator_pb2.IssueOperatorResponse:
+        return await self._access.issue_operator(caller_of(context), request)
+
+    async def WhoAmI(  # noqa: N802
+        self, request: operator_pb2.WhoAmIRequest, context: Context
+    ) -> operator_pb2.WhoAmIResponse:
+        return self._access.who_am_i(caller_of(context))
