@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from agent import connection_policy as policy
@@ -24,27 +24,20 @@ from agent.identity_store import (
 )
 from agent.outbox import EventQueue
 from agent.relay import RelayHub
-from agent.session_stream import Node, SessionEnd, SessionEnded, SessionStream, Timing
+from agent.session_stream import (
+    ConnectionState,
+    Node,
+    SessionEnd,
+    SessionEnded,
+    SessionStream,
+    Timing,
+)
 from polder.v1 import agent_pb2, common_pb2
 
 log = logging.getLogger(__name__)
 
 CLOCK_SKEW_MAX_S = 30.0
 RENEWAL_CHECK_MAX_S = 3600.0  # a suspended box wakes up with a clock that has jumped
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionState:
-    """For `edge-agent status` and conditions. Times are unix seconds; skew is ours minus theirs."""
-
-    connected: bool = False
-    endpoint: str = ""
-    member: str = ""
-    region: str = ""
-    since: float = 0.0
-    last_contact: float = 0.0
-    last_error: str = ""
-    clock_skew_s: float = 0.0
 
 
 class SessionClient:

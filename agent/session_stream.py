@@ -47,6 +47,20 @@ class SessionEnd:
     retry_after_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectionState:
+    """For `edge-agent status` and conditions. Times are unix seconds; skew is ours minus theirs."""
+
+    connected: bool = False
+    endpoint: str = ""
+    member: str = ""
+    region: str = ""
+    since: float = 0.0
+    last_contact: float = 0.0
+    last_error: str = ""
+    clock_skew_s: float = 0.0
+
+
 class SessionEnded(Exception):
     def __init__(self, end: SessionEnd) -> None:
         super().__init__(f"{end.reason}: {end.message}")
@@ -58,6 +72,10 @@ class Node(Protocol):
 
     def hello(self) -> agent_pb2.Hello:
         """Who runs here and the complete state of every replica."""
+        ...
+
+    def gone(self) -> list[str]:
+        """Replica uids that the plan wants stopped and of which nothing is left."""
         ...
 
     def heartbeat(self) -> agent_pb2.Heartbeat:
@@ -127,6 +145,8 @@ class SessionStream:
             raise SessionEnded(SessionEnd("Protocol", "the first message was no Welcome"))
         self.welcome = first.welcome
         self.last_contact = time.time()
+        if gone := self._node.gone():
+            self.replicas_changed([], gone)
         return self.welcome
 
     async def serve(self) -> SessionEnd:

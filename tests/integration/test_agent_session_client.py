@@ -27,6 +27,9 @@ class FakeNode:
     def hello(self) -> agent_pb2.Hello:
         return agent_pb2.Hello(agent_version="0", instance_id="i", replicas=self.replicas)
 
+    def gone(self) -> list[str]:
+        return []
+
     def heartbeat(self) -> agent_pb2.Heartbeat:
         return agent_pb2.Heartbeat(usage=agent_pb2.Usage(cpu_millis=1))
 

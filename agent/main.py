@@ -1,0 +1,228 @@
+"""The command line `edge-agent`: run, join, status, version. Called by `agent/__main__.py`.
+
+Exit codes: 0 done (or joined already), 1 it did not work, 2 usage or settings.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent import config as settings
+from agent import log as logs
+from polder import __version__
+
+log = logging.getLogger(__name__)
+
+OK, FAILED, USAGE = 0, 1, 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edge-agent", description="Runs containers on this box as Polder's orchestrators say."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="run|join|status|version")
+
+    def verb(name: str, text: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=text, description=text)
+        added.add_argument(
+            "--config", type=Path, metavar="FILE", help="default: /etc/polder/agent.toml"
+        )
+        added.add_argument("--state-dir", metavar="DIR", help="default: /var/lib/polder-agent")
+        return added
+
+    run = verb("run", "Run the agent in the foreground, as systemd does.")
+    run.add_argument(
+        "--log-dir", metavar="DIR", help="container logs; default: /var/log/polder/pods"
+    )
+    run.add_argument("--runtime-socket", metavar="PATH", help="CRI socket of containerd or CRI-O")
+    run.add_argument("--cgroup-parent", metavar="NAME", help="cgroup below which pods go")
+    run.add_argument("--log-level", metavar="LEVEL", help=", ".join(settings.LOG_LEVELS))
+    run.add_argument("--log-format", metavar="FORMAT", help=", ".join(settings.LOG_FORMATS))
+    run.add_argument(
+        "--runtime", choices=("cri", "simulated"), default="cri", help=argparse.SUPPRESS
+    )
+    join = verb("join", "Give this box its identity, with a token of `edgectl token create`.")
+    token = join.add_mutually_exclusive_group(required=True)
+    token.add_argument(
+        "--token", metavar="TOKEN", help="seen by other users of the box: prefer a file"
+    )
+    token.add_argument("--token-file", metavar="FILE", help="`-` reads stdin")
+    join.add_argument(
+        "--node", default="", metavar="NAME", help="default: the token's, or the host name"
+    )
+    join.add_argument("--force", action="store_true", help="replace an identity that is there")
+    status = verb("status", "Show who this box is and how its agent does.")
+    status.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    verbs.add_parser("version", help="Print the version.")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    options = _parser().parse_args(arguments)
+    if options.verb == "version":
+        sys.stdout.write(f"edge-agent {__version__}\n")
+        return OK
+    flags = {
+        key: getattr(options, key)
+        for key in (
+            "state_dir",
+            "log_dir",
+            "runtime_socket",
+            "cgroup_parent",
+            "log_level",
+            "log_format",
+        )
+        if getattr(options, key, None) is not None
+    }
+    try:
+        config = settings.load(options.config, **flags)
+    except settings.InvalidConfig as error:
+        return _fail(str(error), USAGE)
+    if options.verb == "run":
+        return _run(config, options.runtime)
+    if options.verb == "join":
+        return _join(config, options)
+    return _status(config, as_json=options.output == "json")
+
+
+def _fail(message: str, code: int = FAILED) -> int:
+    sys.stderr.write(f"edge-agent: {message}\n")
+    return code
+
+
+# --- run ----------------------------------------------------------------------------------------
+
+
+def _run(config: settings.AgentConfig, runtime: str) -> int:
+    from agent import service
+    from agent.identity_store import IdentityFailure
+    from agent.notify import Locked
+
+    logs.set_up(config.log_level, config.log_format)
+    try:
+        asyncio.run(service.run(config, runtime))
+    except (Locked, IdentityFailure, OSError) as error:
+        log.error("the agent cannot run", extra={"error": str(error)})
+        return FAILED
+    return OK
+
+
+# --- join ---------------------------------------------------------------------------------------
+
+
+def _join(config: settings.AgentConfig, options: argparse.Namespace) -> int:
+    from agent import join as joining
+    from agent.identity_store import IdentityStore
+    from agent.notify import Locked, StateLock
+    from polder import tokens
+
+    try:
+        token = tokens.parse(_token_text(options))
+        store = IdentityStore(config.state_dir)
+        done = None if options.force else joining.already_joined(store, token, options.node)
+        if done is None:
+            lock = StateLock(config.state_dir)
+            try:
+                done = asyncio.run(
+                    joining.join(store, token, node=options.node, version=__version__)
+                )
+            finally:
+                lock.release()
+    except Locked as error:
+        return _fail(f"{error}: stop it first")
+    except (tokens.InvalidToken, joining.JoinFailed, OSError) as error:
+        return _fail(str(error))
+    identity = done.identity.id
+    how = "had joined already" if done.already else "joined"
+    sys.stdout.write(f"{identity.node} {how} {identity.trust_domain} at site {identity.site}\n")
+    return OK
+
+
+def _token_text(options: argparse.Namespace) -> str:
+    if options.token is not None:
+        return str(options.token)
+    if options.token_file == "-":  # noqa: S105 - a file name
+        return sys.stdin.read(16_384)
+    with Path(options.token_file).open(encoding="utf-8", errors="replace") as file:
+        return file.read(16_384)
+
+
+# --- status -------------------------------------------------------------------------------------
+
+
+def _status(config: settings.AgentConfig, *, as_json: bool) -> int:
+    from agent import status_file
+    from agent.identity_store import IdentityFailure, IdentityStore
+    from agent.notify import holder_of
+
+    facts: dict[str, object] = {"state_dir": str(config.state_dir), "joined": False}
+    code = OK
+    try:
+        identity = IdentityStore(config.state_dir).load()
+        facts |= {
+            "joined": True,
+            "node": identity.id.node,
+            "site": identity.id.site,
+            "trust_domain": identity.id.trust_domain,
+            "certificate_serial": identity.serial,
+            "certificate_not_after": identity.not_after,
+            "endpoints": list(identity.endpoints),
+        }
+    except (IdentityFailure, OSError) as error:
+        facts["error"] = str(error)
+        code = FAILED
+    pid = holder_of(config.state_dir)
+    facts["pid"] = pid
+    session = status_file.read(config.state_dir)
+    if session and not pid:
+        session["connected"] = False
+    facts["session"] = session
+    if as_json:
+        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+    else:
+        sys.stdout.write("".join(f"{key:<13}{value}\n" for key, value in _status_lines(facts)))
+    return code
+
+
+def _status_lines(facts: dict[str, object]) -> list[tuple[str, str]]:
+    now = time.time()
+    if not facts["joined"]:
+        lines = [("joined", f"no: {facts['error']}")]
+    else:
+        left = float(str(facts["certificate_not_after"])) - now
+        ends = f"ends in {_age(left)}" if left > 0 else f"ended {_age(-left)} ago"
+        lines = [
+            ("node", str(facts["node"])),
+            ("site", str(facts["site"])),
+            ("installation", str(facts["trust_domain"])),
+            ("certificate", f"{facts['certificate_serial']}, {ends}"),
+        ]
+    lines.append(("agent", f"runs, pid {facts['pid']}" if facts["pid"] else "does not run"))
+    session = facts["session"]
+    if isinstance(session, dict) and session:
+        if session.get("connected"):
+            since = _age(now - session["since"])
+            lines.append(
+                ("session", f"with {session['member']} at {session['endpoint']} for {since}")
+            )
+        else:
+            contact = session.get("last_contact")
+            last = f"last contact {_age(now - contact)} ago" if contact else "no contact yet"
+            lines.append(("session", f"none; {last}"))
+            if session.get("last_error"):
+                lines.append(("last error", str(session["last_error"])))
+        lines.append(("plan", f"generation {session.get('plan_generation', 0)}"))
+        lines.append(("replicas", f"{session.get('replicas_running', 0)} running"))
+    return lines
+
+
+def _age(seconds: float) -> str:
+    from polder.manifest.quantity import format_duration
+
+    return format_duration(seconds)

@@ -1,0 +1,270 @@
+"""The running agent: makes the pieces, connects them, keeps them going. Called by `agent/main.py`.
+
+    IdentityStore --> SessionClient <-> SessionStream --OpenRelay--> RelayHub --> ReplicaSources
+                           |  ^                                                        |
+               plans       v  | statuses, events                                       v
+                  PlanIntake --> PlanKeeper --> Supervisor <-------------------> Runtime (CRI)
+
+Start: lock, identity, last good plan, supervisor; then systemd hears READY; only then is anybody
+dialled. A box without a network is a working box.
+"""
+
+import asyncio
+import gc
+import logging
+import signal
+import time
+from pathlib import Path
+
+from agent import connection_policy as policy
+from agent.config import AgentConfig
+from agent.identity_store import IdentityStore, NotJoined, SubprocessPlanVerifier
+from agent.inventory import Box, Inventory, take, with_runtime
+from agent.node import AgentNode, inventory_message
+from agent.notify import StateLock, notify, watchdog_interval_s
+from agent.plan_intake import PlanIntake
+from agent.relay import RelayHub
+from agent.runtime.port import Runtime, RuntimeFailure
+from agent.session import CLOCK_SKEW_MAX_S, SessionClient
+from agent.session_stream import ConnectionState
+from agent.sources import ReplicaSources
+from agent.state import PlanKeeper
+from agent.status_file import StatusFile
+from agent.supervisor import Supervisor, SupervisorConfig
+from polder.v1 import agent_pb2
+
+log = logging.getLogger(__name__)
+
+JOIN_POLL_S = 1.0
+SETTLE_S = 10.0
+LOOK_EVERY_S = 60.0  # inventory, certificate, a plan that could not be written
+STATUS_EVERY_S = 5.0
+
+
+def make_runtime(kind: str, config: AgentConfig) -> Runtime:
+    """`cri`, or `simulated` for tests and fleets of thousands."""
+    if kind == "simulated":
+        from agent.runtime.simulated import SimulatedRuntime
+
+        return SimulatedRuntime()
+    from agent.runtime.cri.adapter import CriRuntime
+
+    return CriRuntime(str(config.runtime_socket))
+
+
+async def run(config: AgentConfig, runtime_kind: str = "cri") -> None:
+    """Until SIGTERM or SIGINT. Raises Locked, IdentityFailure and OSError at the start."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    store = IdentityStore(config.state_dir)
+    if not await _wait_until_joined(store, stopping):
+        return
+    lock = StateLock(config.state_dir)
+    runtime = make_runtime(runtime_kind, config)
+    try:
+        agent = await Agent.assemble(config, store, runtime)
+        await agent.run(stopping)
+    finally:
+        notify("STOPPING=1")
+        await runtime.close()
+        lock.release()
+
+
+async def _wait_until_joined(store: IdentityStore, stopping: asyncio.Event) -> bool:
+    """A service that was started before `edge-agent join` needs no second start."""
+    said = False
+    while not stopping.is_set():
+        try:
+            store.load()
+            return True
+        except NotJoined as error:
+            if not said:
+                log.warning("waiting", extra={"reason": str(error)})
+                notify(f"READY=1\nSTATUS={error}")
+                said = True
+        notify("WATCHDOG=1")
+        try:
+            async with asyncio.timeout(JOIN_POLL_S):
+                await stopping.wait()
+        except TimeoutError:
+            continue
+    return False
+
+
+class Agent:
+    """All pieces of one joined agent. Use `assemble`, then `run`."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        store: IdentityStore,
+        runtime: Runtime,
+        box: Box,
+        inventory: Inventory,
+    ) -> None:
+        identity = store.load()
+        self._config = config
+        self._store = store
+        self._runtime = runtime
+        self._box = box
+        self._complaints: set[str] = set()
+        self.supervisor = Supervisor(
+            runtime,
+            SupervisorConfig(
+                node=identity.id.node,
+                site=identity.id.site,
+                arch=inventory.arch,
+                state_dir=config.state_dir,
+                log_dir=config.log_dir,
+                cgroup_parent=config.cgroup_parent,
+            ),
+        )
+        self.keeper = PlanKeeper(
+            config.state_dir,
+            identity.id,
+            SubprocessPlanVerifier(store),
+            self.supervisor.conditions,
+            use=self.supervisor.submit_plan,
+            report=self.supervisor.report,
+        )
+        self.node = AgentNode(box, inventory, self.supervisor, self.keeper)
+        self.relays = RelayHub(ReplicaSources(self.supervisor, runtime))
+        self.client = SessionClient(
+            store, self.node, self.relays, on_state=self._connection_changed
+        )
+        self.node.intake = PlanIntake(self.keeper, self._acknowledge)
+        self.supervisor.on_status = self.client.publish_replicas
+        self.supervisor.on_event = self.client.publish_event
+        self._status = StatusFile(config.state_dir)
+
+    @classmethod
+    async def assemble(cls, config: AgentConfig, store: IdentityStore, runtime: Runtime) -> "Agent":
+        """Look at the box and the runtime, and connect the pieces."""
+        box = Box(disk=await _container_disk(runtime, config.state_dir))
+        inventory = take(box, config.reserved, config.devices)
+        inventory = with_runtime(inventory, await _runtime_version(runtime, ""))
+        return cls(config, store, runtime, box, inventory)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Until `stopping` is set. Containers run on afterwards."""
+        identity = self._store.load()
+        log.info("agent", extra={"node": str(identity.id), "serial": identity.serial})
+        self._use_inventory(self.node.inventory)
+        await self.keeper.boot()
+        assert self.node.intake is not None
+        jobs = [
+            self.supervisor.run(),
+            self.node.intake.run(),
+            self._connect(),
+            self._look_around(),
+            self._keep_status(),
+            self._sign_of_life(),
+        ]
+        tasks = [asyncio.create_task(job) for job in jobs]
+        notify("READY=1")
+        # What was imported stays: the collector need not walk it ever again.
+        gc.collect()
+        gc.freeze()
+        stop = asyncio.create_task(stopping.wait())
+        try:
+            done, _ = await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            if stop in done:
+                notify("STOPPING=1")
+                await self.client.stop()
+            for task in done - {stop}:
+                task.result()  # a piece that ends is a defect: systemd restarts us
+        finally:
+            for task in (stop, *tasks):
+                task.cancel()
+            await asyncio.gather(stop, *tasks, return_exceptions=True)
+            await self.relays.close()
+
+    async def _connect(self) -> None:
+        """Speak only once what is said about adopted containers is true."""
+        await self.supervisor.wait_settled(SETTLE_S)
+        await self.client.run()
+
+    async def _look_around(self) -> None:
+        while True:
+            self._check_certificate()
+            await asyncio.sleep(LOOK_EVERY_S)
+            await self.keeper.retry_save()
+            known = self.node.inventory
+            fresh = take(self._box, self._config.reserved, self._config.devices)
+            fresh = with_runtime(
+                fresh, await _runtime_version(self._runtime, known.runtime_version)
+            )
+            if fresh != known:
+                self._use_inventory(fresh)
+                self.client.publish_inventory(inventory_message(fresh))
+
+    def _use_inventory(self, inventory: Inventory) -> None:
+        self.node.inventory = inventory
+        devices: dict[str, tuple[str, ...]] = {}
+        for accelerator in inventory.accelerators:
+            found = devices.get(accelerator.resource, ())
+            devices[accelerator.resource] = (*found, accelerator.id)
+        self.supervisor.set_devices(devices)
+        for complaint in inventory.complaints:
+            if complaint not in self._complaints:
+                self._complaints.add(complaint)
+                self.supervisor.report("DeviceSpecUnreadable", complaint)
+
+    def _acknowledge(self, ack: agent_pb2.PlanAck) -> None:
+        if self.keeper.current is not None:
+            self.client.use_endpoints(self.keeper.current.endpoints)
+        self.client.publish_ack(ack)
+
+    # --- conditions, status, systemd ------------------------------------------------------------
+
+    def _connection_changed(self, state: ConnectionState) -> None:
+        conditions = self.supervisor.conditions
+        if not state.connected:
+            return
+        if abs(state.clock_skew_s) > CLOCK_SKEW_MAX_S:
+            message = f"this box's clock is {state.clock_skew_s:+.0f} s off {state.member}'s"
+            conditions.set("ClockSkew", "ClockSkew", message)
+        else:
+            conditions.clear("ClockSkew")
+
+    def _check_certificate(self) -> None:
+        identity = self._store.load()
+        trouble = policy.certificate_trouble(identity.not_before, identity.not_after, time.time())
+        if trouble:
+            self.supervisor.conditions.set("CertificateExpiring", "NotRenewed", trouble)
+        else:
+            self.supervisor.conditions.clear("CertificateExpiring")
+
+    async def _keep_status(self) -> None:
+        while True:
+            running, _ = self.supervisor.counts()
+            self._status.write(self.client.state, self.keeper.generation, running)
+            await asyncio.sleep(STATUS_EVERY_S)
+
+    async def _sign_of_life(self) -> None:
+        interval = watchdog_interval_s()
+        while True:
+            notify("WATCHDOG=1")
+            await asyncio.sleep(interval or 3600.0)
+
+
+async def _container_disk(runtime: Runtime, state_dir: Path) -> Path:
+    """The file system that images and containers fill; ours, if the runtime does not say."""
+    try:
+        async with asyncio.timeout(5):
+            for use in await runtime.image_use():
+                if use.mountpoint and Path(use.mountpoint).exists():
+                    return Path(use.mountpoint)
+    except (RuntimeFailure, TimeoutError) as error:
+        log.warning("the runtime does not say where images are", extra={"error": str(error)})
+    return state_dir
+
+
+async def _runtime_version(runtime: Runtime, known: str) -> str:
+    try:
+        async with asyncio.timeout(5):
+            return (await runtime.info()).version
+    except (RuntimeFailure, TimeoutError):
+        return known
