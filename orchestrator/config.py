@@ -1,0 +1,224 @@
+"""What an operator can set: defaults, then a TOML file, then `POLDER_*` variables, then flags.
+
+Strict: an unknown key or a wrong value is an error that names it. One schema serves all sources;
+`main.py` makes the flags of `serve` from it.
+"""
+
+import os
+import socket
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.log import FORMATS, LEVELS
+from polder.manifest import InvalidManifest, decode
+from polder.manifest.names import LABEL, LABEL_HELP
+from polder.manifest.quantity import duration_s
+from polder.manifest.schema import FieldInfo, fields_of, spec
+
+ENVIRONMENT_PREFIX = "POLDER_"
+_DURATION = {"parse": duration_s, "shown_type": "duration"}
+
+
+class ConfigError(Exception):
+    """Says what is wrong, where, and what is expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The schema. Durations are seconds once decoded; addresses are host:port."""
+
+    data_dir: str = spec(
+        "Where the database and the CA are.", key="data_dir", default="/var/lib/polder"
+    )
+    trust_domain: str = spec(
+        "Of all identities; fixed at the first start.",
+        key="trust_domain",
+        default="polder.internal",
+    )
+    region: str = spec(
+        "Where this member runs.",
+        key="region",
+        default="local",
+        pattern=LABEL,
+        pattern_help=LABEL_HELP,
+    )
+    member: str = spec("This member's name. Default: from the host's name.", default="")
+    listen: str = spec("For agents and operators, mTLS.", default="0.0.0.0:7443")
+    join_listen: str = spec("For joining nodes.", key="join_listen", default="0.0.0.0:7444")
+    metrics_listen: str = spec(
+        "Metrics and health over plain HTTP. Empty: off.",
+        key="metrics_listen",
+        default="127.0.0.1:7480",
+    )
+    advertise: tuple[str, ...] = spec(
+        "Addresses that agents and operators dial, nearest first. Default: from listen.", default=()
+    )
+    advertise_join: tuple[str, ...] = spec(
+        "Addresses that joining nodes dial. Default: from join_listen.",
+        key="advertise_join",
+        default=(),
+    )
+    hosts: tuple[str, ...] = spec(
+        "More names and addresses in this member's certificate.", default=()
+    )
+    ca_dir: str = spec("Where the CA is. Default: ca in data_dir.", key="ca_dir", default="")
+    node_certificate_life: float = spec(
+        "How long a node can be cut off and come back.",
+        key="node_certificate_life",
+        default=7 * 86_400.0,
+        minimum=2,
+        **_DURATION,
+    )
+    member_certificate_life: float = spec(
+        "Of this member's certificate.",
+        key="member_certificate_life",
+        default=30 * 86_400.0,
+        minimum=2,
+        **_DURATION,
+    )
+    operator_certificate_life: float = spec(
+        "The longest that an operator can get.",
+        key="operator_certificate_life",
+        default=90 * 86_400.0,
+        minimum=2,
+        **_DURATION,
+    )
+    heartbeat_interval: float = spec(
+        "What agents are told.",
+        key="heartbeat_interval",
+        default=5.0,
+        minimum=0.2,
+        maximum=60,
+        **_DURATION,
+    )
+    silent_after: float = spec(
+        "A node is not Ready after that much silence.",
+        key="silent_after",
+        default=10.0,
+        minimum=0.5,
+        **_DURATION,
+    )
+    lost_after: float = spec(
+        "A node's replicas move after that much silence.",
+        key="lost_after",
+        default=30.0,
+        minimum=1,
+        **_DURATION,
+    )
+    shutdown_grace: float = spec(
+        "For RPCs that run when the process is told to stop.",
+        key="shutdown_grace",
+        default=5.0,
+        maximum=60,
+        **_DURATION,
+    )
+    log_format: str = spec("Of stderr.", key="log_format", default="logfmt", choices=FORMATS)
+    log_level: str = spec("Least that is logged.", key="log_level", default="info", choices=LEVELS)
+
+    @property
+    def member_name(self) -> str:
+        return self.member or _host_name()
+
+    @property
+    def data_path(self) -> Path:
+        return Path(self.data_dir)
+
+    @property
+    def ca_path(self) -> Path:
+        return Path(self.ca_dir) if self.ca_dir else self.data_path / "ca"
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        return self.advertise or (reachable(self.listen),)
+
+    @property
+    def join_endpoints(self) -> tuple[str, ...]:
+        return self.advertise_join or (reachable(self.join_listen),)
+
+
+def settings() -> tuple[FieldInfo, ...]:
+    """Every key with its type, default and sentence."""
+    return fields_of(Config)
+
+
+def load_config(
+    path: Path | None,
+    environment: Mapping[str, str] = os.environ,
+    flags: Mapping[str, Any] | None = None,
+) -> Config:
+    """Raises ConfigError with everything that is wrong."""
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: is not TOML: {error}") from error
+    for info in settings():
+        found = environment.get(ENVIRONMENT_PREFIX + info.key.upper())
+        if found is not None:
+            values[info.key] = _split(info, found)
+    values.update({key: value for key, value in (flags or {}).items() if value is not None})
+    try:
+        config = decode(Config, values)
+    except InvalidManifest as error:
+        where = f"{path}: " if path is not None else ""
+        lines = [f"{where}{v.path}: {v.message}" for v in error.violations]
+        raise ConfigError("\n".join(lines)) from error
+    _check(config)
+    return config
+
+
+def _split(info: FieldInfo, text: str) -> object:
+    """Lists in variables are separated by commas."""
+    return [part for part in text.split(",") if part] if info.default == () else text
+
+
+def _check(config: Config) -> None:
+    if LABEL.fullmatch(config.member_name) is None:
+        raise ConfigError(f"member: {config.member_name!r} is not {LABEL_HELP}")
+    for key in ("listen", "join_listen", "metrics_listen"):
+        address = getattr(config, key)
+        if address or key != "metrics_listen":
+            parse_address(key, address)
+    for key in ("advertise", "advertise_join"):
+        for address in getattr(config, key):
+            parse_address(key, address)
+    if config.lost_after <= config.silent_after:
+        raise ConfigError("lost_after: must be longer than silent_after")
+
+
+def parse_address(key: str, text: str) -> tuple[str, int]:
+    """`host:port`, `[v6]:port`. Raises ConfigError."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ConfigError(f"{key}: {text!r} is not an address such as 0.0.0.0:7443")
+    return host.strip("[]"), int(port)
+
+
+def reachable(listen: str) -> str:
+    """What to dial for a listening address: a wildcard is this machine's own address."""
+    host, _, port = listen.rpartition(":")
+    if host.strip("[]") not in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
+        return listen
+    return f"{_own_address()}:{port}"
+
+
+def _own_address() -> str:
+    """The address of the default route's interface; no packet is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def _host_name() -> str:
+    """The host's first label, as far as a member's name can hold it."""
+    label = "".join(c if c.isalnum() else "-" for c in socket.gethostname().partition(".")[0])
+    return label.lower().strip("-")[:63] or "orchestrator"
