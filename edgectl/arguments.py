@@ -15,7 +15,7 @@ class Verb:
     help: str
     add: Callable[[Parser], None]
     run: str = ""
-    description: str = ""
+    example: str = ""
     children: tuple["Verb", ...] = ()
     hidden: bool = False
 
@@ -258,51 +258,166 @@ _CONFIG = (
     Verb("get-contexts", "list contexts", _nothing, "config:get_contexts"),
     Verb("current-context", "print the current context", _nothing, "config:current_context"),
     Verb("use-context", "make a context the current one", _config_name, "config:use_context"),
-    Verb("set-context", "create or change a context", _config_set_context, "config:set_context"),
+    Verb(
+        "set-context",
+        "create or change a context",
+        _config_set_context,
+        "config:set_context",
+        example="config set-context ward --cluster eu --user ada -n umc-utrecht",
+    ),
     Verb("delete-context", "forget a context", _config_name, "config:delete_context"),
-    Verb("set", "set the current context's --namespace", _nothing, "config:set_values"),
-    Verb("import", "add the contexts of a file", _config_import, "config:import_file"),
+    Verb(
+        "set",
+        "set the current context's --namespace",
+        _nothing,
+        "config:set_values",
+        example="config set --namespace umc-utrecht",
+    ),
+    Verb(
+        "import",
+        "add the contexts of a file",
+        _config_import,
+        "config:import_file",
+        example="config import ada.polder.yaml --use",
+    ),
     Verb("path", "print where the configuration file is", _nothing, "config:show_path"),
 )
 
 VERBS = (
-    Verb("apply", "create or change what manifests describe", _apply, "apply"),
+    Verb(
+        "apply",
+        "create or change what manifests describe",
+        _apply,
+        "apply",
+        example="apply -f hello.yaml -f more/",
+    ),
     Verb(
         "diff",
         "show what apply would change; exit code 0 nothing, 1 something, more: error",
         _files,
         "diff",
+        example="diff -f hello.yaml",
     ),
-    Verb("get", "list resources, or show some", _get, "get"),
-    Verb("describe", "tell everything about a resource", _describe, "describe"),
-    Verb("delete", "delete resources, and wait until they are gone", _delete, "delete"),
-    Verb("logs", "print what a replica's container writes", _logs, "logs"),
-    Verb("exec", "run a command in a replica's container", _exec, "exec"),
-    Verb("events", "show what happened", _events, "events"),
-    Verb("wait", "wait for a condition; a resource may yet have to appear", _wait, "wait"),
+    Verb("get", "list resources, or show some", _get, "get", example="get nodes,workloads -o wide"),
+    Verb(
+        "describe",
+        "tell everything about a resource",
+        _describe,
+        "describe",
+        example="describe node/edge-1",
+    ),
+    Verb(
+        "delete",
+        "delete resources, and wait until they are gone",
+        _delete,
+        "delete",
+        example="delete workload/hello --timeout 1m",
+    ),
+    Verb(
+        "logs",
+        "print what a replica's container writes",
+        _logs,
+        "logs",
+        example="logs -f replica/hello-0 --tail 20",
+    ),
+    Verb(
+        "exec",
+        "run a command in a replica's container",
+        _exec,
+        "exec",
+        example="exec -it replica/hello-0 -- sh",
+    ),
+    Verb(
+        "events", "show what happened", _events, "events", example="events -w --for workload/hello"
+    ),
+    Verb(
+        "wait",
+        "wait for a condition; a resource may yet have to appear",
+        _wait,
+        "wait",
+        example="wait workload/hello --for=ready --timeout 2m",
+    ),
     Verb(
         "token",
         "make join tokens for nodes",
         _nothing,
-        children=(Verb("create", "make one; it is printed alone", _token_create, "token:create"),),
+        children=(
+            Verb(
+                "create",
+                "make one; it is printed alone",
+                _token_create,
+                "token:create",
+                example="token create --site nl-utr-1 --node edge-1",
+            ),
+        ),
     ),
-    Verb("cordon", "place no new replicas on nodes", _nodes, "nodes:cordon"),
-    Verb("uncordon", "allow replicas on nodes again", _nodes, "nodes:uncordon"),
-    Verb("drain", "move the replicas of nodes elsewhere", _drain, "drain"),
-    Verb("revoke", "refuse a node's or operator's identity from now on", _revoke, "revoke"),
-    Verb("label", "set or remove labels", _label, "label:label"),
-    Verb("taint", "set or remove taints of nodes", _taint, "label:taint"),
-    Verb("explain", "show the fields of a kind", _explain, "explain"),
+    Verb(
+        "cordon", "place no new replicas on nodes", _nodes, "nodes:cordon", example="cordon edge-1"
+    ),
+    Verb(
+        "uncordon",
+        "allow replicas on nodes again",
+        _nodes,
+        "nodes:uncordon",
+        example="uncordon edge-1",
+    ),
+    Verb(
+        "drain",
+        "move the replicas of nodes elsewhere",
+        _drain,
+        "drain",
+        example="drain edge-1 --timeout 5m",
+    ),
+    Verb(
+        "revoke",
+        "refuse a node's or operator's identity from now on",
+        _revoke,
+        "revoke",
+        example="revoke node/edge-1 --reason stolen",
+    ),
+    Verb(
+        "label",
+        "set or remove labels",
+        _label,
+        "label:label",
+        example="label node/edge-1 zone=ward-3 rack-",
+    ),
+    Verb(
+        "taint",
+        "set or remove taints of nodes",
+        _taint,
+        "label:taint",
+        example="taint edge-1 maintenance=true:NoSchedule",
+    ),
+    Verb(
+        "explain",
+        "show the fields of a kind",
+        _explain,
+        "explain",
+        example="explain workload.template.containers",
+    ),
     Verb(
         "operator",
         "manage operators",
         _nothing,
         children=(
-            Verb("create", "issue a certificate and context", _operator_create, "operator:create"),
+            Verb(
+                "create",
+                "issue a certificate and context",
+                _operator_create,
+                "operator:create",
+                example="operator create ada --role operator:umc-utrecht",
+            ),
         ),
     ),
     Verb("config", "see and change contexts", _nothing, children=_CONFIG),
     Verb("version", "show the versions of edgectl and orchestrator", _version, "version"),
-    Verb("completion", "print a completion script for a shell", _completion, "completion:run"),
+    Verb(
+        "completion",
+        "print a completion script for a shell",
+        _completion,
+        "completion:run",
+        example="completion bash > ~/.local/share/bash-completion/completions/edgectl",
+    ),
     Verb("__complete", "", _complete, "completion:candidates", hidden=True),
 )

@@ -6,6 +6,7 @@ takes the `Invocation` and returns the exit code.
 
 import argparse
 import importlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -38,10 +39,22 @@ class _Parser(argparse.ArgumentParser):
             self._intermixing = False
 
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
+        unknown = re.match(r"argument (VERB|COMMAND): invalid choice: '(.*?)' ", message)
+        if unknown:
+            message = self._unknown(unknown.group(2))
+        else:
+            self.print_usage(sys.stderr)
         print(f"error: {message}", file=sys.stderr)
         print(f"  see {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
+
+    def _unknown(self, word: str) -> str:
+        from difflib import get_close_matches
+
+        known = [name for a in self._actions for name in a.choices or () if name[:1] != "_"]
+        near = get_close_matches(word, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        return f"{word!r} is not something that {self.prog} does; {hint}"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,10 +74,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_verb(verbs: "argparse._SubParsersAction[_Parser]", verb: Verb) -> None:
-    description = verb.description or verb.help[:1].upper() + verb.help[1:] + "."
+    description = verb.help[:1].upper() + verb.help[1:] + "."
     parser = verbs.add_parser(
         verb.name,
         description=description,
+        epilog=f"Example:\n  edgectl {verb.example}" if verb.example else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         **({} if verb.hidden else {"help": verb.help}),  # type: ignore[arg-type]
@@ -83,8 +97,9 @@ def _add_verb(verbs: "argparse._SubParsersAction[_Parser]", verb: Verb) -> None:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """What `--` separates from the options is left alone as the command of exec."""
     parser = build_parser()
+    argv = ["--wait=true" if word == "--wait" else word for word in argv]  # else it eats a target
     if "--" in argv:
-        at = list(argv).index("--")
+        at = argv.index("--")
         if "exec" in argv[:at]:
             options = parser.parse_args(argv[:at])
             if getattr(options, "verb", None) == "exec":

@@ -73,8 +73,8 @@ def gone(item: Item | None) -> Verdict:
         return Verdict(True, "does not exist")
     if item.kind == "Workload":
         left = number(item.status.get("running"))
-        return Verdict(False, f"{_state(item)}, {left} replica(s) still run")
-    return Verdict(False, _state(item))
+        return Verdict(False, f"{status_words(item)}, {left} replica(s) still run")
+    return Verdict(False, status_words(item))
 
 
 _SIMPLE: dict[str, Condition] = {"ready": ready, "running": running, "delete": gone}

@@ -48,15 +48,13 @@ def parse(raw: bytes, source: str) -> object:
     if text.lstrip().startswith("{"):
         with contextlib.suppress(json.JSONDecodeError):
             return json.loads(text)
-    import yaml
+    from edgectl import yaml_nodes
 
-    try:
-        return yaml.load(text, Loader=yaml.CSafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise CliError(f"{source}:{line}: {error.problem}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise CliError(f"{source}: cannot be read as YAML") from error
+    nodes, problems = yaml_nodes.read_documents(text)
+    if problems:
+        place = f"{problems[0].path}: " if problems[0].path else ""
+        raise CliError(f"{source}:{problems[0].line}: {place}{problems[0].message}")
+    return yaml_nodes.plain(nodes[0]) if nodes else None
 
 
 def connection(path: Path, document: config.Document, context_name: str) -> config.Connection:

@@ -19,7 +19,7 @@ MAX_NODES = 100_000  # after expansion of aliases
 MAX_PROBLEMS = 50
 
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)|0x[0-9a-fA-F]+|0o[0-7]+")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _NULLS = ("", "~", "null", "Null", "NULL")
@@ -128,6 +128,7 @@ class _Reader:
         self._stack: list[_Open] = []
         self._anchors: dict[str, Node] = {}
         self._size = 0
+        self._begin = 1
 
     def feed(self, event: yaml.Event) -> None:
         if isinstance(event, yaml.ScalarEvent):
@@ -141,7 +142,7 @@ class _Reader:
         elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
             self._close()
         elif isinstance(event, yaml.DocumentStartEvent):
-            self._anchors, self._size = {}, 0
+            self._anchors, self._size, self._begin = {}, 0, _line(event)
 
     def _open(self, event: Any, node: Node) -> None:
         top = self._stack[-1] if self._stack else None
@@ -237,7 +238,7 @@ class _Reader:
 
     def _scalar(self, event: yaml.ScalarEvent) -> Node:
         self._count(event, 1)
-        node = Node(_line(event))
+        node = Node(_line(event) if event.value or self._stack else self._begin)
         if event.anchor:
             self._anchors[event.anchor] = node
         is_key = bool(self._stack) and self._expects_key(self._stack[-1])

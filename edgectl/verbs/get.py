@@ -4,7 +4,6 @@ import sys
 from itertools import groupby
 
 from edgectl import selectors, targets
-from edgectl.client import Client
 from edgectl.errors import CallError, UsageError
 from edgectl.invocation import Invocation
 from edgectl.output import Printer
@@ -61,7 +60,7 @@ def collect(
 
 
 def _fetch(invocation: Invocation, target: Target) -> list[Item]:
-    client: Client = invocation.client
+    client = invocation.client
     kind = target.info.name
     if target.name:
         namespace = invocation.namespace if target.info.namespaced else ""
