@@ -87,9 +87,9 @@ def decode_document(raw: object, *, default_namespace: str = DEFAULT_NAMESPACE) 
 
 def _check_version(version: object, found: list[Violation]) -> None:
     if version is None:
-        found.append(Violation("apiVersion", f"is required: {API_VERSION}"))
+        found.append(Violation("apiVersion", f"must be {API_VERSION}; it is missing"))
     elif version != API_VERSION:
-        found.append(Violation("apiVersion", f"is {shown(version)}; it must be {API_VERSION}"))
+        found.append(Violation("apiVersion", f"must be {API_VERSION}, not {shown(version)}"))
 
 
 def _kind(kind: object, found: list[Violation]) -> KindInfo | None:
