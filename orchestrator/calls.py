@@ -68,6 +68,13 @@ class LiveCalls:
         """Open streams of one identity."""
         return len(self._calls.get((kind, name), ()))
 
+    def close_all(self, kind: str, refusal: Refused) -> None:
+        """Ends every stream of one kind of identity: `node` or `operator`."""
+        for (found, _), calls in list(self._calls.items()):
+            if found == kind:
+                for call in list(calls):
+                    call.close(refusal)
+
     @property
     def total(self) -> int:
         return sum(len(calls) for calls in self._calls.values())

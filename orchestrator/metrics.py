@@ -107,8 +107,10 @@ class _FleetCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         now = self._clock()
-        nodes = [node for node in self._fleet.nodes() if self._is_heard(node, now)]
-        connected = sum(1 for node in self._fleet.nodes() if node.connected)
+        # Copies in one step each: this runs in a thread beside the event loop.
+        known = list(self._fleet.nodes())
+        nodes = [node for node in known if self._is_heard(node, now)]
+        connected = sum(1 for node in known if node.connected)
         yield _gauge("polder_sessions", "Agents connected to this member.", connected)
         yield _gauge("polder_nodes_ready", "Nodes heard of lately.", len(nodes))
         yield _gauge("polder_store_revision", "Of the mirror.", self._cache.revision)
@@ -117,7 +119,7 @@ class _FleetCollector(Collector):
             family = GaugeMetricFamily(
                 f"polder_resources_{kind.lower()}", f"Resources of kind {kind}."
             )
-            family.add_metric((), sum(1 for _ in self._cache.resources(kind)))
+            family.add_metric((), len(list(self._cache.resources(kind))))
             yield family
         yield from _per_node(nodes[:NODES_MAX])
 

@@ -6,7 +6,7 @@ an Operator from its identity record.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from orchestrator.api.index import Placed, PlacementIndex, Stopping
 from orchestrator.api.views import (
@@ -28,8 +28,13 @@ from orchestrator.fleet import Fleet
 from orchestrator.records import IdentityRecord, StoredResource
 from polder.manifest import KINDS
 
-Unplaced = Callable[[str, str], Sequence[Mapping[str, Any]]]
-"""The leader's explanations for a workload (namespace, name): [{replica, reasons, message}]."""
+
+class Explained(Protocol):
+    """What the leader says of a workload (namespace, name); see explaining.py."""
+
+    def unplaced(self, namespace: str, name: str) -> Sequence[Mapping[str, Any]]: ...
+
+    def desired(self, namespace: str, name: str) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +54,14 @@ class Catalog:
         fleet: Fleet,
         index: PlacementIndex,
         clock: Callable[[], float],
-        unplaced: Unplaced,
+        explained: Explained,
         periods: Periods = DEFAULT_PERIODS,
     ) -> None:
         self.cache = cache
         self.fleet = fleet
         self.index = index
         self._clock = clock
-        self._unplaced = unplaced
+        self._explained = explained
         self._periods = periods
 
     # --- keys --------------------------------------------------------------------------------
@@ -108,7 +113,7 @@ class Catalog:
             yield stopping.stop.replica
         if workload.deletion_requested_at_ms:
             return
-        for item in self._unplaced(workload.namespace, workload.name):
+        for item in self._explained.unplaced(workload.namespace, workload.name):
             yield str(item["replica"])
         spec = workload.decoded
         if spec.per_site is None and spec.per_node is None:
@@ -175,7 +180,8 @@ class Catalog:
             workload,
             placement,
             replicas,
-            self._unplaced(workload.namespace, workload.name),
+            self._explained.unplaced(workload.namespace, workload.name),
+            self._explained.desired(workload.namespace, workload.name),
             int(self._clock() * 1000),
         )
 
@@ -193,7 +199,7 @@ class Catalog:
             return Shown(_composed(owner, name, stopping.stop.replica_uid, spec), status)
         if owner.deletion_requested_at_ms or name not in set(self.replica_names(owner)):
             return None
-        explanations = self._unplaced(namespace, owner.name)
+        explanations = self._explained.unplaced(namespace, owner.name)
         explanation = next((item for item in explanations if item["replica"] == name), None)
         status = unplaced_status(explanation, int(self._clock() * 1000))
         spec = {

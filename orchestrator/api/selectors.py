@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.refusals import Refused, invalid
-from polder.manifest.kinds import LABEL_VALUE, QUALIFIED
+from polder.manifest.names import LABEL_VALUE, QUALIFIED
 
 MAX_TEXT = 4096
 _SET = re.compile(r"(?P<key>\S+)\s+(?P<word>in|notin)\s*\((?P<values>[^()]*)\)")

@@ -255,12 +255,12 @@ def workload_status(
     placement: WorkloadPlacement,
     replicas: Sequence[tuple[Placed, Status]],
     unplaced: Sequence[Mapping[str, Any]],
+    leader_wants: int | None,
     now_ms: int,
 ) -> Status:
-    """`replicas`: the placed ones with their status; `unplaced`: the leader's explanations."""
-    wanted = workload.decoded.replicas
-    per_place = workload.decoded.per_site is not None or workload.decoded.per_node is not None
-    desired = len(replicas) + len(unplaced) if per_place else (1 if wanted is None else wanted)
+    """`replicas`: the placed ones with their status; `unplaced`: the leader's explanations;
+    `leader_wants`: how many the leader's last plan was for."""
+    desired = _desired(workload, len(replicas), leader_wants)
     current = [
         status
         for placed, status in replicas
@@ -275,7 +275,7 @@ def workload_status(
     }
     statuses = [status for _, status in replicas]
     phase, reason, message = _workload_phase(workload, placement, counts, statuses, unplaced)
-    settled = len(replicas) + len(unplaced) >= desired
+    settled = len(replicas) >= desired or (leader_wants == desired and bool(unplaced))
     return {
         **counts,
         "revision": workload.template_revision,
@@ -286,6 +286,14 @@ def workload_status(
         "unplaced": [dict(item) for item in unplaced],
         "updatedAt": min((status["observedAt"] for status in statuses), default=now_ms),
     }
+
+
+def _desired(workload: StoredResource, placed: int, leader_wants: int | None) -> int:
+    """How many replicas there should be. `perSite` and `perNode` are for the leader to count."""
+    spec = workload.decoded
+    if spec.per_site is None and spec.per_node is None:
+        return 1 if spec.replicas is None else int(spec.replicas)
+    return placed if leader_wants is None else leader_wants
 
 
 def _workload_phase(

@@ -14,7 +14,7 @@ from orchestrator.records import TokenRecord
 from orchestrator.refusals import invalid, not_found
 from orchestrator.store import keys
 from orchestrator.store.port import Compare, Delete, Entry, Op, Put, Store, StoreError
-from polder.manifest.kinds import HOST_NAME, HOST_NAME_HELP
+from polder.manifest.names import HOST_NAME, HOST_NAME_HELP
 from polder.tokens import JoinToken, secret_digest
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from orchestrator.refusals import Refused, exhausted, unavailable
 from orchestrator.store import keys
 from orchestrator.store.port import Compare, Delete, Entry, Op, Put, Store
 from polder.identity import NodeId
-from polder.manifest.kinds import HOST_NAME, HOST_NAME_HELP
+from polder.manifest.names import HOST_NAME, HOST_NAME_HELP
 from polder.tokens import secret_digest
 from polder.v1 import agent_pb2, common_pb2
 

@@ -13,7 +13,7 @@ from orchestrator.records import IdentityRecord
 from orchestrator.refusals import exhausted, invalid
 from orchestrator.store.port import Store
 from polder.identity import OperatorId
-from polder.manifest.kinds import LABEL, LABEL_HELP
+from polder.manifest.names import LABEL, LABEL_HELP
 from polder.roles import parse_role
 
 OPERATOR_LIFE_S = 90 * 86_400.0

@@ -1,0 +1,106 @@
+"""The two gRPC ports: mTLS for agents and operators, and the join port.
+
+Made by `server.py`. Everything a peer can make large or slow has a limit here: messages, metadata,
+streams of a connection, handshakes, and connections whose other end is gone.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from orchestrator.authz import Listener
+from orchestrator.identity.join_service import JoinService
+from orchestrator.parts import Parts
+from orchestrator.rpc import FrontDoor
+from polder.v1 import agent_pb2_grpc, operator_pb2_grpc
+
+REQUEST_BYTES_MAX = 4 << 20
+_STREAMS_PER_CONNECTION_MAX = 256
+_METADATA_BYTES_MAX = 16 << 10
+_KEEPALIVE_MS = 20_000
+_KEEPALIVE_TIMEOUT_MS = 10_000
+_HANDSHAKE_TIMEOUT_MS = 10_000
+_JOIN_IDLE_MS = 30_000
+_JOIN_AGE_MS = 300_000
+
+_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.max_receive_message_length", REQUEST_BYTES_MAX),
+    ("grpc.max_concurrent_streams", _STREAMS_PER_CONNECTION_MAX),
+    ("grpc.max_metadata_size", _METADATA_BYTES_MAX),
+    ("grpc.absolute_max_metadata_size", _METADATA_BYTES_MAX),
+    ("grpc.server_handshake_timeout_ms", _HANDSHAKE_TIMEOUT_MS),
+    # A connection whose other end vanished without a word is found out within half a minute.
+    ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Agents ping too; no more often than this.
+    ("grpc.http2.min_ping_interval_without_data_ms", 4_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 4_000),
+    # Two processes on one port would split the agents between two stores without anyone noticing.
+    ("grpc.so_reuseport", 0),
+]
+_JOIN_OPTIONS: list[tuple[str, Any]] = [
+    *_OPTIONS,
+    ("grpc.max_connection_idle_ms", _JOIN_IDLE_MS),
+    ("grpc.max_connection_age_ms", _JOIN_AGE_MS),
+]
+
+
+class CannotListen(Exception):
+    """A port cannot be bound."""
+
+
+class Listeners:
+    """Both ports. `start` serves, `drain` answers health checks with NOT_SERVING, `stop` ends."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        agents: agent_pb2_grpc.AgentServiceServicer,
+        operators: operator_pb2_grpc.OperatorServiceServicer,
+    ) -> None:
+        self._health = health.aio.HealthServicer()
+        self._mtls = self._server(parts, Listener.MTLS, _OPTIONS)
+        self._join = self._server(parts, Listener.JOIN, _JOIN_OPTIONS)
+        agent_pb2_grpc.add_AgentServiceServicer_to_server(agents, self._mtls)
+        operator_pb2_grpc.add_OperatorServiceServicer_to_server(operators, self._mtls)
+        agent_pb2_grpc.add_AgentServiceServicer_to_server(JoinService(parts.nodes), self._join)
+        _bind(self._mtls, parts.config.listen, parts.member.server_credentials, required=True)
+        _bind(self._join, parts.config.join_listen, parts.member.server_credentials, required=False)
+
+    def _server(self, parts: Parts, listener: Listener, options: list[tuple[str, Any]]) -> Any:
+        door = FrontDoor(listener, parts.peers, parts.calls, parts.metrics)
+        server = aio.server(interceptors=[door], options=options)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        return server
+
+    async def start(self) -> None:
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        await self._mtls.start()
+        await self._join.start()
+
+    async def drain(self) -> None:
+        """Load balancers and probes look elsewhere from now on; joins are over."""
+        await self._health.enter_graceful_shutdown()
+        await self._join.stop(0.0)
+
+    async def stop(self, grace_s: float) -> None:
+        """New calls are refused at once; those that run get `grace_s`."""
+        await self._mtls.stop(grace_s)
+
+
+def _bind(
+    server: Any,
+    address: str,
+    credentials: Callable[..., grpc.ServerCredentials],
+    *,
+    required: bool,
+) -> None:
+    try:
+        server.add_secure_port(address, credentials(client_certificate=required))
+    except RuntimeError as error:
+        raise CannotListen(f"cannot listen on {address}: is another process using it?") from error
