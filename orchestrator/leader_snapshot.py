@@ -66,6 +66,12 @@ class SnapshotBuilder:
                 for secret in self._cache.resources("Secret")
                 if not secret.deletion_requested_at_ms
             },
+            ahead=frozenset(
+                node
+                for node, placement in placements.items()
+                if (seen := self._fleet.get(node)) is not None
+                and seen.acked_generation > placement.generation > 0
+            ),
             complete=self._cache.synced_at > 0,
         )
 

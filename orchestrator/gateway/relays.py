@@ -177,7 +177,10 @@ class RelayBroker:
 
     def register(self, relay: RelaySession) -> None:
         """Raises NodeUnreachable."""
-        if len(self._relays) >= MAX_RELAYS or self._per_node[relay.node] >= MAX_RELAYS_PER_NODE:
+        if (
+            len(self._relays) >= MAX_RELAYS
+            or self._per_node.get(relay.node, 0) >= MAX_RELAYS_PER_NODE
+        ):
             message = f"too many logs and execs are open on node {relay.node}; close some and retry"
             raise NodeUnreachable("TooManyRelays", message)
         self._asker.ask(relay.node, agent_pb2.SessionResponse(open_relay=relay.request))

@@ -84,7 +84,7 @@ class Plan:
     revise: tuple[Revise, ...] = ()
     # Stops that their agents reported done: (node, replica uid).
     prune: tuple[tuple[str, str], ...] = ()
-    # Nodes whose Secrets changed: they need a new generation.
+    # Nodes that need a new generation of the same plan, mostly because a Secret changed.
     refresh: tuple[str, ...] = ()
     explanations: tuple[Explanation, ...] = ()
     # How many replicas each workload should have now, by uid.

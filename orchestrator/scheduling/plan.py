@@ -46,7 +46,7 @@ def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
         stop=tuple(out.stop),
         revise=tuple(out.revise),
         prune=_prunable(snapshot),
-        refresh=_outdated_secrets(snapshot),
+        refresh=tuple(sorted(snapshot.ahead | _outdated_secrets(snapshot))),
         explanations=tuple(out.explanations),
         desired=tuple(out.desired),
         orphans=tuple(holders.orphans),
@@ -69,16 +69,16 @@ def _prunable(snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _outdated_secrets(snapshot: Snapshot) -> tuple[str, ...]:
+def _outdated_secrets(snapshot: Snapshot) -> frozenset[str]:
     """Nodes whose assignments name Secrets that changed since their plan was made."""
     named = {key for key, template in snapshot.templates.items() if template.secrets}
 
     def names_any(assignments: tuple[AssignmentRecord, ...]) -> bool:
         return any((a.workload_uid, a.revision) in named for a in assignments)
 
-    return tuple(
+    return frozenset(
         name
-        for name, placement in sorted(snapshot.placements.items())
+        for name, placement in snapshot.placements.items()
         if (placement.secrets_digest or (named and names_any(placement.assignments)))
         and secrets_digest(placement.assignments, snapshot) != placement.secrets_digest
     )

@@ -91,6 +91,7 @@ class Snapshot:
     `templates` is by (workload uid, revision number), for every revision that is still stored.
     `observed` and `gone` are by (node, replica uid): a node speaks only for itself.
     `secrets` is the version of every Secret by (namespace, name).
+    `ahead` are nodes that use a newer generation than the store knows: it came from a backup.
     """
 
     revision: int
@@ -101,4 +102,5 @@ class Snapshot:
     observed: Mapping[tuple[str, str], Observed] = field(default_factory=dict)
     gone: frozenset[tuple[str, str]] = frozenset()
     secrets: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    ahead: frozenset[str] = frozenset()
     complete: bool = True

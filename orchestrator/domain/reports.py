@@ -1,0 +1,98 @@
+"""Bounds and checks on what an agent reports. Called by the gateway for every message.
+
+A node speaks for itself and for the replicas on it; a node that says too much costs only itself.
+"""
+
+from collections.abc import Iterable, MutableMapping
+
+from orchestrator.records import NodePlacement
+from polder.v1 import agent_pb2, common_pb2
+
+REPLICAS_MAX = 1_000
+"""Replica states that are kept per node."""
+CONTAINERS_MAX = 16
+EVENTS_MAX = 200
+"""Events that are taken from one message."""
+TEXT_MAX = 1_024
+LOG_MAX = 4_096
+NAME_MAX = 320
+CONDITIONS_MAX = 32
+
+_TEXTS = ("namespace", "workload", "workload_uid", "replica", "replica_uid", "template_digest")
+
+
+def bounded_status(status: agent_pb2.ReplicaStatus) -> agent_pb2.ReplicaStatus:
+    """The same, with long texts cut. Changes and returns its argument."""
+    for name in _TEXTS:
+        _cut(status, name, NAME_MAX)
+    for name in ("reason", "message", "pod_ip"):
+        _cut(status, name, TEXT_MAX)
+    del status.containers[CONTAINERS_MAX:]
+    for container in status.containers:
+        for name in ("name", "id", "state", "reason", "message", "image"):
+            _cut(container, name, TEXT_MAX)
+        if container.HasField("last_exit"):
+            for name, limit in (("reason", TEXT_MAX), ("message", TEXT_MAX), ("last_log", LOG_MAX)):
+                _cut(container.last_exit, name, limit)
+    return status
+
+
+def bounded_heartbeat(heartbeat: agent_pb2.Heartbeat) -> agent_pb2.Heartbeat:
+    """The same, with what grows cut. Changes and returns its argument."""
+    del heartbeat.conditions[CONDITIONS_MAX:]
+    for condition in heartbeat.conditions:
+        for name in ("type", "reason", "message"):
+            _cut(condition, name, TEXT_MAX)
+    return heartbeat
+
+
+def merge(
+    known: MutableMapping[str, agent_pb2.ReplicaStatus],
+    changed: Iterable[agent_pb2.ReplicaStatus],
+) -> int:
+    """Takes over what changed; returns how many did not fit. What is known always gets through."""
+    refused = 0
+    for status in changed:
+        status = bounded_status(status)
+        if status.replica_uid not in known and len(known) >= REPLICAS_MAX:
+            refused += 1
+            continue
+        known[status.replica_uid] = status
+    return refused
+
+
+def conditions_of(heartbeat: agent_pb2.Heartbeat | None) -> list[tuple[str, bool, str, str]]:
+    """What of a heartbeat is visible to others: if it changes, listeners are told."""
+    if heartbeat is None:
+        return []
+    return [(c.type, c.status, c.reason, c.message) for c in heartbeat.conditions]
+
+
+def event_object(
+    event: common_pb2.Event, placement: NodePlacement
+) -> tuple[str, str, str, str] | None:
+    """(kind, namespace, name, prefix for the message) that an agent's event may be about.
+
+    A replica that no record puts on this node is told as the node's own event: it may be an orphan,
+    and it may be a lie about somebody else's. None: not an agent's to speak about.
+    """
+    ref = event.object
+    if ref.kind == "Node":
+        return ("Node", "", placement.node, "") if ref.name in ("", placement.node) else None
+    mine = [(r.namespace, r.workload, r.replica) for r in placement.assignments]
+    mine += [(r.namespace, r.workload, r.replica) for r in placement.stops]
+    if ref.kind == "Replica":
+        if any((namespace, replica) == (ref.namespace, ref.name) for namespace, _, replica in mine):
+            return (ref.kind, ref.namespace, ref.name, "")
+        return ("Node", "", placement.node, f"{ref.namespace}/{ref.name}"[:NAME_MAX] + ": ")
+    if ref.kind == "Workload" and any(
+        (namespace, workload) == (ref.namespace, ref.name) for namespace, workload, _ in mine
+    ):
+        return (ref.kind, ref.namespace, ref.name, "")
+    return None
+
+
+def _cut(message: object, name: str, limit: int) -> None:
+    text = getattr(message, name)
+    if len(text) > limit:
+        setattr(message, name, text[:limit])

@@ -1,0 +1,128 @@
+"""Keeps every connected agent's plan current: composes, signs, and hands it to the session.
+
+Wakes on changes of placements in the mirror. A plan that cannot be composed whole is not sent: the
+agent keeps the one that it has, and an event says why.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from orchestrator.cache import Cache, Change
+from orchestrator.gateway.compose import CannotCompose, Surroundings, compose
+from orchestrator.gateway.sessions import LiveSession, Sessions
+from orchestrator.identity.member import MemberCredentials
+from orchestrator.leader_report import Recorder
+from orchestrator.records import StoredResource
+from orchestrator.store import keys
+from polder.signing import sign_plan
+from polder.v1 import common_pb2, plan_pb2
+
+log = logging.getLogger(__name__)
+
+MAX_PLAN_BYTES = 15 << 20
+"""Under the agent's limit for one message."""
+
+
+class PlanPublisher:
+    """`credentials` gives the member's current key and chain: they are renewed while it runs."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        sessions: Sessions,
+        events: Recorder,
+        credentials: Callable[[], MemberCredentials],
+        endpoints: tuple[str, ...],
+    ) -> None:
+        self._cache = cache
+        self._sessions = sessions
+        self._events = events
+        self._credentials = credentials
+        self._endpoints = endpoints
+        self._due: dict[str, None] = {}
+        self._failed: dict[str, str] = {}
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Publishes until cancelled."""
+        unsubscribe = self._cache.subscribe(self._on_changes)
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._due:
+                    node = next(iter(self._due))
+                    del self._due[node]
+                    self._publish(node)
+                    await asyncio.sleep(0)  # a thousand plans must not delay a heartbeat
+        finally:
+            unsubscribe()
+
+    def welcome(self, session: LiveSession, generation_in_use: int) -> None:
+        """A new session: it gets the plan unless it has that generation already."""
+        if self._cache.placement(session.node).generation != generation_in_use:
+            self._mark(session.node)
+
+    def _on_changes(self, changes: list[Change]) -> None:
+        for change in changes:
+            if change.key.startswith(keys.PLACEMENTS) and change.value is not None:
+                node = change.key.removeprefix(keys.PLACEMENTS)
+                if self._sessions.get(node) is not None:
+                    self._mark(node)
+            elif self._failed and change.key.startswith((keys.REVISIONS, keys.SPECS)):
+                for node in self._failed:
+                    self._mark(node)
+
+    def _mark(self, node: str) -> None:
+        self._due[node] = None
+        self._wake.set()
+
+    def _publish(self, node: str) -> None:
+        session = self._sessions.get(node)
+        if session is None:
+            self._failed.pop(node, None)
+            return
+        placement = self._cache.placement(node)
+        if not placement.generation:
+            return  # nothing was ever decided for it
+        try:
+            session.send_plan(self._signed(session))
+            self._failed.pop(node, None)
+        except CannotCompose as error:
+            self._tell(node, error.reason, str(error))
+        except Exception as error:  # one node's plan must not end everybody's
+            log.exception("a plan cannot be made", extra={"node": node})
+            self._tell(node, "Internal", repr(error)[:300])
+
+    def _signed(self, session: LiveSession) -> plan_pb2.SignedNodePlan:
+        credentials = self._credentials()
+        around = Surroundings(session.identity.site, session.identity.trust_domain, self._endpoints)
+        placement = self._cache.placement(session.node)
+        payload = compose(placement, around, self._cache.revision_of, self._secret)
+        if len(payload) > MAX_PLAN_BYTES:
+            message = f"the plan takes {len(payload)} bytes; {MAX_PLAN_BYTES} can be sent"
+            raise CannotCompose("Oversized", message)
+        return plan_pb2.SignedNodePlan(
+            node_plan=payload,
+            signature=sign_plan(payload, credentials.key),
+            certificate_chain=credentials.chain_der,
+            generation=placement.generation,
+        )
+
+    def _secret(self, namespace: str, name: str) -> StoredResource | None:
+        return self._cache.resource("Secret", namespace, name)
+
+    def _tell(self, node: str, reason: str, message: str) -> None:
+        if self._failed.get(node) == message:
+            return
+        self._failed[node] = message
+        self._events.record(
+            "Node",
+            "",
+            node,
+            common_pb2.EVENT_TYPE_WARNING,
+            "PlanNotSent",
+            f"{reason}: {message}; the node keeps the plan that it has",
+            f"gateway/{self._credentials().member_id.member}",
+        )

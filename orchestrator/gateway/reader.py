@@ -1,0 +1,226 @@
+"""Reads one agent's messages into the fleet: the receiving half of a session.
+
+The service runs one per session, until the agent ends the stream. Everything that an agent says is
+checked and cut here; nothing that it can say reaches another node's facts.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from orchestrator.cache import Cache
+from orchestrator.domain import inventory, reports
+from orchestrator.fleet import Fleet, NodeObservation
+from orchestrator.gateway.sessions import LiveSession
+from orchestrator.gateway.settings import GatewaySettings
+from orchestrator.refusals import Refused
+from orchestrator.store.port import StoreError
+from polder.identity import NodeId
+from polder.v1 import agent_pb2, common_pb2
+
+log = logging.getLogger(__name__)
+
+_NORMAL, _WARNING = common_pb2.EVENT_TYPE_NORMAL, common_pb2.EVENT_TYPE_WARNING
+_TYPES = (_NORMAL, _WARNING)
+
+
+class Recorder(Protocol):
+    """`orchestrator.events.EventRecorder`, as far as the gateway uses it."""
+
+    def record(
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        type: int,
+        reason: str,
+        message: str,
+        source: str,
+        count: int = 1,
+    ) -> None: ...
+
+
+class Renewer(Protocol):
+    """`orchestrator.identity.nodes.NodeIdentities`, as far as a session uses it."""
+
+    async def renew(
+        self, identity: NodeId, presented_serial: str, csr: bytes
+    ) -> agent_pb2.RenewResponse:
+        """Raises Refused and StoreError."""
+        ...
+
+
+class Bucket:
+    """A token bucket that answers how long to wait. Time is an argument."""
+
+    def __init__(self, per_s: float, burst: int) -> None:
+        self._per_s = per_s
+        self._burst = float(burst)
+        self._tokens = float(burst)
+        self._at = 0.0
+
+    def take(self, now: float) -> float:
+        """Seconds to wait before going on; 0 within the rate."""
+        elapsed = max(0.0, now - self._at)
+        self._at = now
+        self._tokens = min(self._burst, self._tokens + elapsed * self._per_s) - 1.0
+        return max(0.0, -self._tokens / self._per_s)
+
+
+class SessionReader:
+    """`on_inventory` stores an inventory that was checked; it must not block."""
+
+    def __init__(
+        self,
+        session: LiveSession,
+        cache: Cache,
+        fleet: Fleet,
+        events: Recorder,
+        identities: Renewer,
+        clock: Callable[[], float],
+        settings: GatewaySettings,
+        on_inventory: Callable[[agent_pb2.NodeInventory], None],
+    ) -> None:
+        self._session = session
+        self._cache = cache
+        self._fleet = fleet
+        self._events = events
+        self._identities = identities
+        self._clock = clock
+        self._settings = settings
+        self._on_inventory = on_inventory
+        self._bucket = Bucket(settings.messages_per_s, settings.messages_burst)
+
+    def greet(self, hello: agent_pb2.Hello) -> None:
+        """The first message: from here on the fleet knows everything that runs on the node."""
+        now = self._clock()
+        seen = self._fleet.observe(self._session.node)
+        seen.member = self._settings.member
+        seen.connected = True
+        seen.instance_id = self._session.instance_id
+        seen.agent_version = hello.agent_version[:64]
+        seen.connected_at = seen.last_seen = now
+        seen.acked_generation = hello.plan_generation
+        seen.plan_error = ""
+        replicas: dict[str, agent_pb2.ReplicaStatus] = {}
+        self._told_refused(reports.merge(replicas, hello.replicas))
+        seen.replicas = replicas
+        seen.complete = len(replicas) == len(hello.replicas)
+        # An agent that has the order to stop and reports no such replica has nothing of it left.
+        placement = self._cache.placement(self._session.node)
+        if seen.complete and hello.plan_generation >= placement.generation:
+            seen.gone |= {s.replica_uid for s in placement.stops if s.replica_uid not in replicas}
+        self._fleet.touch(self._session.node)
+
+    async def run(self, requests: AsyncIterator[agent_pb2.SessionRequest]) -> None:
+        """Until the agent ends its half. Raises what the stream raises."""
+        async for request in requests:
+            if self._session.closed.is_set():
+                return
+            kind = request.WhichOneof("message")
+            if kind != "heartbeat":
+                await self._pace()
+            seen = self._fleet.observe(self._session.node)
+            seen.last_seen = self._session.last_heard = self._clock()
+            match kind:
+                case "heartbeat":
+                    self._heartbeat(seen, request.heartbeat)
+                case "replica_status":
+                    self._replica_status(seen, request.replica_status)
+                case "plan_ack":
+                    self._plan_ack(seen, request.plan_ack)
+                case "events":
+                    self._take_events(request.events)
+                case "renew":
+                    await self._renew(request.renew)
+                case "inventory":
+                    self._inventory(request.inventory)
+                case _:
+                    log.debug("message ignored", extra={"node": self._session.node, "kind": kind})
+
+    async def _pace(self) -> None:
+        """Reading slower is felt by this agent alone, through its stream's flow control."""
+        wait_s = self._bucket.take(self._clock())
+        if wait_s > 0:
+            await asyncio.sleep(min(wait_s, 5.0))
+
+    def _heartbeat(self, seen: NodeObservation, heartbeat: agent_pb2.Heartbeat) -> None:
+        if not inventory.believable(heartbeat):
+            # It lives, which is what counts; what it measured is thrown away.
+            self._tell(_WARNING, "InvalidHeartbeat", "sends numbers that cannot be true")
+            return
+        before = reports.conditions_of(seen.heartbeat)
+        seen.heartbeat = reports.bounded_heartbeat(heartbeat)
+        if reports.conditions_of(heartbeat) != before:
+            self._fleet.touch(self._session.node)
+
+    def _replica_status(self, seen: NodeObservation, update: agent_pb2.ReplicaStatusUpdate) -> None:
+        for uid in update.gone:
+            seen.replicas.pop(uid, None)
+        self._told_refused(reports.merge(seen.replicas, update.changed))
+        # Only what was to stop is of interest; the rest would pile up.
+        stops = {stop.replica_uid for stop in self._cache.placement(seen.node).stops}
+        seen.gone = {uid for uid in (*seen.gone, *update.gone) if uid in stops}
+        self._fleet.touch(seen.node)
+
+    def _plan_ack(self, seen: NodeObservation, ack: agent_pb2.PlanAck) -> None:
+        if ack.generation > self._session.generation_sent:
+            message = f"acknowledges generation {ack.generation}, which was never sent"
+            self._tell(_WARNING, "ImpossibleAck", message)
+            return
+        if ack.accepted:
+            seen.acked_generation = max(seen.acked_generation, ack.generation)
+            seen.plan_error = ""
+        else:
+            seen.plan_error = f"{ack.reason}: {ack.message}"[: reports.TEXT_MAX]
+            message = f"refuses plan generation {ack.generation}: {seen.plan_error}"
+            self._tell(_WARNING, "PlanRefused", message)
+        self._fleet.touch(seen.node)
+
+    def _take_events(self, batch: agent_pb2.AgentEvents) -> None:
+        placement = self._cache.placement(self._session.node)
+        for event in batch.events[: reports.EVENTS_MAX]:
+            about = reports.event_object(event, placement)
+            if about is None:
+                log.info("an agent's event about others", extra={"node": self._session.node})
+                continue
+            kind, namespace, name, prefix = about
+            self._events.record(
+                kind,
+                namespace,
+                name,
+                event.type if event.type in _TYPES else _NORMAL,
+                event.reason[:64],
+                prefix + event.message,
+                f"agent/{self._session.node}",
+                max(1, min(event.count, 1_000_000)),
+            )
+        dropped = batch.dropped + max(0, len(batch.events) - reports.EVENTS_MAX)
+        if dropped > 0:
+            self._tell(_WARNING, "EventsDropped", "had more to tell than fits")
+
+    async def _renew(self, request: agent_pb2.RenewRequest) -> None:
+        session = self._session
+        try:
+            response = await self._identities.renew(session.identity, session.serial, request.csr)
+        except (Refused, StoreError) as error:
+            response = agent_pb2.RenewResponse(error=str(error)[:500] or type(error).__name__)
+        session.send(agent_pb2.SessionResponse(renew=response))
+
+    def _inventory(self, reported: agent_pb2.NodeInventory) -> None:
+        problems = inventory.problems(reported)
+        if problems:
+            message = f"its new inventory is ignored: {'; '.join(problems[:5])}"
+            self._tell(_WARNING, "InvalidInventory", message)
+            return
+        self._on_inventory(reported)
+
+    def _told_refused(self, refused: int) -> None:
+        if refused:
+            message = f"reports more than {reports.REPLICAS_MAX} replicas; the rest is not shown"
+            self._tell(_WARNING, "TooManyReplicas", message)
+
+    def _tell(self, severity: int, reason: str, message: str) -> None:
+        source = f"gateway/{self._settings.member}"
+        self._events.record("Node", "", self._session.node, severity, reason, message, source)

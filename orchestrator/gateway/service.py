@@ -1,0 +1,271 @@
+"""The agents' side of the orchestrator: Join, Session and Relay.
+
+The front door (`orchestrator/rpc.py`) has authenticated the caller before anything here runs: which
+node it is comes from the certificate, never from a message.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+
+from orchestrator.authz import caller_of
+from orchestrator.cache import Cache
+from orchestrator.domain import inventory
+from orchestrator.fleet import Fleet
+from orchestrator.gateway.monitor import Monitor
+from orchestrator.gateway.node_status import NodeStatusWriter
+from orchestrator.gateway.plans import PlanPublisher
+from orchestrator.gateway.reader import Recorder, SessionReader
+from orchestrator.gateway.relays import RelayBroker, UnknownRelay
+from orchestrator.gateway.sessions import LiveSession, Sessions
+from orchestrator.gateway.settings import GatewaySettings
+from orchestrator.identity.member import MemberCredentials
+from orchestrator.identity.nodes import NodeIdentities
+from orchestrator.refusals import Refused, invalid, not_found
+from orchestrator.store.port import Store
+from polder.v1 import agent_pb2, agent_pb2_grpc, common_pb2
+
+log = logging.getLogger(__name__)
+
+_NORMAL, _WARNING = common_pb2.EVENT_TYPE_NORMAL, common_pb2.EVENT_TYPE_WARNING
+Context = Any  # grpc.aio.ServicerContext is generic in its stubs only
+
+
+class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
+    """One per member. `run` beside the servers; `shutdown` before they stop."""
+
+    def __init__(
+        self,
+        store: Store,
+        cache: Cache,
+        fleet: Fleet,
+        events: Recorder,
+        identities: NodeIdentities,
+        credentials: Callable[[], MemberCredentials],
+        endpoints: tuple[str, ...],
+        clock: Callable[[], float],
+        settings: GatewaySettings,
+    ) -> None:
+        self._cache = cache
+        self._fleet = fleet
+        self._events = events
+        self._identities = identities
+        self._clock = clock
+        self._settings = settings
+        self.sessions = Sessions()
+        self.relays = RelayBroker(self.sessions)
+        self._plans = PlanPublisher(cache, self.sessions, events, credentials, endpoints)
+        self._monitor = Monitor(cache, fleet, self.sessions, events, clock, settings)
+        self._status_writer = NodeStatusWriter(
+            store, cache, self.sessions, clock, settings.retry_store_s
+        )
+        self._greeting = 0
+        self._closing = False
+
+    async def run(self) -> None:
+        """Publishes plans and watches over silence, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._plans.run(), name="plans")
+            group.create_task(self._monitor.run(), name="monitor")
+            group.create_task(self._status_writer.run(), name="node-status")
+
+    async def shutdown(self, timeout_s: float = 5.0) -> None:
+        """Send everybody away, spread over time so that they do not all come back at once."""
+        self._closing = True
+        spread_s = 1.0 + len(self.sessions) / 500
+        for session in self.sessions:
+            retry_after_ms = int(1000 * (0.2 + random.random() * spread_s))
+            session.close("Shutdown", "this orchestrator stops", retry_after_ms)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self.sessions.emptied()
+
+    # --- the RPCs --------------------------------------------------------------------------------
+
+    async def Join(  # noqa: N802
+        self, request: agent_pb2.JoinRequest, context: Context
+    ) -> agent_pb2.JoinResponse:
+        """Raises Refused and StoreError."""
+        return await self._identities.join(request)
+
+    async def Session(  # type: ignore[override]  # noqa: N802 - it writes: see orchestrator/rpc.py
+        self, request_iterator: AsyncIterator[agent_pb2.SessionRequest], context: Context
+    ) -> None:
+        """From Hello until either side ends it. Raises Refused and StoreError."""
+        caller = caller_of(context)
+        identity = caller.node
+        refusal = self._full()
+        if refusal is not None:
+            await context.write(agent_pb2.SessionResponse(goodbye=refusal))
+            return
+        self._greeting += 1
+        try:
+            hello = await self._hello(request_iterator)
+        finally:
+            self._greeting -= 1
+        await self._identities.confirm_serial(identity, caller.serial)
+        problems = inventory.problems(hello.inventory)
+        if problems:
+            await context.write(self._refuse_inventory(identity.node, problems))
+            return
+        session = LiveSession(identity, caller.serial, hello, self._clock())
+        await self._serve(session, hello, request_iterator, context)
+
+    async def Relay(  # noqa: N802
+        self, request_iterator: AsyncIterator[agent_pb2.RelayRequest], context: Context
+    ) -> AsyncIterator[agent_pb2.RelayResponse]:
+        """One log or exec. Raises Refused."""
+        node = caller_of(context).node.node
+        first = await self._first(request_iterator)
+        if first is None or not first.HasField("open"):
+            raise invalid("the first message of a relay must be its open")
+        try:
+            async for response in self.relays.serve(node, first.open, request_iterator):
+                yield response
+        except UnknownRelay as error:
+            raise not_found(str(error)) from error
+
+    # --- a session -------------------------------------------------------------------------------
+
+    def _full(self) -> agent_pb2.Goodbye | None:
+        if self._closing:
+            return agent_pb2.Goodbye(
+                reason="Shutdown", message="this orchestrator stops", retry_after_ms=1000
+            )
+        settings = self._settings
+        if len(self.sessions) < settings.sessions_max and self._greeting < settings.greeting_max:
+            return None
+        retry_after_ms = random.randint(2_000, 10_000)
+        return agent_pb2.Goodbye(
+            reason="Overloaded",
+            message="this orchestrator has as many sessions as it can serve",
+            retry_after_ms=retry_after_ms,
+        )
+
+    async def _hello(self, requests: AsyncIterator[agent_pb2.SessionRequest]) -> agent_pb2.Hello:
+        first = await self._first(requests)
+        if first is None or not first.HasField("hello"):
+            raise invalid("the first message of a session must be its Hello")
+        hello: agent_pb2.Hello = first.hello
+        return hello
+
+    async def _first(self, requests: AsyncIterator[Any]) -> Any:
+        """The first message, or None when the stream ends before. Raises Refused when late."""
+        try:
+            async with asyncio.timeout(self._settings.hello_timeout_s):
+                return await anext(requests, None)
+        except TimeoutError:
+            code = grpc.StatusCode.DEADLINE_EXCEEDED
+            raise Refused(code, "NoHello", "nothing was said on the new stream") from None
+
+    async def _serve(
+        self,
+        session: LiveSession,
+        hello: agent_pb2.Hello,
+        requests: AsyncIterator[agent_pb2.SessionRequest],
+        context: Context,
+    ) -> None:
+        self._enter(session)
+        self._status_writer.report(session.node, hello, hello.inventory)
+        reader = SessionReader(
+            session,
+            self._cache,
+            self._fleet,
+            self._events,
+            self._identities,
+            self._clock,
+            self._settings,
+            lambda reported: self._status_writer.report(session.node, hello, reported),
+        )
+        reading: asyncio.Task[None] | None = None
+        try:
+            reader.greet(hello)
+            session.send(agent_pb2.SessionResponse(welcome=self._welcome()))
+            self._plans.welcome(session, hello.plan_generation)
+            reading = asyncio.create_task(
+                self._read(reader, session, requests), name=f"session-{session.node}"
+            )
+            await self._write(session, context)
+        finally:
+            session.outbox.close()
+            self._leave(session)
+            if reading is not None:
+                reading.cancel()
+                await asyncio.wait({reading})
+        if reading.done() and not reading.cancelled() and (error := reading.exception()):
+            raise error
+
+    async def _read(
+        self,
+        reader: SessionReader,
+        session: LiveSession,
+        requests: AsyncIterator[agent_pb2.SessionRequest],
+    ) -> None:
+        try:
+            await reader.run(requests)
+        finally:
+            session.outbox.close()  # lets the writer end
+
+    async def _write(self, session: LiveSession, context: Context) -> None:
+        while (message := await session.outbox.take()) is not None:
+            try:
+                async with asyncio.timeout(self._settings.write_timeout_s):
+                    await context.write(message)
+            except TimeoutError:
+                log.info("closing a session that is not read", extra={"node": session.node})
+                return
+
+    def _enter(self, session: LiveSession) -> None:
+        older = self.sessions.enter(session)
+        log.info("session opened", extra={"node": session.node, "instance": session.instance_id})
+        if older is None or older.instance_id == session.instance_id:
+            return  # an agent that reconnects or renews supersedes only itself
+        log.warning(
+            "session superseded", extra={"node": session.node, "instance": older.instance_id}
+        )
+        message = (
+            f"instance {session.instance_id} connected while {older.instance_id} was connected; "
+            "the newer one stays. If it repeats, two boxes have one identity"
+        )
+        self._tell(session.node, _NORMAL, "SessionSuperseded", message)
+
+    def _leave(self, session: LiveSession) -> None:
+        session.closed.set()
+        if not self.sessions.leave(session):
+            return  # a newer session speaks for the node
+        log.info("session closed", extra={"node": session.node})
+        seen = self._fleet.get(session.node)
+        if seen is not None:
+            seen.connected = False
+            seen.disconnected_at = self._clock()
+            self._fleet.touch(session.node)
+
+    def _welcome(self) -> agent_pb2.Welcome:
+        settings = self._settings
+        return agent_pb2.Welcome(
+            member=settings.member,
+            region=settings.region,
+            version=settings.version,
+            now_ms=int(self._clock() * 1000),
+            heartbeat_interval_ms=int(settings.heartbeat_s * 1000),
+        )
+
+    def _refuse_inventory(self, node: str, problems: list[str]) -> agent_pb2.SessionResponse:
+        message = f"refused for what it says of itself: {'; '.join(problems[:5])}"
+        self._tell(node, _WARNING, "InvalidInventory", message)
+        return agent_pb2.SessionResponse(
+            goodbye=agent_pb2.Goodbye(
+                reason="InvalidInventory",
+                message=message,
+                retry_after_ms=self._settings.refused_retry_after_ms,
+            )
+        )
+
+    def _tell(self, node: str, severity: int, reason: str, message: str) -> None:
+        source = f"gateway/{self._settings.member}"
+        self._events.record("Node", "", node, severity, reason, message, source)

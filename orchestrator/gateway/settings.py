@@ -1,0 +1,28 @@
+"""Limits of the gateway. The server's main may change them; tests make them smaller."""
+
+from dataclasses import dataclass
+
+from orchestrator.domain.liveness import DEFAULT_PERIODS, Periods
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """Times in seconds unless the name says otherwise."""
+
+    member: str
+    region: str
+    version: str
+    heartbeat_s: float = 5.0
+    # A stream without a message for so many intervals is half open: nobody is there.
+    heartbeats_missed_max: int = 3
+    hello_timeout_s: float = 10.0
+    write_timeout_s: float = 20.0
+    sessions_max: int = 20_000
+    # Streams that have not said Hello yet.
+    greeting_max: int = 1_000
+    # Messages per second, heartbeats apart; beyond it the node's own stream is read slower.
+    messages_per_s: float = 50.0
+    messages_burst: int = 200
+    retry_store_s: float = 2.0
+    refused_retry_after_ms: int = 30_000
+    periods: Periods = DEFAULT_PERIODS
