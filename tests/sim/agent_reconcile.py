@@ -17,6 +17,7 @@ A failing seed is printed and replays.
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import random
 import sys
@@ -33,6 +34,7 @@ from agent.runtime.port import (
     ImageFailure,
     PodSpec,
     PodState,
+    RuntimeFailure,
     RuntimeUnavailable,
     SandboxFailure,
 )
@@ -58,11 +60,32 @@ class WatchedRuntime(SimulatedRuntime):
         super().__init__(**knobs)
         self._world = world
         self.lose_answers = 0.0
+        self._late: set[asyncio.Task[None]] = set()
+
+    async def list_pods(self) -> Sequence[PodState]:
+        """What was true when it was asked; the answer may take its time."""
+        pods = await super().list_pods()
+        await asyncio.sleep(self._world.dice.choice([0.0, 0.0, 0.05, 0.4]))
+        return pods
 
     async def run_pod(self, spec: PodSpec) -> str:
+        if any(pod.state.uid == spec.uid for pod in self._pods.values()):
+            raise SandboxFailure("SandboxCreate", f"name of {spec.uid} is reserved")
+        if self._world.dice.random() < self.lose_answers / 2:
+            late = asyncio.create_task(self._run_late(spec, self._world.dice.choice([0.1, 2.0])))
+            self._late.add(late)
+            late.add_done_callback(self._late.discard)
+            raise RuntimeUnavailable("RuntimeUnavailable", "deadline exceeded")
         pod_id = await super().run_pod(spec)
         self._maybe_lose()
         return pod_id
+
+    async def _run_late(self, spec: PodSpec, delay_s: float) -> None:
+        """The caller has given up; the runtime goes on with it, as containerd does."""
+        await asyncio.sleep(delay_s)
+        if not any(pod.state.uid == spec.uid for pod in self._pods.values()):
+            with contextlib.suppress(RuntimeFailure):
+                await super().run_pod(spec)
 
     async def start_container(self, pod_id: str, pod: PodSpec, spec: Any) -> str:
         container_id = await super().start_container(pod_id, pod, spec)
@@ -120,7 +143,7 @@ class World:
         self.condemned: set[str] = set()  # pods that some accepted plan let be stopped
         self.stops_seen = 0
         self.orphans: set[str] = set()
-        self.bad_reasons: list[str] = []
+        self.bad: list[str] = []
         self.start_agent()
 
     # ---- the agent ----
@@ -134,7 +157,7 @@ class World:
 
     def _on_event(self, event: Any) -> None:
         if event.reason in ("UnexpectedTransition", "Internal"):
-            self.bad_reasons.append(f"{event.reason}: {event.message}")
+            self.bad.append(f"{event.reason}: {event.message}")
 
     async def kill_agent(self) -> None:
         self.task.cancel()
@@ -190,14 +213,14 @@ class World:
             uid = pod.state.labels["polder.eu/replica-uid"]
             if any(c.phase is ContainerPhase.RUNNING for c in pod.containers.values()):
                 if uid in seen:
-                    raise Violation(f"two pods of {uid} run: {seen[uid]} and {pod.state.id}")
+                    self.bad.append(f"two pods of {uid} run: {seen[uid]} and {pod.state.id}")
                 seen[uid] = pod.state.id
 
     def check_cause(self, pod: PodState) -> None:
         if pod.id not in self.condemned and not self._cause(pod):
             uid = pod.labels["polder.eu/replica-uid"]
             kind = "orphan " if uid in self.orphans else ""
-            raise Violation(f"{kind}{uid} is stopped without a cause")
+            self.bad.append(f"{kind}{uid} is stopped without a cause")
         self.stops_seen += 1
 
     # ---- what happens ----
@@ -213,8 +236,8 @@ class World:
         await asyncio.sleep(self.dice.choice([0.0, 0.01, 0.3, 1.0, 7.0, 60.0]))
         if self.task.done():
             raise Violation(f"the supervisor ended: {self.task.exception()!r}")
-        if self.bad_reasons:
-            raise Violation(self.bad_reasons[0])
+        if self.bad:
+            raise Violation(self.bad[0])
 
     async def nothing(self) -> None:
         """Time passes."""
@@ -347,8 +370,8 @@ class World:
         self.runtime.images.clear()
         self.send()
         await asyncio.sleep(1500)
-        if self.bad_reasons:
-            raise Violation(self.bad_reasons[0])
+        if self.bad:
+            raise Violation(self.bad[0])
         self.check_single()
         assert self.plan is not None
         running: dict[str, str] = {}
