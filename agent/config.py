@@ -6,10 +6,10 @@ names the line, because a setting that is silently ignored is found out in the f
 
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from polder.manifest.quantity import cpu_millis, memory_bytes
 
@@ -142,6 +142,8 @@ def _line_of(text: str, section: str, key: str) -> int:
 
 def parse_file(text: str, name: str = "agent.toml") -> AgentConfig:
     """The settings of a file's text over the defaults. Raises InvalidConfig."""
+    import tomllib  # not in the long-running process
+
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -216,3 +218,29 @@ def load(
         known = ", ".join(f.name for f in fields(AgentConfig))
         raise TypeError(f"no such settings: {', '.join(flags)} (known: {known})")
     return config
+
+
+def to_plain(config: AgentConfig) -> dict[str, Any]:
+    """As JSON can carry it, for `from_plain` in another process."""
+    plain: dict[str, Any] = {name: str(getattr(config, name)) for name in _TOP}
+    plain["reserved"] = {
+        name: [share.amount, share.fraction]
+        for name in ("cpu", "memory", "disk")
+        for share in [getattr(config.reserved, name)]
+    }
+    plain["devices"] = {resource: list(patterns) for resource, patterns in config.devices.items()}
+    return plain
+
+
+def from_plain(plain: dict[str, Any]) -> AgentConfig:
+    """The settings that `to_plain` wrote."""
+    return AgentConfig(
+        state_dir=Path(plain["state_dir"]),
+        log_dir=Path(plain["log_dir"]),
+        runtime_socket=Path(plain["runtime_socket"]),
+        cgroup_parent=plain["cgroup_parent"],
+        log_level=plain["log_level"],
+        log_format=plain["log_format"],
+        reserved=Reserved(**{name: Share(*share) for name, share in plain["reserved"].items()}),
+        devices={resource: tuple(patterns) for resource, patterns in plain["devices"].items()},
+    )

@@ -6,17 +6,13 @@ Exit codes: 0 done (or joined already), 1 it did not work, 2 usage or settings.
 import argparse
 import asyncio
 import json
-import logging
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from agent import config as settings
-from agent import log as logs
 from polder import __version__
-
-log = logging.getLogger(__name__)
 
 OK, FAILED, USAGE = 0, 1, 2
 
@@ -100,17 +96,12 @@ def _fail(message: str, code: int = FAILED) -> int:
 
 
 def _run(config: settings.AgentConfig, runtime: str) -> int:
-    from agent import service
-    from agent.identity_store import IdentityFailure
-    from agent.notify import Locked
+    from agent import lean
 
-    logs.set_up(config.log_level, config.log_format)
     try:
-        asyncio.run(service.run(config, runtime))
-    except (Locked, IdentityFailure, OSError) as error:
-        log.error("the agent cannot run", extra={"error": str(error)})
-        return FAILED
-    return OK
+        lean.start({"config": settings.to_plain(config), "runtime": runtime})
+    except OSError as error:
+        return _fail(f"the agent cannot be started: {error}")
 
 
 # --- join ---------------------------------------------------------------------------------------

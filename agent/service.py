@@ -31,6 +31,7 @@ from agent.sources import ReplicaSources
 from agent.state import PlanKeeper
 from agent.status_file import StatusFile
 from agent.supervisor import Supervisor, SupervisorConfig
+from agent.trim import trim
 from polder.v1 import agent_pb2
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ JOIN_POLL_S = 1.0
 SETTLE_S = 10.0
 LOOK_EVERY_S = 60.0  # inventory, certificate, a plan that could not be written
 STATUS_EVERY_S = 5.0
+TRIM_AFTER_S = 15.0
 
 
 def make_runtime(kind: str, config: AgentConfig) -> Runtime:
@@ -161,6 +163,7 @@ class Agent:
             self._look_around(),
             self._keep_status(),
             self._sign_of_life(),
+            _become_small(),
         ]
         tasks = [asyncio.create_task(job) for job in jobs]
         notify("READY=1")
@@ -248,6 +251,13 @@ class Agent:
         while True:
             notify("WATCHDOG=1")
             await asyncio.sleep(interval or 3600.0)
+
+
+async def _become_small() -> None:
+    """After the rush of the start: containers adopted, session open."""
+    await asyncio.sleep(TRIM_AFTER_S)
+    trim()
+    await asyncio.Event().wait()
 
 
 async def _container_disk(runtime: Runtime, state_dir: Path) -> Path:

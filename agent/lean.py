@@ -1,0 +1,67 @@
+"""The long-running process, started afresh without what only the command line needed.
+
+`agent/main.py` reads flags and settings and then replaces itself (execve: same pid, so systemd and
+supervisors notice nothing). Measured, that saves 2 of the 40 MB that the agent may take: the
+argument parser, the TOML reader, `site` with its import hooks, and the allocator's extra arenas,
+which can only be chosen before a process starts.
+"""
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+# OpenSSL costs 5 MB and is not needed: gRPC brings its own TLS, and hashes exist without it.
+# asyncio and hashlib are made to work without these modules. A test holds us to it.
+_UNUSED = ("ssl", "_ssl", "_hashlib")
+
+_ENVIRONMENT = {
+    "GRPC_ENABLE_FORK_SUPPORT": "0",  # its fork handlers wait for threads; we only ever spawn
+    "GRPC_VERBOSITY": "NONE",  # the agent logs what matters, structured
+    "MALLOC_ARENA_MAX": "1",  # most of the work is in one thread
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+}
+
+
+def start(settings: dict[str, object]) -> NoReturn:
+    """Become `main(settings)`. The command line stays visible in `ps`. Raises OSError."""
+    root = str(Path(__file__).resolve().parent.parent)
+    paths = [root, *(p for p in sys.path if p and p != root)]
+    code = f"import sys; sys.path[:] = {paths!r}; from agent.lean import main; sys.exit(main())"
+    environment = {**_ENVIRONMENT, **os.environ, "POLDER_AGENT_SETTINGS": json.dumps(settings)}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    command = [sys.executable, "-S", "-P", "-c", code, *sys.argv[1:]]
+    os.execve(sys.executable, command, environment)  # noqa: S606 - our own interpreter
+
+
+def main() -> int:
+    """The agent itself. Returns the exit code."""
+    for name in _UNUSED:
+        sys.modules[name] = None  # type: ignore[assignment]
+    settings = json.loads(os.environ.pop("POLDER_AGENT_SETTINGS"))
+    with contextlib.suppress(OSError):  # only the name that `top` shows
+        Path("/proc/self/comm").write_text("edge-agent")
+    import asyncio
+    import logging
+
+    from agent import log as logs
+    from agent import service
+    from agent.config import from_plain
+    from agent.identity_store import IdentityFailure
+    from agent.notify import Locked
+
+    config = from_plain(settings["config"])
+    logs.set_up(config.log_level, config.log_format)
+    log = logging.getLogger(__name__)
+    try:
+        asyncio.run(service.run(config, settings["runtime"]))
+    except (Locked, IdentityFailure, OSError) as error:
+        log.error("the agent cannot run", extra={"error": str(error)})
+        return 1
+    except Exception:
+        log.exception("the agent failed")
+        return 1
+    return 0
