@@ -9,10 +9,10 @@ from typing import Any
 
 import grpc
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
 
 from orchestrator.authz import Listener
-from orchestrator.identity.join_service import JoinService
 from orchestrator.parts import Parts
 from orchestrator.rpc import FrontDoor
 from polder.v1 import agent_pb2_grpc, operator_pb2_grpc
@@ -55,7 +55,10 @@ class CannotListen(Exception):
 
 
 class Listeners:
-    """Both ports. `start` serves, `drain` answers health checks with NOT_SERVING, `stop` ends."""
+    """Both ports; which RPC is served on which stands in `authz.RULES`.
+
+    `start` serves, `drain` answers health checks with NOT_SERVING, `stop` ends.
+    """
 
     def __init__(
         self,
@@ -63,12 +66,12 @@ class Listeners:
         agents: agent_pb2_grpc.AgentServiceServicer,
         operators: operator_pb2_grpc.OperatorServiceServicer,
     ) -> None:
-        self._health = health.aio.HealthServicer()
+        self._health = HealthServicer()
         self._mtls = self._server(parts, Listener.MTLS, _OPTIONS)
         self._join = self._server(parts, Listener.JOIN, _JOIN_OPTIONS)
         agent_pb2_grpc.add_AgentServiceServicer_to_server(agents, self._mtls)
         operator_pb2_grpc.add_OperatorServiceServicer_to_server(operators, self._mtls)
-        agent_pb2_grpc.add_AgentServiceServicer_to_server(JoinService(parts.nodes), self._join)
+        agent_pb2_grpc.add_AgentServiceServicer_to_server(agents, self._join)
         _bind(self._mtls, parts.config.listen, parts.member.server_credentials, required=True)
         _bind(self._join, parts.config.join_listen, parts.member.server_credentials, required=False)
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import grpc
 from grpc import aio
@@ -25,8 +25,8 @@ from polder.errors import detail
 
 log = logging.getLogger(__name__)
 
-Context = aio.ServicerContext[Any, Any]
-Handler = grpc.RpcMethodHandler[Any, Any]
+Context: TypeAlias = "aio.ServicerContext[Any, Any]"  # generic in its stubs only
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class FrontDoor(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
@@ -43,7 +43,7 @@ class FrontDoor(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], "Awaitable[Handler | None]"],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
         method = handler_call_details.method

@@ -5,7 +5,7 @@ StoreError into statuses after.
 """
 
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from grpc import aio
 
@@ -20,7 +20,7 @@ from orchestrator.authz import caller_of
 from orchestrator.events import EventRecorder
 from polder.v1 import operator_pb2, operator_pb2_grpc
 
-Context = aio.ServicerContext[Any, Any]
+Context: TypeAlias = "aio.ServicerContext[Any, Any]"  # generic in its stubs only
 
 
 class OperatorService(operator_pb2_grpc.OperatorServiceServicer):

@@ -1,0 +1,208 @@
+"""One orchestrator process from first start to shutdown. Called by `main.py serve` and by tests.
+
+Start: Store, CA, mirror, then the listeners; whatever fails is undone in the opposite order. Stop:
+no new work, goodbye to the agents, a grace for calls that run, then the leader's seat, events and
+the Store.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as package_version
+
+from orchestrator.api.relaying import Relaying
+from orchestrator.api.service import OperatorService
+from orchestrator.background import Background
+from orchestrator.config import Config, parse_address
+from orchestrator.gateway.service import AgentGateway
+from orchestrator.gateway.settings import GatewaySettings
+from orchestrator.http import HttpServer
+from orchestrator.identity.authority import Authority
+from orchestrator.installation import ADMIN, issue_context, prepare_authority, prepare_store
+from orchestrator.leader import Leader, LeaderSettings
+from orchestrator.listeners import CannotListen, Listeners
+from orchestrator.metrics import MeasuredStore, Metrics
+from orchestrator.notify import notify
+from orchestrator.parts import Parts, build_parts
+from orchestrator.refusals import unavailable
+from orchestrator.store import keys
+from orchestrator.store.sqlite import open_sqlite
+
+log = logging.getLogger(__name__)
+
+
+def running_version() -> str:
+    """Of the installed distribution."""
+    try:
+        return package_version("polder")
+    except PackageNotFoundError:
+        return "0+source"
+
+
+class Orchestrator:
+    """`start`, then `stop` once. `failed` is set when a task that must run has ended."""
+
+    def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
+        self._config = config
+        self._clock = clock
+        self._background = Background()
+        self._undo = contextlib.AsyncExitStack()
+        self._serving = False
+        self.parts: Parts
+        self.leader: Leader
+        self.gateway: AgentGateway
+
+    @property
+    def failed(self) -> asyncio.Event:
+        return self._background.failed
+
+    async def start(self) -> None:
+        """Returns when agents and operators are served. Raises UnusableFile, WrongInstallation,
+        StoreError, CannotListen; nothing is left running then."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._undo.aclose()
+            raise
+
+    async def prepare(self) -> tuple[MeasuredStore, Authority, Metrics]:
+        """What the first start makes, and every later one checks: CA, Store, first admin."""
+        config, clock = self._config, self._clock
+        database = config.data_path / "polder.db"
+        fresh = not database.exists()
+        authority = prepare_authority(config, clock, fresh=fresh)
+        sqlite = await open_sqlite(database)
+        self._undo.push_async_callback(sqlite.close)
+        metrics = Metrics(running_version(), config.member_name, config.region)
+        store = MeasuredStore(sqlite, metrics)
+        await prepare_store(store, authority, config, clock)
+        await self._write_admin_context(store, authority)
+        return store, authority, metrics
+
+    async def _start(self) -> None:
+        config, clock = self._config, self._clock
+        store, authority, metrics = await self.prepare()
+        parts = self.parts = build_parts(
+            config, store, authority, metrics, clock, running_version()
+        )
+        await parts.cache.start()
+        self._undo.push_async_callback(parts.cache.stop)
+        await parts.events.start()
+        self._undo.push_async_callback(parts.events.stop)
+        self._undo.push_async_callback(self._background.stop)
+        self._build_agents_side(parts)
+        listeners = self._listeners(parts)
+        self._run_background(parts)
+        await listeners.start()
+        self._undo.push_async_callback(self._end_calls, listeners)
+        await self._start_http(metrics)
+        self._serving = True
+        notify("READY=1")
+        log.info(
+            "serving",
+            extra={
+                "member": config.member_name,
+                "region": config.region,
+                "listen": config.listen,
+                "join_listen": config.join_listen,
+                "version": running_version(),
+            },
+        )
+
+    async def _write_admin_context(self, store: MeasuredStore, authority: Authority) -> None:
+        """At the first start, so that somebody can operate it."""
+        path = self._config.data_path / "admin.yaml"
+        if await store.get(keys.identity("operator", ADMIN)) is None:
+            await issue_context(
+                store, authority, self._config, self._clock, ADMIN, ("admin",), path
+            )
+            log.info("made the first admin", extra={"context": str(path)})
+
+    def _build_agents_side(self, parts: Parts) -> None:
+        config = self._config
+        settings = GatewaySettings(
+            member=config.member_name,
+            region=config.region,
+            version=running_version(),
+            heartbeat_s=config.heartbeat_interval,
+            periods=parts.periods,
+        )
+        self.gateway = AgentGateway(
+            parts.store,
+            parts.cache,
+            parts.fleet,
+            parts.events,
+            parts.nodes,
+            lambda: parts.member.current,
+            config.endpoints,
+            self._clock,
+            settings,
+        )
+        self.leader = Leader(
+            parts.store,
+            parts.cache,
+            parts.fleet,
+            parts.events,
+            self._clock,
+            LeaderSettings(member=config.member_name, periods=parts.periods),
+        )
+        parts.explaining.use(self.leader)
+
+    def _listeners(self, parts: Parts) -> Listeners:
+        operators = OperatorService(
+            parts.applier,
+            parts.reading,
+            parts.deleter,
+            parts.hub,
+            Relaying(parts.catalog, self.gateway.relays, parts.events),
+            parts.access,
+            parts.events,
+            self._clock,
+        )
+        return Listeners(parts, self.gateway, operators)
+
+    def _run_background(self, parts: Parts) -> None:
+        self._background.start("member-certificate", parts.member.run())
+        self._background.start("join-tokens", parts.tokens.run())
+        self._background.start("live-calls", parts.calls.run())
+        self._background.start("watch-hub", parts.hub.run())
+        self._background.start("gateway", self.gateway.run())
+        self._background.start("leader", self.leader.run())
+
+    async def _start_http(self, metrics: Metrics) -> None:
+        if not self._config.metrics_listen:
+            return
+        host, port = parse_address("metrics_listen", self._config.metrics_listen)
+        server = HttpServer(metrics.registry, self._trouble)
+        try:
+            await server.start(host, port)
+        except OSError as error:
+            address = self._config.metrics_listen
+            raise CannotListen(f"cannot listen on {address}: {error.strerror}") from error
+        self._undo.push_async_callback(server.stop)
+
+    def _trouble(self) -> str:
+        """Why it is not ready; empty when it is."""
+        if not self._serving:
+            return "starting or stopping"
+        return "" if self.parts.cache.healthy else "the store cannot be read"
+
+    async def _end_calls(self, listeners: Listeners) -> None:
+        grace_s = self._config.shutdown_grace
+        await listeners.drain()
+        refusal = unavailable("Shutdown", "this orchestrator stops", "try again in a moment")
+        self.parts.calls.close_all("operator", refusal)
+        started = time.monotonic()
+        await self.gateway.shutdown(grace_s)
+        await listeners.stop(max(0.1, grace_s - (time.monotonic() - started)))
+
+    async def stop(self) -> None:
+        """Within the grace and a little. Everything acknowledged is in the Store already."""
+        if self._serving:
+            log.info("stopping")
+            notify("STOPPING=1")
+        self._serving = False
+        await self._undo.aclose()
