@@ -64,7 +64,7 @@ class _Drain:
                 )
             more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
             progress.show(f"node/{name}: {len(left)} left; {shown[0]}{more}")
-            time.sleep(POLL_S)
+            time.sleep(max(0.0, min(POLL_S, deadline - time.monotonic())))
 
     def remaining(self, node: str) -> Iterator[tuple[Item, str]]:
         """The node's replicas that have to move, and why each is still there."""

@@ -144,8 +144,9 @@ class FakeOperatorApi(operator_pb2_grpc.OperatorServiceServicer):
     def remove(self, kind: str, name: str, namespace: str = "") -> None:
         where = (namespace or "default") if KINDS[kind].namespaced else ""
         with self.lock:
-            resource = self.resources.pop((kind, where, name))
-            self._tell(operator_pb2.WATCH_TYPE_DELETED, resource)
+            resource = self.resources.pop((kind, where, name), None)
+            if resource is not None:
+                self._tell(operator_pb2.WATCH_TYPE_DELETED, resource)
 
     def spec(self, kind: str, name: str, namespace: str = "") -> dict[str, Any]:
         where = (namespace or "default") if KINDS[kind].namespaced else ""
