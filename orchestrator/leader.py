@@ -11,7 +11,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from orchestrator.cache import Cache, Change
 from orchestrator.domain.liveness import DEFAULT_PERIODS, Periods
@@ -28,8 +27,6 @@ from orchestrator.store.port import Store, StoreError
 from polder.v1 import common_pb2
 
 log = logging.getLogger(__name__)
-
-_UNPLACED_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,22 +106,6 @@ class Leader:
     def led_since(self) -> float:
         """Unix seconds; silence of nodes counts from here at the earliest."""
         return self._led_since
-
-    def unplaced(self, namespace: str, workload: str) -> list[dict[str, Any]]:
-        """Replicas that no node takes, as views show them: replica, reasons, message. Bounded."""
-        return [
-            {
-                "replica": replica,
-                "message": explanation.message,
-                "reasons": [
-                    {"reason": r.code, "nodes": r.nodes, "example": r.example}
-                    for r in explanation.reasons
-                ],
-            }
-            for explanation in self.explanations.get((namespace, workload), ())
-            if explanation.code == "Unschedulable"
-            for replica in explanation.replicas[:_UNPLACED_MAX]
-        ]
 
     async def run(self) -> None:
         """Until cancelled: stand for election, lead, lose, stand again."""
