@@ -123,6 +123,9 @@ def consider(
     if plan.generation == current.generation:
         return _same_generation(current, plan)
     named = plan.assignments.keys() | plan.stops.keys()
+    if current.assignments and not named and not plan.endpoints:
+        # Protobuf reads a plan that was cut before its lists as one with empty lists.
+        return Refused("Truncated", "the plan names neither replicas nor endpoints")
     return Accepted(plan, tuple(sorted(current.assignments.keys() - named)))
 
 

@@ -63,8 +63,9 @@ NO_POD = frozenset(
 SERVED = frozenset({Situation.SERVING, Situation.REPLACING, Situation.KEPT})
 
 # What may follow. Without a pod anything may: the next listing can bring one, and GONE lasts until
-# nothing is under way. A served pod may vanish by someone's hand. But a pod that must go never comes
-# back to service, whatever the next plan says: half of its containers may have been stopped already.
+# nothing is under way. A served pod may vanish by someone's hand. But a pod that must go never
+# comes back to service, whatever the next plan says: half of its containers may have been stopped
+# already.
 FOLLOWS: Mapping[Situation, frozenset[Situation]] = {
     situation: frozenset(Situation) for situation in NO_POD | SERVED
 } | {Situation.RETIRING: NO_POD | {Situation.RETIRING}}

@@ -2,15 +2,16 @@
 
     python -m tests.sim.agent_reconcile --seeds 500 [--first 0]
 
-Random crashes, dead sandboxes, reboots, a runtime that goes away or loses answers, failing images and
-host ports; plans that are changed, stale, repeated, cut or empty; agent restarts in between; all in
-virtual time. What must hold, at every moment:
+Random crashes, dead sandboxes, reboots, a runtime that goes away or loses answers, failing images;
+plans that are changed, stale, repeated, cut or empty; agent restarts in between; all in virtual
+time. What must hold, at every moment:
 
 - of one replica there are never two pods with a running container;
 - nothing that runs is stopped without a cause: the plan stopped it, changed its template or gave
   its name to a higher epoch, or its sandbox was dead (liveness is not part of this simulation);
 - an orphan is never stopped;
-- at the end, when nothing fails any more, exactly what the plan assigns runs, and what was orphaned.
+- at the end, when nothing fails any more, exactly what the plan assigns runs, and what was
+  orphaned.
 
 A failing seed is printed and replays.
 """
@@ -227,10 +228,18 @@ class World:
 
     async def step(self) -> None:
         happenings = [
-            (6, self.change_plan), (2, self.send_rubbish), (3, self.crash), (1, self.break_sandbox),
-            (1, self.reboot), (2, self.restart_agent), (1, self.toggle_runtime), (2, self.toggle_image),
-            (1, self.fail_calls), (1, self.toggle_answers), (6, self.nothing),
-        ]  # fmt: skip
+            (6, self.change_plan),
+            (2, self.send_rubbish),
+            (3, self.crash),
+            (1, self.break_sandbox),
+            (1, self.reboot),
+            (2, self.restart_agent),
+            (1, self.toggle_runtime),
+            (2, self.toggle_image),
+            (1, self.fail_calls),
+            (1, self.toggle_answers),
+            (6, self.nothing),
+        ]
         chosen = self.dice.choices([h for _, h in happenings], [w for w, _ in happenings])[0]
         await chosen()
         await asyncio.sleep(self.dice.choice([0.0, 0.01, 0.3, 1.0, 7.0, 60.0]))
@@ -382,6 +391,9 @@ class World:
                 running[uid] = alive[0].image
             elif uid not in self.orphans:
                 raise Violation(f"the pod of {uid} has no running container")
+        uids = [p.state.labels["polder.eu/replica-uid"] for p in self.runtime._pods.values()]
+        if doubles := {uid for uid in self.wanted if uids.count(uid) > 1}:
+            raise Violation(f"two pods are left of {sorted(doubles)}")
         for uid in self.plan.stops:
             if uid in running:
                 raise Violation(f"{uid} should have been stopped")

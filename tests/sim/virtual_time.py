@@ -1,4 +1,5 @@
-"""An event loop whose time passes only when nothing is left to do: hours of backoff in milliseconds.
+"""An event loop whose time passes only when nothing is left to do: hours of backoff in
+milliseconds.
 
 Used by the simulations of the agent. Real sockets and threads must not be used inside it.
 """

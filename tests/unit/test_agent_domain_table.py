@@ -1,0 +1,83 @@
+"""The transition table, row by row: every combination of facts has one situation."""
+
+import itertools
+
+import pytest
+
+from agent.domain.situation import (
+    FOLLOWS,
+    NO_POD,
+    SERVED,
+    ContainerSituation,
+    Situation,
+    classify,
+    classify_container,
+)
+from agent.runtime.port import ContainerPhase
+
+FACTS = (
+    "doomed", "has_pod", "assigned", "blocked", "images_missing", "waits", "same_template",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("true", "situation"),
+    [
+        ("", Situation.GONE),
+        ("assigned blocked", Situation.BLOCKED),
+        ("assigned blocked images_missing waits", Situation.BLOCKED),
+        ("assigned images_missing", Situation.FETCHING),
+        ("assigned images_missing waits", Situation.FETCHING),
+        ("assigned waits", Situation.WAITING),
+        ("assigned", Situation.CREATING),
+        ("has_pod assigned same_template", Situation.SERVING),
+        ("has_pod assigned same_template blocked", Situation.SERVING),
+        ("has_pod assigned", Situation.REPLACING),
+        ("has_pod assigned blocked", Situation.KEPT),
+        ("has_pod", Situation.KEPT),
+        ("has_pod same_template", Situation.KEPT),
+        ("doomed", Situation.RETIRING),
+        ("doomed assigned", Situation.RETIRING),
+    ],
+)
+def test_situation(true: str, situation: Situation) -> None:
+    assert classify(**{fact: fact in true.split() for fact in FACTS}) is situation
+
+
+def test_every_combination_has_a_row() -> None:
+    for values in itertools.product((False, True), repeat=len(FACTS)):
+        facts = dict(zip(FACTS, values, strict=True))
+        situation = classify(**facts)
+        assert situation in FOLLOWS
+        if facts["has_pod"] and not facts["doomed"]:
+            assert situation in SERVED, "a pod that nobody wants gone is served"
+        if not facts["doomed"] and not facts["has_pod"]:
+            assert situation in NO_POD
+
+
+def test_what_must_go_never_serves_again() -> None:
+    assert FOLLOWS[Situation.RETIRING].isdisjoint(SERVED)
+
+
+@pytest.mark.parametrize(
+    ("phase", "unhealthy", "counted", "waits", "situation"),
+    [
+        (None, False, False, False, ContainerSituation.ABSENT),
+        (ContainerPhase.RUNNING, False, False, True, ContainerSituation.UP),
+        (ContainerPhase.RUNNING, True, False, False, ContainerSituation.UNHEALTHY),
+        (ContainerPhase.EXITED, True, False, True, ContainerSituation.UNCOUNTED),
+        (ContainerPhase.EXITED, False, True, True, ContainerSituation.BACKOFF),
+        (ContainerPhase.EXITED, False, True, False, ContainerSituation.ENDED),
+        (ContainerPhase.CREATED, False, False, False, ContainerSituation.LEFTOVER),
+        (ContainerPhase.UNKNOWN, False, False, False, ContainerSituation.LEFTOVER),
+    ],
+)
+def test_container_situation(
+    phase: ContainerPhase | None,
+    unhealthy: bool,
+    counted: bool,
+    waits: bool,
+    situation: ContainerSituation,
+) -> None:
+    found = classify_container(phase, unhealthy=unhealthy, counted=counted, waits=waits)
+    assert found is situation
