@@ -1,7 +1,9 @@
 """The configuration as data: which orchestrators, as whom, in which namespace. Pure.
 
-The file has the shape of a kubeconfig: lists of named clusters, users and contexts. Edits keep
-entries and keys that this version does not know. `edgectl.config_file` reads and writes it.
+The file has the shape of a kubeconfig: lists of named clusters, users and contexts. Keys are
+camelCase, as in manifests and as the orchestrator writes them; kubeconfig's spelling with hyphens
+is read too. Edits keep entries and keys that this version does not know. `edgectl.config_file`
+reads and writes the file.
 """
 
 import base64
@@ -17,8 +19,22 @@ SECTIONS = {"clusters": "cluster", "users": "user", "contexts": "context"}
 MAX_ENDPOINTS = 64
 DEFAULT_NAMESPACE = "default"
 DEFAULT_SERVER_NAME = "orchestrator.polder.internal"
-_SECRETS = ("client-key-data",)
-_PUBLIC_DATA = ("client-certificate-data", "certificate-authority-data")
+_SECRETS = ("clientKeyData",)
+_PUBLIC_DATA = ("clientCertificateData", "certificateAuthorityData")
+
+# As in a kubeconfig, and what we call it.
+_SPELLINGS = {
+    "current-context": "currentContext",
+    "certificate-authority": "certificateAuthority",
+    "certificate-authority-data": "certificateAuthorityData",
+    "client-certificate": "clientCertificate",
+    "client-certificate-data": "clientCertificateData",
+    "client-key": "clientKey",
+    "client-key-data": "clientKeyData",
+    "trust-domain": "trustDomain",
+    "server-name": "serverName",
+    "tls-server-name": "serverName",
+}
 
 Document = dict[str, Any]
 
@@ -41,7 +57,7 @@ def empty() -> Document:
     return {
         "apiVersion": "polder.eu/v1",
         "kind": "Config",
-        "current-context": "",
+        "currentContext": "",
         "clusters": [],
         "users": [],
         "contexts": [],
@@ -54,6 +70,7 @@ def checked(raw: object, source: str) -> Document:
         return empty()
     if not isinstance(raw, dict):
         raise CliError(f"{source}: is not an edgectl configuration (expected a mapping)")
+    _respell(raw)
     for section, inner in SECTIONS.items():
         entries = raw.get(section)
         if entries is None:
@@ -64,10 +81,11 @@ def checked(raw: object, source: str) -> Document:
             named = isinstance(entry, dict) and isinstance(entry.get("name"), str)
             if not named or not isinstance(entry.get(inner), dict):
                 raise CliError(f"{source}: {section}[{number}]: needs a name and a {inner}")
-    current = raw.get("current-context") or ""
+            _respell(entry[inner])
+    current = raw.get("currentContext") or ""
     if not isinstance(current, str):
-        raise CliError(f"{source}: current-context: expected a name")
-    raw["current-context"] = current
+        raise CliError(f"{source}: currentContext: expected a name")
+    raw["currentContext"] = current
     return raw
 
 
@@ -106,14 +124,14 @@ def without_context(document: Document, name: str) -> Document:
         changed[section] = [
             item for item in changed[section] if item["name"] != gone or item["name"] in used
         ]
-    if changed["current-context"] == name:
-        changed["current-context"] = ""
+    if changed["currentContext"] == name:
+        changed["currentContext"] = ""
     return changed
 
 
 def with_current(document: Document, name: str) -> Document:
     _required_context(document, name)
-    return {**document, "current-context": name}
+    return {**document, "currentContext": name}
 
 
 def merged(document: Document, other: Document, *, overwrite: bool) -> Document:
@@ -149,7 +167,7 @@ def connection(
 ) -> Connection:
     """What the named (or current) context means. `read` returns the content of a file that an
     entry names, relative to the configuration. Raises CliError."""
-    name = context_name or document["current-context"]
+    name = context_name or document["currentContext"]
     if not name:
         raise CliError(
             "no context is chosen",
@@ -166,11 +184,11 @@ def connection(
     return Connection(
         context=name,
         endpoints=_endpoints(cluster, f"{source}: cluster {cluster_name!r}"),
-        ca_pem=_data(cluster, "certificate-authority", source, read),
-        certificate_pem=_data(user, "client-certificate", source, read),
-        key_pem=_data(user, "client-key", source, read),
+        ca_pem=_data(cluster, "certificateAuthority", source, read),
+        certificate_pem=_data(user, "clientCertificate", source, read),
+        key_pem=_data(user, "clientKey", source, read),
         server_name=str(cluster.get("serverName") or ""),
-        trust_domain=str(cluster.get("trust-domain") or ""),
+        trust_domain=str(cluster.get("trustDomain") or ""),
         namespace=str(context.get("namespace") or DEFAULT_NAMESPACE),
     )
 
@@ -197,13 +215,19 @@ def context_document(
     if namespace:
         context["namespace"] = namespace
     identity = {
-        "client-certificate-data": base64.b64encode(certificate_pem).decode(),
-        "client-key-data": base64.b64encode(key_pem).decode(),
+        "clientCertificateData": base64.b64encode(certificate_pem).decode(),
+        "clientKeyData": base64.b64encode(key_pem).decode(),
     }
     document = with_entry(empty(), "clusters", name, cluster)
     document = with_entry(document, "users", user or name, identity)
     document = with_entry(document, "contexts", name, context)
-    return {**document, "current-context": name}
+    return {**document, "currentContext": name}
+
+
+def _respell(mapping: Document) -> None:
+    for given, ours in _SPELLINGS.items():
+        if given in mapping:
+            mapping.setdefault(ours, mapping.pop(given))
 
 
 def _required_context(document: Mapping[str, Any], name: str) -> Document:
@@ -223,14 +247,14 @@ def _endpoints(cluster: Document, source: str) -> tuple[str, ...]:
 
 
 def _data(content: Document, key: str, source: str, read: Callable[[str], bytes]) -> bytes:
-    inline, path = content.get(f"{key}-data"), content.get(key)
+    inline, path = content.get(f"{key}Data"), content.get(key)
     if isinstance(inline, str) and inline:
         if inline.lstrip().startswith("-----BEGIN"):
             return inline.encode()
         try:
             return base64.b64decode("".join(inline.split()), validate=True)
         except (binascii.Error, ValueError):
-            raise CliError(f"{source}: {key}-data is not base64 of PEM") from None
+            raise CliError(f"{source}: {key}Data is not base64 of PEM") from None
     if isinstance(path, str) and path:
         return read(path)
-    raise CliError(f"{source}: needs {key} or {key}-data")
+    raise CliError(f"{source}: needs {key} or {key}Data")

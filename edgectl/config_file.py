@@ -82,7 +82,8 @@ def update(path: Path, change: Callable[[config.Document], config.Document]) -> 
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _locked(path.parent):
             changed = change(load(path))
-            write_private(path, render(changed), overwrite=True)
+            text = json.dumps(changed, indent=2) + "\n" if _is_json(path) else render(changed)
+            write_private(path, text, overwrite=True)
     except OSError as error:
         raise CliError(f"{path}: {error.strerror}") from error
     return changed
@@ -133,6 +134,14 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _is_json(path: Path) -> bool:
+    """What was JSON stays JSON: other programs read the orchestrator's context files."""
+    try:
+        return read_bounded(path, MAX_CONFIG_BYTES).lstrip().startswith(b"{")
+    except FileNotFoundError:
+        return False
+
+
 def _warn_if_exposed(path: Path) -> None:
     try:
         status = path.stat()
@@ -149,4 +158,4 @@ def _warn_if_exposed(path: Path) -> None:
 
 def _holds_key(path: Path) -> bool:
     raw = path.read_bytes()
-    return b"PRIVATE KEY" in raw or b"client-key-data" in raw
+    return any(word in raw for word in (b"PRIVATE KEY", b"clientKeyData", b"client-key-data"))

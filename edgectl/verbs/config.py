@@ -16,7 +16,7 @@ def view(invocation: Invocation) -> int:
 
 def get_contexts(invocation: Invocation) -> int:
     document = invocation.document
-    current = document["current-context"]
+    current = document["currentContext"]
     rows = []
     for name in config.names(document, "contexts"):
         context = config.entry(document, "contexts", name) or {}
@@ -41,7 +41,7 @@ def get_contexts(invocation: Invocation) -> int:
 
 
 def current_context(invocation: Invocation) -> int:
-    current = invocation.document["current-context"]
+    current = invocation.document["currentContext"]
     if not current:
         raise CliError("no current context is set", "edgectl config use-context NAME")
     print(current)
@@ -95,7 +95,7 @@ def set_values(invocation: Invocation) -> int:
     wanted = getattr(invocation.options, "context", "")
 
     def change(document: config.Document) -> config.Document:
-        name = wanted or document["current-context"]
+        name = wanted or document["currentContext"]
         context = config.entry(document, "contexts", name)
         if context is None:
             raise CliError(f"there is no context {name!r}" if name else "no context is chosen")
@@ -115,13 +115,13 @@ def import_file(invocation: Invocation) -> int:
 
     def change(document: config.Document) -> config.Document:
         changed = config.merged(document, other, overwrite=options.overwrite)
-        if options.use or not changed["current-context"]:
-            changed = config.with_current(changed, other["current-context"] or names[0])
+        if options.use or not changed["currentContext"]:
+            changed = config.with_current(changed, other["currentContext"] or names[0])
         return changed
 
     changed = config_file.update(invocation.config_path, change)
     print(f"imported: {', '.join(names)}")
-    print(f"current context: {changed['current-context']}")
+    print(f"current context: {changed['currentContext']}")
     return 0
 
 
@@ -144,7 +144,7 @@ def _read(name: str) -> config.Document:
     document = config.checked(config_file.parse(raw, source), source)
     for section, inner in config.SECTIONS.items():
         for item in document[section]:
-            for key in ("certificate-authority", "client-certificate", "client-key"):
+            for key in ("certificateAuthority", "clientCertificate", "clientKey"):
                 if isinstance(item[inner].get(key), str):
                     item[inner][key] = str(base / Path(item[inner][key]).expanduser())
     return document

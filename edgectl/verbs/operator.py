@@ -62,10 +62,10 @@ def _cluster(invocation: Invocation, ca_pem: bytes) -> config.Document:
     trusted = ca_pem or own.ca_pem
     cluster: config.Document = {
         "endpoints": list(own.endpoints),
-        "certificate-authority-data": base64.b64encode(trusted).decode(),
+        "certificateAuthorityData": base64.b64encode(trusted).decode(),
     }
     if own.trust_domain:
-        cluster["trust-domain"] = own.trust_domain
+        cluster["trustDomain"] = own.trust_domain
     if own.server_name:
         cluster["serverName"] = own.server_name
     return cluster

@@ -425,8 +425,8 @@ class FakeInstallation:
             "test",
             cluster={
                 "endpoints": endpoints or [self.endpoint],
-                "certificate-authority-data": base64.b64encode(ca or self.authority.pem).decode(),
-                "trust-domain": "polder.test",
+                "certificateAuthorityData": base64.b64encode(ca or self.authority.pem).decode(),
+                "trustDomain": "polder.test",
                 "serverName": SERVER_NAME,
             },
             certificate_pem=identity[0],

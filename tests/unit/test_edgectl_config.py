@@ -1,5 +1,6 @@
 """The configuration: pure edits, and a file that is private, atomic and forgiving."""
 
+import json
 import stat
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ def document(name: str = "a", **cluster: Any) -> config.Document:
         name,
         cluster={
             "endpoints": ["h:1", "h:2"],
-            "certificate-authority-data": PEM.decode(),
+            "certificateAuthorityData": PEM.decode(),
             **cluster,
         },
         certificate_pem=PEM,
@@ -44,8 +45,8 @@ def test_connection_of_the_current_context() -> None:
         ({"endpoints": []}, "endpoints: expected a list"),
         ({"endpoints": ["nohost"]}, "is not an endpoint"),
         ({"endpoints": [":1"]}, "is not an endpoint"),
-        ({"certificate-authority-data": "%%%"}, "is not base64"),
-        ({"certificate-authority-data": ""}, "needs certificate-authority"),
+        ({"certificateAuthorityData": "%%%"}, "is not base64"),
+        ({"certificateAuthorityData": ""}, "needs certificateAuthority"),
     ],
 )
 def test_what_a_cluster_lacks_is_said(change: dict[str, Any], message: str) -> None:
@@ -84,7 +85,7 @@ def test_deleting_a_context_forgets_what_only_it_used() -> None:
     both = config.merged(document("a"), document("b"), overwrite=False)
     left = config.without_context(both, "a")
     assert [config.names(left, section) for section in config.SECTIONS] == [["b"]] * 3
-    assert left["current-context"] == ""
+    assert left["currentContext"] == ""
     assert config.names(both, "contexts") == ["a", "b"]
 
 
@@ -94,7 +95,7 @@ def test_view_hides_the_key() -> None:
     assert (
         config.context_document("a", cluster={}, certificate_pem=PEM, key_pem=KEY)["users"][0][
             "user"
-        ]["client-key-data"]
+        ]["clientKeyData"]
         not in shown
     )
 
@@ -121,7 +122,7 @@ def test_update_follows_a_link(tmp_path: Path) -> None:
     link.symlink_to(real)
     config_file.update(link, lambda _: document())
     assert link.is_symlink()
-    assert config_file.load(real)["current-context"] == "a"
+    assert config_file.load(real)["currentContext"] == "a"
 
 
 def test_exposed_key_gives_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,12 +141,12 @@ def test_files_are_relative_to_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "key.pem").chmod(0o600)
     changed = document()
     changed["users"][0]["user"] = {
-        "client-certificate-data": PEM.decode(),
-        "client-key": "key.pem",
+        "clientCertificateData": PEM.decode(),
+        "clientKey": "key.pem",
     }
     found = config_file.connection(tmp_path / "config.yaml", changed, "")
     assert found.key_pem == KEY
-    changed["users"][0]["user"]["client-key"] = "absent.pem"
+    changed["users"][0]["user"]["clientKey"] = "absent.pem"
     with pytest.raises(CliError, match=r"absent\.pem: No such file"):
         config_file.connection(tmp_path / "config.yaml", changed, "")
 
@@ -165,3 +166,26 @@ def test_path_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGECTL_CONFIG", "/etc/e.yaml")
     assert str(config_file.default_path()) == "/etc/e.yaml"
     assert str(config_file.default_path("~/x")) == "/home/ada/x"
+
+
+def test_spelling_of_a_kubeconfig_is_read() -> None:
+    respelled = config_file.render(document(serverName="n", trustDomain="t"))
+    for ours, theirs in (
+        ("currentContext", "current-context"),
+        ("certificateAuthorityData", "certificate-authority-data"),
+        ("trustDomain", "trust-domain"),
+        ("clientCertificateData", "client-certificate-data"),
+        ("clientKeyData", "client-key-data"),
+    ):
+        assert ours in respelled
+        respelled = respelled.replace(ours, theirs)
+    read = config.checked(config_file.parse(respelled.encode(), "c.yaml"), "c.yaml")
+    assert read == document(serverName="n", trustDomain="t")
+    assert "REDACTED" in config_file.render(config.redacted(read))
+
+
+def test_json_stays_json(tmp_path: Path) -> None:
+    path = tmp_path / "admin.yaml"
+    path.write_text(json.dumps(document()))
+    config_file.update(path, lambda doc: config.with_entry(doc, "clusters", "b", {}))
+    assert config.names(json.loads(path.read_text()), "clusters") == ["a", "b"]
