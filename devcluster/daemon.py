@@ -45,8 +45,9 @@ class Daemon:
     @property
     def pid(self) -> int:
         """0 when it does not run."""
-        if self._process is not None and self._process.poll() is not None:
-            return 0
+        if self._process is not None:
+            # Our own child: its command line may not be there yet, but it cannot be another's.
+            return self._process.pid if self._process.poll() is None else 0
         return residue.live_pid(self._pid_file, must_mention=self._marker)
 
     def start(self, ready: Callable[[], bool], timeout_s: float = 30.0) -> None:
