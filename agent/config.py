@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from polder.manifest.quantity import cpu_millis, memory_bytes
 
@@ -109,6 +109,10 @@ def _patterns(raw: object) -> tuple[str, ...]:
     return tuple(raw)
 
 
+def _not_a_resource(_raw: object) -> NoReturn:
+    raise ValueError("not a resource name such as polder.eu/gpu")
+
+
 # Where a key of the file goes, and how it is read.
 _TOP: dict[str, tuple[str, Callable[[object], object]]] = {
     "state_dir": ("state_dir", _path),
@@ -172,7 +176,7 @@ def parse_file(text: str, name: str = "agent.toml") -> AgentConfig:
     }
     devices = {}
     for resource, raw in table("devices").items():
-        named = _patterns if _RESOURCE.fullmatch(resource) else None
+        named = _patterns if _RESOURCE.fullmatch(resource) else _not_a_resource
         devices[resource] = read("devices", resource, named, raw)
     top = {}
     for key, raw in data.items():

@@ -1,11 +1,11 @@
 """Gives back the memory that only the start needed. `agent/service.py` calls it once, when idle.
 
-Loading Python and gRPC touches 18 MB of their code, of which a running agent uses a third. The rest
-stays resident until the kernel runs short, and on a box of 2 GiB that is memory which containers
-could have had. madvise(MADV_DONTNEED) on clean, private mappings of files drops those pages; what is
-used after all comes back from the page cache, or from the file, by itself (madvise(2)).
+Loading Python and gRPC touches 18 MB of their code; a running agent uses a third of it. The rest
+stays resident until the kernel runs short, memory that containers could have had. On clean, private
+mappings of files madvise(MADV_DONTNEED) drops those pages; what is used after all comes back from
+the page cache, or from the file, by itself (madvise(2)).
 
-Only executable mappings without a single anonymous page are touched: the pages of any other kind may
+Only executable mappings without a single anonymous page are touched: pages of any other kind may
 hold what the dynamic linker wrote into them.
 """
 
