@@ -79,6 +79,8 @@ async def _relay(
 ) -> None:
     """From RelayOpen to RelayEnd. What goes wrong is told to the server if it still listens."""
     call: _Call = agent_pb2_grpc.AgentServiceStub(channel).Relay(None)
+    # Cancelling a pending read cancels the whole call, so readers live until the end is written.
+    readers: list[asyncio.Task[None]] = []
     try:
         opened = agent_pb2.RelayOpen(relay_id=request.relay_id)
         await _write(call, agent_pb2.RelayRequest(open=opened))
@@ -88,7 +90,7 @@ async def _relay(
                 message="this node serves as many logs and execs as it may; try again later",
             )
         else:
-            end = await _carry(call, request, sources)
+            end = await _carry(call, request, sources, readers)
         await _write(call, agent_pb2.RelayRequest(end=end))
         await call.done_writing()
         async with asyncio.timeout(END_S):
@@ -99,17 +101,21 @@ async def _relay(
         log.debug("relay lost", extra={"relay": request.relay_id, "error": str(error)[:300]})
     finally:
         call.cancel()
+        await _cancel_any(*readers)
 
 
 async def _carry(
-    call: "_Call", request: agent_pb2.OpenRelay, sources: RelaySources
+    call: "_Call",
+    request: agent_pb2.OpenRelay,
+    sources: RelaySources,
+    readers: list[asyncio.Task[None]],
 ) -> agent_pb2.RelayEnd:
     try:
         match request.WhichOneof("request"):
             case "logs":
-                return await _carry_logs(call, request.logs, sources)
+                return await _carry_logs(call, request.logs, sources, readers)
             case "exec":
-                return await _carry_exec(call, request.exec, sources)
+                return await _carry_exec(call, request.exec, sources, readers)
             case _:
                 return agent_pb2.RelayEnd(
                     reason="Unsupported", message="this agent does not know that kind of relay"
@@ -124,7 +130,10 @@ async def _carry(
 
 
 async def _carry_logs(
-    call: "_Call", options: agent_pb2.LogOptions, sources: RelaySources
+    call: "_Call",
+    options: agent_pb2.LogOptions,
+    sources: RelaySources,
+    readers: list[asyncio.Task[None]],
 ) -> agent_pb2.RelayEnd:
     lines = sources.logs(options)
 
@@ -134,6 +143,7 @@ async def _carry_logs(
 
     pumping = asyncio.create_task(pump())
     hearing = asyncio.create_task(_until_gone(call))
+    readers.append(hearing)
     try:
         await asyncio.wait({pumping, hearing}, return_when=asyncio.FIRST_COMPLETED)
         if not pumping.done():  # the reader has gone away
@@ -141,12 +151,15 @@ async def _carry_logs(
         pumping.result()
         return agent_pb2.RelayEnd()
     finally:
-        await _cancel_any(pumping, hearing)
+        await _cancel_any(pumping)
         await lines.aclose()
 
 
 async def _carry_exec(
-    call: "_Call", options: agent_pb2.ExecOptions, sources: RelaySources
+    call: "_Call",
+    options: agent_pb2.ExecOptions,
+    sources: RelaySources,
+    readers: list[asyncio.Task[None]],
 ) -> agent_pb2.RelayEnd:
     session = await sources.exec(options)
     try:
@@ -161,6 +174,7 @@ async def _carry_exec(
 
         pumping = asyncio.create_task(pump())
         hearing = asyncio.create_task(_hear(call, session, activity))
+        readers.append(hearing)
         idling = asyncio.create_task(_idle(activity))
         tasks = {pumping, hearing, idling}
         try:
@@ -174,7 +188,7 @@ async def _carry_exec(
             hearing.result()
             return agent_pb2.RelayEnd(reason="Cancelled")
         finally:
-            await _cancel_any(*tasks)
+            await _cancel_any(pumping, idling)
     finally:
         await session.close()
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf import json_format
+from google.protobuf.message import Message
 
 from polder.manifest.quantity import MAX_BYTES, MAX_CPU_MILLIS
 from polder.v1 import agent_pb2
@@ -79,8 +80,25 @@ def believable(heartbeat: agent_pb2.Heartbeat) -> bool:
 
 
 def stored_form(inventory: agent_pb2.NodeInventory) -> dict[str, Any]:
-    """As NodeStatusRecord keeps it: the JSON form of the message."""
-    form: dict[str, Any] = json_format.MessageToDict(inventory)
+    """As NodeStatusRecord keeps it: camelCase keys, and numbers as numbers.
+
+    The canonical JSON form of protobuf writes 64-bit integers as text, for JavaScript's sake; those
+    who read a node's capacity want to compare it.
+    """
+    return _plain(inventory)
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    form: dict[str, Any] = {}
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is not None and descriptor.message_type.GetOptions().map_entry:
+            form[descriptor.json_name] = dict(value)
+        elif descriptor.message_type is None:
+            form[descriptor.json_name] = list(value) if descriptor.is_repeated else value
+        elif descriptor.is_repeated:
+            form[descriptor.json_name] = [_plain(item) for item in value]
+        else:
+            form[descriptor.json_name] = _plain(value)
     return form
 
 
