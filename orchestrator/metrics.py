@@ -52,15 +52,21 @@ class Metrics:
             buckets=_FAST_S,
             registry=self.registry,
         )
+        self._series: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         self.store_errors = Counter(
             "polder_store_errors_total", "Failed store operations.", registry=self.registry
         )
 
     def call(self, method: str, code: str, seconds: float | None) -> None:
         """A finished RPC. `seconds` None: a stream, whose duration says nothing."""
-        self.calls.labels(method, code).inc()
+        key = (method, code)
+        series = self._series.get(key)
+        if series is None:  # finding a series by its labels costs more than counting in it
+            series = (self.calls.labels(method, code), self.call_seconds.labels(method))
+            self._series[key] = series
+        series[0].inc()
         if seconds is not None:
-            self.call_seconds.labels(method).observe(seconds)
+            series[1].observe(seconds)
 
     def observe_fleet(
         self, fleet: Fleet, cache: Cache, clock: Callable[[], float], silent_after_s: float

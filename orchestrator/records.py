@@ -17,8 +17,12 @@ class CorruptRecord(Exception):
     """A stored value cannot be read. Never treated as absent: it names its key."""
 
 
+# One encoder for all: json.dumps makes a new one per call when its arguments are not the defaults.
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, sort_keys=True).encode
+
+
 def _dump(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=False, sort_keys=True).encode()
+    return _encode(body).encode()
 
 
 @dataclass(frozen=True)

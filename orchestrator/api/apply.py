@@ -10,6 +10,7 @@ import json
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import grpc
 
@@ -38,7 +39,7 @@ _RESERVED = "polder.eu/"
 Key = tuple[str, str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Wanted:
     """One checked document of the request."""
 
@@ -46,6 +47,11 @@ class Wanted:
     manifest: Manifest
     expected_revision: int
     size: int
+
+    @cached_property
+    def template_digest(self) -> str:
+        """Only for a Workload."""
+        return digest(self.manifest.spec.template)
 
 
 @dataclass(slots=True)
@@ -81,15 +87,21 @@ class Applier:
         steps = self._plan(wanted, wanted)
         if not request.dry_run:
             written: dict[int, Step] = {}
-            for batch in _batches(wanted):
-                for step in await self._write(batch, wanted):
+            batches = _batches(wanted)
+            for batch in batches:
+                # What was decided above still holds for the first; later ones see its effect.
+                decided = _only(batch, steps) if batch is batches[0] else None
+                for step in await self._write(batch, wanted, decided):
                     written[step.wanted.number] = step
             steps = [written[item.number] for item in wanted]
         return operator_pb2.ApplyResponse(results=[_result(caller, step) for step in steps])
 
-    async def _write(self, batch: Sequence[Wanted], request: Sequence[Wanted]) -> list[Step]:
+    async def _write(
+        self, batch: Sequence[Wanted], request: Sequence[Wanted], decided: list[Step] | None
+    ) -> list[Step]:
         for _ in range(_ATTEMPTS):
-            steps = self._plan(batch, request)
+            steps = decided or self._plan(batch, request)
+            decided = None
             ops = [op for step in steps for op in step.ops]
             if not ops:
                 return steps
@@ -197,7 +209,7 @@ class Applier:
         record, manifest = step.record, step.wanted.manifest
         if record.kind != "Workload":
             return
-        fingerprint = digest(manifest.spec.template)
+        fingerprint = step.wanted.template_digest
         current = self._cache.revision_of(record.uid, record.template_revision)
         if current is not None and current.digest == fingerprint:
             return
@@ -324,6 +336,11 @@ def _batches(wanted: Sequence[Wanted]) -> list[list[Wanted]]:
         batches[-1].append(item)
         size += cost
     return batches
+
+
+def _only(batch: Sequence[Wanted], steps: Sequence[Step]) -> list[Step]:
+    by_number = {step.wanted.number: step for step in steps}
+    return [by_number[item.number] for item in batch]
 
 
 def _result(caller: Caller, step: Step) -> operator_pb2.ApplyResult:

@@ -11,9 +11,12 @@ from polder.v1 import common_pb2
 REDACTED = "REDACTED"
 
 
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
 def dump(value: object) -> bytes:
     """Compact JSON."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    return _encode(value).encode()
 
 
 def to_wire(
