@@ -222,7 +222,7 @@ class Cache:
 
 
 def _decode(key: str, entry: Entry) -> object:
-    """The record behind a key. A value that cannot be read stops the mirror: it is never skipped."""
+    """The record behind a key. A value that cannot be read stops the mirror, and is not skipped."""
     if key.startswith(keys.SPECS):
         return StoredResource.from_bytes(entry.value, entry.mod_revision)
     if key.startswith(keys.REVISIONS):

@@ -34,7 +34,7 @@ class NodeObservation:
 
 
 class Fleet:
-    """Observations by node. Listeners get the node's name after every change; they must be quick."""
+    """Observations by node. Listeners get its name after every change; they must be quick."""
 
     def __init__(self, started_at: float) -> None:
         self.started_at = started_at

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from devcluster.client import workload
+from devcluster.image import HELLO
 from devcluster.installation import Installation
 from tests.e2e.support import edgectl, eventually, get
 
@@ -26,9 +27,9 @@ BAD = {
     "wrong-type": (WORKLOAD + "  replicas: three\n", 9, "spec.replicas"),
     "negative": (WORKLOAD + "        resources: {memory: -5Mi}\n", 9, "resources.memory"),
     "absurd": (WORKLOAD + "        resources: {memory: 999999999Pi}\n", 9, "resources.memory"),
-    "twice": (WORKLOAD + "---\n" + WORKLOAD, 10, "x"),
+    "twice": (WORKLOAD + "---\n" + WORKLOAD, 12, "x"),
     "no-kind": ("apiVersion: polder.eu/v1\nmetadata: {name: x}\n", 1, "kind"),
-    "empty": ("---\n", 1, "empty"),
+    "empty": ("---\n", 0, "empty"),
     "bomb": (
         "a: &a [x,x,x,x,x,x,x,x,x]\n"
         + "".join(
@@ -52,7 +53,7 @@ def test_bad_manifests_name_file_line_and_path(
     done = edgectl(control, "apply", "-f", str(file))
     assert done.returncode == 1
     assert done.stdout == ""
-    expected = f"{file}:{line + 4}:" if line else str(file)
+    expected = f"{file}:{line + 4}:" if line is not None else str(file)
     assert expected in done.stderr, done.stderr
     assert path in done.stderr
     assert edgectl(control, "get", "namespace/made-by-accident").returncode == 1
@@ -103,13 +104,13 @@ def test_cordon_label_taint_and_drain(control: Installation) -> None:
         "apply",
         "-f",
         "-",
-        stdin=json.dumps(workload("moving", image="polder.local/hello:1")).encode(),
+        stdin=json.dumps(workload("moving", image=HELLO, readinessProbe=None)).encode(),
     )
     assert done.returncode == 0, done.stderr
     eventually(lambda: get(control, "workload/moving")["status"]["ready"] == 1, "ready")
     assert edgectl(control, "cordon", "node/sim-1").returncode == 0
     assert "cordoned" in edgectl(control, "get", "nodes").stdout.lower()
-    scaled = workload("moving", image="polder.local/hello:1", replicas=2)
+    scaled = workload("moving", image=HELLO, replicas=2, readinessProbe=None)
     edgectl(control, "apply", "-f", "-", stdin=json.dumps(scaled).encode())
     status = eventually(
         lambda: (s := get(control, "workload/moving")["status"])["unplaced"] and s, "unplaced"
