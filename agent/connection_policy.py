@@ -1,5 +1,6 @@
-"""Which orchestrator to try next, how long to wait before, and when to renew. Pure: clocks and dice
-are arguments.
+"""Which orchestrator to try next, how long to wait before that, and when to renew.
+
+Pure: clocks and dice are arguments.
 
 `agent/session.py` asks after every failed or finished session. The jitter is "full jitter"
 (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015): a wait is drawn from
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 BASE_S = 0.2
 CEILING_S = 30.0
 RETRY_AFTER_MAX_S = 600.0  # a server's mistake must not send an agent away for days
+REFUSALS_SOON = 4  # rounds over the list
 STABLE_S = 10.0  # a session that lived this long was no failure
 
 
@@ -77,11 +79,12 @@ def after_goodbye(attempts: Attempts, *, reason: str, retry_after_s: float, dice
 def after_refusal(attempts: Attempts, *, dice: float) -> Wait:
     """An orchestrator does not accept who we are (revoked, expired, unknown).
 
-    Others are asked soon, since one of them may know better; when all of them agree, seldom: only a
-    person can help, and that person should not have to restart the agent.
+    They are asked again soon, since a node that has just joined may not be known everywhere yet;
+    when all of them stay with it, seldom: only a person can help, and that person should not have
+    to restart the agent.
     """
     wait = after_failure(attempts, dice=dice)
-    if wait.attempts.failures < len(attempts.endpoints):
+    if wait.attempts.failures < REFUSALS_SOON * len(attempts.endpoints):
         return wait
     return Wait(CEILING_S * (1 + dice), wait.attempts)
 

@@ -64,6 +64,7 @@ class SessionClient:
         self._open: set[SessionStream] = set()  # two while one takes over from the other
         self._served: dict[SessionStream, asyncio.Task[SessionEnd]] = {}
         self._takeover: asyncio.Task[None] | None = None
+        self._renewal: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._attempts = policy.Attempts(store.load().endpoints)
         self._state = ConnectionState()
@@ -107,18 +108,15 @@ class SessionClient:
             log.warning("endpoints not stored", extra={"error": str(error)})
         self._attempts = policy.with_endpoints(self._attempts, tuple(endpoints))
 
-    def reconnect(self, reason: str) -> None:
-        """End the session in use and open another."""
-        if self._current is not None:
-            self._current.close(reason)
-
     # --- the loop -------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Until `stop`. Errors of orchestrators, networks and disks never end it."""
-        renewal = asyncio.create_task(self._renew_forever())
+        renewal = self._renewal = asyncio.create_task(self._renew_forever())
         try:
             while not self._stopping.is_set():
+                if renewal.done():
+                    renewal.result()  # a defect: certificates must never stop being renewed
                 if self._current is None:
                     await self._connect()
                 else:
@@ -148,11 +146,6 @@ class SessionClient:
         endpoint = self._attempts.endpoint
         try:
             identity = self._store.load()
-            trouble = policy.certificate_trouble(
-                identity.not_before, identity.not_after, time.time()
-            )
-            if trouble:
-                log.error("certificate", extra={"trouble": trouble, "serial": identity.serial})
             stream = await self._open_stream(endpoint, identity)
         except SessionEnded as error:
             await self._pause(error.end, lived_s=-1.0)
@@ -207,11 +200,13 @@ class SessionClient:
         served = self._served[stream]
         stopping = asyncio.create_task(self._stopping.wait())
         try:
-            await asyncio.wait({served, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            ends = {served, stopping} | ({self._renewal} if self._renewal else set())
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
-        if not served.done():
+        if self._stopping.is_set():
             await asyncio.wait({served}, timeout=self._timing.welcome_s)
+        if not served.done():
             return
         if self._takeover is not None and not self._takeover.done():
             # The server may end the old session before it welcomes the new one.
@@ -226,12 +221,12 @@ class SessionClient:
     async def _pause(self, end: SessionEnd, *, lived_s: float) -> None:
         """Wait as the policy says. `lived_s` is negative when there was no session at all."""
         attempts, dice = self._attempts, self._dice()
-        if end.goodbye:
+        if end.refused:
+            wait = policy.after_refusal(attempts, dice=dice)
+        elif end.goodbye:
             wait = policy.after_goodbye(
                 attempts, reason=end.reason, retry_after_s=end.retry_after_s, dice=dice
             )
-        elif end.refused:
-            wait = policy.after_refusal(attempts, dice=dice)
         elif lived_s >= 0:
             wait = policy.after_session(attempts, lived_s=lived_s, dice=dice)
         else:
@@ -285,29 +280,29 @@ class SessionClient:
     async def _renew_forever(self) -> None:
         failures = 0
         while True:
-            identity = self._store.load()
-            due = policy.renewal_due_at(
-                identity.not_before, identity.not_after, dice=_fixed_dice(identity.serial)
-            )
-            wait = due - time.time()
-            if wait > 0:
-                await asyncio.sleep(min(wait, RENEWAL_CHECK_MAX_S))
-                continue
-            stream = self._current
-            if stream is None:
-                await asyncio.sleep(1.0)
-                continue
             try:
-                await self._renew(stream, identity)
+                await self._renew_when_due()
                 failures = 0
-            except (IdentityFailure, SessionEnded, TimeoutError) as error:
-                pause = policy.renewal_retry_s(
-                    identity.not_after, time.time(), failures, dice=self._dice()
-                )
+            except (IdentityFailure, SessionEnded, TimeoutError, OSError) as error:
+                not_after = self._store.load().not_after
+                pause = policy.renewal_retry_s(not_after, time.time(), failures, dice=self._dice())
                 failures += 1
                 facts = {"error": str(error), "retry_s": round(pause, 1)}
                 log.warning("certificate not renewed", extra=facts)
                 await asyncio.sleep(pause)
+
+    async def _renew_when_due(self) -> None:
+        identity = self._store.load()
+        due = policy.renewal_due_at(
+            identity.not_before, identity.not_after, dice=_fixed_dice(identity.serial)
+        )
+        wait = due - time.time()
+        if wait > 0:
+            await asyncio.sleep(min(wait, RENEWAL_CHECK_MAX_S))
+        elif self._current is None:
+            await asyncio.sleep(1.0)
+        else:
+            await self._renew(self._current, identity)
 
     async def _renew(self, stream: SessionStream, identity: NodeIdentity) -> None:
         """New key, new certificate, then a new session before the old one goes."""

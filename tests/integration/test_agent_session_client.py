@@ -6,6 +6,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from agent.connection_policy import REFUSALS_SOON
 from agent.identity_store import IdentityStore
 from agent.relay import RelayHub
 from agent.session import SessionClient
@@ -163,8 +164,9 @@ async def test_a_refusal_does_not_spin(tmp_path, ca, server) -> None:
     write_identity(tmp_path, ca, [server.endpoint])
     async with Running(tmp_path) as running:
         await eventually(lambda: "PERMISSION_DENIED" in running.client.state.last_error)
-        await asyncio.sleep(0.3)
-        assert len(server.visits) == 1
+        await eventually(lambda: len(server.visits) == REFUSALS_SOON)
+        await asyncio.sleep(0.5)
+        assert len(server.visits) == REFUSALS_SOON
 
 
 async def test_a_silent_server_is_left(tmp_path, ca, server) -> None:
