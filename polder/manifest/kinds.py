@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from polder.countries import country_code
+from polder.manifest.facts import ProviderSpec, SiteSpec
 from polder.manifest.names import (
     HOST_NAME,
     HOST_NAME_HELP,
@@ -42,38 +42,6 @@ __all__ = [
     "WorkloadSpec",
     "kind_named",
 ]
-
-COUNTRY_TYPE = "country code such as NL"
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderSpec:
-    """The legal entity that runs sites."""
-
-    legal_name: str = spec("As registered.", max_length=256)
-    seat_country: str = spec(
-        "Where it has its registered seat.", parse=country_code, shown_type=COUNTRY_TYPE
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Coordinates:
-    """WGS 84, in degrees."""
-
-    latitude: float = spec("North is positive.", minimum=-90, maximum=90)
-    longitude: float = spec("East is positive.", minimum=-180, maximum=180)
-
-
-@dataclass(frozen=True, slots=True)
-class SiteSpec:
-    """One edge location of one provider."""
-
-    provider: str = spec("The Provider's name.", pattern=LABEL, pattern_help=LABEL_HELP)
-    country: str = spec("Where it stands.", parse=country_code, shown_type=COUNTRY_TYPE)
-    region: str = spec(
-        "The nearest region of orchestrators.", default="", pattern=LABEL, pattern_help=LABEL_HELP
-    )
-    coordinates: Coordinates | None = spec("Where exactly.", default=None)
 
 
 @dataclass(frozen=True, slots=True)
