@@ -223,6 +223,7 @@ class Agent:
     # --- conditions, status, systemd ------------------------------------------------------------
 
     def _connection_changed(self, state: ConnectionState) -> None:
+        self._write_status()
         conditions = self.supervisor.conditions
         if not state.connected:
             return
@@ -242,9 +243,12 @@ class Agent:
 
     async def _keep_status(self) -> None:
         while True:
-            running, _ = self.supervisor.counts()
-            self._status.write(self.client.state, self.keeper.generation, running)
+            self._write_status()
             await asyncio.sleep(STATUS_EVERY_S)
+
+    def _write_status(self) -> None:
+        running, _ = self.supervisor.counts()
+        self._status.write(self.client.state, self.keeper.generation, running)
 
     async def _sign_of_life(self) -> None:
         interval = watchdog_interval_s()
