@@ -264,8 +264,8 @@ class Client:
             return [f"its certificate is for another name: check serverName in {context}"]
         if "Socket closed" in text or "reset" in text or "handshake" in text.lower():
             return [
-                "it closed the connection: either it is not an orchestrator's port, or it does "
-                f"not accept the client certificate of {context}"
+                "it stopped, it is not an orchestrator's port, or it does not accept the client "
+                f"certificate of {context}"
             ]
         others = len(self._endpoints) - 1
         return [f"{others + 1} endpoints were tried"] if others else ["does it run?"]
@@ -279,6 +279,8 @@ def _short(text: str) -> str:
     for word in ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed"):
         if word in text:
             return "its certificate is not accepted"
+    if "Socket closed" in text or "Connection reset" in text:
+        return "it closed the connection"
     if "DNS resolution failed" in text or "Domain name not found" in text:
         return "the name cannot be resolved"
     if "Timeout" in text or "timed out" in text.lower() or "FD Shutdown" in text:

@@ -12,6 +12,7 @@ from edgectl.text import NONE, moment, safe, since
 from polder.manifest.quantity import format_bytes, format_cpu, format_duration
 
 _WIDTH = 20
+_REDACTED = "REDACTED"  # what the server sends to whoever may not read secrets
 # Ends of keys whose numbers have these units.
 _FORMATS = {"Bytes": format_bytes, "Millis": format_cpu}
 
@@ -166,7 +167,10 @@ def _container(container: dict[str, Any], now_ms: int) -> Iterator[str]:
 def _secret(item: Item) -> Iterator[str]:
     yield _pair("Type", item.spec.get("type") or "Opaque")
     data = part(item.spec, "data")
-    sizes = [f"{safe(key)}: {len(str(value))} characters" for key, value in sorted(data.items())]
+    sizes = [
+        f"{safe(key)}: " + ("hidden" if value == _REDACTED else f"{len(str(value))} characters")
+        for key, value in sorted(data.items())
+    ]
     yield from _list("Data", sizes)
 
 

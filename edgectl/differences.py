@@ -13,13 +13,22 @@ def unified(label: str, before: dict[str, Any] | None, after: dict[str, Any]) ->
     from edgectl.config_file import render
 
     lines = difflib.unified_diff(
-        render(old).splitlines() if old is not None else [],
-        render(new).splitlines(),
+        render(_sorted(old)).splitlines() if old is not None else [],
+        render(_sorted(new)).splitlines(),
         fromfile=f"{label} (now)" if old is not None else "/dev/null",
         tofile=f"{label} (after apply)",
         lineterm="",
     )
     return "".join(f"{line}\n" for line in lines)
+
+
+def _sorted(value: Any) -> Any:
+    """The order of keys means nothing, and the server keeps another one than the file."""
+    if isinstance(value, dict):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    if isinstance(value, list):
+        return [_sorted(item) for item in value]
+    return value
 
 
 def _masked(

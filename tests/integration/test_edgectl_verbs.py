@@ -504,7 +504,7 @@ def test_a_refused_client_certificate_is_explained(
     use(config_path, fake.context(client=Authority("other").issue(uri, [])))
     code, _, err = run("get", "nodes")
     assert code == 1
-    assert "does not accept the client certificate" in err
+    assert "does not accept the client certificate of context 'test'" in err
     expired = fake.authority.issue(uri, [], timedelta(hours=-1))
     use(config_path, fake.context(client=expired))
     code, _, err = run("get", "nodes")

@@ -358,6 +358,9 @@ def test_diff_shows_what_changes_and_hides_secrets() -> None:
     after = item("Workload", "a", {"replicas": 2}).manifest()
     assert "-  replicas: 1\n+  replicas: 2\n" in differences.unified("workload/a", before, after)
     assert differences.unified("workload/a", before, before) == ""
+    mixed = [item("Workload", "a", {"x": [{"b": 1, "a": 2}], "y": 1}).manifest()]
+    mixed.append(item("Workload", "a", {"y": 1, "x": [{"a": 2, "b": 1}]}).manifest())
+    assert differences.unified("workload/a", mixed[0], mixed[1]) == ""
     old = item("Secret", "s", {"data": {"a": "same-value", "b": "old-value"}}).manifest()
     new = item("Secret", "s", {"data": {"a": "same-value", "b": "new-value"}}).manifest()
     shown = differences.unified("secret/s", old, new)
