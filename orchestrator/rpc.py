@@ -7,6 +7,7 @@ one `try`, so that a revoked caller's stream ends with UNAUTHENTICATED wherever 
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,6 +25,8 @@ from orchestrator.store.port import StoreError
 from polder.errors import detail
 
 log = logging.getLogger(__name__)
+
+_HEAR_OUT_S = 0.25
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"  # generic in its stubs only
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -91,6 +94,8 @@ class FrontDoor(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
             except Exception as error:
                 refused = _refusal(method, error)
                 code = refused.code.name
+                if handler.request_streaming:
+                    await _hear_out(context)
                 return await _refuse(context, refused)
             finally:
                 detach(context)
@@ -165,6 +170,16 @@ _LOUDNESS = {
     grpc.StatusCode.UNAUTHENTICATED: logging.INFO,
     grpc.StatusCode.PERMISSION_DENIED: logging.INFO,
 }
+
+
+async def _hear_out(context: Context) -> None:
+    """Let the client's first message arrive before its stream is refused.
+
+    A gRPC client whose write fails while the status is on its way reports INTERNAL instead of it.
+    """
+    with contextlib.suppress(Exception):  # whatever comes, the refusal is told
+        async with asyncio.timeout(_HEAR_OUT_S):
+            await context.read()
 
 
 async def _refuse(context: Context, refused: Refused) -> None:
