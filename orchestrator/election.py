@@ -82,6 +82,9 @@ class Election:
             try:
                 async with asyncio.timeout(max(0.05, good_until - asked_at)):
                     await self._store.keep_alive(term.lease)
+                    entry = await self._store.get(keys.LEADER)
+                if entry is None or entry.mod_revision != term.number:
+                    raise Deposed("the leader's key is not ours any more")
                 good_until, warned = asked_at + self._ttl_s, False
             except LeaseNotFound:
                 raise Deposed("the lease of the term ran out") from None

@@ -21,7 +21,7 @@ def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
 
     A snapshot that is incomplete, or that knows no node at all, stops nothing.
     """
-    if not snapshot.complete or not snapshot.nodes:
+    if not snapshot.complete:
         return Plan(snapshot.revision)
     table = NodeTable(snapshot.nodes)
     holders = find_holders(snapshot, table)
@@ -43,7 +43,7 @@ def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
     return Plan(
         revision=snapshot.revision,
         place=tuple(out.place),
-        stop=tuple(out.stop),
+        stop=tuple(out.stop) if snapshot.nodes else (),
         revise=tuple(out.revise),
         prune=_prunable(snapshot),
         refresh=tuple(sorted(snapshot.ahead | _outdated_secrets(snapshot))),

@@ -18,7 +18,10 @@ def node(**facts: object) -> Node:
     return Node(**{"name": "n", "arch": "arm64", "allocatable": ROOMY, **facts})  # type: ignore[arg-type]
 
 
-def need(placement: Placement = Placement(), **request: object) -> Need:
+ANYWHERE = Placement()
+
+
+def need(placement: Placement = ANYWHERE, **request: object) -> Need:
     return Need(placement, Template(Resources(**request)))  # type: ignore[arg-type]
 
 
@@ -76,8 +79,8 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("given", "asked", "expected"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])  # fmt: skip
-def test_filter(given: Node, asked: Need, expected: list[str]) -> None:
+@pytest.mark.parametrize(("name", "given", "asked", "expected"), CASES)
+def test_filter(name: str, given: Node, asked: Need, expected: list[str]) -> None:
     table = NodeTable([given])
     found = filters.reasons(EVERY, table, asked, 0)
     assert [reason.code for reason in found] == expected

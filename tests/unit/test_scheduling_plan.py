@@ -19,7 +19,9 @@ def three() -> World:
     return World().add(box("n1", "s1"), box("n2", "s2"), box("n3", "s3"))
 
 
-def assignment(replica: str = "ghost-0", workload: str = "ghost", epoch: int = 1) -> AssignmentRecord:  # fmt: skip
+def assignment(
+    replica: str = "ghost-0", workload: str = "ghost", epoch: int = 1
+) -> AssignmentRecord:
     return AssignmentRecord("ns", workload, f"uid-{workload}", replica, f"u{epoch}", epoch, 1)
 
 
@@ -180,6 +182,18 @@ def test_an_empty_or_failed_snapshot_stops_nothing(broken: dict[str, object]) ->
     fields = {name: getattr(good, name) for name in Snapshot.__slots__}
     decided = plan(Snapshot(**{**fields, **broken}), 0.0)
     assert decided.changes_nothing
+
+
+def test_without_any_node_everything_is_explained_and_deletions_finish() -> None:
+    world = World()
+    world.want("web", count=2, placement=Placement(spread=Spread("site", 1)))
+    world.want("gw", mode=Mode.PER_SITE)
+    world.want("mon", mode=Mode.PER_NODE)
+    world.want("old", deleting=True)
+    decided = world.step()
+    assert [(e.workload, e.replicas) for e in decided.explanations] == [("web", ("web-0", "web-1"))]
+    assert "0 of 0 nodes fit" in decided.explanations[0].message
+    assert decided.finished_workloads == ("uid-old",)
 
 
 def test_an_assignment_without_a_workload_is_kept_and_reported() -> None:

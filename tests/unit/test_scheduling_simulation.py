@@ -15,7 +15,11 @@ def test_life(seed: int) -> None:
     Life(seed).run(40)
 
 
-@given(seed=st.integers(0, 2**32), steps=st.integers(1, 25), order=st.randoms(use_true_random=False))  # fmt: skip
+@given(
+    seed=st.integers(0, 2**32),
+    steps=st.integers(1, 25),
+    order=st.randoms(use_true_random=False),
+)
 @settings(max_examples=60, deadline=None)
 def test_order_of_nodes_and_workloads_changes_nothing(
     seed: int, steps: int, order: random.Random
