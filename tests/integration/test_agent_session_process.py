@@ -155,9 +155,9 @@ async def test_killed_and_started_without_an_orchestrator_it_runs_its_last_plan(
     try:
         await eventually(lambda: "generation=5" in again.log_path.read_text(), 20)
         await server.start(port)
-        await eventually(lambda: len(server.visits) == 2, 30)
+        await eventually(lambda: len(server.visits) == 2 and server.visits[1].received, 30)
         assert server.visits[1].hello.plan_generation == 5
-        assert len(running(server.visits[1])) == 2
+        await eventually(lambda: len(running(server.visits[1])) == 2)
         assert server.visits[0].hello.instance_id != server.visits[1].hello.instance_id
     finally:
         await again.stop(signal.SIGKILL)
