@@ -41,7 +41,9 @@ from agent.domain.instructions import (
     PodsListed,
     Publish,
     PublishGone,
+    RunPod,
     RuntimeLost,
+    StartContainer,
     Tick,
 )
 from agent.domain.plan import ParsedPlan
@@ -64,6 +66,7 @@ HOUSEKEEPING_S = 10.0
 INFO_EVERY = 6  # turns of housekeeping
 UNKNOWN_LOGS_KEPT_S = 7 * 86_400.0
 SETTLE_POLL_S = 0.02
+FINISH_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,7 @@ class Supervisor:
         self._gone: list[str] = []
         self._flushing = False
         self._turns = 0
+        self._stopping = False
 
     # ---- for the rest of the agent ----
 
@@ -186,7 +190,7 @@ class Supervisor:
     # ---- the loop ----
 
     async def run(self) -> None:
-        """Supervise until cancelled. Operations under way are let go; containers are left alone."""
+        """Supervise until cancelled. Starts under way may finish; containers are left alone."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._observe(), name="observe")
@@ -195,10 +199,20 @@ class Supervisor:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-            tasks = list(self._tasks)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._let_finish()
+
+    async def _let_finish(self) -> None:
+        """A start that is cut short would be undone by the runtime: those may finish first."""
+        begun = {t for t, o in self._tasks.items() if isinstance(o, RunPod | StartContainer)}
+        for task in self._tasks.keys() - begun:
+            task.cancel()
+        self._stopping = True
+        if begun:
+            await asyncio.wait(begun, timeout=FINISH_S)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _observe(self) -> None:
         """List pods whenever something asks for it, and every second."""
@@ -257,7 +271,9 @@ class Supervisor:
                 task.add_done_callback(self._tasks.pop)
 
     async def _perform(self, operation: Operation) -> None:
-        self._handle(await self._operations.perform(operation))
+        answer = await self._operations.perform(operation)
+        if not self._stopping:
+            self._handle(answer)
 
     def _cancel(self, operation: Operation) -> None:
         for task, known in self._tasks.items():

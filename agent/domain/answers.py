@@ -60,9 +60,11 @@ def _pod_runs(record: Record, operation: RunPod, pod_id: str, turn: Turn) -> Non
     record.pod_retry.succeeded()
     record.pod_uid, record.pod_since = "", turn.now
     spec = operation.spec
-    record.pods.setdefault(
-        pod_id,
-        PodState(
+    known = record.pods.get(pod_id)
+    if known is not None:  # a listing met it, perhaps before it was ready
+        record.pods[pod_id] = replace(known, ready=True)
+    else:
+        record.pods[pod_id] = PodState(
             id=pod_id,
             name=spec.name,
             namespace=spec.namespace,
@@ -73,8 +75,7 @@ def _pod_runs(record: Record, operation: RunPod, pod_id: str, turn: Turn) -> Non
             created_at=turn.now,
             ip="",
             containers=(),
-        ),
-    )
+        )
 
 
 def _container_runs(record: Record, operation: StartContainer, run_id: str, turn: Turn) -> None:
@@ -83,7 +84,11 @@ def _container_runs(record: Record, operation: StartContainer, run_id: str, turn
     record.memory(spec.name).restarts = restarts
     turn.emit(record, "Started", f"container {spec.name}, restart {restarts}")
     pod = record.pods.get(operation.pod_id)
-    if pod is None or any(c.id == run_id for c in pod.containers):
+    if pod is None:
+        return
+    if any(c.id == run_id for c in pod.containers):
+        # A listing met it between create and start. It is no left-over: it runs.
+        _update(record, run_id, _started(turn.now))
         return
     run = ContainerState(
         id=run_id,
@@ -101,6 +106,15 @@ def _container_runs(record: Record, operation: StartContainer, run_id: str, turn
 
 
 Change = Callable[[ContainerState], ContainerState | None]
+
+
+def _started(now: float) -> Change:
+    def start(run: ContainerState) -> ContainerState:
+        if run.phase is not ContainerPhase.CREATED:
+            return run
+        return replace(run, phase=ContainerPhase.RUNNING, started_at=now)
+
+    return start
 
 
 def _ended(now: float) -> Change:

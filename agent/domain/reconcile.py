@@ -48,7 +48,7 @@ from agent.domain.view import ReplicaView
 from agent.runtime.port import ContainerPhase, PodState
 from polder.manifest import Container
 
-SANDBOX_DIED_WAIT = Cause("SandboxNotReady", "the pod's sandbox is dead")
+SANDBOX_DIED = Cause("SandboxNotReady", "the pod's sandbox is dead")
 
 
 class Reconciler:
@@ -301,6 +301,8 @@ class Reconciler:
 
     def _doom(self, record: Record, turn: Turn) -> None:
         """Which pods must go, and why. Once said it is not taken back."""
+        if isinstance(record.inflight.get(("pod", "")), RunPod):
+            return  # a sandbox that is not ready yet is not a dead one
         main = record.main_pod()
         for pod in record.pods.values():
             if pod.id in record.doomed:
@@ -310,7 +312,7 @@ class Reconciler:
                 if pod is not main:
                     cause = Cause("DuplicatePod", "another pod of this replica exists")
                 elif not pod.ready:
-                    cause = SANDBOX_DIED_WAIT
+                    cause = SANDBOX_DIED
                     if record.pod_since:  # we made it, and it died: not a reboot
                         record.pod_retry.failed(turn.now, cause.reason, cause.message)
             if cause is not None:

@@ -24,7 +24,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,16 @@ class WatchedRuntime(SimulatedRuntime):
                 await super().run_pod(spec)
 
     async def start_container(self, pod_id: str, pod: PodSpec, spec: Any) -> str:
+        """Between create and start the container can be seen, and removed."""
         container_id = await super().start_container(pod_id, pod, spec)
+        started = self._find(container_id)
+        if started is not None and started.phase is ContainerPhase.RUNNING:
+            created = replace(started, phase=ContainerPhase.CREATED, started_at=0.0)
+            self._pods[pod_id].containers[container_id] = created
+            await asyncio.sleep(self._world.dice.choice([0.0, 0.1]))
+            if self._find(container_id) is not created or not self._pods[pod_id].state.ready:
+                raise ContainerFailure("ContainerStart", "it was removed meanwhile")
+            self._pods[pod_id].containers[container_id] = started
         self._world.check_single()
         self._maybe_lose()
         return container_id
@@ -100,6 +109,12 @@ class WatchedRuntime(SimulatedRuntime):
             self._world.check_cause(self._pods[state.pod_id].state)
         await super().stop_container(container_id, grace_s)
         self._maybe_lose()
+
+    async def remove_container(self, container_id: str) -> None:
+        state = self._find(container_id)
+        if state is not None and state.phase is ContainerPhase.RUNNING:
+            self._world.bad.append(f"{container_id} runs and is removed")
+        await super().remove_container(container_id)
 
     async def remove_pod(self, pod_id: str) -> None:
         pod = self._pods.get(pod_id)
