@@ -17,6 +17,7 @@ from orchestrator.records import (
     StoredResource,
     TemplateRevision,
 )
+from orchestrator.scheduling.apply import GENERATION_LEAD_MAX
 from orchestrator.scheduling.secrets import secret_names
 from orchestrator.scheduling.snapshot import (
     Mode,
@@ -70,7 +71,8 @@ class SnapshotBuilder:
                 node
                 for node, placement in placements.items()
                 if (seen := self._fleet.get(node)) is not None
-                and seen.acked_generation > placement.generation > 0
+                and placement.generation > 0
+                and 0 < seen.acked_generation - placement.generation <= GENERATION_LEAD_MAX
             ),
             complete=self._cache.synced_at > 0,
         )

@@ -60,8 +60,12 @@ class PlanPublisher:
             unsubscribe()
 
     def welcome(self, session: LiveSession, generation_in_use: int) -> None:
-        """A new session: it gets the plan unless it has that generation already."""
-        if self._cache.placement(session.node).generation != generation_in_use:
+        """A new session: it gets the plan unless it has that generation already.
+
+        One that is ahead (the store was restored from a backup) would drop it: the leader makes a
+        newer generation then, which comes here as a change.
+        """
+        if self._cache.placement(session.node).generation > generation_in_use:
             self._mark(session.node)
 
     def _on_changes(self, changes: list[Change]) -> None:

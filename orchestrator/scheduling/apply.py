@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 from orchestrator.records import NodePlacement, StopRecord
 from orchestrator.scheduling.decisions import Place, Plan, Revise, Stop
 
+GENERATION_LEAD_MAX = 1_000_000_000
+"""An agent that claims to be further ahead is broken: following it would run out of numbers."""
+
 
 @dataclass(slots=True)
 class NodeChange:
@@ -67,6 +70,8 @@ def applied(
     stops += [
         _stop_record(stop, now_ms) for stop in change.stop if stop.assignment.replica_uid in present
     ]
+    if generation_seen - placement.generation > GENERATION_LEAD_MAX:
+        generation_seen = 0
     return replace(
         placement,
         generation=max(placement.generation, generation_seen) + 1,

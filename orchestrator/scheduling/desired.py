@@ -1,10 +1,11 @@
-"""Which replicas a workload should have, by name.
+"""Which replicas a workload should have, by name, and what a stay of one is called.
 
 Names are unique within a workload whatever its nodes and sites are called: the second replica of a
 node has `--` before its number, and no node's or site's name begins with a dash.
 """
 
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 
 from orchestrator.scheduling.snapshot import Mode, Workload
 
@@ -28,3 +29,9 @@ def is_indexed(workload: Workload, replica: str) -> bool:
     if workload.mode is not Mode.REPLICAS or prefix != workload.name or not index.isdecimal():
         return False
     return str(int(index)) == index and int(index) < workload.count
+
+
+def replica_uid(workload_uid: str, replica: str, epoch: int) -> str:
+    """Names one stay of a replica on one node: derived, so that a repeated plan says the same."""
+    text = f"{workload_uid}\0{replica}\0{epoch}".encode()
+    return blake2b(text, digest_size=16).hexdigest()

@@ -159,3 +159,15 @@ class NodeTable:
 def _columns(given: Sequence[Resources]) -> Ints:
     rows = [[getattr(item, amount) for amount in AMOUNTS] for item in given]
     return np.array(rows, dtype=np.int64).reshape(len(rows), len(AMOUNTS))
+
+
+def asks_no_more(new: Template, old: Template) -> bool:
+    """A template that asks for no more fits where the old one is, even on a node that shrank."""
+    a, b = new.request, old.request
+    return (
+        a.cpu_millis <= b.cpu_millis
+        and a.memory_bytes <= b.memory_bytes
+        and a.disk_bytes <= b.disk_bytes
+        and all(count <= b.devices.get(name, 0) for name, count in a.devices.items())
+        and set(new.host_ports) <= set(old.host_ports)
+    )

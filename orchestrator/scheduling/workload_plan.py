@@ -6,7 +6,6 @@ then what can wait moves or is updated one replica at a time, then what is missi
 """
 
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
 
 import numpy as np
 
@@ -15,11 +14,11 @@ from orchestrator.records import AssignmentRecord
 from orchestrator.scheduling import filters
 from orchestrator.scheduling.chooser import Chooser
 from orchestrator.scheduling.decisions import Cause, Explanation, Place, Revise, Stop
-from orchestrator.scheduling.desired import index_names, is_indexed, place_names
+from orchestrator.scheduling.desired import index_names, is_indexed, place_names, replica_uid
 from orchestrator.scheduling.filters import Need, ReasonCount
 from orchestrator.scheduling.holders import Holder, template_of
-from orchestrator.scheduling.snapshot import Mode, Node, Observed, Snapshot, Template, Workload
-from orchestrator.scheduling.table import Mask, NodeTable
+from orchestrator.scheduling.snapshot import Mode, Node, Observed, Snapshot, Workload
+from orchestrator.scheduling.table import Mask, NodeTable, asks_no_more
 
 
 @dataclass(slots=True)
@@ -31,12 +30,6 @@ class Decisions:
     revise: list[Revise] = field(default_factory=list)
     explanations: list[Explanation] = field(default_factory=list)
     desired: list[tuple[str, int]] = field(default_factory=list)
-
-
-def replica_uid(workload_uid: str, replica: str, epoch: int) -> str:
-    """Names one stay of a replica on one node: derived, so that a repeated plan says the same."""
-    text = f"{workload_uid}\0{replica}\0{epoch}".encode()
-    return blake2b(text, digest_size=16).hexdigest()
 
 
 class WorkloadPlan:
@@ -222,7 +215,7 @@ class WorkloadPlan:
         assert holder.row is not None
         before = template_of(self._snapshot, self._workload.uid, holder.record.revision)
         self._table.release(holder.row, before)
-        fits = _asks_no_more(self._template, before) or self._table.has_room(
+        fits = asks_no_more(self._template, before) or self._table.has_room(
             holder.row, self._template
         )
         self._table.hold(holder.row, self._template if fits else before)
@@ -394,18 +387,6 @@ def _ordered(held: dict[str, Holder]) -> list[Holder]:
 def _cause_of(broken: list[filters.Reason]) -> Cause:
     only_taints = all(reason.code == "Untolerated" for reason in broken)
     return Cause.UNTOLERATED if only_taints else Cause.UNSATISFIABLE
-
-
-def _asks_no_more(new: Template, old: Template) -> bool:
-    """A template that asks for no more fits where the old one is, even on a node that shrank."""
-    a, b = new.request, old.request
-    return (
-        a.cpu_millis <= b.cpu_millis
-        and a.memory_bytes <= b.memory_bytes
-        and a.disk_bytes <= b.disk_bytes
-        and all(count <= b.devices.get(name, 0) for name, count in a.devices.items())
-        and set(new.host_ports) <= set(old.host_ports)
-    )
 
 
 def _fits_nowhere(nodes: int, which: str, reasons: tuple[ReasonCount, ...]) -> str:

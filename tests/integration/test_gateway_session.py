@@ -64,6 +64,28 @@ async def test_a_plan_in_use_is_not_sent_again(home: Region) -> None:
     assert agent.kinds() == ["welcome", "plan"]
 
 
+async def test_an_agent_that_is_ahead_gets_a_generation_that_it_accepts(home: Region) -> None:
+    """As after restoring the store from a backup. Absurd claims are not followed."""
+    agent = await (await home.join("n1")).connect()
+    await eventually(lambda: home.cache.node_status("n1"), "seen")
+    await home.workload("hello")
+    await eventually(lambda: agent.runs() == ["hello-0"], "planned")
+    uid = agent.plan.assignments[0].replica_uid
+    await agent.disconnect()
+    agent.hello.plan_generation = 50
+    agent.hello.replicas.append(status_of(agent.plan.assignments[0]))
+    await agent.connect()
+    await eventually(lambda: agent.plan.generation == 51, "a newer generation")
+    assert [item.replica_uid for item in agent.plan.assignments] == [uid]
+    await agent.disconnect()
+    agent.hello.plan_generation = (1 << 63) - 1
+    await (await agent.connect()).welcomed()
+    await home.workload("other")
+    await eventually(lambda: len(home.cache.placement("n1").assignments) == 2, "decided")
+    assert home.cache.placement("n1").generation == 52
+    await agent.disconnect()
+
+
 async def test_a_restart_of_the_orchestrator_changes_nothing(tmp_path: Path) -> None:
     async with region(tmp_path) as home:
         agent = await (await home.join("n1")).connect()
@@ -330,6 +352,8 @@ async def test_too_many_sessions_are_told_to_come_back_later(tmp_path: Path) -> 
 async def test_shutdown_says_goodbye_to_all(home: Region) -> None:
     agents = [await (await (await home.join(f"n{i}")).connect()).welcomed() for i in range(3)]
     await home.gateway.shutdown()
+    for agent in agents:
+        await asyncio.wait_for(agent.ended.wait(), 5)
     assert {agent.goodbye() for agent in agents} == {"Shutdown"}
     assert all(agent.heard[-1].goodbye.retry_after_ms > 0 for agent in agents)
     late = await home.join("late")
