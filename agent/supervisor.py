@@ -14,8 +14,8 @@
     wait_settled(timeout_s) -> bool      after a start: statuses are true, adopted pods were probed
     find(uid, container, previous)       the container behind a logs or exec request
 
-Idle it does three things: one listing a second, the probes that are due, and a look at log sizes
-and disks every ten seconds. Nothing is translated to protobuf unless it changed.
+Idle it does three things: a listing every other second, the probes that are due, and a look at log
+sizes and disks every ten seconds. Nothing is translated to protobuf unless it changed.
 """
 
 import asyncio
@@ -60,6 +60,11 @@ from polder.v1 import agent_pb2, common_pb2
 log = logging.getLogger(__name__)
 
 LIST_EVERY_S = 1.0
+# Listing is most of what an idle agent costs: when nothing has changed for a while it does so less
+# often, and a crash of what ran quietly is noticed so much later (at once, if the runtime has
+# events).
+QUIET_AFTER_S = 30.0
+QUIET_LIST_EVERY_S = 2.0
 EVENT_WAIT_S = 60.0
 RETRY_S = 1.0
 HOUSEKEEPING_S = 10.0
@@ -131,6 +136,7 @@ class Supervisor:
         self._flushing = False
         self._turns = 0
         self._stopping = False
+        self._active_at = self._clock.steady()
 
     # ---- for the rest of the agent ----
 
@@ -229,10 +235,14 @@ class Supervisor:
             self.conditions.clear("RuntimeDown")
             self._handle(PodsListed(pods, token))
             try:
-                async with asyncio.timeout(self._list_every_s):
+                async with asyncio.timeout(self._list_pause_s()):
                     await self._look.wait()
             except TimeoutError:
                 pass
+
+    def _list_pause_s(self) -> float:
+        quiet = self._clock.steady() - self._active_at > QUIET_AFTER_S
+        return max(self._list_every_s, QUIET_LIST_EVERY_S) if quiet else self._list_every_s
 
     async def _hear(self) -> None:
         """The runtime's own events, where it has them, bring the next listing forward."""
@@ -253,6 +263,7 @@ class Supervisor:
             case ListPods():
                 self._look.set()
             case Publish(view):
+                self._active_at = self._clock.steady()
                 self._changed[view.uid] = view
                 self._flush_soon()
             case PublishGone(uid):

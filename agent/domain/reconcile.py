@@ -16,15 +16,13 @@ What holds at any time, whatever arrives in which order:
 
 from collections.abc import Iterable, Mapping
 
-from agent.domain import answers, compose, labels, report
-from agent.domain.containers import Turn, fetch, grace_s, serve, stop_run
+from agent.domain import answers, compose, labels, pods, report
+from agent.domain.containers import Turn, serve
 from agent.domain.devices import allocate, taken
 from agent.domain.instructions import (
-    Cancel,
     DeleteLogs,
     DevicesFound,
     Done,
-    EnsureImage,
     Event,
     ExitRead,
     Failed,
@@ -42,10 +40,10 @@ from agent.domain.instructions import (
     Tick,
 )
 from agent.domain.plan import Assignment, ParsedPlan
-from agent.domain.record import Cause, ContainerMemory, Record
-from agent.domain.situation import FOLLOWS, Situation, classify
+from agent.domain.record import Cause, Record
+from agent.domain.situation import Situation, classify
 from agent.domain.view import ReplicaView
-from agent.runtime.port import ContainerPhase, PodState
+from agent.runtime.port import PodState
 from polder.manifest import Container
 
 SANDBOX_DIED = Cause("SandboxNotReady", "the pod's sandbox is dead")
@@ -118,8 +116,8 @@ class Reconciler:
         match event:
             case PlanAccepted(plan):
                 touched = self._plan_accepted(plan, turn)
-            case PodsListed(pods, token):
-                touched = self._listed(pods, token)
+            case PodsListed(listed, token):
+                touched = self._listed(listed, token)
             case RuntimeLost():
                 self._down = True
                 touched = []
@@ -151,7 +149,7 @@ class Reconciler:
                 )
         for record in self._records.values():
             self._desire(record, turn)
-            self._forget_images(record, turn)
+            pods.forget_images(record, turn)
             if renewed:
                 for image in record.images.values():
                     image.retry.hurry(turn.now)
@@ -175,16 +173,16 @@ class Reconciler:
         record.assigned = False
         record.stop = Cause(stop.cause, stop.message) if stop is not None else None
         successor = self._by_name.get((record.namespace, record.replica))
-        if stop is None and successor is not None and successor.epoch > _epoch(record):
+        if stop is None and successor is not None and successor.epoch > pods.epoch_of(record):
             message = f"{successor.replica_uid} holds this replica with epoch {successor.epoch}"
             record.stop = Cause("Superseded", message)
 
-    def _listed(self, pods: Iterable[PodState], token: int) -> list[Record]:
+    def _listed(self, listed: Iterable[PodState], token: int) -> list[Record]:
         """Replicas of which the listing says something new."""
         first = self._down or not self._observed
         self._observed, self._down = True, False
         found: dict[str, dict[str, PodState]] = {}
-        for pod in pods:
+        for pod in listed:
             identity = labels.identity_of(pod)
             if identity is None:
                 continue
@@ -248,21 +246,21 @@ class Reconciler:
         self._desire(record, turn)
         self._doom(record, turn)
         main = record.main_pod()
-        self._recognise(record, main)
+        pods.recognise(record, main)
         self._find_block(record, main, turn)
         situation = classify(
             doomed=main is None and bool(record.pods),
             has_pod=main is not None,
             assigned=record.assigned and record.stop is None,
             blocked=record.block is not None,
-            images_missing=_images_missing(record),
+            images_missing=pods.images_missing(record),
             waits=record.pod_retry.waits(turn.now),
-            same_template=main is not None and _digest(main) == _wanted(record),
+            same_template=main is not None and pods.digest_of(main) == pods.wanted_digest(record),
         )
-        self._enter(record, situation, turn)
+        pods.enter(record, situation, turn)
         may_act = self._may_act(record, turn)
         if record.doomed:
-            self._retire(record, turn, may_act)
+            pods.retire(record, turn, may_act)
         self._do(situation, record, main, turn, may_act)
         self._publish(record, turn)
 
@@ -281,11 +279,11 @@ class Reconciler:
             case Situation.GONE:
                 self._forget(record, turn)
             case Situation.FETCHING if may_act:
-                self._fetch(record, turn)
+                pods.fetch_all(record, turn)
             case Situation.WAITING:
                 record.attend(record.pod_retry.until)
             case Situation.CREATING if may_act:
-                self._create(record, turn)
+                pods.create(record, turn)
             case Situation.REPLACING if may_act:
                 self._replace(record, turn)
             case _:  # BLOCKED waits for the world; SERVING, KEPT and RETIRING are done above
@@ -308,7 +306,7 @@ class Reconciler:
             if pod.id in record.doomed:
                 continue
             cause = record.stop
-            if cause is None and record.assigned and _usable(record):
+            if cause is None and record.assigned and pods.usable(record):
                 if pod is not main:
                     cause = Cause("DuplicatePod", "another pod of this replica exists")
                 elif not pod.ready:
@@ -316,41 +314,15 @@ class Reconciler:
                     if record.pod_since:  # we made it, and it died: not a reboot
                         record.pod_retry.failed(turn.now, cause.reason, cause.message)
             if cause is not None:
-                self._doom_pod(record, pod, cause, turn)
+                pods.doom(record, pod, cause, turn)
                 if pod is main:
                     record.images.clear()  # the next pod asks for its images anew
-
-    def _doom_pod(self, record: Record, pod: PodState, cause: Cause, turn: Turn) -> None:
-        record.doomed[pod.id] = cause
-        text = f"pod {pod.id[:12]}: {cause.reason}" + (
-            f": {cause.message}" if cause.message else ""
-        )
-        turn.emit(record, "Stopping", text)
-        self._forget_images(record, turn)
-
-    def _recognise(self, record: Record, main: PodState | None) -> None:
-        """Which assignment the main pod was made from; memory starts anew with a new template."""
-        if main is None:
-            record.runs = None if not record.pods else record.runs
-            return
-        digest = _digest(main)
-        if record.assignment is not None and record.assignment.digest == digest:
-            record.runs = record.assignment
-        elif record.runs is not None and record.runs.digest != digest:
-            record.runs = None
-        if record.remembers != digest:
-            if record.remembers:
-                record.containers = {
-                    name: ContainerMemory(attempt_next=memory.attempt_next)
-                    for name, memory in record.containers.items()
-                }
-            record.remembers = digest
 
     def _find_block(self, record: Record, main: PodState | None, turn: Turn) -> None:
         was = record.block
         record.block = None
         wanted = record.assignment if record.assigned and record.stop is None else None
-        if wanted is not None and (main is None or _digest(main) != wanted.digest):
+        if wanted is not None and (main is None or pods.digest_of(main) != wanted.digest):
             record.block = self._obstacle(record, wanted, main is None)
         if record.block is not None and record.block != was:
             turn.emit(record, record.block.reason, record.block.message, warning=True)
@@ -373,63 +345,22 @@ class Reconciler:
                 return Cause("WaitingForPredecessor", message)
         return None
 
-    def _enter(self, record: Record, situation: Situation, turn: Turn) -> None:
-        was = record.situation
-        if was is not None and was is not situation and situation not in FOLLOWS[was]:
-            turn.emit(
-                record,
-                "UnexpectedTransition",
-                f"from {was.value} to {situation.value}; please report this",
-                warning=True,
-            )
-        record.situation = situation
-
-    def _retire(self, record: Record, turn: Turn, may_act: bool) -> None:
-        """Stop what runs in doomed pods, then remove them, one at a time."""
-        if not may_act:
-            return
-        for pod_id, cause in record.doomed.items():
-            pod = record.pods[pod_id]
-            running = [c for c in pod.containers if c.phase is ContainerPhase.RUNNING]
-            for run in running:
-                stop_run(record, run, Cause(cause.reason), grace_s(record.runs), turn)
-            if not running and not record.busy("container", "remove", "pod"):
-                turn.ask(record, RemovePod(record.uid, pod_id, cause.reason))
-
-    def _fetch(self, record: Record, turn: Turn) -> None:
-        wanted = record.assignment
-        if wanted is None or wanted.template is None:
-            return
-        for container in wanted.template.containers:
-            fetch(record, wanted, wanted.template, container, turn)
-
-    def _create(self, record: Record, turn: Turn) -> None:
-        wanted = record.assignment
-        if wanted is None or wanted.template is None or record.busy("container", "remove"):
-            return
-        if not record.pod_uid:
-            # Unique per pod, and the same again if the answer gets lost: the runtime then refuses a
-            # second pod of this name instead of making it.
-            record.pod_uid = f"{record.uid}-{int(turn.now * 1000):x}"
-        spec = compose.pod_spec(self._settings, wanted, wanted.template, record.pod_uid)
-        turn.ask(record, RunPod(record.uid, spec))
-
     def _replace(self, record: Record, turn: Turn) -> None:
         """Fetch the new template's images first: a bad image must not cost what runs."""
-        self._fetch(record, turn)
+        pods.fetch_all(record, turn)
         main = record.main_pod()
-        if main is not None and not _images_missing(record):
+        if main is not None and not pods.images_missing(record):
             wanted = record.assignment
             message = f"revision {wanted.revision} is assigned" if wanted is not None else ""
-            self._doom_pod(record, main, Cause("TemplateChanged", message), turn)
-            self._enter(record, Situation.RETIRING, turn)
-            self._retire(record, turn, may_act=True)
+            pods.doom(record, main, Cause("TemplateChanged", message), turn)
+            pods.enter(record, Situation.RETIRING, turn)
+            pods.retire(record, turn, may_act=True)
 
     def _forget(self, record: Record, turn: Turn) -> None:
         """Nothing runs and nothing should: report that, once nothing is under way either."""
         if record.blind or self._down or record.busy("pod", "container", "remove"):
             return
-        self._forget_images(record, turn)
+        pods.forget_images(record, turn)
         directory = compose.log_directory(
             self._settings, record.namespace, record.replica, record.uid
         )
@@ -438,19 +369,6 @@ class Reconciler:
         for other in list(self._records.values()):
             if other.situation is Situation.BLOCKED:
                 self._step(other, turn)
-
-    def _forget_images(self, record: Record, turn: Turn) -> None:
-        """Drop what is known of images that nobody wants any more, and give up their pulls."""
-        wanted: set[str] = set()
-        for source in (record.assignment if record.assigned else None, record.runs):
-            if source is not None and source.template is not None and record.stop is None:
-                wanted |= {c.image for c in source.template.containers}
-        for image in record.images.keys() - wanted:
-            del record.images[image]
-        for key, operation in list(record.inflight.items()):
-            if isinstance(operation, EnsureImage) and operation.image not in wanted:
-                del record.inflight[key]
-                turn.out.append(Cancel(operation))
 
     def _publish(self, record: Record, turn: Turn) -> None:
         if record.uid not in self._records:
@@ -471,28 +389,3 @@ class Reconciler:
                     text = operation.spec.annotations.get(labels.DEVICES, "")
                     held |= set(text.split(",")) - {""}
         return allocate(wanted, self._devices, held)
-
-
-def _digest(pod: PodState) -> str:
-    return pod.labels.get(labels.TEMPLATE_DIGEST, "")
-
-
-def _wanted(record: Record) -> str | None:
-    return record.assignment.digest if record.assignment is not None else None
-
-
-def _usable(record: Record) -> bool:
-    return record.assignment is not None and record.assignment.template is not None
-
-
-def _images_missing(record: Record) -> bool:
-    wanted = record.assignment
-    if wanted is None or wanted.template is None:
-        return False
-    return any(not record.image(c.image).ref for c in wanted.template.containers)
-
-
-def _epoch(record: Record) -> int:
-    """The highest epoch that this replica was known to hold."""
-    from_pods = (labels.number(p.labels, labels.EPOCH) for p in record.pods.values())
-    return max([record.assignment.epoch if record.assignment is not None else 0, *from_pods])
