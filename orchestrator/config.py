@@ -163,13 +163,15 @@ def load_config(
         if found is not None:
             values[info.key] = _split(info, found)
     values.update({key: value for key, value in (flags or {}).items() if value is not None})
+    where = f"{path}: " if path is not None else ""
     try:
         config = decode(Config, values)
+        _check(config)
     except InvalidManifest as error:
-        where = f"{path}: " if path is not None else ""
         lines = [f"{where}{v.path}: {v.message}" for v in error.violations]
         raise ConfigError("\n".join(lines)) from error
-    _check(config)
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from error
     return config
 
 
