@@ -72,7 +72,7 @@ class Owner:
         "What is held: another holder's name. Empty: this provider.", default="", max_length=256
     )
     country: str = spec(
-        "Of the holder's seat, or a person's residence. EU and EEA only for dispersed holders.",
+        "Of the holder's seat, or a person's residence. EU: only of dispersed holders.",
         default="",
         parse=area,
         shown_type=COUNTRY_TYPE,
@@ -100,6 +100,8 @@ class Owner:
         if self.kind == "dispersed":
             if self.control:
                 yield Violation("control", "dispersed holders control nothing")
+            if self.country == "EEA":
+                yield Violation("country", "must be a country or EU, which ownership is judged by")
         elif not self.country:
             yield Violation("country", "is required, unless the holders are dispersed")
         elif self.country in ("EU", "EEA"):
@@ -327,3 +329,7 @@ class SiteSpec:
         default=SealLevels(),
     )
     assurance: SiteAssurance = spec("Who vouches for the facts.", default=SiteAssurance())
+
+    def violations(self) -> Iterator[Violation]:
+        if self.data_centre_operator is not None and self.tenure != "leased":
+            yield Violation("dataCentreOperator", "is for a site with tenure: leased")

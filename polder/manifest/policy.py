@@ -1,7 +1,7 @@
 """What a workload, or the floor of a namespace, demands of the places where it may run.
 
-Decoded from manifests, merged and judged in `polder.sovereignty`, and carried in the signed plan so
-that an agent can judge alone. Nothing demanded, nothing checked; every demand is closed on unknowns.
+Decoded from manifests, merged and judged in `polder.sovereignty`, and carried in the signed plan,
+by which an agent judges alone. What is not demanded is not checked; a demand is closed on unknowns.
 """
 
 import re
