@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -158,30 +159,33 @@ async def test_a_write_that_fails_half_way_leaves_the_old_plan(
         assert not list(tmp_path.glob("*.tmp"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a tiny file system of its own needs root")
-async def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    if os.geteuid() != 0:
+        pytest.skip("a tiny file system of its own needs root")
     disk = tmp_path / "tiny"
     disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True
-    )
-    if mounted.returncode != 0:
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if subprocess.run(command, capture_output=True).returncode != 0:
         pytest.skip("this machine lets nobody mount")
-    try:
-        keeping = Keeping(disk)
-        await keeping.keeper.offer(signed(1, "a"))
-        filler = disk / "filler"
-        with contextlib.suppress(OSError):
-            filler.write_bytes(b"x" * (64 << 10))
-        ack = await keeping.keeper.offer(signed(2, *(f"r{n}" for n in range(50))))
-        assert ack.accepted and keeping.keeper.generation == 2
-        assert keeping.conditions.all()[0].reason == "DiskFull"
-        on_disk = await Keeping(disk).keeper.boot()
-        assert on_disk is not None and on_disk.generation == 1
-        filler.unlink()
-        await keeping.keeper.retry_save()
-        assert not keeping.conditions.all()
-        on_disk = await Keeping(disk).keeper.boot()
-        assert on_disk is not None and on_disk.generation == 2
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+async def test_a_disk_that_is_really_full(tiny_disk: Path) -> None:
+    keeping = Keeping(tiny_disk)
+    await keeping.keeper.offer(signed(1, "a"))
+    filler = tiny_disk / "filler"
+    with contextlib.suppress(OSError):
+        filler.write_bytes(b"x" * (64 << 10))
+    ack = await keeping.keeper.offer(signed(2, *(f"r{n}" for n in range(50))))
+    assert ack.accepted and keeping.keeper.generation == 2
+    assert keeping.conditions.all()[0].reason == "DiskFull"
+    on_disk = await Keeping(tiny_disk).keeper.boot()
+    assert on_disk is not None and on_disk.generation == 1
+    filler.unlink()
+    await keeping.keeper.retry_save()
+    assert not keeping.conditions.all()
+    on_disk = await Keeping(tiny_disk).keeper.boot()
+    assert on_disk is not None and on_disk.generation == 2
