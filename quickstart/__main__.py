@@ -78,7 +78,7 @@ def up() -> None:
     steps.run("the agent, joined with a single-use token", lambda: start_agent(polder))
     hello = str(ROOT / "examples" / "hello.yaml")
     steps.run("edgectl apply -f examples/hello.yaml", lambda: polder.edgectl("apply", "-f", hello))
-    steps.run("waiting until it is ready", lambda: wait_ready(polder))
+    steps.run("waiting until it is ready", lambda: wait_ready(polder), chatty=True)
     page = steps.run(f"its page on http://127.0.0.1:{HELLO_PORT}/", fetch_page)
     print(f"\n  {page.strip()}\n")
     subprocess.run([EDGECTL, "get", "nodes,workloads"], env=polder.environment(), check=True)

@@ -1,6 +1,5 @@
 """Progress of the quickstart: one line a step, with the time it took."""
 
-import sys
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -15,16 +14,20 @@ class Steps:
         self._total = total
         self._done = 0
 
-    def run(self, what: str, action: Callable[[], T]) -> T:
-        """Do it, show how long it took, and pass on what it returns or raises."""
+    def run(self, what: str, action: Callable[[], T], *, chatty: bool = False) -> T:
+        """Do it, show how long it took, and pass on what it returns or raises.
+
+        chatty: it prints lines of its own, which then stand below.
+        """
         self._done += 1
-        print(f"[{self._done}/{self._total}] {what} ... ", end="", flush=True)
+        end = "\n" if chatty else " ... "
+        print(f"[{self._done}/{self._total}] {what}", end=end, flush=True)
         started = time.monotonic()
         try:
             result = action()
         except BaseException:
             print("failed", flush=True)
             raise
-        print(f"{time.monotonic() - started:.1f} s", flush=True)
-        sys.stdout.flush()
+        indent = "      " if chatty else ""
+        print(f"{indent}{time.monotonic() - started:.1f} s", flush=True)
         return result
