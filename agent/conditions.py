@@ -1,6 +1,8 @@
 """Which conditions of the node are true now, and since when.
 
-Filled by the supervisor and the plan store, read by the session for every heartbeat. Types: RuntimeDown, NetworkNotReady, DiskPressure, StateNotWritable.
+Filled by the supervisor and the plan store, read by the session for every heartbeat.
+
+Types: RuntimeDown, NetworkNotReady, DiskPressure, StateNotWritable.
 """
 
 from collections.abc import Callable
