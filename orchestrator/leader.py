@@ -37,6 +37,7 @@ class LeaderSettings:
     lease_ttl_s: float = TTL_S
     debounce_s: float = 0.02
     tick_interval_min_s: float = 0.05  # at most twenty plans a second
+    busy_share_max: float = 0.2  # of the time; a plan that takes long comes less often
     poll_s: float = 1.0
     idle_plan_every_s: float = 5.0  # time alone makes silent nodes lost
     collect_every_s: float = 300.0
@@ -190,7 +191,10 @@ class Leader:
             except TimeoutError:
                 if time.monotonic() - self._last_tick >= settings.idle_plan_every_s:
                     break
-        rest = settings.tick_interval_min_s - (time.monotonic() - self._last_tick)
+        # A long plan holds up everything else in the process: it may take its share and no more.
+        spent_s = self.stats.plan_seconds + self.stats.commit_seconds
+        interval_s = max(settings.tick_interval_min_s, spent_s / settings.busy_share_max)
+        rest = interval_s - (time.monotonic() - self._last_tick)
         await asyncio.sleep(max(settings.debounce_s, rest))
 
     async def _tick(self, term: Term) -> None:

@@ -8,6 +8,7 @@ version
 
 import argparse
 import asyncio
+import gc
 import json
 import re
 import signal
@@ -21,7 +22,7 @@ import uvloop
 
 from orchestrator import log
 from orchestrator.config import Config, ConfigError, load_config, settings
-from orchestrator.identity.authority import create_region, create_root
+from orchestrator.identity.authority import create_region, create_root, trust_domain_of
 from orchestrator.identity.pem import UnusableFile, read_certificates
 from orchestrator.installation import (
     WrongInstallation,
@@ -113,10 +114,12 @@ def _add_ca(commands: Any) -> None:
     ca = commands.add_parser("ca", help="certificate authorities")
     actions = ca.add_subparsers(required=True, metavar="ACTION")
     init = actions.add_parser(
-        "init", help="make the root if there is none, and a region's CA; root.key can go offline"
+        "init",
+        help="make the root if there is none, and make or renew a region's CA; "
+        "root.key can go offline",
     )
     init.add_argument("--dir", required=True, type=Path)
-    init.add_argument("--trust-domain", default="polder.internal")
+    init.add_argument("--trust-domain", help="default: the root's, or polder.internal")
     init.add_argument("--region", default="local")
     init.set_defaults(run=_ca_init)
     show = actions.add_parser("show", help="print what there is, as JSON")
@@ -146,12 +149,20 @@ async def _run(config: Config) -> int:
         loop.add_signal_handler(number, stop.set)
     orchestrator = Orchestrator(config)
     await orchestrator.start()
+    _tune_collector()
     waiting = [asyncio.create_task(event.wait()) for event in (stop, orchestrator.failed)]
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     for task in waiting:
         task.cancel()
     await orchestrator.stop()
     return 0 if stop.is_set() else 1
+
+
+def _tune_collector() -> None:
+    """The mirror is a large graph that lives long and has no cycles: walking it is wasted time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 async def _prepare(config: Config) -> int:
@@ -187,13 +198,20 @@ async def _create_operator(config: Config, options: argparse.Namespace) -> int:
 
 
 def _ca_init(options: argparse.Namespace) -> int:
-    _check_names(options.trust_domain, options.region)
-    if not (options.dir / "root.crt").exists():
-        create_root(options.dir, options.trust_domain, time.time())
+    root = options.dir / "root.crt"
+    known = trust_domain_of(read_certificates(root)[0]) if root.exists() else ""
+    trust_domain = options.trust_domain or known or Config().trust_domain
+    _check_names(trust_domain, options.region)
+    if not known:
+        create_root(options.dir, trust_domain, time.time())
+    elif trust_domain != known:
+        raise ConfigError(f"{options.dir} has the root of {known}, not of {trust_domain}")
+    renewed = (options.dir / "regions" / options.region / "ca.crt").exists()
     create_region(options.dir, options.region, time.time())
     print(  # noqa: T201
-        f"{options.dir}: the CA of region {options.region} is ready. "
-        "Keep root.key offline: it is needed for new regions only."
+        f"{options.dir}: the CA of region {options.region} is {'renewed' if renewed else 'ready'}. "
+        + ("Restart the region's orchestrator to use it. " if renewed else "")
+        + "Keep root.key offline: only `ca init` needs it, for a new region or to renew one."
     )
     return 0
 

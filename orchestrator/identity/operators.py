@@ -1,5 +1,7 @@
-"""Certificates of people and programs that operate. Called by IssueOperator, by the first start,
-and by `edge-orchestrator operator create` on a stopped installation.
+"""Certificates of people and programs that operate.
+
+Called by IssueOperator, by the first start, and by `edge-orchestrator operator create` on an
+installation that does not run.
 """
 
 from collections.abc import Callable, Sequence
