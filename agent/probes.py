@@ -6,6 +6,7 @@ cost more memory than all probes together. No TLS.
 """
 
 import asyncio
+import socket
 from urllib.parse import quote
 
 from agent.domain.instructions import RunProbe
@@ -55,30 +56,33 @@ class Prober:
 
 
 async def _connect(operation: RunProbe, probe: Probe) -> Result:
-    reader, writer = await asyncio.open_connection(
-        operation.pod_ip, operation.port, limit=MAX_STATUS_LINE
-    )
-    try:
+    """Plain sockets on the loop: streams and transports cost three times as much per check."""
+    loop = asyncio.get_running_loop()
+    family = socket.AF_INET6 if ":" in operation.pod_ip else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
+        await loop.sock_connect(connection, (operation.pod_ip, operation.port))
         if probe.http is None:
             return True, ""
-        return await _get(reader, writer, operation, probe.http.path)
-    finally:
-        writer.transport.abort()  # a server that keeps the connection must not keep us
+        return await _get(loop, connection, operation, probe.http.path)
 
 
 async def _get(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, operation: RunProbe, path: str
+    loop: asyncio.AbstractEventLoop, connection: socket.socket, operation: RunProbe, path: str
 ) -> Result:
     target = quote(path if path.startswith("/") else "/" + path, safe=SAFE_IN_PATH)
     host = f"[{operation.pod_ip}]" if ":" in operation.pod_ip else operation.pod_ip
-    writer.write(
+    request = (
         f"GET {target} HTTP/1.1\r\nHost: {host}:{operation.port}\r\n"
-        "User-Agent: polder-agent\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode("ascii")
+        "User-Agent: polder-agent\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     )
-    try:
-        line = (await reader.readline()).decode("latin-1").split(maxsplit=2)
-    except ValueError:  # longer than the limit
-        line = []
+    await loop.sock_sendall(connection, request.encode("ascii"))
+    answer = b""
+    while b"\n" not in answer and len(answer) < MAX_STATUS_LINE:
+        more = await loop.sock_recv(connection, MAX_STATUS_LINE)
+        if not more:
+            break
+        answer += more
+    line = answer.partition(b"\n")[0].decode("latin-1").split(maxsplit=2)
     if len(line) < 2 or not line[0].startswith("HTTP/1.") or not line[1].isdigit():
         return False, "the answer is no HTTP"
     status = int(line[1])

@@ -34,7 +34,9 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.server_handshake_timeout_ms", _HANDSHAKE_TIMEOUT_MS),
     # A connection whose other end vanished without a word is found out within half a minute.
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+    # Both: with the first alone, a half-open connection went unnoticed for over a minute.
     ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+    ("grpc.http2.ping_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     # Agents ping too; no more often than this.
