@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orchestrator.api.catching_up import catch_up
 from orchestrator.authz import Caller
 from orchestrator.cache import Cache
 from orchestrator.calls import LiveCalls
+from orchestrator.catching_up import catch_up
 from orchestrator.events import EventRecorder
 from orchestrator.identity.allowlist import revoke_identity
 from orchestrator.identity.authority import Authority
@@ -53,7 +53,8 @@ class Access:
         issued, revision = await self.operators.issue(
             request.name, request.roles, key, request.ttl_ms / 1000
         )
-        self._record(caller, "Operator", request.name, "Issued", f"roles {list(request.roles)}")
+        roles = ", ".join(request.roles)
+        self._record(caller, "Operator", request.name, "Issued", f"roles {roles}")
         await catch_up(self.cache, revision)
         return operator_pb2.IssueOperatorResponse(
             certificate_chain=issued.chain_der,

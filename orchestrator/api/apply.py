@@ -14,11 +14,11 @@ from functools import cached_property
 
 import grpc
 
-from orchestrator.api.catching_up import catch_up
 from orchestrator.api.index import PlacementIndex
 from orchestrator.api.wire import to_wire
 from orchestrator.authz import Caller, require_write, sees_secrets
 from orchestrator.cache import Cache
+from orchestrator.catching_up import catch_up
 from orchestrator.records import StoredResource, TemplateRevision
 from orchestrator.refusals import FieldViolation, Refused, conflict, exhausted, invalid
 from orchestrator.store import keys

@@ -8,12 +8,12 @@ revision when it is created (apply.py, identity/nodes.py), so nothing new appear
 from collections.abc import Callable
 from dataclasses import replace
 
-from orchestrator.api.catching_up import catch_up
 from orchestrator.api.index import PlacementIndex
 from orchestrator.api.reading import checked_ref, describe_ref, missing
 from orchestrator.api.wire import to_wire
 from orchestrator.authz import Caller, require_write
 from orchestrator.cache import Cache
+from orchestrator.catching_up import catch_up
 from orchestrator.records import StoredResource
 from orchestrator.refusals import Refused, conflict, in_use, invalid
 from orchestrator.store import keys
@@ -45,7 +45,7 @@ class Deleter:
         ref = checked_ref(request.ref)
         if not KINDS[ref.kind].editable:
             instead = "edgectl revoke" if ref.kind == "Operator" else "delete or scale its Workload"
-            raise invalid(f"a {ref.kind} cannot be deleted", instead)
+            raise invalid(f"{KINDS[ref.kind].plural} cannot be deleted", instead)
         require_write(caller, ref.kind, ref.namespace, ref.name)
         for _ in range(_ATTEMPTS):
             record = self._cache.resource(ref.kind, ref.namespace, ref.name)

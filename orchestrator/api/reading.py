@@ -68,7 +68,7 @@ def checked_ref(ref: common_pb2.ResourceRef) -> common_pb2.ResourceRef:
         raise invalid("the request names no resource")
     namespaced = KINDS[ref.kind].namespaced
     if ref.namespace and not namespaced:
-        raise invalid(f"a {ref.kind} belongs to no namespace")
+        raise invalid(f"{KINDS[ref.kind].plural} belong to no namespace")
     namespace = (ref.namespace or "default") if namespaced else ""
     return common_pb2.ResourceRef(kind=ref.kind, namespace=namespace, name=ref.name)
 
@@ -85,7 +85,7 @@ def check_scope(caller: Caller, kind: str, namespace: str) -> None:
     """
     check_kind(kind)
     if namespace and not KINDS[kind].namespaced:
-        raise invalid(f"a {kind} belongs to no namespace")
+        raise invalid(f"{KINDS[kind].plural} belong to no namespace")
     if (namespace or kind == "Operator") and not may_read(caller, kind, namespace, ""):
         where = f" in namespace {namespace}" if namespace else ""
         raise forbidden(f"{caller} may not read {KINDS[kind].plural}{where}")

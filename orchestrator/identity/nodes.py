@@ -15,6 +15,7 @@ import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from orchestrator.cache import Cache
+from orchestrator.catching_up import catch_up
 from orchestrator.events import EventRecorder
 from orchestrator.identity.authority import Authority, Issued, LeafRequest
 from orchestrator.identity.requests import public_key_of
@@ -110,6 +111,7 @@ class NodeIdentities:
             if result.committed:
                 self._report_join(identity, request, token)
                 return self._response(identity, issued)
+            await catch_up(self._cache, result.revision)  # the Site may have changed
         raise unavailable("Contention", "the join kept colliding with other changes", "try again")
 
     async def _token(self, secret: str) -> tuple[Entry, TokenRecord]:

@@ -1,4 +1,7 @@
-"""Reading one's own writes: a writer waits until the mirror shows what it wrote."""
+"""Reading one's own writes: a writer waits until the mirror shows what it wrote.
+
+Called by the operator API after each write, and by joins before they try again.
+"""
 
 import asyncio
 import contextlib
