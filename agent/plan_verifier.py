@@ -13,7 +13,7 @@ from polder.v1 import plan_pb2
 class PlanRejected(Exception):
     """The plan must not be used.
 
-    `reason` is CamelCase, for PlanAck and events: BadChain, ExpiredChain, WrongSigner, BadSignature,
+    `reason` is CamelCase, for acks and events: BadChain, ExpiredChain, WrongSigner, BadSignature,
     VerifierFailed (nothing is known about the plan; trying again may help).
     """
 
