@@ -130,7 +130,7 @@ def _join(config: settings.AgentConfig, options: argparse.Namespace) -> int:
     except (tokens.InvalidToken, joining.JoinFailed, OSError) as error:
         return _fail(str(error))
     identity = done.identity.id
-    how = "had joined already" if done.already else "joined"
+    how = "had already joined" if done.already else "joined"
     sys.stdout.write(f"{identity.node} {how} {identity.trust_domain} at site {identity.site}\n")
     return OK
 
@@ -209,7 +209,9 @@ def _status_lines(facts: dict[str, object]) -> list[tuple[str, str]]:
             if session.get("last_error"):
                 lines.append(("last error", str(session["last_error"])))
         lines.append(("plan", f"generation {session.get('plan_generation', 0)}"))
-        lines.append(("replicas", f"{session.get('replicas_running', 0)} running"))
+        written = float(session.get("written_at") or now)
+        told = "" if facts["pid"] else f" when the agent last said so, {_age(now - written)} ago"
+        lines.append(("replicas", f"{session.get('replicas_running', 0)} running{told}"))
     return lines
 
 

@@ -36,6 +36,8 @@ def status_words(item: Item) -> str:
         return _phase(item, "updatedAt")
     if item.kind == "Replica":
         return _phase(item, "observedAt")
+    if item.kind == "Operator":
+        return _operator_status(item)
     return "Deleting" if item.deleting else "Active"
 
 
@@ -233,12 +235,15 @@ def _secret(item: Item) -> list[str]:
 def _operator(item: Item) -> list[str]:
     roles = item.spec.get("roles")
     expires = number(item.status.get("certificateExpiresAt"))
-    if item.status.get("revoked"):
-        state = "Revoked"
-    else:
-        state = "Expired" if expires and expires <= item.now_ms else "Valid"
     shown = ",".join(str(role) for role in roles) if isinstance(roles, list) else ""
-    return [shown or NONE, state, _expiry(expires, item.now_ms)]
+    return [shown or NONE, _operator_status(item), _expiry(expires, item.now_ms)]
+
+
+def _operator_status(item: Item) -> str:
+    if item.status.get("revoked"):
+        return "Revoked"
+    expires = number(item.status.get("certificateExpiresAt"))
+    return "Expired" if expires and expires <= item.now_ms else "Valid"
 
 
 def _nothing(_: Item) -> list[str]:

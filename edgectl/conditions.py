@@ -101,6 +101,9 @@ def _state(item: Item) -> str:
 
 
 def _condition(kind: str, wanted: str) -> Condition:
+    if kind.lower() == "ready" and wanted.lower() == "true":
+        return ready  # no condition here, but what kubectl's users write
+
     def check(item: Item | None) -> Verdict:
         if item is None:
             return Verdict(False, "does not exist yet")

@@ -3,7 +3,7 @@
 Values of secrets are never part of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from edgectl.columns import containers, number, part, status_words
@@ -58,16 +58,50 @@ def _node(item: Item) -> Iterator[str]:
     yield _pair("Site", item.spec.get("site") or NONE)
     taints = item.spec.get("taints")
     yield from _list("Taints", [_taint(t) for t in taints] if isinstance(taints, list) else [])
+    if inventory:
+        yield from _machine(item, inventory)
+    else:
+        yield _pair("Inventory", "not reported yet")
+    usage = part(status, "usage")
+    if usage:
+        measured = number(status.get("lastSeenAt"))
+        yield _pair("Usage", f"measured {moment(measured, item.now_ms)}")
+        yield from _usage(usage, part(inventory, "capacity"))
+    yield from _conditions(item)
+
+
+def _machine(item: Item, inventory: dict[str, Any]) -> Iterator[str]:
     machine = {k: v for k, v in inventory.items() if k not in _RESOURCE_PARTS and v}
-    observed = number(status.get("inventoryAt"))
+    observed = number(item.status.get("inventoryAt"))
     yield _pair("Inventory", f"reported {moment(observed, item.now_ms)}")
     yield from _tree(machine, 2, item.now_ms)
     yield "Resources:"
-    yield from _resources(inventory, part(status, "allocated"))
-    if part(status, "usage"):
-        yield "Usage:"
-        yield from _tree(part(status, "usage"), 2, item.now_ms)
-    yield from _conditions(item)
+    yield from _resources(inventory, part(item.status, "allocated"))
+
+
+def _usage(usage: dict[str, Any], capacity: dict[str, Any]) -> Iterator[str]:
+    """Sensors that the box does not have are left out: temperature 0, battery -1."""
+    cores = number(usage.get("cpuMillis")) / 1000
+    yield _pair("  CPU", f"{cores:.2f} cores{_of(usage, capacity, 'cpuMillis', format_cpu)}")
+    for title, key in (("Memory", "memoryBytes"), ("Disk", "diskBytes")):
+        shown = format_bytes(number(usage.get(key)))
+        yield _pair(f"  {title}", f"{shown}{_of(usage, capacity, key, format_bytes)}")
+    received, sent = (number(usage.get(f"network{way}Bytes")) for way in ("Rx", "Tx"))
+    network = f"{format_bytes(received)} received, {format_bytes(sent)} sent since it booted"
+    yield _pair("  Network", network)
+    if number(usage.get("temperatureCelsius")):
+        yield _pair("  Temperature", f"{usage['temperatureCelsius']:g} degrees Celsius")
+    battery = number(usage.get("batteryPercent", -1))
+    if battery >= 0:
+        source = "running on it" if usage.get("onBattery") else "on mains power"
+        yield _pair("  Battery", f"{battery} percent, {source}")
+
+
+def _of(used: dict[str, Any], total: dict[str, Any], key: str, shown: Callable[[int], str]) -> str:
+    whole = number(total.get(key))
+    if not whole:
+        return ""
+    return f" ({100 * number(used.get(key)) / whole:.0f} percent of {shown(whole)})"
 
 
 _RESOURCE_PARTS = ("capacity", "reserved", "allocatable")
@@ -117,7 +151,7 @@ def _workload(item: Item) -> Iterator[str]:
             for reason in entry.get("reasons") or []:
                 if isinstance(reason, dict):
                     nodes = number(reason.get("nodes"))
-                    yield f"  {nodes} node(s): {safe(reason.get('reason'))}"
+                    yield f"  {nodes} node{'' if nodes == 1 else 's'}: {safe(reason.get('reason'))}"
     yield "Spec:"
     yield from _tree(item.spec, 2, item.now_ms)
 
@@ -230,7 +264,9 @@ def _tree(value: Any, indent: int, now_ms: int) -> Iterator[str]:
 
 
 def _leaf(key: str, value: Any, now_ms: int) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, int | float):
         return NONE if value in (None, {}, []) else safe(value)
     if key.endswith("At"):
         return moment(int(value), now_ms)

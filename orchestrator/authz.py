@@ -133,7 +133,7 @@ def require(caller: Caller, level: Level, namespace: str, what: str) -> None:
         where = f"namespace {namespace}" if namespace else "what belongs to no namespace"
         raise forbidden(
             f"{caller} may not {what}: that needs {level.name.lower()} of {where}",
-            "edgectl config view shows the roles of your context",
+            "edgectl version shows who you are and your roles",
         )
 
 

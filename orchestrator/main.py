@@ -194,6 +194,7 @@ async def _create_operator(config: Config, options: argparse.Namespace) -> int:
         )
     finally:
         await store.close()
+    print(options.out)  # noqa: T201
     return 0
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
+from pathlib import Path
 
 from orchestrator.api.relaying import Relaying
 from orchestrator.api.service import OperatorService
@@ -21,7 +22,13 @@ from orchestrator.gateway.service import AgentGateway
 from orchestrator.gateway.settings import GatewaySettings
 from orchestrator.http import HttpServer
 from orchestrator.identity.authority import Authority
-from orchestrator.installation import ADMIN, issue_context, prepare_authority, prepare_store
+from orchestrator.installation import (
+    ADMIN,
+    WrongInstallation,
+    issue_context,
+    prepare_authority,
+    prepare_store,
+)
 from orchestrator.leader import Leader, LeaderSettings
 from orchestrator.listeners import CannotListen, Listeners
 from orchestrator.metrics import MeasuredStore, Metrics
@@ -73,6 +80,13 @@ class Orchestrator:
         config, clock = self._config, self._clock
         database = config.data_path / "polder.db"
         fresh = not database.exists()
+        if fresh and self._admin_context.exists():
+            # A new store would admit nobody whom the lost one knew.
+            admin = self._admin_context.name
+            raise WrongInstallation(
+                f"{config.data_path} has {admin} and no {database.name}: was the database lost? "
+                f"Restore it; or move {admin} away to begin anew"
+            )
         authority = prepare_authority(config, clock, fresh=fresh)
         sqlite = await open_sqlite(database)
         self._undo.push_async_callback(sqlite.close)
@@ -112,9 +126,13 @@ class Orchestrator:
             },
         )
 
+    @property
+    def _admin_context(self) -> Path:
+        return self._config.data_path / "admin.yaml"
+
     async def _write_admin_context(self, store: MeasuredStore, authority: Authority) -> None:
         """At the first start, so that somebody can operate it."""
-        path = self._config.data_path / "admin.yaml"
+        path = self._admin_context
         if await store.get(keys.identity("operator", ADMIN)) is None:
             await issue_context(
                 store, authority, self._config, self._clock, ADMIN, ("admin",), path

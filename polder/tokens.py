@@ -55,7 +55,9 @@ def parse(text: str) -> JoinToken:
     """Raises InvalidToken with what to do."""
     text = text.strip()
     if not text.startswith(PREFIX) or len(text) > MAX_TEXT:
-        raise InvalidToken(f"not a join token: it starts with {PREFIX!r} (edgectl token create)")
+        raise InvalidToken(
+            f"this is not a join token: those start with {PREFIX!r} (edgectl token create)"
+        )
     encoded = text[len(PREFIX) :]
     try:
         raw = base64.b64decode(encoded + "=" * (-len(encoded) % 4), b"-_", validate=True)

@@ -156,7 +156,9 @@ def _refused(record: Record, event: Failed, turn: Turn) -> None:
     operation, now = event.operation, turn.now
     match operation:
         case EnsureImage():
-            retry, what = record.image(operation.image).retry, f"image {operation.image}: "
+            retry = record.image(operation.image).retry
+            named = event.message.startswith(f"{operation.image}: ")
+            what = "image " if named else f"image {operation.image}: "
         case RunPod():
             retry, what = record.pod_retry, ""
             record.pod_uid = ""

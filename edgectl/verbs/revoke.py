@@ -19,9 +19,14 @@ def run(invocation: Invocation) -> int:
     for target in wanted:
         ref = reference(target.info.name, "", target.name)
         response = invocation.client.revoke(ref, options.reason)
-        closed = f" ({response.closed_streams} open streams closed)"
-        print(f"{target.label} revoked{closed if response.closed_streams else ''}", flush=True)
+        print(f"{target.label} revoked{_closed(response.closed_streams)}", flush=True)
     return 0
+
+
+def _closed(streams: int) -> str:
+    if not streams:
+        return ""
+    return f" ({streams} open stream{'s' if streams > 1 else ''} closed)"
 
 
 def _confirm(labels: list[str]) -> None:

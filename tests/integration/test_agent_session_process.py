@@ -187,7 +187,7 @@ async def test_started_before_the_join_it_waits(tmp_path, server) -> None:
 
         assert await run_join() == (0, f"box-1 joined {DOMAIN} at site s1\n")
         await eventually(lambda: server.visits, 20)
-        assert await run_join() == (0, f"box-1 had joined already {DOMAIN} at site s1\n")
+        assert await run_join() == (0, f"box-1 had already joined {DOMAIN} at site s1\n")
     finally:
         await process.stop(signal.SIGKILL)
 

@@ -428,7 +428,8 @@ def test_revoke_asks_unless_told(fake: FakeInstallation, run: Run) -> None:
     assert code == 1
     assert "--yes" in err
     assert fake.api.called("Revoke") == []
-    assert run("revoke", "operator/bob", "-y", "--reason", "left")[0] == 0
+    code, out, _ = run("revoke", "operator/bob", "-y", "--reason", "left")
+    assert (code, out) == (0, "operator/bob revoked (1 open stream closed)\n")
     assert fake.api.called("Revoke")[0].reason == "left"
     assert run("revoke", "workload/x", "-y")[0] == 2
 

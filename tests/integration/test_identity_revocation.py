@@ -63,6 +63,20 @@ async def test_a_bad_request_for_an_operator(
     assert (await refusal(rig.admin().IssueOperator(request))).reason == reason
 
 
+async def test_the_event_of_an_operator_names_its_roles(rig: Rig) -> None:
+    await rig.operator("otto", "operator:default", "viewer:other")
+    request = operator_pb2.EventsRequest(object=ref("Operator", "otto"))
+
+    async def told() -> list[str]:
+        answers = rig.admin().Events(request)
+        return [event.message async for answer in answers for event in answer.events]
+
+    deadline = time.monotonic() + 5
+    while "roles operator:default, viewer:other" not in (messages := await told()):
+        assert time.monotonic() < deadline, messages
+        await asyncio.sleep(0.05)
+
+
 async def test_an_operators_open_watch_ends_when_it_is_revoked(rig: Rig) -> None:
     stub = rig.operators(await rig.operator("vera", "viewer:default"))
     watch = stub.Watch(operator_pb2.WatchRequest(kind="Node"))

@@ -216,11 +216,27 @@ async def test_an_operator_made_offline_comes_in(process: Process, tmp_path: Pat
         assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
+def test_a_lost_database_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:
+    assert run("serve", f"--data-dir={tmp_path}", "--init").returncode == 0
+    admin = (tmp_path / "admin.yaml").read_bytes()
+    (tmp_path / "polder.db").unlink()
+    failed = run("serve", f"--data-dir={tmp_path}", "--init")
+    assert failed.returncode == 1 and "was the database lost?" in failed.stderr
+    assert not (tmp_path / "polder.db").exists()
+    assert (tmp_path / "admin.yaml").read_bytes() == admin
+    (tmp_path / "admin.yaml").rename(tmp_path / "old.yaml")
+    assert run("serve", f"--data-dir={tmp_path}", "--init").returncode == 0
+
+
 def test_ca_init_and_show(tmp_path: Path) -> None:
     made = run("ca", "init", f"--dir={tmp_path}", "--trust-domain=t.example", "--region=eu")
     assert made.returncode == 0, made.stderr
     shown = json.loads(run("ca", "show", f"--dir={tmp_path}").stdout)
     assert shown["rootKey"] == "here" and list(shown["regions"]) == ["eu"]
+    again = run("ca", "init", f"--dir={tmp_path}", "--region=eu")
+    assert again.returncode == 0 and "eu is renewed" in again.stdout
+    other = run("ca", "init", f"--dir={tmp_path}", "--region=eu", "--trust-domain=other.example")
+    assert other.returncode == 1 and "has the root of t.example" in other.stderr
     (tmp_path / "root.key").unlink()
     failed = run("ca", "init", f"--dir={tmp_path}", "--region=west")
     assert failed.returncode == 1 and "root.key" in failed.stderr

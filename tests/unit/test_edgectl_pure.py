@@ -237,6 +237,54 @@ def test_every_kind_has_columns_and_a_description_even_when_empty() -> None:
         assert describing.description(item(kind))
 
 
+def test_describe_shows_the_sensors_that_a_node_has() -> None:
+    usage = {
+        "cpuMillis": 250,
+        "memoryBytes": 1 << 30,
+        "networkRxBytes": 2048,
+        "temperatureCelsius": 0.0,
+        "batteryPercent": -1,
+        "onBattery": False,
+    }
+    inventory = {"capacity": {"cpuMillis": 1000, "memoryBytes": 4 << 30}}
+    status = {"usage": usage, "inventory": inventory, "lastSeenAt": NOW - 5000}
+    shown = "\n".join(describing.description(item("Node", status=status)))
+    assert "CPU:              0.25 cores (25 percent of 1)" in shown
+    assert "Memory:           1Gi (25 percent of 4Gi)" in shown
+    assert "2Ki received, 0 sent since it booted" in shown
+    assert "(5s ago)" in next(line for line in shown.splitlines() if line.startswith("Usage:"))
+    assert "emperature" not in shown
+    assert "attery" not in shown
+    usage.update({"temperatureCelsius": 61.5, "batteryPercent": 0, "onBattery": True})
+    shown = "\n".join(describing.description(item("Node", status=status)))
+    assert "Temperature:      61.5 degrees Celsius" in shown
+    assert "Battery:          0 percent, running on it" in shown
+
+
+def test_describe_claims_no_resources_of_a_node_that_never_reported() -> None:
+    shown = "\n".join(describing.description(item("Node", status={"ready": None})))
+    assert "not reported yet" in shown
+    assert "CAPACITY" not in shown
+
+
+def test_a_revoked_operator_is_not_active() -> None:
+    expires = NOW + 86_400_000
+    for status, word in (
+        ({"certificateExpiresAt": expires}, "Valid"),
+        ({"certificateExpiresAt": NOW - 1}, "Expired"),
+        ({"certificateExpiresAt": expires, "revoked": True}, "Revoked"),
+    ):
+        shown = item("Operator", status=status)
+        assert columns.status_words(shown) == word
+        assert any(line.split() == ["Status:", word] for line in describing.description(shown))
+
+
+def test_values_of_a_spec_are_described_as_they_are_written() -> None:
+    lines = describing.description(item("Site", spec={"a": True, "b": {"cBytes": 1024}}))
+    assert "  a: true" in lines
+    assert "    cBytes: 1Ki" in lines
+
+
 def test_odd_statuses_are_shown_rather_than_fatal() -> None:
     keys = "inventory conditions containers restarts ready replicas hostPorts unplaced usage"
     odd = dict.fromkeys(keys.split(), "odd")
@@ -339,6 +387,8 @@ def test_waiting_for_other_things() -> None:
     assert not conditions.parse("condition=DiskPressure=false")(item("Node", status=pressure)).met
     assert not conditions.parse("condition=Other")(item("Node", status=pressure)).met
     assert conditions.parse("ready")(item("Node", status={"ready": True})).met
+    assert conditions.parse("condition=Ready")(item("Node", status={"ready": True})).met
+    assert not conditions.parse("condition=Ready")(item("Node", status={"ready": False})).met
     assert not conditions.parse("ready")(item("Node", status={"ready": True}, deleting=True)).met
     assert conditions.parse("delete")(None).met
     assert not conditions.parse("ready")(None).met
