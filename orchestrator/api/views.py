@@ -94,10 +94,13 @@ def _node_readiness(
 
 
 def _node_since(facts: NodeFacts) -> int:
-    """Since when it is as it is: in contact since it connected, or out of contact since."""
+    """Since when it is as it is: in contact since it connected, unable since its agent said so,
+    or out of contact since."""
     seen = facts.observation
     if facts.liveness.state is Liveness.LIVE and seen is not None:
-        return _ms(seen.connected_at)
+        conditions = seen.heartbeat.conditions if seen.heartbeat else ()
+        unable = [c.since_ms for c in conditions if c.status and c.type in _NOT_READY]
+        return min(unable, default=_ms(seen.connected_at))
     return _ms(facts.liveness.since)
 
 

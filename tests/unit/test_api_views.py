@@ -68,10 +68,13 @@ def test_a_revoked_node_is_not_ready_whatever_it_says() -> None:
 
 
 def test_a_node_without_a_runtime_is_not_ready() -> None:
-    down = agent_pb2.NodeCondition(type="RuntimeDown", status=True, message="no socket")
-    seen = observed(heartbeat=agent_pb2.Heartbeat(conditions=[down]))
+    down = agent_pb2.NodeCondition(
+        type="RuntimeDown", status=True, message="no socket", since_ms=95_000
+    )
+    seen = observed(heartbeat=agent_pb2.Heartbeat(conditions=[down]), connected_at=50.0)
     status = node_status(facts(Liveness.LIVE, seen))
     assert (status["ready"], status["reason"]) == (False, "RuntimeDown")
+    assert status["sinceAt"] == 95_000  # not since it connected
     assert status["conditions"][0]["source"] == "agent/n"
 
 
