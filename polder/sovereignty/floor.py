@@ -94,7 +94,7 @@ def _each(floor: T, policy: T, merge: Callable[[str], Callable[[Any, Any], Any]]
 def _residency(
     floor: tuple[str, ...] | None, policy: tuple[str, ...] | None
 ) -> tuple[str, ...] | None:
-    if floor is None or policy is None:
+    if floor is None or policy is None or floor == policy:
         return policy if floor is None else floor
     return tuple(sorted(countries_in(floor) & countries_in(policy)))
 

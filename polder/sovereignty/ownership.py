@@ -18,6 +18,8 @@ names). How it is read, where a reading had to be chosen:
   the provider says `ownersComplete`. Dispersed holders count together, never as one, and control
   nothing. A company whose own holders are not listed is the end of its chain if the list is
   complete, and unknown otherwise; persons and states are ends.
+- Holders who hold each other, with nobody behind them, hide who holds: that part is *circular*, and
+  counts as unknown.
 - *Control* needs a declared `control`, or more than 50 percent of capital or votes held by parties
   of one country, or outside the EU, taken together with the companies that they control.
 
@@ -194,13 +196,25 @@ def share_where(graph: Graph, measure: str, counts: Callable[[str], bool]) -> fl
 
 
 def unknown_share(graph: Graph, measure: str) -> float:
-    """What may belong to anyone."""
-    return share(
+    """What may belong to anyone: undeclared, or circular."""
+    undeclared = share(
         graph,
         measure,
         lambda entity: 0.0 if graph.outside(entity) or entity in graph.dispersed else None,
         lambda gap: gap.unknown,
     )
+    return min(1.0, undeclared + circular_share(graph, measure))
+
+
+def circular_share(graph: Graph, measure: str) -> float:
+    """What no chain of holders ever ends, because they hold each other."""
+
+    def ends(entity: str) -> float | None:
+        end = graph.outside(entity) or entity in graph.dispersed or entity not in graph.stakes
+        return 1.0 if end else None
+
+    lost = 1 - share(graph, measure, ends, lambda gap: gap.unknown + gap.dispersed)
+    return lost if lost > GAP_IGNORED * len(graph.order) else 0.0
 
 
 def dispersed_share(graph: Graph, measure: str) -> float:

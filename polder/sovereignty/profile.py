@@ -160,15 +160,16 @@ def analyse_owners(provider: ProviderSpec) -> Owned:
         elif maybe := _control_from(graph, state, with_unknown=True):
             possible.append(Reach(state, maybe))
     capital, votes = (_outside(graph, measure) for measure in graphs.MEASURES)
+    circle = _circle(graph)
     return Owned(
         capital=capital,
         votes=votes,
         holdings=_holdings(graph),
         control=graphs.control_by(graph, graph.outside) or "",
-        possible_control=graphs.control_by(graph, graph.outside, with_unknown=True) or "",
+        possible_control=graphs.control_by(graph, graph.outside, with_unknown=True) or circle,
         reaches=tuple(reaches),
         possible_reaches=tuple(possible),
-        anyone=graphs.control_by(graph, lambda _: False, with_unknown=True) or "",
+        anyone=graphs.control_by(graph, lambda _: False, with_unknown=True) or circle,
     )
 
 
@@ -190,6 +191,14 @@ def _control_from(graph: graphs.Graph, state: str, *, with_unknown: bool = False
             amount = graphs.percent_text(100 * min(1.0, total))
             return f"holders in {state} hold{unsure} {amount} of the {measure} of {graph.name}"
     return None
+
+
+def _circle(graph: graphs.Graph) -> str:
+    for measure in graphs.MEASURES:
+        if lost := graphs.circular_share(graph, measure):
+            amount = graphs.percent_text(100 * lost)
+            return f"{amount} of the {measure} of {graph.name} is held in a circle"
+    return ""
 
 
 def _outside(graph: graphs.Graph, measure: str) -> Outside:
