@@ -68,6 +68,7 @@ class _Field:
     name: str
     required: bool
     empty_text_is_default: bool
+    explicit: bool
     read: _Reader
 
 
@@ -84,6 +85,7 @@ def _schema(cls: Any) -> _Schema:
             info.name,
             info.required,
             info.default == "" and not info.required,
+            info.rule.explicit,
             _reader(info.type, info.rule),
         )
         for info in fields_of(cls)
@@ -103,6 +105,9 @@ def _read_class(cls: type[T], raw: object, path: str, out: _Findings) -> T | Non
     values: dict[str, Any] = {}
     for key, field in schema.fields.items():
         given = raw.get(key)
+        if field.explicit and key in raw and (given is None or given == ""):
+            out.add(_join(path, key), "is empty: give a value, or leave it out")
+            continue
         if given is None:
             if field.required:
                 text = "is required, but is empty" if key in raw else "is required"

@@ -58,7 +58,12 @@ def _assurance(doc: str) -> str:
 
 def _sov(number: int, doc: str) -> int | None:
     value: int | None = spec(
-        f"{doc} sovereignty.", key=f"SOV-{number}", default=None, minimum=0, maximum=4
+        f"{doc} sovereignty.",
+        key=f"SOV-{number}",
+        default=None,
+        minimum=0,
+        maximum=4,
+        explicit=True,
     )
     return value
 

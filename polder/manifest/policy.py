@@ -7,10 +7,14 @@ by which an agent judges alone. What is not demanded is not checked; a demand is
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from polder.manifest.facts import ASSURANCES, LAW_TYPE, SealLevels
 from polder.manifest.identifiers import area, law
 from polder.manifest.schema import Violation, spec
+
+# A demand left empty (`residency:`, from a template without its value) must not mean: anywhere.
+_demand = partial(spec, explicit=True)
 
 OWNERSHIPS = ("eu-controlled", "secnumcloud")
 """Weaker first: whatever secnumcloud admits, eu-controlled admits too."""
@@ -20,7 +24,7 @@ _CERTIFICATE_HELP = "a scheme, with a level if one is needed, such as SecNumClou
 
 
 def _least(doc: str) -> str:
-    value: str = spec(doc, default="", choices=ASSURANCES)
+    value: str = _demand(doc, default="", choices=ASSURANCES)
     return value
 
 
@@ -28,7 +32,7 @@ def _least(doc: str) -> str:
 class SealMinimum(SealLevels):
     """The least SEAL by objective. What is not named is not asked."""
 
-    overall: int | None = spec(
+    overall: int | None = _demand(
         "Of every objective: the framework's overall level is that of the weakest.",
         default=None,
         minimum=0,
@@ -47,15 +51,19 @@ class SealMinimum(SealLevels):
 class EnergyLimits:
     """Limits on the yearly means of a site."""
 
-    pue_max: float | None = spec("Power usage effectiveness.", default=None, minimum=1, maximum=100)
-    wue_max: float | None = spec("Litres of water per kWh.", default=None, minimum=0, maximum=1000)
-    renewable_share_min: float | None = spec(
+    pue_max: float | None = _demand(
+        "Power usage effectiveness.", default=None, minimum=1, maximum=100
+    )
+    wue_max: float | None = _demand(
+        "Litres of water per kWh.", default=None, minimum=0, maximum=1000
+    )
+    renewable_share_min: float | None = _demand(
         "Part of the energy that is renewable: 0.8 is 80 percent.",
         default=None,
         minimum=0,
         maximum=1,
     )
-    carbon_intensity_g_per_kwh_max: float | None = spec(
+    carbon_intensity_g_per_kwh_max: float | None = _demand(
         "Grams of CO2 equivalent per kWh.", default=None, minimum=0, maximum=10_000
     )
 
@@ -81,14 +89,14 @@ class AssuranceMinimum:
 class SovereigntySpec:
     """Where it may run. A fact that is not declared fails every demand that needs it."""
 
-    residency: tuple[str, ...] | None = spec(
+    residency: tuple[str, ...] | None = _demand(
         "Countries where it may run. EU and EEA stand for their members.",
         default=None,
         parse=area,
         shown_type="country code, EU or EEA",
         max_items=300,
     )
-    forbid_laws: tuple[str, ...] = spec(
+    forbid_laws: tuple[str, ...] = _demand(
         "Laws that must not reach it: through the provider, whoever controls it, its "
         "subcontractors, or those who run, administer and support the site.",
         default=(),
@@ -96,25 +104,25 @@ class SovereigntySpec:
         shown_type=LAW_TYPE,
         max_items=100,
     )
-    ownership: str = spec(
+    ownership: str = _demand(
         "eu-controlled: majority and control inside the EU. secnumcloud: the caps of SecNumCloud "
         "3.2 section 19.6 on holders outside the EU: 24 percent for one, 39 together.",
         default="",
         choices=OWNERSHIPS,
     )
-    gaiax_label: int | None = spec(
+    gaiax_label: int | None = _demand(
         "The least level of the Gaia-X label.", default=None, minimum=0, maximum=3
     )
-    seal: SealMinimum = spec("The least SEAL by objective.", default=SealMinimum())
-    certifications: tuple[str, ...] = spec(
+    seal: SealMinimum = _demand("The least SEAL by objective.", default=SealMinimum())
+    certifications: tuple[str, ...] = _demand(
         "Schemes, each with a valid certificate of the site or its provider.",
         default=(),
         pattern=_CERTIFICATE,
         pattern_help=_CERTIFICATE_HELP,
         max_items=50,
     )
-    energy: EnergyLimits = spec("Limits on what the site uses.", default=EnergyLimits())
-    assurance: AssuranceMinimum = spec(
+    energy: EnergyLimits = _demand("Limits on what the site uses.", default=EnergyLimits())
+    assurance: AssuranceMinimum = _demand(
         "How well the facts must be supported.", default=AssuranceMinimum()
     )
 

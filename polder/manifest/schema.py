@@ -31,7 +31,8 @@ class FieldRule:
     """What `spec()` says of a field. In a list or a map it holds for every item.
 
     `parse` turns a raw scalar into the value, or raises ValueError with the message. `unit` is the
-    one that limits and defaults are shown in. `key_pattern` is for the keys of a map.
+    one that limits and defaults are shown in. `key_pattern` is for the keys of a map. `explicit`: an
+    empty value is an error and not the default, where the default would open what is to be closed.
     """
 
     doc: str
@@ -49,6 +50,7 @@ class FieldRule:
     min_items: int = 0
     max_items: int = MAX_ITEMS
     max_length: int = MAX_STRING
+    explicit: bool = False
 
 
 _RULE = "polder"

@@ -20,6 +20,11 @@ def law_reasons(law: str, facts: SiteFacts) -> Iterator[Reason]:
             yield Reason("forbidLaws", "LawReaches", fact, f"{law} reaches it: {text}", law, law)
         else:
             yield undeclared("forbidLaws", fact, facts, law)
+    owned = facts.provider.owned if facts.provider is not None else None
+    if owned is not None:
+        for doubt in _doubts(law, owned):
+            text = f"it cannot be ruled out that {law} reaches it: {doubt}"
+            yield Reason("forbidLaws", "LawMayReach", "provider.owners", text, law, law)
 
 
 def _law_causes(law: str, facts: SiteFacts) -> Iterator[tuple[str, str]]:
@@ -32,8 +37,16 @@ def _law_causes(law: str, facts: SiteFacts) -> Iterator[tuple[str, str]]:
         if provider.owned is None:
             yield "provider.owners", ""
         else:
-            yield from _law_through_owners(law, provider.owned)
+            for reach in provider.owned.reaches:
+                if reaches(law, reach.country):
+                    yield "provider.owners", reach.how
     yield from _law_through_site(law, facts)
+
+
+def _doubts(law: str, owned: Owned) -> tuple[str, ...]:
+    """How owners who are not declared may bring the law."""
+    found = tuple(one.how for one in owned.possible_reaches if reaches(law, one.country))
+    return found or ((owned.anyone,) if owned.anyone else ())
 
 
 def _law_through_provider(law: str, provider: ProviderProfile) -> Iterator[tuple[str, str]]:
@@ -68,17 +81,6 @@ def _law_through_company(
         yield f"{where}.laws", ""
     elif law in laws:
         yield f"{where}.laws", f"{who} is exposed to it"
-
-
-def _law_through_owners(law: str, owned: Owned) -> Iterator[tuple[str, str]]:
-    for reach in owned.reaches:
-        if reaches(law, reach.country):
-            yield "provider.owners", reach.how
-    for reach in owned.possible_reaches:
-        if reaches(law, reach.country):
-            yield "provider.owners", f"it cannot be ruled out that {reach.how}"
-    if owned.anyone:
-        yield "provider.owners", f"nobody knows from where: {owned.anyone}"
 
 
 def _law_through_site(law: str, facts: SiteFacts) -> Iterator[tuple[str, str]]:

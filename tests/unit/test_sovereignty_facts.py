@@ -116,6 +116,10 @@ def test_facts_of_a_site_that_are_refused(more: dict[str, Any], path: str) -> No
     [
         ({"residency": ["XX"]}, "residency[0]"),
         ({"residency": []}, "residency"),
+        ({"residency": None}, "residency"),
+        ({"ownership": ""}, "ownership"),
+        ({"seal": {"SOV-2": None}}, "seal.SOV-2"),
+        ({"energy": {"pueMax": None}}, "energy.pueMax"),
         ({"forbidLaws": ["cloud act"]}, "forbidLaws[0]"),
         ({"ownership": "european"}, "ownership"),
         ({"seal": {"SOV-2": 9}}, "seal.SOV-2"),
