@@ -46,6 +46,13 @@ class SealMinimum(SealLevels):
             return self.overall if level is None else level
         return max(level, self.overall)
 
+    def violations(self) -> Iterator[Violation]:
+        for objective in range(1, 9):
+            level = self.of(objective)
+            if level is not None and self.overall is not None and level < self.overall:
+                text = f"is {level}; overall asks {self.overall} of every objective"
+                yield Violation(f"SOV-{objective}", text)
+
 
 @dataclass(frozen=True, slots=True)
 class EnergyLimits:
@@ -72,7 +79,9 @@ class EnergyLimits:
 class AssuranceMinimum:
     """How well facts must be supported: self, audited or attested."""
 
-    default: str = _least("Of every fact that another demand of this policy rests on.")
+    default: str = _least(
+        "Of every fact that another demand of this policy rests on; more can be asked below."
+    )
     identity: str = _least("Of the provider's seat, head office and governing law.")
     ownership: str = _least("Of the owners.")
     laws: str = _least("Of the laws that the provider is exposed to.")

@@ -31,8 +31,8 @@ class FieldRule:
     """What `spec()` says of a field. In a list or a map it holds for every item.
 
     `parse` turns a raw scalar into the value, or raises ValueError with the message. `unit` is the
-    one that limits and defaults are shown in. `key_pattern` is for the keys of a map. `explicit`: an
-    empty value is an error and not the default, where the default would open what is to be closed.
+    one that limits and defaults are shown in. `key_pattern` is for the keys of a map. `explicit`:
+    an empty value is an error and not the default, where that would open what is closed.
     """
 
     doc: str

@@ -5,12 +5,12 @@ that holds in effect (`tighten`): the scheduler, and the composer of signed plan
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from polder.manifest.facts import ASSURANCES
 from polder.manifest.identifiers import area_text, countries_in
-from polder.manifest.policy import OWNERSHIPS, SovereigntySpec
+from polder.manifest.policy import OWNERSHIPS, SealMinimum, SovereigntySpec
 from polder.manifest.schema import Violation, fields_of, number_text
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ def tighten(floor: SovereigntySpec, policy: SovereigntySpec) -> SovereigntySpec:
         forbid_laws=_union(floor.forbid_laws, policy.forbid_laws),
         ownership=_stronger(OWNERSHIPS)(floor.ownership, policy.ownership),
         gaiax_label=_highest(floor.gaiax_label, policy.gaiax_label),
-        seal=_each(floor.seal, policy.seal, lambda _: _highest),
+        seal=_seal(floor.seal, policy.seal),
         certifications=_union(floor.certifications, policy.certifications),
         energy=_each(floor.energy, policy.energy, _energy_side),
         assurance=_each(floor.assurance, policy.assurance, lambda _: _stronger(ASSURANCES)),
@@ -97,6 +97,13 @@ def _residency(
     if floor is None or policy is None or floor == policy:
         return policy if floor is None else floor
     return tuple(sorted(countries_in(floor) & countries_in(policy)))
+
+
+def _seal(floor: SealMinimum, policy: SealMinimum) -> SealMinimum:
+    """What is named is raised to what is asked of every objective."""
+    merged = _each(floor, policy, lambda _: _highest)
+    named = {f"sov_{n}": merged.asked(n) for n in range(1, 9) if merged.of(n) is not None}
+    return replace(merged, **named)
 
 
 def _union(floor: tuple[str, ...], policy: tuple[str, ...]) -> tuple[str, ...]:

@@ -24,8 +24,8 @@ def assurance_reasons(policy: SovereigntySpec, facts: SiteFacts) -> Iterator[Rea
     used = _groups_used(policy)
     for group in (*_PROVIDER_GROUPS, *_SITE_GROUPS):
         least: str = getattr(policy.assurance, group)
-        if not least and group in used:
-            least = policy.assurance.default
+        if group in used:
+            least = stronger(least, policy.assurance.default)
         if not least:
             continue
         owner = "provider" if group in _PROVIDER_GROUPS else "site"
@@ -67,6 +67,11 @@ _FACT_OF = {
     "operations": "adminCountries",
     "energy": "energy",
 }
+
+
+def stronger(one: str, other: str) -> str:
+    """Of two minimums, of which either may be empty. A named group never lowers the default."""
+    return max(one, other, key=lambda level: rank(level) if level else -1)
 
 
 def too_weak(group: str, where: str, least: str, level: str) -> Reason:

@@ -11,7 +11,7 @@ from polder.manifest.identifiers import end_of_day
 from polder.manifest.policy import SovereigntySpec
 from polder.sovereignty.profile import SiteFacts
 from polder.sovereignty.reason import Reason
-from polder.sovereignty.rules_assurance import assured, rank, too_weak
+from polder.sovereignty.rules_assurance import assured, rank, stronger, too_weak
 from polder.sovereignty.undeclared import undeclared
 
 # Levels of schemes whose order is known. Of any other scheme the level must be the same.
@@ -54,7 +54,7 @@ def certificate_reasons(
 ) -> Iterator[Reason]:
     found = tuple(matching(wanted, facts))
     valid = [where for where, one in found if now < end_of_day(one.valid_until)]
-    least = policy.assurance.certifications or policy.assurance.default
+    least = stronger(policy.assurance.certifications, policy.assurance.default)
     if valid:
         levels = [assured(facts, where.partition(".")[0], "certifications") for where in valid]
         if least and not any(rank(level) >= rank(least) for level in levels):

@@ -324,7 +324,8 @@ def seal_ok(policy: Spec, site: Spec, provider: Spec) -> bool:
 
 def certified(policy: Spec, wanted: str, site: Spec, provider: Spec, now: float) -> bool:
     minimum = policy.get("assurance", {})
-    least = minimum.get("certifications", minimum.get("default", "self"))
+    named = [minimum.get(key, "self") for key in ("certifications", "default")]
+    least = max(named, key=LEVELS.index)
     for source in (provider, site):
         for certificate in source.get("certifications", []):
             last = datetime.fromisoformat(certificate["validUntil"]).replace(tzinfo=UTC)
@@ -387,7 +388,7 @@ def assurance_ok(policy: Spec, site: Spec, provider: Spec) -> bool:
     for demand, groups in NEEDS.items():
         if policy.get(demand) not in (None, [], {}) and default is not None:
             for group in groups:
-                minimum.setdefault(group, default)
+                minimum[group] = max(minimum.get(group, "self"), default, key=LEVELS.index)
     certificates = minimum.pop("certifications", None)
     for group, least in minimum.items():
         source = site if group in ("location", "operations", "energy") else provider

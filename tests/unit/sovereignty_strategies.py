@@ -137,7 +137,7 @@ DEMANDS: dict[str, st.SearchStrategy[Any]] = {
     "gaiaxLabel": st.integers(0, 3),
     "seal": st.dictionaries(
         st.sampled_from(("SOV-1", "SOV-2", "overall")), st.integers(0, 4), min_size=1, max_size=2
-    ),
+    ).filter(lambda wanted: min(wanted.values()) == wanted.get("overall", min(wanted.values()))),
     "certifications": st.lists(
         st.sampled_from(("SecNumCloud", "EUCS", "EUCS/basic", "EUCS/high")),
         min_size=1,

@@ -338,6 +338,15 @@ def test_tightened_policies() -> None:
     assert evaluate(nothing, as_facts(changed(SITE, "country", "CH"), PROVIDER), DAY0)
 
 
+def test_a_workload_cannot_lower_the_default_assurance_of_its_floor_by_naming_a_group() -> None:
+    floor = {"energy": {"pueMax": 2}, "assurance": {"default": "attested"}}
+    both = tighten(as_policy(floor), as_policy({"assurance": {"energy": "self"}}))
+    (reason,) = evaluate(both, as_facts(SITE, PROVIDER), DAY0)
+    assert reason.knob == "assurance.energy"
+    seal = tighten(as_policy({"seal": {"overall": 2}}), as_policy({"seal": {"SOV-1": 1}})).seal
+    assert (seal.sov_1, seal.overall) == (2, 2)
+
+
 def test_a_question_costs_little() -> None:
     """A generous bound, so that a busy machine does not fail it: 50 microseconds are wanted."""
     policy, facts = as_policy(POLICY), as_facts(SITE, PROVIDER)

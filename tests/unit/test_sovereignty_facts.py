@@ -123,6 +123,7 @@ def test_facts_of_a_site_that_are_refused(more: dict[str, Any], path: str) -> No
         ({"forbidLaws": ["cloud act"]}, "forbidLaws[0]"),
         ({"ownership": "european"}, "ownership"),
         ({"seal": {"SOV-2": 9}}, "seal.SOV-2"),
+        ({"seal": {"SOV-2": 1, "overall": 2}}, "seal.SOV-2"),
         ({"certifications": ["/high"]}, "certifications[0]"),
         ({"residencies": ["DE"]}, "residencies"),
         ({"assurance": {"residency": "self"}}, "assurance.residency"),
