@@ -21,14 +21,25 @@ from orchestrator.scheduling.apply import GENERATION_LEAD_MAX
 from orchestrator.scheduling.secrets import secret_names
 from orchestrator.scheduling.snapshot import (
     Mode,
+    Namespace,
     Node,
     Observed,
     Resources,
+    Site,
     Snapshot,
     Template,
     Workload,
 )
-from polder.manifest import InvalidManifest, NodeSpec, PodTemplate, SiteSpec, WorkloadSpec
+from polder.manifest import (
+    InvalidManifest,
+    NamespaceSpec,
+    NodeSpec,
+    PodTemplate,
+    ProviderSpec,
+    SiteSpec,
+    WorkloadSpec,
+)
+from polder.sovereignty import ProviderProfile, analyse_provider, site_facts
 from polder.v1 import agent_pb2
 
 T = TypeVar("T")
@@ -45,6 +56,8 @@ class SnapshotBuilder:
         self._periods = periods
         self._nodes: dict[str, tuple[_Facts, Node]] = {}
         self._templates: dict[tuple[str, int], tuple[TemplateRevision, Template]] = {}
+        self._profiles: dict[str, tuple[StoredResource, ProviderProfile | None]] = {}
+        self._sites: dict[str, tuple[StoredResource, ProviderProfile | None, Site]] = {}
 
     def build(self, now: float, led_since: float) -> Snapshot:
         """`led_since`: unix seconds; silence from before counts from then."""
@@ -74,8 +87,34 @@ class SnapshotBuilder:
                 and placement.generation > 0
                 and 0 < seen.acked_generation - placement.generation <= GENERATION_LEAD_MAX
             ),
+            sites=self._all_sites(),
+            namespaces={
+                resource.name: _namespace(resource)
+                for resource in self._cache.resources("Namespace")
+            },
             complete=self._cache.synced_at > 0,
         )
+
+    def _all_sites(self) -> Mapping[str, Site]:
+        """Sites with their facts; a graph of owners is worked through once per version of it."""
+        profiles: dict[str, tuple[StoredResource, ProviderProfile | None]] = {}
+        for resource in self._cache.resources("Provider"):
+            analysed = self._profiles.get(resource.name)
+            if analysed is None or analysed[0] is not resource:
+                spec = _decoded(resource, ProviderSpec)
+                profile = analyse_provider(resource.name, spec) if spec is not None else None
+                analysed = (resource, profile)
+            profiles[resource.name] = analysed
+        self._profiles = profiles
+        known: dict[str, tuple[StoredResource, ProviderProfile | None, Site]] = {}
+        for resource in self._cache.resources("Site"):
+            _, provider = profiles.get(str(resource.spec.get("provider", "")), (None, None))
+            before = self._sites.get(resource.name)
+            if before is None or before[0] is not resource or before[1] is not provider:
+                before = (resource, provider, _site(resource, provider))
+            known[resource.name] = before
+        self._sites = known
+        return {name: site for name, (_, _, site) in known.items()}
 
     def _all_nodes(self, now: float, listening_since: float) -> tuple[Node, ...]:
         known = {}
@@ -197,9 +236,37 @@ def _node(
         draining=spec is not None and spec.draining,
         deleting=bool(resource.deletion_requested_at_ms),
         allocatable=_resources(inventory.allocatable) if inventory is not None else None,
+        devices=_devices(inventory) if inventory is not None else {},
         liveness=state.state,
         since=state.since,
     )
+
+
+def _devices(inventory: agent_pb2.NodeInventory) -> dict[str, tuple[Mapping[str, str], ...]]:
+    found: dict[str, tuple[Mapping[str, str], ...]] = {}
+    for device in inventory.accelerators:
+        facts = {**device.attributes, "vendor": device.vendor}
+        found[device.resource] = (*found.get(device.resource, ()), facts)
+    return found
+
+
+def _site(resource: StoredResource, provider: ProviderProfile | None) -> Site:
+    """A spec that this version cannot read declares nothing: every demand of it fails."""
+    spec = _decoded(resource, SiteSpec)
+    where = spec.coordinates if spec is not None else None
+    return Site(
+        name=resource.name,
+        facts=site_facts(resource.name, spec, provider),
+        latitude=where.latitude if where is not None else None,
+        longitude=where.longitude if where is not None else None,
+    )
+
+
+def _namespace(resource: StoredResource) -> Namespace:
+    spec = _decoded(resource, NamespaceSpec)
+    if spec is None:
+        return Namespace(resource.name, readable=False)
+    return Namespace(resource.name, floor=spec.floor)
 
 
 def _workload(resource: StoredResource) -> Workload | None:
@@ -223,6 +290,8 @@ def _workload(resource: StoredResource) -> Workload | None:
         revision=resource.template_revision,
         created_at_ms=resource.created_at_ms,
         deleting=bool(resource.deletion_requested_at_ms),
+        labels=resource.labels,
+        sovereignty=spec.sovereignty,
     )
 
 

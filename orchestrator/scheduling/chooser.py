@@ -10,7 +10,8 @@ import numpy as np
 
 from orchestrator.scheduling import filters, scores
 from orchestrator.scheduling.filters import Filter, Need, ReasonCount
-from orchestrator.scheduling.snapshot import Template, Workload
+from orchestrator.scheduling.reasons import Reason
+from orchestrator.scheduling.snapshot import Workload
 from orchestrator.scheduling.table import Ints, Mask, NodeTable
 
 
@@ -38,15 +39,18 @@ class SpreadLimit:
         failing: Mask = np.where(codes >= 0, full[codes], True)
         return failing
 
-    def text(self, table: NodeTable, need: Need, row: int) -> str:
+    def why(self, table: NodeTable, need: Need, row: int) -> tuple[Reason, ...]:
         code = int(self._codes.codes[row])
         by = self._spread.by
         if code < 0:
-            return f"its {by} is not known, and the workload spreads by it"
-        return (
+            text = f"its {by} is not known, and the workload spreads by it"
+            return (Reason(self.code, text, "placement.spread"),)
+        text = (
             f"{by} {self._codes.values[code]} has {int(self.counts[code])} replicas, the emptiest "
             f"has {self._least()}; maxSkew is {self._spread.max_skew}"
         )
+        skew = int(self.counts[code]) + 1 - self._least()
+        return (Reason(self.code, text, "placement.spread.maxSkew", skew),)
 
     def count_by_row(self) -> Ints:
         """Replicas in each node's domain; 0 where it is not known."""
@@ -72,17 +76,16 @@ class Chooser:
         self,
         table: NodeTable,
         workload: Workload,
-        template: Template,
+        need: Need,
         rows: Iterable[int],
-        seed: int,
     ) -> None:
         held = list(rows)
         self._table = table
-        self._need = Need(workload.placement, template)
+        self._need, template = need, need.template
         self.rules = filters.passing(filters.RULES, table, self._need)
         self.usable = self.rules & filters.passing(filters.CONDITIONS, table, self._need)
         self._room = filters.passing(filters.ROOM, table, self._need)
-        self._ties = table.ties(seed, workload.uid)
+        self._ties = table.ties(workload.uid)
         self._nodes = _counted(np.arange(table.size), held, table.size)
         self._site_codes = table.topology("site").codes
         self._sites = _counted(self._site_codes, held, len(table.topology("site").values))
@@ -121,12 +124,14 @@ class Chooser:
         """Whether this very row could take one more."""
         return bool(self._allowed()[row])
 
+    @property
+    def every_filter(self) -> tuple[Filter, ...]:
+        """All that a row has to pass, those included that depend on where the others are."""
+        return filters.EVERY if self._spread is None else (*filters.EVERY, self._spread)
+
     def why_not(self, among: Mask) -> list[ReasonCount]:
         """Every reason why none of these rows can take one, counted."""
-        every: tuple[Filter, ...] = (*filters.RULES, *filters.CONDITIONS, *filters.ROOM)
-        if self._spread is not None:
-            every = (*every, self._spread)
-        return filters.count(every, self._table, self._need, among)
+        return filters.count(self.every_filter, self._table, self._need, among)
 
     def _allowed(self) -> Mask:
         allowed = self.usable & self._room

@@ -1,132 +1,49 @@
-"""Why a node is not for a replica. Each filter says which rows fail, and for one row, in words.
+"""Why a node is not for a replica: what every filter is, and how filters are asked together.
 
 The mask that places and the words that explain come from one rule, so that the two never disagree.
 Three groups, by how long the reason lasts: RULES until somebody changes the manifest or the node;
-CONDITIONS until the node's state changes; ROOM until something else goes.
+CONDITIONS until the node's state changes; ROOM until something else goes. The rules themselves are
+in `rules.py`, the other two here.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from orchestrator.domain.liveness import Liveness
-from orchestrator.scheduling.snapshot import Template
+from orchestrator.scheduling.reasons import Need, Reason, ReasonCount
+from orchestrator.scheduling.rules import PLAIN_RULES, RULES, STAYING_RULES
+from orchestrator.scheduling.snapshot import Snapshot, Workload
 from orchestrator.scheduling.table import AMOUNTS, Mask, NodeTable
-from polder.manifest import Placement, Taint, Toleration
 
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """`code` is CamelCase and counted; `text` is for people."""
-
-    code: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReasonCount:
-    """How many nodes fail for a reason, and the text of one of them."""
-
-    code: str
-    nodes: int
-    example: str
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """What a replica asks: where it may run, and what it takes."""
-
-    placement: Placement
-    template: Template
+__all__ = [
+    "CONDITIONS",
+    "EVERY",
+    "PLAIN_RULES",
+    "ROOM",
+    "RULES",
+    "STAYING_RULES",
+    "Filter",
+    "Need",
+    "Reason",
+    "ReasonCount",
+    "blockers",
+    "count",
+    "passing",
+    "reasons",
+]
 
 
 class Filter(Protocol):
-    """`failing` is a mask over the table's rows; `text` is asked only for a row that fails."""
+    """`failing` is a mask over the table's rows; `why` is asked only for a row that fails."""
 
     @property
     def code(self) -> str: ...
 
     def failing(self, table: NodeTable, need: Need) -> Mask: ...
 
-    def text(self, table: NodeTable, need: Need, row: int) -> str: ...
-
-
-# --- rules ------------------------------------------------------------------------------------
-
-
-class Architecture:
-    code = "WrongArchitecture"
-
-    def failing(self, table: NodeTable, need: Need) -> Mask:
-        wanted = need.placement.arch
-        if not wanted:
-            return np.zeros(table.size, dtype=np.bool_)
-        passing = np.zeros(table.size, dtype=np.bool_)
-        for arch in wanted:
-            passing |= table.fact("arch") == arch
-        return ~passing
-
-    def text(self, table: NodeTable, need: Need, row: int) -> str:
-        found = table.nodes[row].arch or "unknown"
-        return f"the node is {found}; the workload runs on {' or '.join(need.placement.arch)}"
-
-
-class Selector:
-    code = "SelectorMismatch"
-
-    def failing(self, table: NodeTable, need: Need) -> Mask:
-        failing = np.zeros(table.size, dtype=np.bool_)
-        for key, value in need.placement.node_selector.items():
-            failing |= table.label(key) != value
-        return failing
-
-    def text(self, table: NodeTable, need: Need, row: int) -> str:
-        labels = table.nodes[row].labels
-        for key, value in sorted(need.placement.node_selector.items()):
-            if labels.get(key) != value:
-                found = f"is {labels[key]}" if key in labels else "is missing"
-                return f"the label {key} {found}; the workload asks for {value}"
-        raise AssertionError("asked for the reason of a row that passes")
-
-
-class Taints:
-    """`effects`: which of them count. For replicas that are there already only NoExecute does."""
-
-    code = "Untolerated"
-
-    def __init__(self, *effects: str) -> None:
-        self._effects = effects
-
-    def failing(self, table: NodeTable, need: Need) -> Mask:
-        sets, codes = table.taint_sets()
-        verdicts = [self._untolerated(taints, need) is not None for taints in sets]
-        failing: Mask = np.array(verdicts, dtype=np.bool_)[codes]
-        return failing
-
-    def text(self, table: NodeTable, need: Need, row: int) -> str:
-        taint = self._untolerated(table.nodes[row].taints, need)
-        assert taint is not None
-        value = f"={taint.value}" if taint.value else ""
-        return f"the taint {taint.key}{value}:{taint.effect} is not tolerated"
-
-    def _untolerated(self, taints: tuple[Taint, ...], need: Need) -> Taint | None:
-        for taint in taints:
-            if taint.effect in self._effects and not any(
-                tolerates(toleration, taint) for toleration in need.placement.tolerations
-            ):
-                return taint
-        return None
-
-
-def tolerates(toleration: Toleration, taint: Taint) -> bool:
-    """An empty key matches every taint, an empty effect every effect, no value every value."""
-    return (
-        toleration.key in ("", taint.key)
-        and toleration.effect in ("", taint.effect)
-        and toleration.value in (None, taint.value)
-    )
+    def why(self, table: NodeTable, need: Need, row: int) -> tuple[Reason, ...]: ...
 
 
 # --- conditions -------------------------------------------------------------------------------
@@ -146,15 +63,14 @@ class Alive:
         self.code = f"Node{state.value}"
 
     def failing(self, table: NodeTable, need: Need) -> Mask:
-        failing: Mask = table.fact("liveness") == self._state
-        return failing
+        return table.equal("liveness", self._state)
 
-    def text(self, table: NodeTable, need: Need, row: int) -> str:
-        return self._TEXTS[self._state]
+    def why(self, table: NodeTable, need: Need, row: int) -> tuple[Reason, ...]:
+        return (Reason(self.code, self._TEXTS[self._state]),)
 
 
 class Flag:
-    """A switch on the node that an operator set."""
+    """A switch on the node that an operator set, or a fault of its numbers."""
 
     def __init__(self, code: str, attribute: str, text: str) -> None:
         self.code = code
@@ -164,8 +80,8 @@ class Flag:
     def failing(self, table: NodeTable, need: Need) -> Mask:
         return table.flags(self._attribute)
 
-    def text(self, table: NodeTable, need: Need, row: int) -> str:
-        return self._text
+    def why(self, table: NodeTable, need: Need, row: int) -> tuple[Reason, ...]:
+        return (Reason(self.code, self._text),)
 
 
 # --- room -------------------------------------------------------------------------------------
@@ -184,12 +100,14 @@ class Amount:
         asked: int = getattr(need.template.request, self._amount)
         if not asked:
             return np.zeros(table.size, dtype=np.bool_)
-        return table.free[:, self._column] < asked
+        failing: Mask = table.free[self._column] < asked
+        return failing
 
-    def text(self, table: NodeTable, need: Need, row: int) -> str:
+    def why(self, table: NodeTable, need: Need, row: int) -> tuple[Reason, ...]:
         asked = getattr(need.template.request, self._amount)
-        free = max(0, int(table.free[row, self._column]))
-        return f"asks for {_amount(asked, self._unit)}, {_amount(free, self._unit)} is free"
+        free = max(0, int(table.free[self._column, row]))
+        text = f"asks for {_amount(asked, self._unit)}, {_amount(free, self._unit)} is free"
+        return (Reason(self.code, text, f"resources.{self._unit}", free),)
 
 
 class Devices:
@@ -201,12 +119,14 @@ class Devices:
             failing |= table.device(name) < count
         return failing
 
-    def text(self, table: NodeTable, need: Need, row: int) -> str:
+    def why(self, table: NodeTable, need: Need, row: int) -> tuple[Reason, ...]:
+        found = []
         for name, count in sorted(need.template.request.devices.items()):
             free = max(0, int(table.device(name)[row]))
             if free < count:
-                return f"asks for {count} {name}, {free} free"
-        raise AssertionError("asked for the reason of a row that passes")
+                text = f"asks for {count} {name}, {free} free"
+                found.append(Reason(self.code, text, f"resources.devices.{name}", free or None))
+        return tuple(found)
 
 
 class HostPorts:
@@ -218,15 +138,17 @@ class HostPorts:
             failing |= table.taken(port) > 0
         return failing
 
-    def text(self, table: NodeTable, need: Need, row: int) -> str:
+    def why(self, table: NodeTable, need: Need, row: int) -> tuple[Reason, ...]:
         taken = [p for p in need.template.host_ports if table.taken(p)[row] > 0]
-        ports = ", ".join(f"{number}/{protocol}" for number, protocol in taken)
-        return f"the host port {ports} belongs to another replica"
+        return tuple(
+            Reason(
+                self.code,
+                f"the host port {number}/{protocol} belongs to another replica",
+                f"hostPort.{number}/{protocol}",
+            )
+            for number, protocol in taken
+        )
 
-
-RULES: tuple[Filter, ...] = (Architecture(), Selector(), Taints("NoSchedule", "NoExecute"))
-STAYING_RULES: tuple[Filter, ...] = (Architecture(), Selector(), Taints("NoExecute"))
-"""What moves a replica that is there already."""
 
 CONDITIONS: tuple[Filter, ...] = (
     Alive(Liveness.LOST),
@@ -235,6 +157,7 @@ CONDITIONS: tuple[Filter, ...] = (
     Flag("NodeDeleting", "deleting", "the node is being deleted"),
     Flag("NodeDraining", "draining", "the node is being drained"),
     Flag("NodeUnschedulable", "unschedulable", "the node is cordoned"),
+    Flag("CapacityInvalid", "invalid", "the node tells of capacity that cannot be true"),
 )
 ROOM: tuple[Filter, ...] = (
     Amount("InsufficientCpu", "cpu_millis", "cpu"),
@@ -243,6 +166,7 @@ ROOM: tuple[Filter, ...] = (
     Devices(),
     HostPorts(),
 )
+EVERY: tuple[Filter, ...] = (*RULES, *CONDITIONS, *ROOM)
 
 
 def passing(filters: tuple[Filter, ...], table: NodeTable, need: Need) -> Mask:
@@ -256,23 +180,38 @@ def passing(filters: tuple[Filter, ...], table: NodeTable, need: Need) -> Mask:
 def reasons(filters: tuple[Filter, ...], table: NodeTable, need: Need, row: int) -> list[Reason]:
     """Every reason for which a row fails, in order."""
     return [
-        Reason(item.code, item.text(table, need, row))
+        reason
         for item in filters
         if item.failing(table, need)[row]
+        for reason in item.why(table, need, row)
     ]
 
 
 def count(
     filters: tuple[Filter, ...], table: NodeTable, need: Need, among: Mask
 ) -> list[ReasonCount]:
-    """Every failing reason with the number of nodes, most frequent first. A node counts in each."""
+    """Every failing filter with the number of nodes, most frequent first. A node counts in each."""
     found = []
     for item in filters:
         rows = np.flatnonzero(item.failing(table, need) & among)
         if rows.size:
-            text = f"{table.nodes[rows[0]].name}: {item.text(table, need, int(rows[0]))}"
+            row = min(rows.tolist(), key=lambda r: table.nodes[r].name)
+            text = f"{table.nodes[row].name}: {item.why(table, need, row)[0].text}"
             found.append(ReasonCount(item.code, int(rows.size), text))
     return sorted(found, key=lambda reason: (-reason.nodes, reason.code))
+
+
+def blockers(snapshot: Snapshot, workload: Workload) -> tuple[Reason, ...]:
+    """What keeps every new replica away, whatever the node."""
+    found = []
+    namespace = snapshot.namespaces.get(workload.namespace)
+    if namespace is not None and not namespace.readable:
+        text = f"the record of namespace {workload.namespace} cannot be read, nor can its floor"
+        found.append(Reason("NamespaceUnreadable", text))
+    if (workload.uid, workload.revision) not in snapshot.templates:
+        text = f"revision {workload.revision} of its template is not in the store"
+        found.append(Reason("MissingRevision", text))
+    return tuple(found)
 
 
 def _amount(value: int, unit: str) -> str:

@@ -16,14 +16,14 @@ from orchestrator.scheduling.workload_plan import Decisions, WorkloadPlan
 def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
     """What to place, move, stop and update, and why the rest is as it is.
 
-    `now` (unix seconds) is for rules that depend on time; none does yet, beyond the liveness that
-    the snapshot brings. `seed` breaks ties between nodes that are equally good.
+    `now` (unix seconds) decides which certificates are over. `seed` breaks ties between nodes that
+    are equally good.
 
     A snapshot that is incomplete, or that knows no node at all, stops nothing.
     """
     if not snapshot.complete:
         return Plan(snapshot.revision)
-    table = NodeTable(snapshot.nodes)
+    table = NodeTable(snapshot.nodes, snapshot.sites, now, seed)
     holders = find_holders(snapshot, table)
     out = Decisions()
     for older, newer in holders.superseded:
@@ -35,7 +35,7 @@ def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
         if workload.deleting and not held and workload.uid not in holders.stopping:
             finished.append(workload.uid)
             continue
-        part = WorkloadPlan(snapshot, table, workload, dict(held), out, seed)
+        part = WorkloadPlan(snapshot, table, workload, dict(held), out)
         if workload.deleting:
             part.delete()
         else:

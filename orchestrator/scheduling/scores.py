@@ -12,20 +12,22 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.scheduling.snapshot import Template
-from orchestrator.scheduling.table import Ints, Mask, NodeTable
+from orchestrator.scheduling.table import CPU, MEMORY, Ints, Mask, NodeTable
 
 Scores = npt.NDArray[np.float64]
 SPREAD_WEIGHT = 1000.0
 _TOLERANCE = 1e-9
-_BALANCED = slice(0, 2)  # cpu and memory; disk does not slow neighbours down
+LOAD_WEIGHT = 1e-4
+"""A neighbour counts a little even when it asked for nothing, so that such replicas spread too."""
 
 
 def balance(table: NodeTable, template: Template, rows: slice | int = slice(None)) -> Scores:
-    """Mean free share of cpu and memory after the template would be placed."""
-    asked = np.array([template.request.cpu_millis, template.request.memory_bytes])
-    total = np.maximum(table.allocatable[rows, _BALANCED], 1)
-    share: Scores = ((table.free[rows, _BALANCED] - asked) / total).mean(axis=-1)
-    return share
+    """Mean free share of cpu and memory after the template would be placed. Disk does not slow
+    neighbours down."""
+    cpu, memory = table.free[CPU, rows], table.free[MEMORY, rows]
+    share: Scores = (cpu - template.request.cpu_millis) * table.share_of_one[CPU, rows]
+    share = share + (memory - template.request.memory_bytes) * table.share_of_one[MEMORY, rows]
+    return share - LOAD_WEIGHT * table.load[rows]
 
 
 def density(codes: Ints, counts: Ints) -> Scores:

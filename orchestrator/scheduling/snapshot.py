@@ -10,6 +10,8 @@ from enum import Enum
 from orchestrator.domain.liveness import Liveness
 from orchestrator.records import NodePlacement
 from polder.manifest import Placement, Taint
+from polder.manifest.policy import SovereigntySpec
+from polder.sovereignty import SiteFacts
 
 HostPort = tuple[int, str]  # number, protocol
 
@@ -49,8 +51,29 @@ class Node:
     draining: bool = False
     deleting: bool = False
     allocatable: Resources | None = None
+    # What is known of its devices, by resource name: attributes of each that was told of.
+    devices: Mapping[str, tuple[Mapping[str, str], ...]] = field(default_factory=dict)
     liveness: Liveness = Liveness.LIVE
     since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One location: what its nodes are judged by. Degrees (WGS 84); None: not declared."""
+
+    name: str
+    facts: SiteFacts
+    latitude: float | None = None
+    longitude: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A tenant's rules. `readable` False: the record is not understood, and nothing new placed."""
+
+    name: str
+    floor: SovereigntySpec = SovereigntySpec()
+    readable: bool = True
 
 
 class Mode(Enum):
@@ -73,6 +96,8 @@ class Workload:
     revision: int = 1
     created_at_ms: int = 0
     deleting: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    sovereignty: SovereigntySpec = SovereigntySpec()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +116,8 @@ class Snapshot:
     `templates` is by (workload uid, revision number), for every revision that is still stored.
     `observed` and `gone` are by (node, replica uid): a node speaks only for itself.
     `secrets` is the version of every Secret by (namespace, name).
+    `sites` and `namespaces` are by name. A site that is not there is not declared; a namespace that
+    is not there has no rules.
     `ahead` are nodes that use a newer generation than the store knows: it came from a backup.
     """
 
@@ -103,4 +130,6 @@ class Snapshot:
     gone: frozenset[tuple[str, str]] = frozenset()
     secrets: Mapping[tuple[str, str], str] = field(default_factory=dict)
     ahead: frozenset[str] = frozenset()
+    sites: Mapping[str, Site] = field(default_factory=dict)
+    namespaces: Mapping[str, Namespace] = field(default_factory=dict)
     complete: bool = True

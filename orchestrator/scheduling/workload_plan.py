@@ -15,8 +15,9 @@ from orchestrator.scheduling import filters
 from orchestrator.scheduling.chooser import Chooser
 from orchestrator.scheduling.decisions import Cause, Explanation, Place, Revise, Stop
 from orchestrator.scheduling.desired import index_names, is_indexed, place_names, replica_uid
-from orchestrator.scheduling.filters import Need, ReasonCount
+from orchestrator.scheduling.filters import ReasonCount
 from orchestrator.scheduling.holders import Holder, template_of
+from orchestrator.scheduling.reasons import need_of
 from orchestrator.scheduling.snapshot import Mode, Node, Observed, Snapshot, Workload
 from orchestrator.scheduling.table import Mask, NodeTable, asks_no_more
 
@@ -42,16 +43,14 @@ class WorkloadPlan:
         workload: Workload,
         held: dict[str, Holder],
         out: Decisions,
-        seed: int,
     ) -> None:
         self._snapshot = snapshot
         self._table = table
         self._workload = workload
         self._held = held
         self._out = out
-        self._seed = seed
         self._template = template_of(snapshot, workload.uid, workload.revision)
-        self._need = Need(workload.placement, self._template)
+        self._need = need_of(snapshot, workload, self._template)
         self._lazy_chooser: Chooser | None = None
         self._lazy_staying: Mask | None = None
         self._unplaced = 0
@@ -67,9 +66,10 @@ class WorkloadPlan:
 
     def decide(self) -> None:
         """All steps, in order."""
-        if (self._workload.uid, self._workload.revision) not in self._snapshot.templates:
-            message = f"revision {self._workload.revision} of its template is not in the store"
-            self._explain("MissingRevision", message)
+        blockers = filters.blockers(self._snapshot, self._workload)
+        for blocker in blockers:
+            self._explain(blocker.code, blocker.text)
+        if blockers:
             self._out.desired.append((self._workload.uid, len(self._held)))
             return
         self._stop_surplus()
@@ -86,7 +86,8 @@ class WorkloadPlan:
             case Mode.REPLICAS:
                 kept = {name for name in self._held if is_indexed(self._workload, name)}
             case Mode.PER_SITE:
-                kept = {name for name, _ in place_names(self._workload, self._sites())}
+                sites = self._sites(filters.PLAIN_RULES)
+                kept = {name for name, _ in place_names(self._workload, sites)}
             case Mode.PER_NODE:
                 nodes = [self._table.nodes[row].name for row in np.flatnonzero(self._staying())]
                 unknown = [h.node for h in self._held.values() if h.row is None]
@@ -339,9 +340,7 @@ class WorkloadPlan:
     def _chooser(self) -> Chooser:
         if self._lazy_chooser is None:
             rows = [h.row for h in self._held.values() if h.row is not None]
-            self._lazy_chooser = Chooser(
-                self._table, self._workload, self._template, rows, self._seed
-            )
+            self._lazy_chooser = Chooser(self._table, self._workload, self._need, rows)
         return self._lazy_chooser
 
     def _staying(self) -> Mask:
@@ -351,9 +350,9 @@ class WorkloadPlan:
             self._lazy_staying = rules & ~self._table.flags("deleting")
         return self._lazy_staying
 
-    def _sites(self) -> list[str]:
+    def _sites(self, which: tuple[filters.Filter, ...] = filters.RULES) -> list[str]:
         """Sites with a node that qualifies, whatever its state."""
-        rules = filters.passing(filters.RULES, self._table, self._need)
+        rules = filters.passing(which, self._table, self._need)
         rows = np.flatnonzero(rules & ~self._table.flags("deleting"))
         return sorted({site for row in rows if (site := self._table.nodes[row].site)})
 

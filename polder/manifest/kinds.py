@@ -19,6 +19,7 @@ from polder.manifest.names import (
     QUALIFIED,
     QUALIFIED_HELP,
 )
+from polder.manifest.policy import SovereigntySpec
 from polder.manifest.schema import Violation, spec
 from polder.manifest.workload import WorkloadSpec
 
@@ -75,6 +76,10 @@ class NamespaceSpec:
     """A tenant's part of the installation."""
 
     description: str = spec("For people.", default="", max_length=1024)
+    floor: SovereigntySpec = spec(
+        "What all its workloads demand at least. They can tighten it, never loosen it.",
+        default=SovereigntySpec(),
+    )
 
 
 @dataclass(frozen=True, slots=True)

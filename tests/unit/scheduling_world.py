@@ -11,7 +11,16 @@ from orchestrator.scheduling.apply import applied, by_node
 from orchestrator.scheduling.decisions import Plan
 from orchestrator.scheduling.plan import plan
 from orchestrator.scheduling.secrets import secrets_digest
-from orchestrator.scheduling.snapshot import Node, Observed, Resources, Snapshot, Template, Workload
+from orchestrator.scheduling.snapshot import (
+    Namespace,
+    Node,
+    Observed,
+    Resources,
+    Site,
+    Snapshot,
+    Template,
+    Workload,
+)
 
 SMALL = Template(Resources(cpu_millis=100, memory_bytes=64 << 20))
 
@@ -36,7 +45,10 @@ class World:
     observed: dict[tuple[str, str], Observed] = field(default_factory=dict)
     gone: set[tuple[str, str]] = field(default_factory=set)
     secrets: dict[tuple[str, str], str] = field(default_factory=dict)
+    sites: dict[str, Site] = field(default_factory=dict)
+    namespaces: dict[str, Namespace] = field(default_factory=dict)
     revision: int = 1
+    now: float = 0.0
 
     def add(self, *nodes: Node) -> "World":
         self.nodes.update({node.name: node for node in nodes})
@@ -70,12 +82,14 @@ class World:
             observed=dict(self.observed),
             gone=frozenset(self.gone),
             secrets=dict(self.secrets),
+            sites=dict(self.sites),
+            namespaces=dict(self.namespaces),
         )
 
     def step(self) -> Plan:
         """Plan and commit everything."""
         snapshot = self.snapshot()
-        decided = plan(snapshot, 0.0)
+        decided = plan(snapshot, self.now)
         for node, change in by_node(decided).items():
             before = self.placements.get(node, NodePlacement(node))
             after = applied(before, change, now_ms=0)

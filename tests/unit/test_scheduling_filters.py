@@ -5,7 +5,8 @@ import pytest
 
 from orchestrator.domain.liveness import Liveness
 from orchestrator.scheduling import filters
-from orchestrator.scheduling.filters import Need, tolerates
+from orchestrator.scheduling.filters import Need
+from orchestrator.scheduling.rules import tolerates
 from orchestrator.scheduling.snapshot import Node, Resources, Template
 from orchestrator.scheduling.table import NodeTable
 from polder.manifest import Placement, Taint, Toleration

@@ -1,0 +1,67 @@
+"""What a replica asks and why a node refuses it, as values that every part of scheduling shares."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from orchestrator.scheduling.snapshot import Snapshot, Template, Workload
+from polder.manifest import Placement
+from polder.manifest.policy import SovereigntySpec
+from polder.sovereignty import tighten
+
+Value = str | float | None
+NO_POLICY = SovereigntySpec()
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """`code` is CamelCase and counted; `text` is for people.
+
+    `knob` is the field of the manifest that would admit the node, empty when none would; `value` is
+    what it would have to say, None when the demand would have to go.
+    """
+
+    code: str
+    text: str
+    knob: str = ""
+    value: Value = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReasonCount:
+    """How many nodes fail for a reason, and the text of one of them."""
+
+    code: str
+    nodes: int
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a replica asks: where it may run, what it takes, what it demands of the site.
+
+    `policy` is the effective one: the workload's, tightened by its namespace's floor.
+    """
+
+    placement: Placement
+    template: Template
+    policy: SovereigntySpec = NO_POLICY
+    namespace: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def need_of(snapshot: Snapshot, workload: Workload, template: Template) -> Need:
+    """The need of a workload's next replica, with the floor of its namespace."""
+    policy = effective_policy(snapshot, workload)
+    return Need(workload.placement, template, policy, workload.namespace, workload.labels)
+
+
+def effective_policy(snapshot: Snapshot, workload: Workload) -> SovereigntySpec:
+    """What holds for a workload: its own demands and those of its namespace's floor."""
+    namespace = snapshot.namespaces.get(workload.namespace)
+    floor = namespace.floor if namespace is not None else NO_POLICY
+    # Most have one or none of the two, and merging two policies is not free.
+    if floor is NO_POLICY or floor == NO_POLICY:
+        return workload.sovereignty
+    if workload.sovereignty is NO_POLICY or workload.sovereignty == NO_POLICY:
+        return floor
+    return tighten(floor, workload.sovereignty)
