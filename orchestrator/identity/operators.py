@@ -16,6 +16,7 @@ from orchestrator.refusals import exhausted, invalid
 from orchestrator.store.port import Store
 from polder.identity import OperatorId
 from polder.manifest.names import LABEL, LABEL_HELP
+from polder.manifest.quantity import format_duration
 from polder.roles import parse_role
 
 OPERATOR_LIFE_S = 90 * 86_400.0
@@ -49,7 +50,8 @@ class OperatorIdentities:
         """
         texts = _checked_roles(name, roles)
         if not 0 <= ttl_s <= self._life_s:
-            raise invalid(f"a life of {ttl_s:g} s; at most {self._life_s:g} s", reason="BadTtl")
+            most = format_duration(self._life_s)
+            raise invalid(f"a certificate lives {most} at most", reason="BadTtl")
         now = self._clock()
         identity = OperatorId(self._authority.trust_domain, name)
         request = LeafRequest(identity, key, ttl_s or self._life_s, organizations=texts)
