@@ -6,6 +6,7 @@ order in which what is referred to comes first. Writes compare on what the mirro
 costs a retry and never a lost update.
 """
 
+import asyncio
 import json
 import uuid
 from collections.abc import Callable, Sequence
@@ -75,6 +76,7 @@ class Applier:
         self._cache = cache
         self._index = index
         self._clock = clock
+        self._contended = asyncio.Lock()
 
     async def apply(
         self, caller: Caller, request: operator_pb2.ApplyRequest
@@ -99,21 +101,30 @@ class Applier:
     async def _write(
         self, batch: Sequence[Wanted], request: Sequence[Wanted], decided: list[Step] | None
     ) -> list[Step]:
-        for _ in range(_ATTEMPTS):
-            steps = decided or self._plan(batch, request)
-            decided = None
-            ops = [op for step in steps for op in step.ops]
-            if not ops:
-                return steps
-            compares = {c.key: c for step in steps for c in step.compares}
-            result = await self._store.txn(list(compares.values()), ops)
-            await catch_up(self._cache, result.revision)
-            if result.committed:
-                for step in steps:
-                    if step.ops:
-                        step.record = replace(step.record, store_revision=result.revision)
-                return steps
+        steps = decided or self._plan(batch, request)
+        if await self._commit(steps):
+            return steps
+        # Those that lost a race queue up: together they would only make each other lose again.
+        async with self._contended:
+            for _ in range(_ATTEMPTS):
+                steps = self._plan(batch, request)
+                if await self._commit(steps):
+                    return steps
         raise conflict("the resources kept changing under this apply", "try again")
+
+    async def _commit(self, steps: Sequence[Step]) -> bool:
+        """Whether it stands. Either way the mirror then holds what decided that."""
+        ops = [op for step in steps for op in step.ops]
+        if not ops:
+            return True
+        compares = {c.key: c for step in steps for c in step.compares}
+        result = await self._store.txn(list(compares.values()), ops)
+        await catch_up(self._cache, result.revision)
+        if result.committed:
+            for step in steps:
+                if step.ops:
+                    step.record = replace(step.record, store_revision=result.revision)
+        return result.committed
 
     # --- deciding ------------------------------------------------------------------------------
 

@@ -47,10 +47,11 @@ def on_terminal(
     """(process, our side, its side) of a pseudo-terminal of 100 by 30."""
     ours, its = pty.openpty()
     resize(its, 100, 30)
+    # setsid makes the terminal its controlling one. Doing that in a forked child of ours would hang
+    # now and then: gRPC's threads, which the fake server runs on, do not survive a fork.
     process = subprocess.Popen(
-        [*EDGECTL, *words], stdin=its, stdout=its, stderr=its, env=environment,
-        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-    )  # fmt: skip
+        ["setsid", "--ctty", *EDGECTL, *words], stdin=its, stdout=its, stderr=its, env=environment
+    )
     try:
         yield process, ours, its
     finally:
@@ -79,7 +80,7 @@ def test_exec_on_a_terminal(fake: FakeInstallation, environment: dict[str, str])
     words = ["exec", "-it", "hello-0", "--", "cat"]
     with on_terminal(words, environment) as (process, ours, its):
         before = termios.tcgetattr(its)
-        wait_until(lambda: is_raw(its))
+        wait_until(lambda: is_raw(its) and bool(fake.api.called("Exec")))
         start = fake.api.called("Exec")[-1].options
         assert (start.tty, start.stdin) == (True, True)
         assert (start.size.columns, start.size.rows) == (100, 30)

@@ -153,10 +153,10 @@ async def test_concurrent_applies_lose_no_update(rig: Rig) -> None:
     stub = rig.admin()
     await rig.apply(workload("w", replicas=0), stub=stub)
     answers = await asyncio.gather(
-        *(rig.apply(workload("w", replicas=n), stub=stub) for n in range(1, 21))
+        *(rig.apply(workload("w", replicas=n), stub=stub) for n in range(1, 101))
     )
     generations = {a.results[0].resource.metadata.generation for a in answers}
-    assert len(generations) == 20 and max(generations) == 21
+    assert len(generations) == 100 and max(generations) == 101
 
 
 async def test_many_documents_in_one_request(rig: Rig) -> None:
