@@ -104,6 +104,14 @@ def renewal_due_at(not_before: float, not_after: float, *, dice: float) -> float
     return not_before + life / 3 + (dice - 0.5) * life / 15
 
 
+def renewal_pause_s(not_before: float, not_after: float) -> float:
+    """The least time between two renewals, by a clock that does not jump.
+
+    On a box whose clock is days ahead every new certificate is due for renewal at once.
+    """
+    return (not_after - not_before) / 12
+
+
 def renewal_retry_s(not_after: float, now: float, failures: int, *, dice: float) -> float:
     """How long to wait after a failed renewal: longer with each, at most half of what is left."""
     ceiling: float = min(3600.0, 10.0 * 2 ** min(failures, 10))

@@ -7,6 +7,7 @@ Losing every orchestrator changes nothing on the box: this module only ever retr
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -69,6 +70,7 @@ class SessionClient:
         self._attempts = policy.Attempts(store.load().endpoints)
         self._state = ConnectionState()
         self._stopping = asyncio.Event()
+        self._renewed_at = -math.inf  # monotonic
 
     @property
     def state(self) -> ConnectionState:
@@ -296,7 +298,8 @@ class SessionClient:
         due = policy.renewal_due_at(
             identity.not_before, identity.not_after, dice=_fixed_dice(identity.serial)
         )
-        wait = due - time.time()
+        pause = policy.renewal_pause_s(identity.not_before, identity.not_after)
+        wait = max(due - time.time(), self._renewed_at + pause - time.monotonic())
         if wait > 0:
             await asyncio.sleep(min(wait, RENEWAL_CHECK_MAX_S))
         elif self._current is None:
@@ -320,6 +323,7 @@ class SessionClient:
         except BaseException:
             staged.discard()
             raise
+        self._renewed_at = time.monotonic()
         log.info("certificate renewed", extra={"serial": renewed.serial})
         self._attempts = policy.with_endpoints(self._attempts, renewed.endpoints)
         self._takeover = asyncio.create_task(self._take_over(stream, renewed))

@@ -32,7 +32,7 @@ class Timing:
     coalesce_s: float = 0.1
     keepalive_s: float = 20.0
     keepalive_timeout_s: float = 8.0
-    drain_s: float = 60.0  # for relays of a connection that was replaced
+    drain_s: float = 4 * 3600.0  # for logs and execs of a connection that a renewal replaced
     renew_answer_s: float = 30.0
 
 

@@ -16,7 +16,7 @@ from orchestrator.identity.peers import check_expiry, check_record, record_name
 from orchestrator.records import IdentityRecord
 from orchestrator.refusals import Refused, exhausted
 from orchestrator.store import keys
-from polder.identity import MemberId
+from polder.identity import MemberId, NodeId
 
 STREAMS_PER_IDENTITY_MAX = 128
 _SWEEP_EVERY_S = 1.0
@@ -24,11 +24,15 @@ _SWEEP_EVERY_S = 1.0
 
 @dataclass(eq=False, slots=True)
 class LiveCall:
-    """One running stream. `refusal` is why it is being closed; its task is then cancelled."""
+    """One running stream. `refusal` is why it is being closed; its task is then cancelled.
+
+    joined_at_ms: of the node's identity that admitted it; 0 until the mirror knows it.
+    """
 
     caller: Caller
     task: "asyncio.Task[object]"
     refusal: Refused | None = None
+    joined_at_ms: int = 0
 
     def close(self, refusal: Refused) -> None:
         self.refusal = self.refusal or refusal
@@ -56,6 +60,9 @@ class LiveCalls:
         if len(self._calls[name]) >= STREAMS_PER_IDENTITY_MAX:
             raise exhausted("TooManyStreams", f"{caller} has too many open streams", "close some")
         call = LiveCall(caller, task)
+        record = self._cache.identity(*name)
+        if record is not None and record.accepts(caller.serial):
+            call.joined_at_ms = record.joined_at_ms
         self._calls[name].add(call)
         try:
             yield call
@@ -100,7 +107,22 @@ class LiveCalls:
         for call in list(self._calls.get(name, ())):
             try:
                 if known and not isinstance(call.caller.identity, MemberId):
-                    check_record(call.caller, record)
+                    _check_record(call, record)
                 check_expiry(call.caller, record, self._clock())
             except Refused as refusal:
                 call.close(refusal)
+
+
+def _check_record(call: LiveCall, record: IdentityRecord | None) -> None:
+    """Raises Refused when the stream must end.
+
+    Logs and execs of a node outlive the certificate that opened them when the node moves on to a
+    newer one; they end when it is revoked, or when its name has joined anew.
+    """
+    if isinstance(call.caller.identity, NodeId) and record is not None:
+        renewed = 0 < call.joined_at_ms == record.joined_at_ms
+        if renewed and not record.revoked_at_ms:
+            return
+    check_record(call.caller, record)
+    if record is not None:
+        call.joined_at_ms = record.joined_at_ms

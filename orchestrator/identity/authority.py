@@ -32,7 +32,9 @@ from polder.identity import Identity
 
 ROOT_LIFE_S = 10 * 365 * 86_400.0
 REGION_LIFE_S = 2 * 365 * 86_400.0
-BACKDATE_S = 300.0  # boxes whose clock runs behind accept a fresh certificate all the same
+# Boxes whose clock runs behind accept a fresh certificate all the same. At most a tenth of its
+# life: it is renewed at a third of what it says, and that must lie ahead.
+BACKDATE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,13 +207,14 @@ def _builder(
     start: datetime,
     end: datetime,
 ) -> x509.CertificateBuilder:
+    backdate_s = min(BACKDATE_S, (end - start).total_seconds() / 10)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(start - timedelta(seconds=BACKDATE_S))
+        .not_valid_before(start - timedelta(seconds=backdate_s))
         .not_valid_after(end)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
     )

@@ -134,6 +134,7 @@ class Orchestrator(agent_pb2_grpc.AgentServiceServicer):
         self.heartbeat_ms = 200
         self.refuse: grpc.StatusCode | None = None
         self.renewed_life_s = 3600.0
+        self.renewed_age_s = 0.0
         self.renew_error = ""
         self.relays: dict[str, list[agent_pb2.RelayRequest]] = {}
         self.relay_script: Callable[[grpc.aio.ServicerContext, str], Awaitable[None]] | None = None
@@ -250,8 +251,9 @@ class Orchestrator(agent_pb2_grpc.AgentServiceServicer):
             x509.SubjectAlternativeName
         ).value.get_values_for_type(x509.UniformResourceIdentifier)
         key = x509.load_der_x509_csr(request.csr).public_key()
+        leaf = self.ca.issue(key, uri, life_s=self.renewed_life_s, age_s=self.renewed_age_s)
         return agent_pb2.RenewResponse(
-            certificate_chain=[self.ca.issue(key, uri, life_s=self.renewed_life_s)],
+            certificate_chain=[leaf],
             trust_bundle=[self.ca.der],
             endpoints=[self.endpoint],
         )

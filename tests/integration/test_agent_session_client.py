@@ -248,6 +248,17 @@ async def test_superseding_goodbye_to_the_old_session_during_renewal(tmp_path, c
         assert running.client.state.connected
 
 
+async def test_a_clock_that_is_ahead_does_not_renew_without_end(tmp_path, ca, server) -> None:
+    """By the box's clock every new certificate is past a third of its life at once."""
+    server.renewed_age_s = 1800.0
+    write_identity(tmp_path, ca, [server.endpoint], life_s=60, age_s=30)
+    async with Running(tmp_path) as running:
+        await eventually(lambda: len(server.visits) == 2 and server.visits[0].over)
+        await asyncio.sleep(1.0)  # several renewals fit in
+        assert len(server.visits) == 2
+        assert running.client.state.connected
+
+
 async def test_a_refused_renewal_keeps_the_old_identity(tmp_path, ca, server) -> None:
     server.renew_error = "not now"
     serial = write_identity(tmp_path, ca, [server.endpoint], life_s=60, age_s=30)

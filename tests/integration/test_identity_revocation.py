@@ -7,8 +7,11 @@ from pathlib import Path
 
 import grpc
 import pytest
+from cryptography.x509 import load_der_x509_certificate
 from grpc import aio
 
+from orchestrator.authz import Caller
+from orchestrator.identity.authority import serial_text
 from orchestrator.identity.pem import new_key
 from polder.v1 import agent_pb2, operator_pb2
 from tests.integration.orchestrator_rig import (
@@ -184,6 +187,38 @@ async def test_a_renewal_over_the_session_keeps_it(tmp_path: Path) -> None:
             return record is not None and len(record.serials) == 1
 
         await until(only_the_newest, "older serials are dropped when the newest is used")
+
+
+async def test_streams_outlive_a_certificate_that_was_renewed(rig: Rig) -> None:
+    """A log or an exec over the old connection ends in its own time, or with a revocation."""
+    old = await rig.node("n1")
+    session = await open_session(rig, old)
+    caller = Caller(
+        rig.node_id("n1"), serial_text(load_der_x509_certificate(old.chain_der[0])), (), 4e9
+    )
+
+    async def carry() -> None:
+        with rig.orchestrator.parts.calls.registered(caller):
+            await asyncio.Event().wait()
+
+    relay = asyncio.create_task(carry())
+    key = new_key()
+    renew = agent_pb2.RenewRequest(csr=certificate_request(key))
+    await session.write(agent_pb2.SessionRequest(renew=renew))
+    while not (message := await session.read()).HasField("renew"):
+        pass
+    await open_session(rig, Credentials(key, tuple(message.renew.certificate_chain)))
+    assert await asyncio.wait_for(drained(session), 5) is None  # a goodbye, no refusal
+    cache = rig.orchestrator.parts.cache
+    await until(
+        lambda: (record := cache.identity("node", "n1")) is not None and len(record.serials) == 1,
+        "the old serial is dropped",
+    )
+    await asyncio.sleep(0)
+    assert not relay.done()
+    await rig.admin().Revoke(operator_pb2.RevokeRequest(ref=ref("Node", "n1")))
+    await asyncio.wait({relay}, timeout=5)
+    assert relay.cancelled()
 
 
 async def test_the_members_certificate_is_renewed_without_dropping_anything(
