@@ -32,7 +32,7 @@ Context: TypeAlias = "aio.ServicerContext[Any, Any]"  # generic in its stubs onl
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
-class FrontDoor(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
+class FrontDoor(aio.ServerInterceptor):  # type: ignore[type-arg,unused-ignore]  # by stubs
     """One per listener."""
 
     def __init__(

@@ -4,6 +4,7 @@ Tests marked `containerd` or `netns` are left out where the machine lacks what t
 lines of every run say how many were left out, where and why, so that green never hides a gap.
 """
 
+import signal
 from collections.abc import Iterable
 
 import pytest
@@ -11,6 +12,13 @@ import pytest
 from devcluster import preflight
 
 pytest_plugins = ["tests.containerd_fixtures"]
+
+
+def pytest_configure() -> None:
+    """A shell starts background jobs with SIGINT ignored, and what they start inherits it: a
+    `make test &` would fail the tests that interrupt a program."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
