@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 SCHEMA = 1
 ADMIN = "admin"
 CLUSTER = "polder"
+CA_WARNING_S = 60 * 86_400.0
 
 
 class WrongInstallation(Exception):
@@ -60,6 +61,13 @@ def prepare_authority(config: Config, clock: Callable[[], float], *, fresh: bool
             f"the CA in {directory} is for the trust domain {authority.trust_domain!r}, and the "
             f"configuration says {config.trust_domain!r}"
         )
+    for what, when in authority.ends_at.items():
+        if when - clock() < CA_WARNING_S:
+            days = max(0, int((when - clock()) / 86_400))
+            log.warning(
+                "a CA certificate ends soon; renew it with `edge-orchestrator ca init`",
+                extra={"what": what, "days_left": days},
+            )
     return authority
 
 

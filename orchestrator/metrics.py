@@ -57,6 +57,17 @@ class Metrics:
             "polder_store_errors_total", "Failed store operations.", registry=self.registry
         )
 
+    def authority_ends(self, ends_at: dict[str, float]) -> None:
+        """When the CA's certificates end, in unix seconds: what nobody renews by itself."""
+        gauge = Gauge(
+            "polder_certificate_expiry_timestamp_seconds",
+            "End of validity of a CA certificate.",
+            ("what",),
+            registry=self.registry,
+        )
+        for what, when in ends_at.items():
+            gauge.labels(what).set(when)
+
     def call(self, method: str, code: str, seconds: float | None) -> None:
         """A finished RPC. `seconds` None: a stream, whose duration says nothing."""
         key = (method, code)
@@ -118,7 +129,7 @@ class _FleetCollector(Collector):
         nodes = [node for node in known if self._is_heard(node, now)]
         connected = sum(1 for node in known if node.connected)
         yield _gauge("polder_sessions", "Agents connected to this member.", connected)
-        yield _gauge("polder_nodes_ready", "Nodes heard of lately.", len(nodes))
+        yield _gauge("polder_nodes_heard", "Nodes heard of lately.", len(nodes))
         yield _gauge("polder_store_revision", "Of the mirror.", self._cache.revision)
         yield _gauge("polder_cache_age_seconds", "0: current.", self._cache.age_s())
         for kind in ("Provider", "Site", "Node", "Namespace", "Workload", "Secret"):

@@ -90,6 +90,7 @@ def build_parts(
         store, cache, authority, tokens, operators, calls, events, clock, member_id, version
     )
     metrics.observe_fleet(fleet, cache, clock, config.silent_after)
+    metrics.authority_ends(authority.ends_at)
     return Parts(
         config=config,
         clock=clock,

@@ -168,8 +168,9 @@ def _refused(record: Record, event: Failed, turn: Turn) -> None:
             record.images.clear()  # the image may have been removed from the box
         case _:
             return
-    delay = retry.failed(now, event.reason, event.message)
-    turn.emit(record, event.reason, f"{what}{event.message}; next try in {delay:g} s", warning=True)
+    retry.failed(now, event.reason, event.message)
+    # Without the delay, which grows: events of one failure are merged by their text.
+    turn.emit(record, event.reason, f"{what}{event.message}", warning=True)
 
 
 def exit_read(record: Record, event: ExitRead, turn: Turn) -> None:

@@ -77,6 +77,14 @@ class Authority:
             intermediate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
         )
 
+    @property
+    def ends_at(self) -> dict[str, float]:
+        """Unix seconds by certificate: `root_ca`, `region_ca`."""
+        return {
+            "root_ca": self.root.not_valid_after_utc.timestamp(),
+            "region_ca": self.intermediate.not_valid_after_utc.timestamp(),
+        }
+
     def issue(self, request: LeafRequest, now: float) -> Issued:
         """A leaf certificate. Raises UnusableFile when the intermediate has expired."""
         start = datetime.fromtimestamp(now, UTC)
