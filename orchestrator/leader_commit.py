@@ -3,7 +3,8 @@
 One transaction per node, compared on the placement that the plan was made from: a stale one refuses
 alone, and the next plan sees what changed. A replica that moves is first written to its new node,
 under a new uid, and only then stopped on the old one; a crash between the two leaves two holders,
-of which the next plan keeps the one with the higher epoch.
+of which the next plan keeps the one with the higher epoch. One that is replaced start first has two
+holders on purpose: the newer says which stay it replaces, and a later plan stops that.
 """
 
 import asyncio
@@ -69,11 +70,16 @@ class Committer:
         records = dict(snapshot.placements)
         first = {node: change.without_moves_away() for node, change in changes.items()}
         await self._write_all(first, records, snapshot, term, done)
-        arrived = {(p.node, p.assignment.workload_uid, p.assignment.replica) for p in done.place}
 
         def may_leave(stop: Stop) -> bool:
+            """Whether its new holder stands in the Store, from this plan or an earlier one."""
             item = stop.assignment
-            return (stop.moved_to, item.workload_uid, item.replica) in arrived
+            return bool(stop.moved_to) and any(
+                other.replica == item.replica
+                and other.workload_uid == item.workload_uid
+                and other.epoch > item.epoch
+                for other in records.get(stop.moved_to, NodePlacement("")).assignments
+            )
 
         second = {
             node: NodeChange([], left, [], set())

@@ -16,8 +16,15 @@ from polder.v1 import common_pb2
 ONE_BY_ONE_MAX = 10
 _NORMAL = common_pb2.EVENT_TYPE_NORMAL
 _WARNING = common_pb2.EVENT_TYPE_WARNING
-_ALARMING = {Cause.NODE_LOST, Cause.UNSATISFIABLE, Cause.UNTOLERATED}
-_QUIET = {"UpdateWaits"}  # a normal part of every update
+_ALARMING = {
+    Cause.NODE_LOST,
+    Cause.UNSATISFIABLE,
+    Cause.UNTOLERATED,
+    Cause.NON_COMPLIANT,
+    Cause.PREEMPTED,
+    Cause.REPLACEMENT_FAILED,
+}
+_QUIET = {"UpdateWaits", "ReplacementWaits"}  # a normal part of every update and move
 
 
 class Recorder(Protocol):

@@ -24,6 +24,7 @@ from orchestrator.scheduling.snapshot import (
     Namespace,
     Node,
     Observed,
+    Quota,
     Resources,
     Site,
     Snapshot,
@@ -266,7 +267,20 @@ def _namespace(resource: StoredResource) -> Namespace:
     spec = _decoded(resource, NamespaceSpec)
     if spec is None:
         return Namespace(resource.name, readable=False)
-    return Namespace(resource.name, floor=spec.floor)
+    quota = Quota(
+        replicas=spec.quota.replicas,
+        cpu_millis=spec.quota.cpu,
+        memory_bytes=spec.quota.memory,
+        disk_bytes=spec.quota.disk,
+        devices=spec.quota.devices,
+    )
+    return Namespace(
+        resource.name,
+        floor=spec.floor,
+        quota=None if quota == Quota() else quota,
+        pack=spec.packing == "pack",
+        preemptible=spec.preemptible,
+    )
 
 
 def _workload(resource: StoredResource) -> Workload | None:
@@ -292,6 +306,7 @@ def _workload(resource: StoredResource) -> Workload | None:
         deleting=bool(resource.deletion_requested_at_ms),
         labels=resource.labels,
         sovereignty=spec.sovereignty,
+        failover=spec.failover,
     )
 
 

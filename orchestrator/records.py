@@ -119,7 +119,8 @@ class TemplateRevision:
 class AssignmentRecord:
     """A replica on its node. `epoch` is the Store's revision at which the leader decided it.
 
-    Revisions only grow, so every later holder of the replica has a higher epoch.
+    Revisions only grow, so every later holder of the replica has a higher epoch. `replaces` is the
+    uid of the stay that ends when this one is ready, and `because` the cause of that (a `Cause`).
     """
 
     namespace: str
@@ -130,6 +131,8 @@ class AssignmentRecord:
     epoch: int
     revision: int
     standbys: tuple[str, ...] = ()
+    replaces: str = ""
+    because: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ class PlacementIndex:
         self._workloads: defaultdict[WorkloadKey, WorkloadPlacement] = defaultdict(
             WorkloadPlacement
         )
-        self._replicas: dict[ReplicaKey, Placed] = {}
+        self._replicas: dict[ReplicaKey, dict[str, Placed]] = {}
         self._site_nodes: defaultdict[str, set[str]] = defaultdict(set)
         self._requests: dict[tuple[str, int], dict[str, int]] = {}
         cache.subscribe(self._on_changes)
@@ -64,8 +64,13 @@ class PlacementIndex:
         return self._workloads.get((namespace, name), _NOTHING)
 
     def replica(self, namespace: str, name: str) -> Placed | None:
-        """Where the replica is assigned now."""
-        return self._replicas.get((namespace, name))
+        """Where the replica is assigned; while a replacement starts, the one that still serves."""
+        found = self._replicas.get((namespace, name))
+        if not found:
+            return None
+        newest = max(found.values(), key=lambda placed: placed.assignment.epoch)
+        replaced = newest.assignment.replaces
+        return next((p for p in found.values() if p.assignment.replica_uid == replaced), newest)
 
     def nodes_at(self, site: str) -> set[str]:
         return self._site_nodes.get(site, set())
@@ -105,7 +110,7 @@ class PlacementIndex:
         for item in placement.assignments:
             placed = Placed(placement.node, item)
             self._workloads[item.namespace, item.workload].placed[item.replica_uid] = placed
-            self._replicas[item.namespace, item.replica] = placed
+            self._replicas.setdefault((item.namespace, item.replica), {})[placement.node] = placed
         for stop in placement.stops:
             stopping = Stopping(placement.node, stop)
             self._workloads[stop.namespace, stop.workload].stopping[stop.replica_uid] = stopping
@@ -117,9 +122,10 @@ class PlacementIndex:
             found = workload.placed.get(item.replica_uid)
             if found is not None and found.node == placement.node:
                 del workload.placed[item.replica_uid]
-            current = self._replicas.get((item.namespace, item.replica))
-            if current is not None and current.node == placement.node:
-                del self._replicas[item.namespace, item.replica]
+            current = self._replicas.get((item.namespace, item.replica), {})
+            current.pop(placement.node, None)
+            if not current:
+                self._replicas.pop((item.namespace, item.replica), None)
             self._forget_empty(item.namespace, item.workload)
         for stop in placement.stops:
             self._workloads[stop.namespace, stop.workload].stopping.pop(stop.replica_uid, None)

@@ -1,9 +1,9 @@
 """A node's placement after a plan: the record that the leader writes, made without I/O."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from orchestrator.records import NodePlacement, StopRecord
-from orchestrator.scheduling.decisions import Place, Plan, Revise, Stop
+from orchestrator.scheduling.decisions import Place, Plan, Revise, Standbys, Stop
 
 GENERATION_LEAD_MAX = 1_000_000_000
 """An agent that claims to be further ahead is broken: following it would run out of numbers."""
@@ -18,15 +18,18 @@ class NodeChange:
     revise: list[Revise]
     prune: set[str]
     refresh: bool = False
+    standbys: list[Standbys] = field(default_factory=list)
 
     def without_moves_away(self) -> "NodeChange":
         """The part that does not depend on another node's record."""
         staying = [stop for stop in self.stop if not stop.moved_to]
-        return NodeChange(self.place, staying, self.revise, self.prune, self.refresh)
+        return NodeChange(self.place, staying, self.revise, self.prune, self.refresh, self.standbys)
 
     @property
     def is_empty(self) -> bool:
-        return not (self.place or self.stop or self.revise or self.prune or self.refresh)
+        return not (
+            self.place or self.stop or self.revise or self.prune or self.refresh or self.standbys
+        )
 
 
 def by_node(plan: Plan) -> dict[str, NodeChange]:
@@ -42,6 +45,8 @@ def by_node(plan: Plan) -> dict[str, NodeChange]:
         of(stop.node).stop.append(stop)
     for revise in plan.revise:
         of(revise.node).revise.append(revise)
+    for standbys in plan.standbys:
+        of(standbys.node).standbys.append(standbys)
     for node, uid in plan.prune:
         of(node).prune.add(uid)
     for node in plan.refresh:
@@ -59,8 +64,13 @@ def applied(
     """
     stopping = {stop.assignment.replica_uid for stop in change.stop}
     revised = {revise.assignment.replica_uid: revise.revision for revise in change.revise}
+    standbys = {change.assignment.replica_uid: change.standbys for change in change.standbys}
     assignments = [
-        replace(item, revision=revised.get(item.replica_uid, item.revision))
+        replace(
+            item,
+            revision=revised.get(item.replica_uid, item.revision),
+            standbys=standbys.get(item.replica_uid, item.standbys),
+        )
         for item in placement.assignments
         if item.replica_uid not in stopping
     ]

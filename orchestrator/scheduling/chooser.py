@@ -1,7 +1,7 @@
 """Chooses nodes for the replicas of one workload, one after the other, and keeps count.
 
-`plan()` makes one when a workload needs a place. Masks and scores are computed once and then only
-corrected where a choice changed them, so that a thousand replicas do not cost a thousand fleets.
+Made when a replica moves, when one replica decides where the next may go, and to explain. Masks and
+scores are computed once and then only corrected where a choice changed them.
 """
 
 from collections.abc import Iterable
@@ -9,10 +9,15 @@ from collections.abc import Iterable
 import numpy as np
 
 from orchestrator.scheduling import filters, scores
+from orchestrator.scheduling.affinity import NeighbourRule
 from orchestrator.scheduling.filters import Filter, Need, ReasonCount
 from orchestrator.scheduling.reasons import Reason
 from orchestrator.scheduling.snapshot import Workload
 from orchestrator.scheduling.table import Ints, Mask, NodeTable
+
+Rules = tuple[list[NeighbourRule], list[NeighbourRule]]
+PREFERENCE_WEIGHT = 100.0
+GREEN_WEIGHT = 10.0
 
 
 class SpreadLimit:
@@ -33,7 +38,7 @@ class SpreadLimit:
     def failing(self, table: NodeTable, need: Need) -> Mask:
         codes = self._codes.codes
         if not self._compared.any():
-            return np.zeros(table.size, dtype=np.bool_)
+            return codes < 0
         full: Mask = self.counts + 1 - self._least() > self._spread.max_skew
         # A node whose site does not say cannot be compared: closed on unknowns.
         failing: Mask = np.where(codes >= 0, full[codes], True)
@@ -78,10 +83,14 @@ class Chooser:
         workload: Workload,
         need: Need,
         rows: Iterable[int],
+        rules: Rules,
+        pack: bool = False,
     ) -> None:
         held = list(rows)
         self._table = table
-        self._need, template = need, need.template
+        self._need = need
+        self._required, self._preferred = rules
+        self._pack = pack
         self.rules = filters.passing(filters.RULES, table, self._need)
         self.usable = self.rules & filters.passing(filters.CONDITIONS, table, self._need)
         self._room = filters.passing(filters.ROOM, table, self._need)
@@ -92,8 +101,11 @@ class Chooser:
         self._spread = (
             SpreadLimit(table, self._need, self.usable, held) if workload.placement.spread else None
         )
-        self._scores = scores.balance(table, template) - self._nodes
+        self._scores = self._balance() - self._nodes
         self._scores -= scores.density(self._site_codes, self._sites)
+        if workload.placement.prefer_green:
+            green = table.greenness()[table.site_codes]
+            self._scores -= GREEN_WEIGHT * green / max(1, int(green.max(initial=0)))
         if self._spread is not None:
             self._scores -= scores.SPREAD_WEIGHT * self._spread.count_by_row()
 
@@ -101,43 +113,57 @@ class Chooser:
         """The best row, not yet taken. `leaving` is a row that a replica is about to leave."""
         if leaving is not None:
             self._count(leaving, -1)
-        allowed = self._allowed()
+        allowed = self.allowed()
         if among is not None:
             allowed &= among
         if leaving is not None:
             allowed[leaving] = False
-        row = scores.best(self._scores, allowed, self._ties)
+        values = self._scores
+        for rule in self._preferred:
+            values = values + PREFERENCE_WEIGHT * rule.good()
+        row = scores.best(values, allowed, self._ties)
         if row is None and leaving is not None:
             self._count(leaving, +1)
         return row
 
     def take(self, row: int) -> None:
         """A replica goes to `row`: what it needs is held there from now on."""
-        before = float(scores.balance(self._table, self._need.template, row))
+        before = float(self._balance(row))
         self._table.hold(row, self._need.template)
         self._room[row] = self._table.has_room(row, self._need.template)
-        after = float(scores.balance(self._table, self._need.template, row))
-        self._scores[row] += after - before
+        self._scores[row] += float(self._balance(row)) - before
         self._count(row, +1)
 
     def fits(self, row: int) -> bool:
         """Whether this very row could take one more."""
-        return bool(self._allowed()[row])
+        return bool(self.allowed()[row])
+
+    def allowed(self) -> Mask:
+        """Rows that could take one more now."""
+        return self.allowed_with_room(self._room)
+
+    def allowed_with_room(self, room: Mask) -> Mask:
+        """The same, if `room` said where there is room."""
+        allowed = self.usable & room
+        if self._spread is not None:
+            allowed &= ~self._spread.failing(self._table, self._need)
+        for rule in self._required:
+            allowed &= ~rule.failing(self._table, self._need)
+        return allowed
 
     @property
     def every_filter(self) -> tuple[Filter, ...]:
         """All that a row has to pass, those included that depend on where the others are."""
-        return filters.EVERY if self._spread is None else (*filters.EVERY, self._spread)
+        spread = () if self._spread is None else (self._spread,)
+        return (*filters.EVERY, *spread, *self._required)
 
     def why_not(self, among: Mask) -> list[ReasonCount]:
         """Every reason why none of these rows can take one, counted."""
         return filters.count(self.every_filter, self._table, self._need, among)
 
-    def _allowed(self) -> Mask:
-        allowed = self.usable & self._room
-        if self._spread is not None:
-            allowed &= ~self._spread.failing(self._table, self._need)
-        return allowed
+    def _balance(self, rows: slice | int = slice(None)) -> scores.Scores:
+        free = scores.balance(self._table, self._need.template, rows)
+        return -free if self._pack else free
 
     def _count(self, row: int, by: int) -> None:
         self._nodes[row] += by
@@ -149,6 +175,8 @@ class Chooser:
             self._scores[same_site] -= by / int(same_site.sum())
         if self._spread is not None:
             self._scores[self._spread.change(row, by)] -= by * scores.SPREAD_WEIGHT
+        for rule in (*self._required, *self._preferred):
+            rule.change(row, by)
 
 
 def _counted(codes: Ints, rows: Iterable[int], length: int) -> Ints:

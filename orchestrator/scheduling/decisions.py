@@ -1,10 +1,24 @@
 """What `plan()` answers: values that the leader commits, and that tests and people read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from orchestrator.records import AssignmentRecord
-from orchestrator.scheduling.filters import ReasonCount
+from orchestrator.scheduling.placements import Place
+from orchestrator.scheduling.reasons import Reason, ReasonCount
+
+__all__ = [
+    "Cause",
+    "Explanation",
+    "NonCompliant",
+    "Orphan",
+    "Place",
+    "Plan",
+    "Revise",
+    "Standbys",
+    "Stop",
+]
 
 
 class Cause(StrEnum):
@@ -18,15 +32,9 @@ class Cause(StrEnum):
     NODE_DELETED = "NodeDeleted"
     UNTOLERATED = "Untolerated"
     UNSATISFIABLE = "Unsatisfiable"
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A replica gets a node. `moved_from`: the node that it leaves with the Stop of this plan."""
-
-    node: str
-    assignment: AssignmentRecord
-    moved_from: str = ""
+    NON_COMPLIANT = "NonCompliant"  # its site no longer meets its policy; a replacement is ready
+    PREEMPTED = "Preempted"  # its room goes to a workload of higher priority
+    REPLACEMENT_FAILED = "ReplacementFailed"  # it was to take over, and its node will not do
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +58,40 @@ class Revise:
 
 
 @dataclass(frozen=True, slots=True)
+class Standbys:
+    """A replica stays, and other nodes are to take it over."""
+
+    node: str
+    assignment: AssignmentRecord
+    standbys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NonCompliant:
+    """A replica that runs where its policy forbids it now. `replacement`: a node, or empty."""
+
+    node: str
+    assignment: AssignmentRecord
+    reasons: tuple[Reason, ...]
+    replacement: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """Why something is not as its workload asks. `code` is CamelCase:
 
     Unschedulable (no node fits), CannotMove (it has to leave, and no node fits), UpdateWaits (for
-    another replica to be ready), MissingRevision (its template is not in the store).
+    another replica to be ready), ReplacementWaits (the old one stops when the new one is ready),
+    NonCompliant (its site no longer meets its policy, and no compliant node fits), QuotaExceeded,
+    Preempting (lower priorities make room), NamespaceUnreadable, MissingRevision (its template is
+    not in the store). `replicas` may be many, and then makes their names only when asked.
     """
 
     namespace: str
     workload: str
     code: str
     message: str
-    replicas: tuple[str, ...] = ()
+    replicas: Sequence[str] = ()
     reasons: tuple[ReasonCount, ...] = ()
 
 
@@ -79,9 +109,11 @@ class Plan:
     """`revision` is the snapshot's. An empty plan changes nothing."""
 
     revision: int
-    place: tuple[Place, ...] = ()
+    place: Sequence[Place] = ()
     stop: tuple[Stop, ...] = ()
     revise: tuple[Revise, ...] = ()
+    standbys: tuple[Standbys, ...] = ()
+    noncompliant: tuple[NonCompliant, ...] = ()
     # Stops that their agents reported done: (node, replica uid).
     prune: tuple[tuple[str, str], ...] = ()
     # Nodes that need a new generation of the same plan, mostly because a Secret changed.
@@ -100,6 +132,7 @@ class Plan:
             self.place
             or self.stop
             or self.revise
+            or self.standbys
             or self.prune
             or self.refresh
             or self.finished_workloads

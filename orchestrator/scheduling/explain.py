@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from orchestrator.scheduling import filters
-from orchestrator.scheduling.chooser import Chooser
 from orchestrator.scheduling.holders import find_holders, template_of
+from orchestrator.scheduling.part import Planning
 from orchestrator.scheduling.reasons import Reason, Value, need_of
 from orchestrator.scheduling.snapshot import Snapshot, Workload
 from orchestrator.scheduling.table import NodeTable
@@ -118,11 +118,14 @@ class _Findings:
         self._snapshot = snapshot
         self._workload = workload
         self.table = NodeTable(snapshot.nodes, snapshot.sites, now, seed)
-        held = find_holders(snapshot, self.table).by_workload.get(workload.uid, {})
+        holders = find_holders(snapshot, self.table)
+        self._planning = Planning(snapshot, self.table, holders)
+        held = holders.by_workload.get(workload.uid, {})
+        now_held = {**held, **holders.incoming.get(workload.uid, {})}
         template = template_of(snapshot, workload.uid, workload.revision)
         self._need = need_of(snapshot, workload, template)
-        rows = [holder.row for holder in held.values() if holder.row is not None]
-        chooser = Chooser(self.table, workload, self._need, rows)
+        rows = [holder.row for holder in now_held.values() if holder.row is not None]
+        chooser = self._planning.placer.chooser(workload, self._need, rows, False)
         self._filters = [
             (item, item.failing(self.table, self._need)) for item in chooser.every_filter
         ]
@@ -139,7 +142,8 @@ class _Findings:
             yield NodeVerdict(node.name, node.site, reasons)
 
     def blockers(self) -> tuple[Reason, ...]:
-        return filters.blockers(self._snapshot, self._workload)
+        over = self._planning.quotas.over(self._workload.namespace, self._need.template)
+        return filters.blockers(self._snapshot, self._workload) + over
 
 
 def _groups(verdicts: list[NodeVerdict]) -> tuple[ReasonGroup, ...]:

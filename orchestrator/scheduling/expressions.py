@@ -1,6 +1,6 @@
 """The set operators of selectors, for labels of nodes and attributes of devices."""
 
-from polder.manifest.workload import whole_number
+from polder.manifest.placement import whole_number
 
 
 def holds(operator: str, values: tuple[str, ...], found: str | None) -> bool:

@@ -1,6 +1,7 @@
 """Who holds what now: the placements, turned around from nodes to workloads.
 
-A replica that two nodes hold (a move was cut short) belongs to the one with the higher epoch.
+A replica has one holder, or two while a replacement starts: then the newer says which stay it
+replaces. Of two that say nothing of each other (a move was cut short) the higher epoch counts.
 """
 
 from collections import defaultdict
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.domain.liveness import Liveness
 from orchestrator.records import AssignmentRecord
-from orchestrator.scheduling.decisions import Orphan
+from orchestrator.scheduling.decisions import Cause, Orphan
 from orchestrator.scheduling.snapshot import Node, Snapshot, Template
 from orchestrator.scheduling.table import NodeTable
 
@@ -31,13 +32,16 @@ class Holder:
 
 @dataclass(slots=True)
 class Holders:
-    """By workload uid and replica name."""
+    """By workload uid and replica name. `incoming` are replacements that start."""
 
     by_workload: dict[str, dict[str, Holder]] = field(default_factory=lambda: defaultdict(dict))
+    incoming: dict[str, dict[str, Holder]] = field(default_factory=lambda: defaultdict(dict))
     superseded: list[tuple[Holder, Holder]] = field(default_factory=list)  # (older, newer)
     orphans: list[Orphan] = field(default_factory=list)
     # Workloads that somebody may still be stopping.
     stopping: set[str] = field(default_factory=set)
+    # By row: what replicas still hold that were asked to make room.
+    yielding: dict[int, list[Template]] = field(default_factory=lambda: defaultdict(list))
 
 
 def find_holders(snapshot: Snapshot, table: NodeTable) -> Holders:
@@ -47,6 +51,7 @@ def find_holders(snapshot: Snapshot, table: NodeTable) -> Holders:
     """
     found = Holders()
     known = {workload.uid for workload in snapshot.workloads}
+    several: dict[tuple[str, str], list[Holder]] = {}
     for name in sorted(snapshot.placements):
         placement = snapshot.placements[name]
         row = table.index.get(name)
@@ -57,14 +62,24 @@ def find_holders(snapshot: Snapshot, table: NodeTable) -> Holders:
                 found.orphans.append(Orphan(name, record, "node"))
             if record.workload_uid not in known:
                 found.orphans.append(Orphan(name, record, "workload"))
+                continue
+            mine, holder = found.by_workload[record.workload_uid], Holder(name, row, record)
+            if record.replica in mine:
+                first = [mine[record.replica]]
+                several.setdefault((record.workload_uid, record.replica), first).append(holder)
             else:
-                _add(found, Holder(name, row, record))
+                mine[record.replica] = holder
         for stop in placement.stops:
             if row is None or (name, stop.replica_uid) in snapshot.gone:
                 continue
-            table.hold(row, template_of(snapshot, stop.workload_uid, stop.revision))
+            template = template_of(snapshot, stop.workload_uid, stop.revision)
+            table.hold(row, template)
+            if stop.cause == Cause.PREEMPTED.value:
+                found.yielding[row].append(template)
             if answers(table.nodes[row]):
                 found.stopping.add(stop.workload_uid)
+    for (uid, replica), holders in several.items():
+        _settle(found, uid, replica, holders)
     return found
 
 
@@ -78,12 +93,15 @@ def answers(node: Node) -> bool:
     return node.liveness in (Liveness.LIVE, Liveness.SILENT)
 
 
-def _add(found: Holders, holder: Holder) -> None:
-    mine = found.by_workload[holder.record.workload_uid]
-    other = mine.get(holder.record.replica)
-    if other is None:
-        mine[holder.record.replica] = holder
-        return
-    older, newer = sorted((other, holder), key=lambda h: (h.record.epoch, h.node))
-    mine[holder.record.replica] = newer
-    found.superseded.append((older, newer))
+def _settle(found: Holders, uid: str, replica: str, holders: list[Holder]) -> None:
+    """One holder, or a holder and its replacement; the others are superseded."""
+    newest = max(holders, key=lambda h: (h.record.epoch, h.node))
+    replaced = [h for h in holders if h.record.replica_uid == newest.record.replaces]
+    current = newest
+    if replaced:
+        current = replaced[0]
+        found.incoming[uid][replica] = newest
+    found.by_workload[uid][replica] = current
+    for holder in sorted(holders, key=lambda h: (h.record.epoch, h.node)):
+        if holder is not current and holder is not newest:
+            found.superseded.append((holder, newest))

@@ -4,13 +4,16 @@ The leader (`orchestrator/leader.py`) calls it with what the Store and the agent
 the answer; tests and `bench/` call it with worlds that they make up.
 """
 
+from collections.abc import Iterable
+
 from orchestrator.records import AssignmentRecord, NodePlacement
 from orchestrator.scheduling.decisions import Cause, Plan, Stop
 from orchestrator.scheduling.holders import answers, find_holders
+from orchestrator.scheduling.part import Planning
 from orchestrator.scheduling.secrets import secrets_digest
 from orchestrator.scheduling.snapshot import Snapshot, Workload
 from orchestrator.scheduling.table import NodeTable
-from orchestrator.scheduling.workload_plan import Decisions, WorkloadPlan
+from orchestrator.scheduling.workload_plan import WorkloadPlan
 
 
 def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
@@ -25,26 +28,29 @@ def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
         return Plan(snapshot.revision)
     table = NodeTable(snapshot.nodes, snapshot.sites, now, seed)
     holders = find_holders(snapshot, table)
-    out = Decisions()
+    planning = Planning(snapshot, table, holders)
+    out = planning.out
     for older, newer in holders.superseded:
         message = f"epoch {newer.record.epoch} of it is on node {newer.node}"
         out.stop.append(Stop(older.node, older.record, Cause.MOVED, message))
     finished = []
-    for workload in sorted(snapshot.workloads, key=_urgency):
-        held = holders.by_workload.get(workload.uid, {})
+    for workload in in_order(snapshot.workloads):
+        held = holders.by_workload.get(workload.uid)
         if workload.deleting and not held and workload.uid not in holders.stopping:
             finished.append(workload.uid)
             continue
-        part = WorkloadPlan(snapshot, table, workload, dict(held), out)
+        part = WorkloadPlan(planning, workload)
         if workload.deleting:
             part.delete()
         else:
             part.decide()
     return Plan(
         revision=snapshot.revision,
-        place=tuple(out.place),
+        place=out.place,
         stop=tuple(out.stop) if snapshot.nodes else (),
         revise=tuple(out.revise),
+        standbys=tuple(out.standbys),
+        noncompliant=tuple(out.noncompliant),
         prune=_prunable(snapshot),
         refresh=tuple(sorted(snapshot.ahead | _outdated_secrets(snapshot))),
         explanations=tuple(out.explanations),
@@ -53,6 +59,11 @@ def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
         finished_workloads=tuple(finished),
         finished_nodes=_finished_nodes(snapshot, table),
     )
+
+
+def in_order(workloads: Iterable[Workload]) -> list[Workload]:
+    """The order in which workloads are decided on: the more urgent first."""
+    return sorted(workloads, key=_urgency)
 
 
 def _urgency(workload: Workload) -> tuple[int, int, str, str]:
@@ -87,7 +98,7 @@ def _outdated_secrets(snapshot: Snapshot) -> frozenset[str]:
 def _finished_nodes(snapshot: Snapshot, table: NodeTable) -> tuple[str, ...]:
     """Deleted nodes that hold nothing, and of whose stops nothing more will be heard or is due."""
     finished = []
-    for node in table.nodes:
+    for node in sorted(table.nodes, key=lambda node: node.name):
         if not node.deleting:
             continue
         placement = snapshot.placements.get(node.name, NodePlacement(node.name))

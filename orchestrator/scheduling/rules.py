@@ -13,7 +13,7 @@ from orchestrator.scheduling.expressions import holds, phrase
 from orchestrator.scheduling.reasons import NO_POLICY, Need, Reason
 from orchestrator.scheduling.table import Mask, NodeTable
 from polder.manifest import Taint, Toleration
-from polder.manifest.workload import LabelExpression
+from polder.manifest.placement import LabelExpression
 from polder.sovereignty import Reason as SovereigntyReason
 
 

@@ -10,6 +10,7 @@ from enum import Enum
 from orchestrator.domain.liveness import Liveness
 from orchestrator.records import NodePlacement
 from polder.manifest import Placement, Taint
+from polder.manifest.placement import Failover
 from polder.manifest.policy import SovereigntySpec
 from polder.sovereignty import SiteFacts
 
@@ -68,11 +69,25 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """What a namespace may use in total; None: as much as there is."""
+
+    replicas: int | None = None
+    cpu_millis: int | None = None
+    memory_bytes: int | None = None
+    disk_bytes: int | None = None
+    devices: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Namespace:
     """A tenant's rules. `readable` False: the record is not understood, and nothing new placed."""
 
     name: str
     floor: SovereigntySpec = SovereigntySpec()
+    quota: Quota | None = None
+    pack: bool = False
+    preemptible: bool = True
     readable: bool = True
 
 
@@ -98,6 +113,7 @@ class Workload:
     deleting: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     sovereignty: SovereigntySpec = SovereigntySpec()
+    failover: Failover = Failover()
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,7 @@ class NodeTable:
         self._memo: dict[object, Mask] = {}
         self._rtt: dict[str, Floats] = {}
         self._policies: Policies | None = None
+        self._green: Ints | None = None
         self._fill_amounts([invalid[i] for i in order])
         self._make_cells()
 
@@ -158,6 +159,19 @@ class NodeTable:
                 found[self.site_names.index(site)] = WITHIN_SITE_MS
             self._rtt[site] = found
         return self._rtt[site]
+
+    def greenness(self) -> Ints:
+        """Rank of each of `site_names`, 0 the greenest; what is not declared comes last."""
+        if self._green is None:
+            keys = []
+            for name in self.site_names:
+                energy = self._sites[name].facts.energy if name in self._sites else None
+                carbon = energy.carbon_intensity_g_per_kwh if energy is not None else None
+                renewable = energy.renewable_share if energy is not None else None
+                keys.append((carbon is None, carbon or 0.0, renewable is None, -(renewable or 0.0)))
+            rank = {key: number for number, key in enumerate(sorted(set(keys)))}
+            self._green = np.array([rank[key] for key in keys], dtype=np.int64)
+        return self._green
 
     def memo(self, key: object, compute: Callable[[], Mask]) -> Mask:
         """A mask that facts alone decide, computed once. Do not change the answer."""

@@ -18,17 +18,15 @@ from polder.manifest.kinds import (
     WorkloadSpec,
     kind_named,
 )
+from polder.manifest.placement import Placement, Spread, Toleration
 from polder.manifest.schema import Violation
 from polder.manifest.workload import (
     Container,
     EnvVar,
-    Placement,
     PodTemplate,
     Port,
     Probe,
     ResourceRequest,
-    Spread,
-    Toleration,
 )
 
 __all__ = [

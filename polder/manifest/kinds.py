@@ -20,6 +20,7 @@ from polder.manifest.names import (
     QUALIFIED_HELP,
 )
 from polder.manifest.policy import SovereigntySpec
+from polder.manifest.quantity import cpu_millis, memory_bytes
 from polder.manifest.schema import Violation, spec
 from polder.manifest.workload import WorkloadSpec
 
@@ -72,6 +73,39 @@ class NodeSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class QuotaSpec:
+    """What a namespace may use in total. What is left out is not limited."""
+
+    replicas: int | None = spec("Replicas with a node.", default=None, minimum=0)
+    cpu: int | None = spec(
+        "Cores that are reserved.",
+        default=None,
+        parse=cpu_millis,
+        shown_type="quantity such as 500m",
+    )
+    memory: int | None = spec(
+        "Memory that is reserved.",
+        default=None,
+        parse=memory_bytes,
+        shown_type="quantity such as 256Mi",
+    )
+    disk: int | None = spec(
+        "Disk that is reserved.",
+        default=None,
+        parse=memory_bytes,
+        shown_type="quantity such as 1Gi",
+    )
+    devices: dict[str, int] = spec(
+        "Devices by resource name.",
+        default_factory=dict,
+        minimum=0,
+        max_items=16,
+        key_pattern=QUALIFIED,
+        key_help=QUALIFIED_HELP,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class NamespaceSpec:
     """A tenant's part of the installation."""
 
@@ -79,6 +113,16 @@ class NamespaceSpec:
     floor: SovereigntySpec = spec(
         "What all its workloads demand at least. They can tighten it, never loosen it.",
         default=SovereigntySpec(),
+    )
+    quota: QuotaSpec = spec("What it may use in total.", default=QuotaSpec())
+    packing: str = spec(
+        "spread: emptier nodes first. pack: fill nodes up, so that others stay empty.",
+        default="spread",
+        choices=("spread", "pack"),
+    )
+    preemptible: bool = spec(
+        "Whether its replicas may be moved or stopped for workloads of higher priority.",
+        default=True,
     )
 
 

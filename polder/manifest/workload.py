@@ -18,19 +18,17 @@ from polder.manifest.names import (
     IMAGE_HELP,
     LABEL,
     LABEL_HELP,
-    LABEL_VALUE,
-    LABEL_VALUE_HELP,
     PORT_NAME,
     PORT_NAME_HELP,
     QUALIFIED,
     QUALIFIED_HELP,
     port_reference,
 )
+from polder.manifest.placement import Failover, Placement
 from polder.manifest.policy import SovereigntySpec
 from polder.manifest.quantity import cpu_millis, duration_s, memory_bytes
 from polder.manifest.schema import Violation, spec
 
-ARCHITECTURES = ("amd64", "arm64")
 MAX_REPLICAS = 1_000_000
 
 
@@ -282,137 +280,6 @@ class PodTemplate:
 
 
 @dataclass(frozen=True, slots=True)
-class Toleration:
-    """Lets replicas onto nodes with a matching taint. An empty key matches every taint."""
-
-    key: str = spec("The taint's key.", default="", pattern=QUALIFIED, pattern_help=QUALIFIED_HELP)
-    value: str | None = spec(
-        "The taint's value. Default: any.",
-        default=None,
-        pattern=LABEL_VALUE,
-        pattern_help=LABEL_VALUE_HELP,
-    )
-    effect: str = spec(
-        "The taint's effect. Default: any.", default="", choices=("", "NoSchedule", "NoExecute")
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Keeps the counts of replicas per topology value within maxSkew of each other."""
-
-    by: str = spec(
-        "What to spread over.", choices=("node", "site", "region", "provider", "country")
-    )
-    max_skew: int = spec("Largest difference between counts.", default=1, minimum=1, maximum=10000)
-
-
-OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt")
-
-
-def _operator() -> str:
-    value: str = spec("How it is compared. Gt and Lt compare whole numbers.", choices=OPERATORS)
-    return value
-
-
-def _operands() -> tuple[str, ...]:
-    value: tuple[str, ...] = spec(
-        "What it is compared with: some for In and NotIn, one number for Gt and Lt, else none.",
-        default=(),
-        max_items=100,
-        max_length=256,
-    )
-    return value
-
-
-def _operand_faults(operator: str, values: tuple[str, ...]) -> Iterator[Violation]:
-    if operator in ("In", "NotIn") and not values:
-        yield Violation("values", f"{operator} needs at least one value")
-    elif operator in ("Exists", "DoesNotExist") and values:
-        yield Violation("values", f"{operator} takes no value")
-    elif operator in ("Gt", "Lt") and (len(values) != 1 or whole_number(values[0]) is None):
-        yield Violation("values", f"{operator} needs exactly one whole number")
-
-
-def whole_number(text: str) -> int | None:
-    """What Gt and Lt compare; None when the text is no number of at most 18 digits."""
-    digits = text.removeprefix("-")
-    if not digits.isascii() or not digits.isdecimal() or len(digits) > 18:
-        return None
-    return int(text)
-
-
-@dataclass(frozen=True, slots=True)
-class LabelExpression:
-    """A demand on one label of a node. NotIn and DoesNotExist admit nodes without the label."""
-
-    key: str = spec("The label's key.", pattern=QUALIFIED, pattern_help=QUALIFIED_HELP)
-    operator: str = _operator()
-    values: tuple[str, ...] = _operands()
-
-    def violations(self) -> Iterator[Violation]:
-        yield from _operand_faults(self.operator, self.values)
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceExpression:
-    """A demand on a node's devices of one resource name. Every one of them has to meet it."""
-
-    device: str = spec(
-        "The resource name, such as polder.eu/gpu.", pattern=QUALIFIED, pattern_help=QUALIFIED_HELP
-    )
-    attribute: str = spec(
-        "vendor, or what else the agent found out: `edgectl describe node` shows it.",
-        pattern=QUALIFIED,
-        pattern_help=QUALIFIED_HELP,
-    )
-    operator: str = _operator()
-    values: tuple[str, ...] = _operands()
-
-    def violations(self) -> Iterator[Violation]:
-        yield from _operand_faults(self.operator, self.values)
-
-
-@dataclass(frozen=True, slots=True)
-class Near:
-    """A bound on the round trip to a site, estimated from the coordinates of both."""
-
-    site: str = spec("The Site to be near to.", pattern=LABEL, pattern_help=LABEL_HELP)
-    rtt_ms_max: float = spec(
-        "Milliseconds there and back, at most.", minimum=0, maximum=10_000, unit="ms"
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where replicas may run."""
-
-    arch: tuple[str, ...] = spec(
-        "Architectures that the image exists for. Default: any.",
-        default=(),
-        choices=ARCHITECTURES,
-    )
-    node_selector: dict[str, str] = spec(
-        "Labels that a node must have.",
-        default_factory=dict,
-        max_items=50,
-        key_pattern=QUALIFIED,
-        key_help=QUALIFIED_HELP,
-        pattern=LABEL_VALUE,
-        pattern_help=LABEL_VALUE_HELP,
-    )
-    match_expressions: tuple[LabelExpression, ...] = spec(
-        "Further demands on a node's labels.", default=(), max_items=50
-    )
-    device_expressions: tuple[DeviceExpression, ...] = spec(
-        "Demands on a node's devices.", default=(), max_items=50
-    )
-    near: Near | None = spec("How far from a site at most.", default=None)
-    tolerations: tuple[Toleration, ...] = spec("Taints to accept.", default=(), max_items=50)
-    spread: Spread | None = spec("How to spread replicas.", default=None)
-
-
-@dataclass(frozen=True, slots=True)
 class WorkloadSpec:
     """Containers that run somewhere, and how many. One of replicas, perSite and perNode."""
 
@@ -433,6 +300,7 @@ class WorkloadSpec:
         maximum=1_000_000,
     )
     placement: Placement = spec("Where replicas may run.", default=Placement())
+    failover: Failover = spec("Who takes over.", default=Failover())
     sovereignty: SovereigntySpec = spec(
         "What it demands of sites and their providers. The namespace's floor holds beside it.",
         default=SovereigntySpec(),

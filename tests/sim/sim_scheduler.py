@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import replace
 
 from orchestrator.domain.liveness import Liveness
+from orchestrator.records import AssignmentRecord
 from orchestrator.scheduling.decisions import Plan
 from orchestrator.scheduling.snapshot import Mode, Observed, Resources, Snapshot, Template
 from polder.manifest import Placement, Spread, Taint
@@ -176,6 +177,7 @@ def _check_stops(before: Snapshot, decided: Plan) -> None:
             raise Violation(f"{stop} has no cause")
         if (stop.node, stop.assignment.replica_uid) not in assigned:
             raise Violation(f"{stop} stops what was not there")
+    _check_replaced(before, decided)
     serving = Counter(
         stop.assignment.workload_uid
         for stop in decided.stop
@@ -185,6 +187,24 @@ def _check_stops(before: Snapshot, decided: Plan) -> None:
     )
     if any(count > 1 for count in serving.values()):
         raise Violation(f"more than one serving replica of a workload moves at once: {serving}")
+
+
+def _check_replaced(before: Snapshot, decided: Plan) -> None:
+    """Who is replaced while it serves stops only when its replacement does."""
+    replacing = {
+        item.replaces: (node, item.replica_uid)
+        for node, p in before.placements.items()
+        for item in p.assignments
+        if item.replaces
+    }
+    for stop in decided.stop:
+        new = replacing.get(stop.assignment.replica_uid)
+        gentle = stop.cause.value in ("Drained", "Moved", "Unsatisfiable", "Untolerated")
+        if new and gentle and stop.moved_to and not _is_ready(before, *new):
+            raise Violation(f"{stop} stops before its replacement is ready")
+        serves = _is_ready(before, stop.node, stop.assignment.replica_uid)
+        if gentle and stop.moved_to and serves and not new and stop.cause.value != "Moved":
+            raise Violation(f"{stop} stops what serves without a replacement")
 
 
 def _is_ready(before: Snapshot, node: str, uid: str) -> bool:
@@ -242,10 +262,27 @@ def _check_replicas(world: World) -> None:
         uids.update(item.replica_uid for item in placement.assignments)
         uids.update(stop.replica_uid for stop in placement.stops)
         names.update((item.workload_uid, item.replica) for item in placement.assignments)
-    for counted in (uids, names):
-        twice = [key for key, count in counted.items() if count > 1]
-        if twice:
-            raise Violation(f"held twice: {twice}")
+    twice = [uid for uid, count in uids.items() if count > 1]
+    if twice:
+        raise Violation(f"held twice: {twice}")
+    for key, count in names.items():
+        if count > 1:
+            _check_pair(key, [item for item in _assignments(world) if key == _key(item)])
+
+
+def _assignments(world: World) -> list[AssignmentRecord]:
+    return [item for p in world.placements.values() for item in p.assignments]
+
+
+def _key(item: AssignmentRecord) -> tuple[str, str]:
+    return (item.workload_uid, item.replica)
+
+
+def _check_pair(key: tuple[str, str], items: list[AssignmentRecord]) -> None:
+    """Two holders only while the newer one, which says so, starts."""
+    older, newer = min(items, key=lambda i: i.epoch), max(items, key=lambda i: i.epoch)
+    if len(items) > 2 or newer.replaces != older.replica_uid:
+        raise Violation(f"held twice: {key}")
 
 
 def permuted(snapshot: Snapshot, dice: random.Random) -> Snapshot:

@@ -276,9 +276,13 @@ def test_draining_moves_one_replica_of_a_workload_at_a_time_and_leaves_per_node(
     world.settle()
     world.change("n1", draining=True)
     decided = world.step()
+    assert sorted(p.assignment.workload for p in decided.place) == ["other", "web"]
+    assert decided.stop == ()  # the replacements start first
+    assert world.step().changes_nothing  # and are waited for
+    world.obey()
+    decided = world.step()
     assert sorted(s.assignment.workload for s in decided.stop) == ["other", "web"]
     assert {s.cause for s in decided.stop} == {Cause.DRAINED}
-    assert world.step().stop == ()  # waits until the one that moved is ready
     world.settle()
     assert {r for r, n in world.where().items() if n == "n1"} == {"mon-n1"}
 
@@ -331,7 +335,7 @@ def test_no_execute_moves_no_schedule_does_not() -> None:
     world.change("n1", taints=(Taint("t", "NoSchedule"),))
     assert world.step().changes_nothing
     world.change("n1", taints=(Taint("t", "NoExecute"),))
-    assert [s.cause for s in world.step().stop] == [Cause.UNTOLERATED]
+    assert [s.cause for p in world.settle() for s in p.stop] == [Cause.UNTOLERATED]
     tolerant = Placement(tolerations=(Toleration("t"),))
     world = three()
     world.want("web", count=3, placement=tolerant)
@@ -347,9 +351,8 @@ def test_a_changed_selector_moves_replicas_one_by_one() -> None:
     for name in ("n2", "n3"):
         world.change(name, labels={"zone": "a"})
     world.want("web", placement=Placement(node_selector={"zone": "a"}))
-    decided = world.step()
-    assert [(s.node, s.cause) for s in decided.stop] == [("n1", Cause.UNSATISFIABLE)]
-    world.settle()
+    stops = [stop for decided in world.settle() for stop in decided.stop]
+    assert [(s.node, s.cause) for s in stops] == [("n1", Cause.UNSATISFIABLE)]
     assert set(world.where().values()) == {"n2", "n3"}
 
 
@@ -392,8 +395,8 @@ def test_an_update_without_room_moves() -> None:
     world.change(node, allocatable=Resources(150, 1 << 30, 1 << 30))
     world.add(box("n3"))
     world.update("web", Template(Resources(cpu_millis=500)))
-    decided = world.step()
-    assert [(s.node, s.cause, s.moved_to) for s in decided.stop] == [(node, Cause.MOVED, "n3")]
+    stops = [stop for decided in world.settle() for stop in decided.stop]
+    assert [(s.node, s.cause, s.moved_to) for s in stops] == [(node, Cause.MOVED, "n3")]
 
 
 def test_an_update_that_asks_for_less_fits_a_node_that_shrank() -> None:

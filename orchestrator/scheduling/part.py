@@ -1,0 +1,258 @@
+"""What all parts of a plan share, and the state of one workload while it is decided on.
+
+`plan()` makes one `Planning`, and one `WorkloadPlan` (which is a `Part`) per workload.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from orchestrator.domain.liveness import Liveness
+from orchestrator.records import AssignmentRecord
+from orchestrator.scheduling import filters
+from orchestrator.scheduling.affinity import Neighbours
+from orchestrator.scheduling.chooser import Chooser
+from orchestrator.scheduling.decisions import (
+    Cause,
+    Explanation,
+    NonCompliant,
+    Place,
+    Revise,
+    Standbys,
+    Stop,
+)
+from orchestrator.scheduling.desired import replica_uid
+from orchestrator.scheduling.filters import ReasonCount
+from orchestrator.scheduling.holders import Holder, Holders, template_of
+from orchestrator.scheduling.placements import Places
+from orchestrator.scheduling.placer import Placer, Rows
+from orchestrator.scheduling.preemption import Preemption
+from orchestrator.scheduling.quota import Quotas
+from orchestrator.scheduling.reasons import need_of
+from orchestrator.scheduling.snapshot import Mode, Node, Observed, Snapshot, Workload
+from orchestrator.scheduling.standbys import StandbyChooser
+from orchestrator.scheduling.table import Mask, NodeTable
+
+DETAIL_ROWS_MAX = 5_000_000
+"""Rows that one plan looks at to count reasons; after that it names them by `edgectl why` only."""
+
+
+@dataclass(slots=True)
+class Decisions:
+    """What the workloads' plans add up to."""
+
+    place: Places
+    stop: list[Stop] = field(default_factory=list)
+    revise: list[Revise] = field(default_factory=list)
+    standbys: list[Standbys] = field(default_factory=list)
+    noncompliant: list[NonCompliant] = field(default_factory=list)
+    explanations: list[Explanation] = field(default_factory=list)
+    desired: list[tuple[str, int]] = field(default_factory=list)
+
+
+class Planning:
+    """One plan in the making."""
+
+    def __init__(self, snapshot: Snapshot, table: NodeTable, holders: Holders) -> None:
+        self.snapshot = snapshot
+        self.table = table
+        self.holders = holders
+        self.out = Decisions(Places(table.nodes, snapshot.revision))
+        self.neighbours = Neighbours(snapshot.workloads)
+        self.placer = Placer(table, self.neighbours)
+        self.quotas = Quotas(snapshot.namespaces)
+        self.detail_rows = DETAIL_ROWS_MAX
+        self.preemption = Preemption(snapshot, table, holders, self.neighbours, self.quotas)
+        by_uid = {workload.uid: workload for workload in snapshot.workloads}
+        for uid, held in holders.by_workload.items():
+            if uid in by_uid:
+                self._count(by_uid[uid], held)
+
+    def _count(self, workload: Workload, held: dict[str, Holder]) -> None:
+        incoming = self.holders.incoming.get(workload.uid, {})
+        if self.quotas.is_limited(workload.namespace):
+            for holder in {**held, **incoming}.values():
+                template = template_of(self.snapshot, workload.uid, holder.record.revision)
+                self.quotas.use(workload.namespace, template)
+        if self.neighbours.active:
+            every = [*held.values(), *incoming.values()]
+            self.neighbours.add(workload.uid, (h.row for h in every if h.row is not None))
+
+    def packs(self, namespace: str) -> bool:
+        found = self.snapshot.namespaces.get(namespace)
+        return found is not None and found.pack
+
+
+class Part:
+    """`held` are the workload's replicas by name, `incoming` those that replace one of them."""
+
+    def __init__(self, planning: Planning, workload: Workload) -> None:
+        snapshot = planning.snapshot
+        self._planning = planning
+        self._snapshot = snapshot
+        self._table = planning.table
+        self._workload = workload
+        self._held = dict(planning.holders.by_workload.get(workload.uid, {}))
+        self._incoming = dict(planning.holders.incoming.get(workload.uid, {}))
+        self._out = planning.out
+        self._template = template_of(snapshot, workload.uid, workload.revision)
+        self._need = need_of(snapshot, workload, self._template)
+        self._pack = planning.packs(workload.namespace)
+        self._lazy_chooser: Chooser | None = None
+        self._lazy_staying: Mask | None = None
+        self._lazy_standbys: StandbyChooser | None = None
+        self._more_rows: list[int] = []  # of replicas that this plan placed beside `held`
+
+    # --- doing -----------------------------------------------------------------------------------
+
+    def _place(self, name: str, row: int, leaving: Holder | None = None, because: str = "") -> None:
+        """A new holder on `row`. With `because`, `leaving` stays until the new one is ready."""
+        self._chooser().take(row)
+        node = self._table.nodes[row].name
+        epoch = self._snapshot.revision
+        workload = self._workload
+        (standbys,) = self._standbys_for([row])
+        record = AssignmentRecord(
+            namespace=workload.namespace,
+            workload=workload.name,
+            workload_uid=workload.uid,
+            replica=name,
+            replica_uid=replica_uid(workload.uid, name, epoch),
+            epoch=epoch,
+            revision=workload.revision,
+            standbys=standbys,
+            replaces=leaving.record.replica_uid if leaving is not None and because else "",
+            because=because,
+        )
+        self._out.place.append(Place(node, record, leaving.node if leaving is not None else ""))
+        self._planning.neighbours.add(workload.uid, [row])
+        if leaving is not None:
+            self._use_quota(leaving, -1)
+            self._planning.quotas.use(workload.namespace, self._template)
+        target = self._incoming if because else self._held
+        target[name] = Holder(node, row, record)
+
+    def _stop(self, holder: Holder, cause: Cause, message: str, moved_to: str = "") -> None:
+        self._out.stop.append(Stop(holder.node, holder.record, cause, message, moved_to))
+        if holder.row is not None:
+            self._planning.neighbours.add(self._workload.uid, [holder.row], -1)
+
+    def _drop(self, name: str) -> None:
+        """The replica is not wanted any more, or has no holder now."""
+        holder = self._held.pop(name)
+        self._use_quota(self._incoming.get(name, holder), -1)
+
+    def _use_quota(self, holder: Holder, times: int) -> None:
+        template = template_of(self._snapshot, self._workload.uid, holder.record.revision)
+        self._planning.quotas.use(self._workload.namespace, template, times)
+
+    def _standbys_for(self, rows: Rows) -> list[tuple[str, ...]]:
+        if not self._workload.failover.standbys:
+            return [()] * len(rows)
+        return self._standby_chooser().choose(rows)
+
+    # --- explaining ------------------------------------------------------------------------------
+
+    def _explain(
+        self,
+        code: str,
+        message: str,
+        replicas: Sequence[str] = (),
+        reasons: tuple[ReasonCount, ...] = (),
+    ) -> None:
+        workload = self._workload
+        self._out.explanations.append(
+            Explanation(workload.namespace, workload.name, code, message, replicas, reasons)
+        )
+
+    def _fits_nowhere(
+        self, among: Mask | None, where: str, but: int | None = None
+    ) -> tuple[str, tuple[ReasonCount, ...]]:
+        """`0 of 3 nodes fit: 2 InsufficientCpu`, and the reasons; counted while there is budget."""
+        table, planning = self._table, self._planning
+        scope = np.ones(table.size, dtype=np.bool_) if among is None else among.copy()
+        if but is not None:
+            scope[but] = False
+        nodes = int(scope.sum())
+        text = f"0 of {nodes} {where}{'node fits' if nodes == 1 else 'nodes fit'}"
+        if planning.detail_rows <= 0:
+            return f"{text}; `edgectl why` says the reasons", ()
+        planning.detail_rows -= table.size
+        found = tuple(self._chooser().why_not(scope))
+        counted = ", ".join(f"{reason.nodes} {reason.code}" for reason in found)
+        return text + (f": {counted}" if counted else ""), found
+
+    # --- looking up ------------------------------------------------------------------------------
+
+    def _chooser(self) -> Chooser:
+        if self._lazy_chooser is None:
+            self._lazy_chooser = self._planning.placer.chooser(
+                self._workload, self._need, self._rows(), self._pack
+            )
+        return self._lazy_chooser
+
+    def _rows(self) -> list[int]:
+        """Where its replicas count, those that are about to be replaced at their new place."""
+        now = {**self._held, **self._incoming}
+        return [h.row for h in now.values() if h.row is not None] + self._more_rows
+
+    def _standby_chooser(self) -> StandbyChooser:
+        if self._lazy_standbys is None:
+            self._lazy_standbys = StandbyChooser(self._table, self._need, self._workload.failover)
+        return self._lazy_standbys
+
+    def _staying(self) -> Mask:
+        """Nodes on which a replica that is there may stay."""
+        if self._lazy_staying is None:
+            rules = filters.passing(filters.STAYING_RULES, self._table, self._need)
+            self._lazy_staying = rules & ~self._table.flags("deleting")
+        return self._lazy_staying
+
+    def _sites(self, which: tuple[filters.Filter, ...] = filters.RULES) -> list[str]:
+        """Sites with a node that qualifies, whatever its state."""
+        rules = filters.passing(which, self._table, self._need)
+        rows = np.flatnonzero(rules & ~self._table.flags("deleting"))
+        names = (self._table.site_names[code] for code in np.unique(self._table.site_codes[rows]))
+        return sorted(name for name in names if name)
+
+    def _site_mask(self, site: str) -> Mask:
+        mask: Mask = self._table.site_codes == self._table.site_names.index(site)
+        return mask
+
+    def _scope(self, holder: Holder) -> Mask | None:
+        """Where the replica may go: a perSite replica stays in its site."""
+        node = self._node(holder)
+        if self._workload.mode is Mode.PER_SITE and node is not None and node.site:
+            return self._site_mask(node.site)
+        return None
+
+    def _node(self, holder: Holder) -> Node | None:
+        return self._table.nodes[holder.row] if holder.row is not None else None
+
+    def _is_live(self, holder: Holder) -> bool:
+        node = self._node(holder)
+        return node is not None and node.liveness is Liveness.LIVE
+
+    def _observed(self, holder: Holder) -> Observed | None:
+        return self._snapshot.observed.get((holder.node, holder.record.replica_uid))
+
+    def _is_ready(self, holder: Holder) -> bool:
+        """Seen to run and to be ready at the revision that it should have."""
+        seen = self._observed(holder)
+        return (
+            self._is_live(holder)
+            and seen is not None
+            and seen.running
+            and seen.ready
+            and seen.revision == holder.record.revision
+        )
+
+
+def ordered(held: dict[str, Holder]) -> list[Holder]:
+    """By number: `hello-2` before `hello-10`."""
+    return sorted(held.values(), key=lambda holder: holder.order)
+
+
+def revised(holder: Holder, revision: int) -> Holder:
+    return replace(holder, record=replace(holder.record, revision=revision))
