@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 MIRRORED = (keys.SPECS, keys.REVISIONS, keys.PLACEMENTS, keys.IDENTITIES, keys.NODE_STATUS)
 _RETRY_S = 0.5
 _PAGE = 1000
+_EXPECTED_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Cache:
         self._placements: dict[str, NodePlacement] = {}
         self._listeners: list[Listener] = []
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._expected: dict[str, tuple[bytes, StoredResource | TemplateRevision]] = {}
         self._task: asyncio.Task[None] | None = None
         self.revision = 0
         self.synced_at = 0.0
@@ -126,6 +128,23 @@ class Cache:
         self._waiters.append((revision, waiter))
         await waiter
 
+    def expect(self, key: str, raw: bytes, value: StoredResource | TemplateRevision) -> None:
+        """A writer of this process says what `raw` means, so that the mirror need not parse it.
+
+        Only a hint: what arrives with other bytes is parsed as ever.
+        """
+        if len(self._expected) >= _EXPECTED_MAX:
+            self._expected.clear()  # their writes failed, or the watch is far behind
+        self._expected[key] = (raw, value)
+
+    def _decoded(self, entry: Entry) -> object:
+        raw, value = self._expected.pop(entry.key, (b"", None))
+        if value is None or raw != entry.value:
+            return _decode(entry.key, entry)
+        if isinstance(value, StoredResource):
+            return value.known(value.decoded, entry.mod_revision)
+        return value
+
     def age_s(self) -> float:
         """Seconds since the mirror was last known to be current; 0 while the watch is live."""
         return 0.0 if self.healthy else max(0.0, self._clock() - self.synced_at)
@@ -165,9 +184,7 @@ class Cache:
                             Change(
                                 event.entry.key,
                                 event.entry.mod_revision,
-                                _decode(event.entry.key, event.entry)
-                                if event.type is EventType.PUT
-                                else None,
+                                self._decoded(event.entry) if event.type is EventType.PUT else None,
                                 self._values.get(event.entry.key),
                             )
                             for event in batch.events

@@ -38,13 +38,16 @@ class LeaderSettings:
     debounce_s: float = 0.02
     tick_interval_min_s: float = 0.05  # at most twenty plans a second
     busy_share_max: float = 0.2  # of the time; a plan that takes long comes less often
+    # The same while plans change nothing (nothing fits, all runs), up to a wait of this long.
+    vain_share_max: float = 0.05
+    vain_wait_max_s: float = 2.0
     poll_s: float = 1.0
     idle_plan_every_s: float = 5.0  # time alone makes silent nodes lost
     collect_every_s: float = 300.0
     catch_up_max_s: float = 5.0
     retry_max_s: float = 10.0
     # Above this many nodes times workloads the plan is made in a thread, to keep sessions served.
-    inline_size_max: int = 5_000
+    inline_size_max: int = 1_000
     seed: int = 0
     periods: Periods = DEFAULT_PERIODS
 
@@ -89,6 +92,7 @@ class Leader:
         self._wake = asyncio.Event()
         self._last_tick = 0.0
         self._last_collection = 0.0
+        self._in_vain = False
         self._led_since = 0.0
         self.stats = LeaderStats()
         self.explanations: Mapping[tuple[str, str], tuple[Explanation, ...]] = {}
@@ -193,7 +197,11 @@ class Leader:
                     break
         # A long plan holds up everything else in the process: it may take its share and no more.
         spent_s = self.stats.plan_seconds + self.stats.commit_seconds
-        interval_s = max(settings.tick_interval_min_s, spent_s / settings.busy_share_max)
+        interval_s = spent_s / settings.busy_share_max
+        if self._in_vain:
+            longer_s = min(spent_s / settings.vain_share_max, settings.vain_wait_max_s)
+            interval_s = max(interval_s, longer_s)
+        interval_s = max(settings.tick_interval_min_s, interval_s)
         rest = interval_s - (time.monotonic() - self._last_tick)
         await asyncio.sleep(max(settings.debounce_s, rest))
 
@@ -205,7 +213,8 @@ class Leader:
         decided = await self._plan(snapshot, now)
         planned = time.monotonic()
         done = Committed()
-        if not decided.changes_nothing:
+        self._in_vain = decided.changes_nothing
+        if not self._in_vain:
             done = await self._committer.commit(decided, snapshot, term)
         self._publish(snapshot, decided)
         self._reporter.committed(done)
@@ -221,7 +230,7 @@ class Leader:
 
     async def _plan(self, snapshot: Snapshot, now: float) -> Plan:
         seed = self._settings.seed
-        if len(snapshot.nodes) * len(snapshot.workloads) <= self._settings.inline_size_max:
+        if max(1, len(snapshot.nodes)) * len(snapshot.workloads) <= self._settings.inline_size_max:
             return plan(snapshot, now, seed)
         return await asyncio.to_thread(plan, snapshot, now, seed)
 

@@ -55,6 +55,12 @@ class StoredResource:
     def ref(self) -> tuple[str, str, str]:
         return (self.kind, self.namespace, self.name)
 
+    def known(self, decoded: Any, store_revision: int) -> "StoredResource":
+        """The same at another revision, with its decoded spec, which nobody need decode again."""
+        made = replace(self, store_revision=store_revision)
+        made.__dict__["decoded"] = decoded
+        return made
+
     def to_bytes(self) -> bytes:
         body = {name: getattr(self, name) for name in _RESOURCE_FIELDS}
         return _dump(body)
@@ -162,6 +168,8 @@ class NodePlacement:
     decided_at_ms: int = 0
     # Of the Secrets that the assignments name: a changed Secret is a changed plan.
     secrets_digest: str = ""
+    # Of policies and facts that the plan carries; see scheduling/demands.py.
+    demands_digest: str = ""
     store_revision: int = 0  # not part of the value; 0: does not exist yet
 
     def to_bytes(self) -> bytes:
@@ -184,6 +192,7 @@ class NodePlacement:
             stops=stops,
             decided_at_ms=body.get("decided_at_ms", 0),
             secrets_digest=body.get("secrets_digest", ""),
+            demands_digest=body.get("demands_digest", ""),
             store_revision=store_revision,
         )
 

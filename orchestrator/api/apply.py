@@ -233,7 +233,10 @@ class Applier:
             fingerprint,
             int(self._clock() * 1000),
         )
-        step.ops.append(Put(keys.revision(record.uid, number), revision.to_bytes()))
+        revision.__dict__["decoded"] = manifest.spec.template
+        key, raw = keys.revision(record.uid, number), revision.to_bytes()
+        self._cache.expect(key, raw, revision)
+        step.ops.append(Put(key, raw))
         old = number - REVISIONS_KEPT
         placed = self._index.workload(record.namespace, record.name)
         in_use = {item.assignment.revision for item in placed.placed.values()}
@@ -242,9 +245,11 @@ class Applier:
             step.ops.append(Delete(keys.revision(record.uid, old)))
 
     def _finish(self, step: Step, store_revision: int) -> Step:
-        key = keys.spec(*step.record.ref)
+        key, raw = keys.spec(*step.record.ref), step.record.to_bytes()
+        decoded = step.wanted.manifest.spec
+        self._cache.expect(key, raw, step.record.known(decoded, store_revision))
         step.compares.append(_compare(key, store_revision))
-        step.ops.append(Put(key, step.record.to_bytes()))
+        step.ops.append(Put(key, raw))
         return step
 
 
