@@ -68,7 +68,11 @@ def exhausted(reason: str, message: str, hint: str = "") -> Refused:
 def from_store(error: StoreError) -> Refused:
     """What a caller learns of a failing store: nothing of its insides, but whether to try again."""
     if isinstance(error, StoreFull):
-        return exhausted("StoreFull", "the store is full: nothing was written", "make room")
+        return exhausted(
+            "StoreFull",
+            "the store is full: nothing was written",
+            "reads still work; make room on the orchestrator's file system",
+        )
     return unavailable(
         "StoreUnavailable",
         "the store did not answer; whether a write was made is unknown",

@@ -178,6 +178,7 @@ class Orchestrator:
             Relaying(parts.catalog, self.gateway.relays, parts.events),
             parts.access,
             parts.events,
+            parts.cache,
             self._clock,
         )
         return Listeners(parts, self.gateway, operators)

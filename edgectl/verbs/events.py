@@ -39,11 +39,19 @@ def run(invocation: Invocation) -> int:
 
 
 def lines_of(events: Sequence[common_pb2.Event], now_ms: int) -> list[str]:
-    """A table without the object column: for describe, which is about one object."""
-    table = Table(("LAST SEEN", "TYPE", "REASON", "SOURCE", "MESSAGE"))
+    """A table for describe: without the object column, unless it is about several (replicas)."""
+    several = len({(e.object.kind, e.object.name) for e in events}) > 1
+    column = "OBJECT" if several else "SOURCE"
+    table = Table(("LAST SEEN", "TYPE", "REASON", column, "MESSAGE"))
     return table.lines(
         [
-            (_when(e, now_ms), _TYPES.get(e.type, NONE), e.reason, e.source, e.message)
+            (
+                _when(e, now_ms),
+                _TYPES.get(e.type, NONE),
+                e.reason,
+                _object(e) if several else e.source,
+                e.message,
+            )
             for e in events
         ]
     )
@@ -127,19 +135,22 @@ class _Shower:
 
 def _row(event: common_pb2.Event, now_ms: int, *, wide: bool) -> tuple[str, ...]:
     kind = _TYPES.get(event.type, NONE)
-    object_ = f"{event.object.kind.lower()}/{event.object.name}"
     if not wide:
-        return _when(event, now_ms), kind, event.reason, object_, event.message
+        return _when(event, now_ms), kind, event.reason, _object(event), event.message
     return (
         age(event.last_at_ms, now_ms),
         age(event.first_at_ms, now_ms),
         str(event.count),
         kind,
         event.reason,
-        object_,
+        _object(event),
         event.source,
         event.message,
     )
+
+
+def _object(event: common_pb2.Event) -> str:
+    return f"{event.object.kind.lower()}/{event.object.name}"
 
 
 def _when(event: common_pb2.Event, now_ms: int) -> str:

@@ -5,9 +5,10 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 
 from orchestrator.authz import Caller, require
+from orchestrator.cache import Cache
 from orchestrator.events import EventRecord, EventRecorder
 from polder.roles import Level, level_in
-from polder.v1 import operator_pb2
+from polder.v1 import common_pb2, operator_pb2
 
 BATCH = 200
 PENDING_MAX = 1_000
@@ -16,12 +17,14 @@ _COALESCE_S = 0.1
 
 async def stream_events(
     events: EventRecorder,
+    cache: Cache,
     clock: Callable[[], float],
     caller: Caller,
     request: operator_pb2.EventsRequest,
 ) -> AsyncIterator[operator_pb2.EventsResponse]:
     """Batches, oldest first; a first one always comes. Raises Refused (Forbidden).
 
+    A workload's events are also those of its replicas: that is where things happen.
     A reader that is slow loses the oldest of what it has not read, never memory.
     """
     wanted = request.object
@@ -32,8 +35,10 @@ async def stream_events(
     def matches(event: EventRecord) -> bool:
         return (
             namespace in ("", event.namespace)
-            and wanted.kind in ("", event.kind)
-            and wanted.name in ("", event.name)
+            and (
+                (wanted.kind in ("", event.kind) and wanted.name in ("", event.name))
+                or _of_its_replica(cache, wanted, event)
+            )
             and level_in(caller.roles, event.namespace) >= Level.VIEWER
         )
 
@@ -54,7 +59,7 @@ async def stream_events(
 
     end = events.subscribe(on_event) if request.follow else None
     try:
-        found = [event for event in events.list(kind=wanted.kind) if matches(event)]
+        found = [event for event in events.list() if matches(event)]
         found = found[-request.limit :] if request.limit > 0 else found
         for start in range(0, max(1, len(found)), BATCH):
             yield response(found[start : start + BATCH])
@@ -68,3 +73,15 @@ async def stream_events(
     finally:
         if end is not None:
             end()
+
+
+def _of_its_replica(cache: Cache, wanted: common_pb2.ResourceRef, event: EventRecord) -> bool:
+    """By the replica's name, WORKLOAD-INDEX, WORKLOAD-NODE or WORKLOAD-SITE: it may be gone."""
+    if wanted.kind != "Workload" or not wanted.name or event.kind != "Replica":
+        return False
+    rest = event.name.removeprefix(f"{wanted.name}-")
+    if rest == event.name:
+        return False
+    return rest.isdecimal() or any(
+        cache.resource(kind, "", rest) is not None for kind in ("Node", "Site")
+    )

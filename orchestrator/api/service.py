@@ -17,6 +17,7 @@ from orchestrator.api.reading import Reading
 from orchestrator.api.relaying import Relaying
 from orchestrator.api.watching import WatchHub
 from orchestrator.authz import caller_of
+from orchestrator.cache import Cache
 from orchestrator.events import EventRecorder
 from polder.v1 import operator_pb2, operator_pb2_grpc
 
@@ -35,6 +36,7 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         relaying: Relaying,
         access: Access,
         events: EventRecorder,
+        cache: Cache,
         clock: Callable[[], float],
     ) -> None:
         self._applier = applier
@@ -44,6 +46,7 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         self._relaying = relaying
         self._access = access
         self._events = events
+        self._cache = cache
         self._clock = clock
 
     async def Apply(  # noqa: N802
@@ -84,7 +87,7 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
     def Events(  # noqa: N802
         self, request: operator_pb2.EventsRequest, context: Context
     ) -> AsyncIterator[operator_pb2.EventsResponse]:
-        return stream_events(self._events, self._clock, caller_of(context), request)
+        return stream_events(self._events, self._cache, self._clock, caller_of(context), request)
 
     async def CreateJoinToken(  # noqa: N802
         self, request: operator_pb2.CreateJoinTokenRequest, context: Context

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.api.apply import DOCUMENT_BYTES_MAX, REVISIONS_KEPT
 from orchestrator.store import keys
-from polder.v1 import operator_pb2
+from polder.v1 import common_pb2, operator_pb2
 from tests.integration.orchestrator_rig import (
     PROVIDER_SPEC,
     Rig,
@@ -383,3 +383,26 @@ async def test_operators_are_listed_to_admins_only(rig: Rig) -> None:
     assert shown == {"admin": ["admin"], "vera": ["viewer:default"]}
     refused = await refusal(viewer.List(operator_pb2.ListRequest(kind="Operator")))
     assert refused.reason == "Forbidden"
+
+
+# --- events -------------------------------------------------------------------------------------
+
+
+async def test_a_workloads_events_are_also_those_of_its_replicas(rig: Rig) -> None:
+    await rig.site("ams-1")
+    await rig.node("n1")
+    record = rig.orchestrator.parts.events.record
+    names = ("web-0", "web-12", "web-n1", "web-ams-1", "web-1-0", "website-0", "other-0")
+    for name in names:
+        record("Replica", "default", name, common_pb2.EVENT_TYPE_NORMAL, "Started", name, "test")
+    record("Replica", "else", "web-0", common_pb2.EVENT_TYPE_NORMAL, "Started", "elsewhere", "test")
+    record("Workload", "default", "web", common_pb2.EVENT_TYPE_NORMAL, "Deleted", "web", "test")
+
+    async def told(**about: str) -> list[str]:
+        request = operator_pb2.EventsRequest(object=ref(**about))
+        answers = rig.admin().Events(request)
+        return [event.message async for answer in answers for event in answer.events]
+
+    mine = await told(kind="Workload", name="web", namespace="default")
+    assert mine == ["web-0", "web-12", "web-n1", "web-ams-1", "web"]
+    assert await told(kind="Replica", name="web-0", namespace="default") == ["web-0"]
