@@ -116,7 +116,7 @@ class Plan:
     noncompliant: tuple[NonCompliant, ...] = ()
     # Stops that their agents reported done: (node, replica uid).
     prune: tuple[tuple[str, str], ...] = ()
-    # Nodes that need a new generation of the same plan, mostly because a Secret changed.
+    # Nodes that need a new generation of the same plan, mostly because a Secret or a fact changed.
     refresh: tuple[str, ...] = ()
     explanations: tuple[Explanation, ...] = ()
     # How many replicas each workload should have now, by uid.

@@ -195,7 +195,7 @@ def count(
     for item in filters:
         rows = np.flatnonzero(item.failing(table, need) & among)
         if rows.size:
-            row = min(rows.tolist(), key=lambda r: table.nodes[r].name)
+            row = int(rows[0])
             text = f"{table.nodes[row].name}: {item.why(table, need, row)[0].text}"
             found.append(ReasonCount(item.code, int(rows.size), text))
     return sorted(found, key=lambda reason: (-reason.nodes, reason.code))

@@ -34,7 +34,7 @@ from orchestrator.scheduling.snapshot import Mode, Node, Observed, Snapshot, Wor
 from orchestrator.scheduling.standbys import StandbyChooser
 from orchestrator.scheduling.table import Mask, NodeTable
 
-DETAIL_ROWS_MAX = 5_000_000
+DETAIL_ROWS_MAX = 2_000_000
 """Rows that one plan looks at to count reasons; after that it names them by `edgectl why` only."""
 
 

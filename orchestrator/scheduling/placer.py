@@ -29,7 +29,7 @@ class Placer:
     def __init__(self, table: NodeTable, neighbours: Neighbours) -> None:
         self._table = table
         self._neighbours = neighbours
-        self._single = SingleChooser(table)
+        self.single = SingleChooser(table)
 
     def rows_for(
         self, workload: Workload, need: Need, number: int, held: Sequence[int], pack: bool
@@ -44,10 +44,9 @@ class Placer:
         elif number == 1 and not (
             held or where.spread or required or preferred or where.prefer_green
         ):
-            row = self._single.choose(need, pack)
+            row = self.single.choose(need, pack)
             if row is None:
                 return ()
-            self._single.hold(row, need)
             rows = (row,)
         else:
             rows = self._at_once(need, number, held, pack, required, preferred)

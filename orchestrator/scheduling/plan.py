@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 from orchestrator.records import AssignmentRecord, NodePlacement
 from orchestrator.scheduling.decisions import Cause, Plan, Stop
+from orchestrator.scheduling.demands import Demands
+from orchestrator.scheduling.first import place_first
 from orchestrator.scheduling.holders import answers, find_holders
 from orchestrator.scheduling.part import Planning
 from orchestrator.scheduling.secrets import secrets_digest
@@ -39,11 +41,7 @@ def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
         if workload.deleting and not held and workload.uid not in holders.stopping:
             finished.append(workload.uid)
             continue
-        part = WorkloadPlan(planning, workload)
-        if workload.deleting:
-            part.delete()
-        else:
-            part.decide()
+        decide(planning, workload)
     return Plan(
         revision=snapshot.revision,
         place=out.place,
@@ -52,13 +50,23 @@ def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
         standbys=tuple(out.standbys),
         noncompliant=tuple(out.noncompliant),
         prune=_prunable(snapshot),
-        refresh=tuple(sorted(snapshot.ahead | _outdated_secrets(snapshot))),
+        refresh=tuple(
+            sorted(snapshot.ahead | _outdated_secrets(snapshot) | Demands(snapshot).outdated())
+        ),
         explanations=tuple(out.explanations),
         desired=tuple(out.desired),
         orphans=tuple(holders.orphans),
         finished_workloads=tuple(finished),
         finished_nodes=_finished_nodes(snapshot, table),
     )
+
+
+def decide(planning: Planning, workload: Workload) -> None:
+    """All that is to be done about one workload."""
+    if workload.deleting:
+        WorkloadPlan(planning, workload).delete()
+    elif not place_first(planning, workload):
+        WorkloadPlan(planning, workload).decide()
 
 
 def in_order(workloads: Iterable[Workload]) -> list[Workload]:

@@ -8,18 +8,20 @@ demands (for residency: the union over its countries), and only those are judged
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from operator import attrgetter
 
 import numpy as np
 import numpy.typing as npt
 
 from polder.manifest.policy import AssuranceMinimum, EnergyLimits, SealMinimum, SovereigntySpec
-from polder.sovereignty import Reason, SiteFacts, evaluate
+from polder.sovereignty import Reason, SiteFacts, evaluate, tighten
 
 Mask = npt.NDArray[np.bool_]
 
 NOTHING = SovereigntySpec()
 _PLAIN = NOTHING.assurance
 _SEALS = tuple(item.name for item in fields(SealMinimum))
+_levels = attrgetter(*_SEALS)
 _LIMITS = {
     "pue_max": "pue",
     "wue_max": "wue",
@@ -41,57 +43,88 @@ class Policies:
         self._now = now
         self._spread = spread
         self._masks: dict[object, Mask] = {}
+        self._floors: dict[int, tuple[SovereigntySpec, list[Mask] | None]] = {}
         self._figures: dict[str, list[float]] = {}
 
-    def admitted(self, policy: SovereigntySpec) -> Mask | None:
-        """What it admits, at the finer level. None: everything, for it demands nothing."""
+    def admitted(self, policy: SovereigntySpec, floor: SovereigntySpec = NOTHING) -> Mask | None:
+        """What both admit, at the finer level. None: everything, for they demand nothing."""
+        if policy is NOTHING:
+            policy, floor = floor, NOTHING
         if policy is NOTHING:
             return None
-        found: Mask | None = None
-        assurance, named = policy.assurance, policy.certifications
-        if assurance == _PLAIN:
-            assurance = _PLAIN
-        elif named and assurance.certifications:
-            assurance = replace(assurance, certifications="")
-        demands = self._demands(policy, assurance)
-        if named:
-            whole = policy.assurance
-            demands += [
-                self._one(("certifications", name, whole), certifications=(name,), assurance=whole)
-                for name in named
-            ]
-        if not demands and assurance is not _PLAIN:
-            demands = [self._one(("assurance", assurance), assurance=assurance)]
-        for mask in demands:
-            found = mask if found is None else found & mask
-        return found
+        found = self._demands(policy)
+        if floor is not NOTHING:
+            own = self._of_floor(floor)
+            if own is None or found is None:
+                # An assurance is about the demands of both.
+                found = self._assured(tighten(floor, policy))
+            elif own:
+                found = found + own
+        elif found is None:
+            found = self._assured(policy)
+        if not found:
+            return None
+        mask = found[0]
+        for other in found[1:]:
+            mask = mask & other
+        return mask
 
     def reasons(self, policy: SovereigntySpec, site: int) -> tuple[Reason, ...]:
         """Why the policy refuses the site; empty when it does not."""
         return evaluate(policy, self._facts[site], self._now)
 
-    def _demands(self, policy: SovereigntySpec, assurance: AssuranceMinimum) -> list[Mask]:
+    def _of_floor(self, floor: SovereigntySpec) -> list[Mask] | None:
+        """As `_demands`, kept: namespaces are few, and each has one floor for many workloads."""
+        found = self._floors.get(id(floor))
+        if found is None:
+            found = self._floors[id(floor)] = (floor, self._demands(floor))
+        return found[1]
+
+    def _demands(self, policy: SovereigntySpec) -> list[Mask] | None:
+        """A mask per demand; None for policies that ask for assurance."""
+        if policy.assurance is not _PLAIN and policy.assurance != _PLAIN:
+            return None
+        return self._parts(policy, None) + [
+            self._one(("certifications", name), certifications=(name,))
+            for name in policy.certifications
+        ]
+
+    def _assured(self, policy: SovereigntySpec) -> list[Mask]:
+        """A mask per demand of a policy that asks how well its facts are supported."""
+        assurance, named = policy.assurance, policy.certifications
+        if assurance == _PLAIN:
+            return self._demands(policy) or []
+        # The certifications that are named are judged below, and their group by nothing else.
+        others = replace(assurance, certifications="") if named else assurance
+        found = self._parts(policy, others)
+        for name in named:
+            key = ("certifications", name, assurance)
+            found.append(self._one(key, assurance, certifications=(name,)))
+        if not found:
+            found.append(self._one(("assurance", assurance), assurance))
+        return found
+
+    def _parts(self, policy: SovereigntySpec, assurance: AssuranceMinimum | None) -> list[Mask]:
         found = []
+        masks = self._masks
         if policy.residency is not None:
             found.append(self._residency(policy.residency, assurance))
         for law in policy.forbid_laws:
-            found.append(
-                self._one(("law", law, assurance), forbid_laws=(law,), assurance=assurance)
-            )
+            mask = masks.get(("law", law, assurance))
+            if mask is None:
+                mask = self._one(("law", law, assurance), assurance, forbid_laws=(law,))
+            found.append(mask)
         if policy.ownership:
-            key = ("ownership", policy.ownership, assurance)
-            found.append(self._one(key, ownership=policy.ownership, assurance=assurance))
+            key: object = ("ownership", policy.ownership, assurance)
+            found.append(self._one(key, assurance, ownership=policy.ownership))
         if policy.gaiax_label is not None:
-            key = ("gaiax", str(policy.gaiax_label), assurance)
-            found.append(self._one(key, gaiax_label=policy.gaiax_label, assurance=assurance))
+            key = ("gaiax", policy.gaiax_label, assurance)
+            found.append(self._one(key, assurance, gaiax_label=policy.gaiax_label))
         if policy.seal is not NOTHING.seal:
-            for name in _SEALS:
-                level = getattr(policy.seal, name)
+            for name, level in zip(_SEALS, _levels(policy.seal), strict=True):
                 if level is not None:
-                    seal = SealMinimum(**{name: level})
-                    found.append(
-                        self._one((name, level, assurance), seal=seal, assurance=assurance)
-                    )
+                    key = (name, level, assurance)
+                    found.append(self._one(key, assurance, seal=SealMinimum(**{name: level})))
         if policy.energy is not NOTHING.energy:
             for name in _LIMITS:
                 limit = getattr(policy.energy, name)
@@ -99,18 +132,18 @@ class Policies:
                     found.append(self._energy(name, limit, assurance))
         return found
 
-    def _residency(self, areas: tuple[str, ...], assurance: AssuranceMinimum) -> Mask:
+    def _residency(self, areas: tuple[str, ...], assurance: AssuranceMinimum | None) -> Mask:
         key = ("areas", areas, assurance)
         found = self._masks.get(key)
         if found is None:
             found = self._spread(np.zeros(len(self._facts), dtype=np.bool_))
             for area in areas:
                 here = ("area", area, assurance)
-                found = found | self._one(here, residency=(area,), assurance=assurance)
+                found = found | self._one(here, assurance, residency=(area,))
             self._keep(key, found)
         return found
 
-    def _energy(self, name: str, limit: float, assurance: AssuranceMinimum) -> Mask:
+    def _energy(self, name: str, limit: float, assurance: AssuranceMinimum | None) -> Mask:
         """Limits between the same two figures of the fleet admit the same sites."""
         figures = self._figures.get(name)
         if figures is None:
@@ -119,12 +152,21 @@ class Policies:
             self._figures[name] = figures
         exact = bisect_right(figures, limit)
         at = bool(exact and figures[exact - 1] == limit)
-        spec = EnergyLimits(**{name: limit})
-        return self._one((name, exact, at, assurance), energy=spec, assurance=assurance)
+        key = (name, exact, at, assurance)
+        found = self._masks.get(key)
+        return (
+            self._one(key, assurance, energy=EnergyLimits(**{name: limit}))
+            if found is None
+            else found
+        )
 
-    def _one(self, key: object, **demand: object) -> Mask:
+    def _one(
+        self, key: object, assurance: AssuranceMinimum | None = None, **demand: object
+    ) -> Mask:
         found = self._masks.get(key)
         if found is None:
+            if assurance is not None:
+                demand["assurance"] = assurance
             policy = SovereigntySpec(**demand)  # type: ignore[arg-type]  # fields of it
             verdicts = [not evaluate(policy, facts, self._now) for facts in self._facts]
             found = self._spread(np.array(verdicts, dtype=np.bool_))

@@ -81,8 +81,7 @@ class Preemption:
                     break
                 row, victims = found
                 stops += [self._stop(victim, workload) for victim in victims]
-            else:
-                self._yielding.pop(row)
+            # What is promised is held from now on, so that the same room is not promised twice.
             chooser.take(row)
             promised += 1
         return promised, stops
@@ -92,7 +91,7 @@ class Preemption:
     def _waiting_room(self, need: Need, allowed: Mask) -> int | None:
         """A node where it fits once those are gone that were asked to make room before."""
         for row in sorted(self._yielding):
-            if allowed[row] and self._fits_without(row, need, self._yielding[row]):
+            if allowed[row] and self._fits_without(row, need, []):
                 return row
         return None
 
@@ -124,7 +123,9 @@ class Preemption:
                 gone.remove(victim)
         return gone
 
-    def _fits_without(self, row: int, need: Need, gone: list[Template]) -> bool:
+    def _fits_without(self, row: int, need: Need, more: list[Template]) -> bool:
+        """When those are gone that make room already, and these."""
+        gone = [*self._yielding.get(row, ()), *more]
         for template in gone:
             self._table.release(row, template)
         fits = self._table.has_room(row, need.template)
@@ -136,6 +137,7 @@ class Preemption:
         assert self._by_row is not None and victim.holder.row is not None
         self._by_row[victim.holder.row].remove(victim)
         self._left -= 1
+        self._yielding[victim.holder.row].append(victim.template)
         uid, record = victim.workload.uid, victim.holder.record
         del self._holders.by_workload[uid][record.replica]
         self._neighbours.add(uid, [victim.holder.row], -1)

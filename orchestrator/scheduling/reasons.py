@@ -39,29 +39,46 @@ class ReasonCount:
 class Need:
     """What a replica asks: where it may run, what it takes, what it demands of the site.
 
-    `policy` is the effective one: the workload's, tightened by its namespace's floor.
+    `policy` is the workload's own, `floor` its namespace's: both hold (`effective`).
     """
 
     placement: Placement
     template: Template
     policy: SovereigntySpec = NO_POLICY
+    floor: SovereigntySpec = NO_POLICY
     namespace: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def effective(self) -> SovereigntySpec:
+        """The two policies as one."""
+        return merged(self.floor, self.policy)
 
 
 def need_of(snapshot: Snapshot, workload: Workload, template: Template) -> Need:
     """The need of a workload's next replica, with the floor of its namespace."""
-    policy = effective_policy(snapshot, workload)
-    return Need(workload.placement, template, policy, workload.namespace, workload.labels)
+    namespace = snapshot.namespaces.get(workload.namespace)
+    floor = namespace.floor if namespace is not None else NO_POLICY
+    return Need(
+        workload.placement,
+        template,
+        workload.sovereignty,
+        floor,
+        workload.namespace,
+        workload.labels,
+    )
 
 
 def effective_policy(snapshot: Snapshot, workload: Workload) -> SovereigntySpec:
     """What holds for a workload: its own demands and those of its namespace's floor."""
     namespace = snapshot.namespaces.get(workload.namespace)
-    floor = namespace.floor if namespace is not None else NO_POLICY
-    # Most have one or none of the two, and merging two policies is not free.
+    return merged(namespace.floor if namespace else NO_POLICY, workload.sovereignty)
+
+
+def merged(floor: SovereigntySpec, policy: SovereigntySpec) -> SovereigntySpec:
+    """Both at once. Most have one or none of the two, and merging is not free."""
     if floor is NO_POLICY or floor == NO_POLICY:
-        return workload.sovereignty
-    if workload.sovereignty is NO_POLICY or workload.sovereignty == NO_POLICY:
+        return policy
+    if policy is NO_POLICY or policy == NO_POLICY:
         return floor
-    return tighten(floor, workload.sovereignty)
+    return tighten(floor, policy)

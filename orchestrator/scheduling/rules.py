@@ -211,16 +211,16 @@ class Sovereignty:
     code = "NotSovereign"
 
     def failing(self, table: NodeTable, need: Need) -> Mask:
-        if need.policy is NO_POLICY:
+        if need.policy is NO_POLICY and need.floor is NO_POLICY:
             return table.nowhere
-        admitted = table.policies.admitted(need.policy)
+        admitted = table.policies.admitted(need.policy, need.floor)
         if admitted is None:
             return table.nowhere
         failing: Mask = ~admitted[table.cell_of]
         return failing
 
     def why(self, table: NodeTable, need: Need, row: int) -> tuple[Reason, ...]:
-        found = table.policies.reasons(need.policy, int(table.site_codes[row]))
+        found = table.policies.reasons(need.effective, int(table.site_codes[row]))
         return tuple(
             Reason(one.code, one.message, f"sovereignty.{one.knob}", loosened(one)) for one in found
         )

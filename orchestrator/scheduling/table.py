@@ -117,15 +117,8 @@ class NodeTable:
         self.cell_end: Ints = np.append(self.cell_start[1:], self.size)[: len(starts)]
         self.cell_site = self.site_codes[self.cell_start]
         self.cell_of = np.repeat(np.arange(len(starts)), self.cell_end - self.cell_start)
-        # Upper bounds of what is free on any one node of a cell.
-        self.bounds: Ints = np.zeros((len(AMOUNTS), len(starts)), dtype=np.int64)
-        self.bounds_are_old = True
-
-    def refresh_bounds(self) -> None:
-        """Make every bound exact again."""
-        if len(self.cell_start):
-            self.bounds = np.maximum.reduceat(self.free, self.cell_start, axis=1)
-        self.bounds_are_old = False
+        # Rows whose free capacity changed, for those who keep sums of it.
+        self.touched: list[Ints] = []
 
     # --- facts -----------------------------------------------------------------------------------
 
@@ -245,7 +238,7 @@ class NodeTable:
             self._device(name)[row] -= times * count
         for port in template.host_ports:
             self._port(port)[row] += times
-        self.bounds_are_old = True
+        self.touched.append(np.array([row], dtype=np.int64))
 
     def hold_many(self, rows: Ints, takes: Ints, template: Template) -> None:
         """`takes[i]` replicas on `rows[i]`; no row twice."""
@@ -259,7 +252,7 @@ class NodeTable:
             self._device(name)[rows] -= takes * count
         for port in template.host_ports:
             self._port(port)[rows] += takes
-        self.bounds_are_old = True
+        self.touched.append(rows)
 
     def release(self, row: int, template: Template) -> None:
         self.hold(row, template, times=-1)

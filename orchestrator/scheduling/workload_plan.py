@@ -96,9 +96,7 @@ class WorkloadPlan(Moves):
                 for name, site in place_names(self._workload, self._sites()):
                     if name not in self._held:
                         by_site.setdefault(site, []).append(name)
-                for site, names in by_site.items():
-                    self._place_group(names, self._site_mask(site), f"of site {site} ")
-                return sum(len(names) for names in by_site.values())
+                return self._place_per_site(by_site)
             case Mode.PER_NODE:
                 return self._place_per_node()
 
@@ -139,15 +137,33 @@ class WorkloadPlan(Moves):
         if len(missing) > fitless:
             self._over_quota(names_of(name, missing[fitless:]))
 
-    def _place_group(self, names: list[str], among: Mask | None, where: str) -> None:
+    def _place_per_site(self, by_site: dict[str, list[str]]) -> int:
+        """Round by round: a site that is full for now may not be when others have theirs."""
+        wanted = sum(len(names) for names in by_site.values())
+        waiting = dict(by_site)
+        progress = True
+        while progress:
+            progress = False
+            for site, names in waiting.items():
+                left = self._place_group(names, self._site_mask(site))
+                progress = progress or len(left) < len(names)
+                waiting[site] = left
+        for site, names in waiting.items():
+            if names and self._within_quota(names):
+                self._make_room(tuple(names), self._site_mask(site), f"of site {site} ")
+        return wanted
+
+    def _place_group(self, names: list[str], among: Mask) -> list[str]:
+        """The names that got no node."""
+        quotas, namespace = self._planning.quotas, self._workload.namespace
         for done, name in enumerate(names):
-            if not self._within_quota(names[done:]):
-                return
-            row = self._chooser().choose(among)
+            row = (
+                self._chooser().choose(among) if quotas.room(namespace, self._template, 1) else None
+            )
             if row is None:  # nor will the others of this group fit
-                self._make_room(tuple(names[done:]), among, where)
-                return
+                return names[done:]
             self._place_new(name, row)
+        return []
 
     def _place_per_node(self) -> int:
         usable = self._chooser().usable & ~self._table.flags("deleting")
