@@ -36,12 +36,18 @@ def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
         message = f"epoch {newer.record.epoch} of it is on node {newer.node}"
         out.stop.append(Stop(older.node, older.record, Cause.MOVED, message))
     finished = []
+    followers: list[WorkloadPlan] = []
     for workload in in_order(snapshot.workloads):
         held = holders.by_workload.get(workload.uid)
         if workload.deleting and not held and workload.uid not in holders.stopping:
             finished.append(workload.uid)
             continue
-        decide(planning, workload)
+        if not workload.deleting and follows_others(workload):
+            followers.append(WorkloadPlan(planning, workload))
+            followers[-1].change_held()
+        else:
+            decide(planning, workload)
+    _place_followers(followers)
     return Plan(
         revision=snapshot.revision,
         place=out.place,
@@ -59,6 +65,20 @@ def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
         finished_workloads=tuple(finished),
         finished_nodes=_finished_nodes(snapshot, table),
     )
+
+
+def follows_others(workload: Workload) -> bool:
+    """Whether it may have to wait for another workload's place."""
+    return any(rule.required for rule in workload.placement.affinity)
+
+
+def _place_followers(followers: list[WorkloadPlan]) -> None:
+    """After all others, so that one plan is enough whatever their priorities; in rounds, since
+    a follower may be followed."""
+    while any(part.place_some() for part in followers):
+        pass
+    for part in followers:
+        part.finish()
 
 
 def decide(planning: Planning, workload: Workload) -> None:

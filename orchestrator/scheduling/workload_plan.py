@@ -15,14 +15,24 @@ from orchestrator.scheduling.decisions import Cause, Standbys
 from orchestrator.scheduling.desired import is_indexed, place_names
 from orchestrator.scheduling.holders import Holder
 from orchestrator.scheduling.moves import Moves, cause_of
-from orchestrator.scheduling.part import ordered
+from orchestrator.scheduling.part import Planning, ordered
 from orchestrator.scheduling.placements import Batch, names_of
-from orchestrator.scheduling.snapshot import Mode
-from orchestrator.scheduling.table import Ints, Mask
+from orchestrator.scheduling.placer import Rows
+from orchestrator.scheduling.snapshot import Mode, Workload
+from orchestrator.scheduling.table import Mask
 
 
 class WorkloadPlan(Moves):
-    """Make one, and call `delete` or `decide` once."""
+    """Make one, and call `delete` or `decide` once.
+
+    For a workload that goes where others are: `change_held`, `place_some` as long as anybody
+    places something, and `finish`.
+    """
+
+    def __init__(self, planning: Planning, workload: Workload) -> None:
+        super().__init__(planning, workload)
+        self._blockers = filters.blockers(planning.snapshot, workload)
+        self._done: list[Rows] = []  # indexes that this plan placed
 
     def delete(self) -> None:
         """Stop everything: the workload has a tombstone."""
@@ -34,20 +44,32 @@ class WorkloadPlan(Moves):
 
     def decide(self) -> None:
         """All steps, in order."""
-        blockers = filters.blockers(self._snapshot, self._workload)
-        for blocker in blockers:
+        self.change_held()
+        self.finish()
+
+    def change_held(self) -> None:
+        """What its present replicas need: to stop, to move, to change."""
+        for blocker in self._blockers:
             self._explain(blocker.code, blocker.text)
-        if blockers:
-            self._out.desired.append((self._workload.uid, len(self._held)))
-            return
-        if self._held:
+        if self._held and not self._blockers:
             self._stop_surplus()
             self._follow_replacements()
             self._leave_forced()
             self._leave_forbidden()
             self._change_gently()
             self._renew_standbys()
-        wanted = len(self._held) + self._place_missing()
+
+    def place_some(self) -> bool:
+        """Place what can be placed now, without a word on the rest; whether that was any."""
+        if self._blockers or self._workload.mode is not Mode.REPLICAS:
+            return False
+        return self._place_numbers(self._missing()) > 0
+
+    def finish(self) -> None:
+        """Place what is missing, and explain what is not as it should be."""
+        wanted = len(self._held) + sum(len(part) for part in self._done)
+        if not self._blockers:
+            wanted += self._place_missing()
         if self._stuck:
             self._explain_stuck()
         self._out.desired.append((self._workload.uid, wanted))
@@ -102,34 +124,42 @@ class WorkloadPlan(Moves):
 
     def _place_numbered(self) -> int:
         missing = self._missing()
-        if not len(missing):
-            return 0
+        placed = self._place_numbers(missing)
+        if placed < len(missing):
+            quotas, namespace = self._planning.quotas, self._workload.namespace
+            left = missing[placed:]
+            self._explain_missing(left, quotas.room(namespace, self._template, len(left)))
+        return len(missing)
+
+    def _place_numbers(self, missing: Rows) -> int:
+        """How many of them found a node, the first ones first."""
         planning, workload = self._planning, self._workload
         allowed = planning.quotas.room(workload.namespace, self._template, len(missing))
-        placed = 0
-        if allowed:
-            rows = planning.placer.rows_for(workload, self._need, allowed, self._rows(), self._pack)
-            placed = len(rows)
+        if not allowed:
+            return 0
+        rows = planning.placer.rows_for(workload, self._need, allowed, self._rows(), self._pack)
+        placed = len(rows)
         if placed:
             standbys = self._standbys_for(rows) if workload.failover.standbys else ()
             self._out.place.add(Batch(workload, missing[:placed], rows, standbys))
             planning.quotas.use(workload.namespace, self._template, placed)
-        if placed < len(missing):
+            self._done.append(missing[:placed])
             self._lazy_chooser = None
-            self._more_rows = [int(row) for row in rows] if placed else []
-            self._explain_missing(missing[placed:], allowed - placed)
-        return len(missing)
+            self._more_rows += [int(row) for row in rows]
+        return placed
 
-    def _missing(self) -> Sequence[int] | Ints:
+    def _missing(self) -> Rows:
         count = self._workload.count
-        if not self._held:
+        if not self._held and not self._done:
             return range(count)
         lacks = np.ones(count, dtype=np.bool_)
         prefix = len(self._workload.name) + 1
         lacks[[int(name[prefix:]) for name in self._held]] = False
+        for part in self._done:
+            lacks[np.asarray(part)] = False
         return np.flatnonzero(lacks)
 
-    def _explain_missing(self, missing: Sequence[int] | Ints, fitless: int) -> None:
+    def _explain_missing(self, missing: Rows, fitless: int) -> None:
         """`fitless` of them found no node; the others are over quota."""
         name = self._workload.name
         if fitless:
