@@ -78,6 +78,20 @@ async def test_always_asks_the_registry_again(cri: CriRuntime, registry: Registr
     assert await cri.ensure_image(image, PullPolicy.ALWAYS, None, ARCH) != first
 
 
+async def test_always_uses_what_is_there_when_the_registry_is_away(
+    cri: CriRuntime, registry: Registry
+) -> None:
+    image = registry.add("kept", build(hello_image()))
+    first = await cri.ensure_image(image, PullPolicy.ALWAYS, None, ARCH)
+    registry.status = 503
+    assert await cri.ensure_image(image, PullPolicy.ALWAYS, None, ARCH) == first
+    registry.status, registry.credentials = 0, "now:asked"
+    assert (await refused(cri, image, PullPolicy.ALWAYS)).reason == "ImageAuth"
+    registry.credentials = ""
+    registry.manifests.clear()
+    assert (await refused(cri, image, PullPolicy.ALWAYS)).reason == "ImageNotFound"
+
+
 async def test_registry_does_not_have_it(cri: CriRuntime, registry: Registry) -> None:
     failure = await refused(cri, f"{registry.host}/nothing:1", PullPolicy.ALWAYS)
     assert failure.reason == "ImageNotFound"

@@ -8,6 +8,7 @@ socket sees the same pods, which is how an agent adopts them after its own resta
 
 import asyncio
 import contextlib
+import logging
 import math
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ from agent.runtime.port import (
     RuntimeInfo,
     SandboxFailure,
 )
+
+log = logging.getLogger(__name__)
 
 QUICK_S = 5.0  # reads
 CHANGE_S = 30.0  # create, start, remove: a slow SD card needs most of it
@@ -138,14 +141,23 @@ class CriRuntime:
     async def ensure_image(
         self, image: str, policy: PullPolicy, auth: RegistryAuth | None, arch: str
     ) -> str:
-        """The image's id, so that what was checked is what starts. arch: `amd64`, `arm64`, ..."""
+        """The image's id, so that what was checked is what starts. arch: `amd64`, `arm64`, ...
+
+        With ALWAYS and a registry that cannot be asked, what is on the node counts: a box that
+        boots without a network starts what its plan says.
+        """
         if policy is not PullPolicy.ALWAYS:
             found = await self._local_image(image, arch)
             if found:
                 return found
             if policy is PullPolicy.NEVER:
                 raise ImageFailure("ImageNeverPull", f"{image}: not on this node and pull is Never")
-        await self._pull(image, auth)
+        try:
+            await self._pull(image, auth)
+        except ImageFailure as failure:
+            if failure.reason != "ImageRegistry" or not await self._local_image(image, arch):
+                raise
+            log.warning("the image on the node is used", extra={"error": failure.message})
         found = await self._local_image(image, arch)
         if not found:
             raise ImageFailure("ImageNotFound", f"{image}: vanished right after the pull")
