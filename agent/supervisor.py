@@ -254,7 +254,7 @@ class Supervisor:
                 await asyncio.sleep(RETRY_S)
 
     def _handle(self, event: Event) -> None:
-        for instruction in self._reconciler.handle(event, self._clock.steady()):
+        for instruction in self._reconciler.handle(event, self._clock.steady(), self._clock.wall()):
             self._act(instruction)
         self._set_timer()
 

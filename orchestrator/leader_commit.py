@@ -18,6 +18,7 @@ from orchestrator.fleet import Fleet
 from orchestrator.records import NodePlacement, StoredResource
 from orchestrator.scheduling.apply import NodeChange, applied, by_node
 from orchestrator.scheduling.decisions import Place, Plan, Revise, Stop
+from orchestrator.scheduling.demands import Demands
 from orchestrator.scheduling.secrets import secrets_digest
 from orchestrator.scheduling.snapshot import Snapshot
 from orchestrator.store import keys
@@ -62,10 +63,12 @@ class Committer:
         self._fleet = fleet
         self._clock = clock
         self._gate = asyncio.Semaphore(_CONCURRENT)
+        self._demands = Demands(Snapshot(0))  # of the plan that is being committed
 
     async def commit(self, plan: Plan, snapshot: Snapshot, term: Term) -> Committed:
         """Raises Deposed and StoreError; what was written until then stands."""
         done = Committed()
+        self._demands = Demands(snapshot)
         changes = by_node(plan)
         records = dict(snapshot.placements)
         first = {node: change.without_moves_away() for node, change in changes.items()}
@@ -127,7 +130,11 @@ class Committer:
         seen = self._fleet.get(node)
         acked = seen.acked_generation if seen is not None else 0
         after = applied(before, change, self._now_ms(), acked)
-        after = replace(after, secrets_digest=secrets_digest(after.assignments, snapshot))
+        after = replace(
+            after,
+            secrets_digest=secrets_digest(after.assignments, snapshot),
+            demands_digest=self._demands.digest(node, after.assignments),
+        )
         key = keys.placement(node)
         compare = Compare(key, CompareTarget.MOD_REVISION, before.store_revision)
         async with self._gate:

@@ -14,8 +14,10 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
 
+from orchestrator.api.insight import Insight, build_insight
 from orchestrator.api.relaying import Relaying
 from orchestrator.api.service import OperatorService
+from orchestrator.api.thinking import Thinking
 from orchestrator.background import Background
 from orchestrator.config import Config, parse_address
 from orchestrator.gateway.service import AgentGateway
@@ -177,11 +179,19 @@ class Orchestrator:
             parts.hub,
             Relaying(parts.catalog, self.gateway.relays, parts.events),
             parts.access,
+            self._insight(parts),
             parts.events,
             parts.cache,
             self._clock,
         )
         return Listeners(parts, self.gateway, operators)
+
+    def _insight(self, parts: Parts) -> Insight:
+        thinking = Thinking(parts.cache, parts.fleet, self._clock, self.leader, parts.periods)
+        self._undo.callback(thinking.close)
+        return build_insight(
+            thinking, parts.cache, parts.applier, parts.events, self.leader, time.monotonic
+        )
 
     def _run_background(self, parts: Parts) -> None:
         self._background.start("member-certificate", parts.member.run())

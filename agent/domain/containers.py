@@ -40,6 +40,7 @@ class Turn:
     settings: compose.Settings
     secrets: compose.Secrets
     allocate: Callable[[Container], tuple[str, ...]]  # raises DevicesTaken
+    wall: float = 0.0  # unix seconds, as far as anybody knows: for facts that expire
     out: list[Instruction] = field(default_factory=list)
 
     def ask(self, record: Record, operation: Operation) -> None:

@@ -7,9 +7,9 @@ plan changes nothing.
     payload            result
     older generation   Refused Stale
     same bytes         Unchanged
-    same generation    Unchanged when older or other only in time; Accepted when it renews endpoints
-    or
-                       secrets; Refused Conflict when it names other assignments or stops
+    same generation    Unchanged when older or other only in time; Accepted when it renews
+                       endpoints, secrets, policies or facts; Refused Conflict when it names other
+                       assignments or stops
     newer generation   Accepted, or Refused: Unreadable, WrongDomain, WrongNode, Truncated,
     TooLarge,
                        DuplicateReplica, CauseMissing
@@ -21,7 +21,7 @@ what it left unnamed, for an alert.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from google.protobuf.message import DecodeError
 
@@ -48,6 +48,9 @@ class Assignment:
     digest: str
     standbys: tuple[str, ...] = ()
     error: str = ""
+    # See sovereign.py. Empty: nothing is demanded of the site.
+    policy_json: bytes = b""
+    facts_json: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,22 +189,35 @@ def _check_entries(message: plan_pb2.NodePlan) -> Refused | None:
 
 
 def _same_generation(current: ParsedPlan, plan: ParsedPlan) -> Accepted | Unchanged | Refused:
-    """Members compose a generation alike; only its time, endpoints and secrets may differ."""
-    if plan.assignments != current.assignments or plan.stops != current.stops:
+    """Members compose a generation alike; only its time, and what is read when it is composed, may
+    differ: endpoints, secrets, policies and facts."""
+    same = plan.assignments == current.assignments
+    if plan.stops != current.stops or not (same or _same_replicas(current, plan)):
         return Refused(
             "Conflict", f"two plans of generation {plan.generation} name different replicas"
         )
-    renews = plan.endpoints != current.endpoints or plan.secrets != current.secrets
+    renews = not same or plan.endpoints != current.endpoints or plan.secrets != current.secrets
     if renews and plan.issued_at >= current.issued_at:
         return Accepted(plan)
     return Unchanged()
 
 
+def _same_replicas(current: ParsedPlan, plan: ParsedPlan) -> bool:
+    def bare(found: ParsedPlan) -> dict[str, Assignment]:
+        return {
+            uid: replace(item, policy_json=b"", facts_json=b"")
+            for uid, item in found.assignments.items()
+        }
+
+    return bare(current) == bare(plan)
+
+
 def _parse(message: plan_pb2.NodePlan, payload: bytes) -> ParsedPlan:
+    same: dict[bytes, bytes] = {}  # replicas of one node share the facts of their site
     return ParsedPlan(
         generation=message.generation,
         issued_at=message.issued_at_ms / 1000,
-        assignments={a.replica_uid: _assignment(a) for a in message.assignments},
+        assignments={a.replica_uid: _assignment(a, same) for a in message.assignments},
         stops={
             s.replica_uid: Stop(
                 s.namespace, s.replica, s.replica_uid, s.cause, s.message, s.requested_at_ms / 1000
@@ -217,7 +233,7 @@ def _parse(message: plan_pb2.NodePlan, payload: bytes) -> ParsedPlan:
     )
 
 
-def _assignment(message: plan_pb2.Assignment) -> Assignment:
+def _assignment(message: plan_pb2.Assignment, same: dict[bytes, bytes]) -> Assignment:
     template: PodTemplate | None = None
     error = ""
     try:
@@ -238,4 +254,6 @@ def _assignment(message: plan_pb2.Assignment) -> Assignment:
         digest=digest(template) if template is not None else "",
         standbys=tuple(message.standbys),
         error=error,
+        policy_json=same.setdefault(message.policy_json, message.policy_json),
+        facts_json=same.setdefault(message.facts_json, message.facts_json),
     )

@@ -105,13 +105,17 @@ class Reconciler:
 
     # ---- events ----
 
-    def handle(self, event: Event, now: float) -> list[Instruction]:
-        """What is to be done because of the event. Answers to unknown operations are dropped."""
+    def handle(self, event: Event, now: float, wall: float = 0.0) -> list[Instruction]:
+        """What is to be done because of the event. Answers to unknown operations are dropped.
+
+        `wall`: unix seconds by the box's clock. It is never before the plan in use was issued.
+        """
         turn = Turn(
             now,
             self._settings,
             self._plan.secrets if self._plan is not None else {},
             self._allocate,
+            max(wall, self._plan.issued_at if self._plan is not None else 0.0),
         )
         match event:
             case PlanAccepted(plan):
@@ -136,6 +140,7 @@ class Reconciler:
         renewed = self._plan is None or plan.secrets != self._plan.secrets
         self._plan = plan
         turn.secrets = plan.secrets
+        turn.wall = max(turn.wall, plan.issued_at)
         self._by_name = {(a.namespace, a.replica): a for a in plan.assignments.values()}
         for wanted in plan.assignments.values():
             if wanted.replica_uid not in self._records:
@@ -247,6 +252,7 @@ class Reconciler:
         self._doom(record, turn)
         main = record.main_pod()
         pods.recognise(record, main)
+        self._judge(record, turn)
         self._find_block(record, main, turn)
         situation = classify(
             doomed=main is None and bool(record.pods),
@@ -318,6 +324,21 @@ class Reconciler:
                 if pod is main:
                     record.images.clear()  # the next pod asks for its images anew
 
+    def _judge(self, record: Record, turn: Turn) -> None:
+        """What its policy says of this site now. It stops nothing: see ADR 7."""
+        wanted = record.assignment if record.assigned and record.stop is None else None
+        against = record.standing.judge(wanted, turn.wall) if wanted is not None else ""
+        digests = {pods.digest_of(pod) for pod in record.pods.values()}
+        if wanted is not None and wanted.digest in digests:
+            record.ran = wanted.digest
+        if digests and against and against != record.noncompliant:
+            text = f"it runs on where its policy forbids it: {against}"
+            turn.emit(record, "NonCompliant", text, warning=True)
+        record.noncompliant = against if digests else ""
+        due_s = record.standing.due_s(turn.wall) if wanted is not None else None
+        if due_s is not None:
+            record.attend(turn.now + due_s)
+
     def _find_block(self, record: Record, main: PodState | None, turn: Turn) -> None:
         was = record.block
         record.block = None
@@ -331,6 +352,8 @@ class Reconciler:
         """Why what is assigned cannot be started at all."""
         if wanted.template is None:
             return Cause("BadTemplate", wanted.error)
+        if record.standing.against and record.ran != wanted.digest:
+            return Cause("SovereigntyViolation", record.standing.against)
         plan = self._plan
         try:
             secrets = plan.secrets if plan is not None else {}

@@ -14,6 +14,7 @@ from agent.domain.instructions import Key, Operation
 from agent.domain.plan import Assignment
 from agent.domain.probes import ProbeKind, ProbeState
 from agent.domain.situation import Situation
+from agent.domain.sovereign import Standing
 from agent.domain.view import Exit, ReplicaView
 from agent.runtime.port import ContainerState, PodState
 from polder.manifest import Container
@@ -74,6 +75,9 @@ class Record:
     blind: bool = False  # an operation's outcome is unknown: look before the next one
     hold_until: float = 0.0
     block: Cause | None = None
+    ran: str = ""  # digest of the wanted template, once a pod of it was here
+    standing: Standing = field(default_factory=Standing)
+    noncompliant: str = ""  # why its policy forbids what runs here
     trouble: Cause | None = None  # an operation failed and will be repeated
     situation: Situation | None = None
     due: float | None = None

@@ -98,7 +98,7 @@ def _reason(record: Record, containers: tuple[ContainerView, ...], ready: bool) 
     if record.situation is Situation.CREATING:
         return record.trouble or Cause("Starting", "creating the pod")
     if ready:
-        return NONE
+        return Cause("NonCompliant", record.noncompliant) if record.noncompliant else NONE
     for container in containers:
         if not container.ready and container.reason:
             return Cause(container.reason, f"container {container.name}: {container.message}")

@@ -7,7 +7,8 @@ hold their row back (see `reconcile.py`), they do not make a row of their own.
     situation   when                                        asks for                       then
     GONE        no pod; the plan does not assign it         PublishGone, DeleteLogs        (end)
     BLOCKED     no pod; template unreadable, secret         nothing; seen again with the   FETCHING
-                missing, or its predecessor still stops     next plan or pod removed
+                missing, policy forbids a first start, or   next plan, when a fact expires
+                its predecessor still stops                 or a pod is removed
     FETCHING    no pod; an image is not on the box          EnsureImage, with backoff      CREATING
     WAITING     no pod; the last sandbox failed             nothing until the backoff ends CREATING
     CREATING    no pod; all images are there                RunPod                         SERVING

@@ -9,13 +9,14 @@ costs a retry and never a lost update.
 import asyncio
 import json
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import grpc
 
 from orchestrator.api.index import PlacementIndex
+from orchestrator.api.sovereignty_checks import Changing, SovereigntyChecks
 from orchestrator.api.wire import to_wire
 from orchestrator.authz import Caller, require_write, sees_secrets
 from orchestrator.cache import Cache
@@ -64,6 +65,16 @@ class Step:
     record: StoredResource
     compares: list[Compare] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
+    existing: StoredResource | None = None
+    revision: TemplateRevision | None = None  # that comes with it
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A request's documents as steps, in its order; `warnings` by number of the document."""
+
+    steps: Sequence[Step]
+    warnings: Mapping[int, Sequence[str]]
 
 
 class Applier:
@@ -77,26 +88,48 @@ class Applier:
         self._index = index
         self._clock = clock
         self._contended = asyncio.Lock()
+        self._checks = SovereigntyChecks(cache, clock)
 
     async def apply(
         self, caller: Caller, request: operator_pb2.ApplyRequest
     ) -> operator_pb2.ApplyResponse:
         """Raises Refused (InvalidManifest, Forbidden, Conflict, BeingDeleted, TooLarge) and
         StoreError."""
-        wanted = decode_request(request)
-        for item in wanted:
-            require_write(caller, *item.manifest.ref)
-        steps = self._plan(wanted, wanted)
+        decided = await self.decide(caller, request.documents)
+        steps = list(decided.steps)
+        wanted = [step.wanted for step in steps]
         if not request.dry_run:
             written: dict[int, Step] = {}
             batches = _batches(wanted)
             for batch in batches:
                 # What was decided above still holds for the first; later ones see its effect.
-                decided = _only(batch, steps) if batch is batches[0] else None
-                for step in await self._write(batch, wanted, decided):
+                first = _only(batch, steps) if batch is batches[0] else None
+                for step in await self._write(batch, wanted, first):
                     written[step.wanted.number] = step
             steps = [written[item.number] for item in wanted]
-        return operator_pb2.ApplyResponse(results=[_result(caller, step) for step in steps])
+        return operator_pb2.ApplyResponse(results=results_of(caller, steps, decided.warnings))
+
+    async def decide(
+        self,
+        caller: Caller,
+        documents: Sequence[operator_pb2.Document],
+        *,
+        strict: bool = True,
+    ) -> "Decided":
+        """What the documents come to, without writing. Raises Refused, as `apply` does.
+
+        Not strict: what sovereignty has against them is a warning, for those who ask why.
+        """
+        wanted = decode_request(documents)
+        for item in wanted:
+            require_write(caller, *item.manifest.ref)
+        steps = self._plan(wanted, wanted)
+        found = await self._checks.check([_changing(step) for step in steps])
+        if found.violations and strict:
+            raise _invalid_manifest(found.violations)
+        for number, path, text in found.violations:
+            found.warnings[number].append(f"apply would refuse it: {path}: {text}")
+        return Decided(steps, found.warnings)
 
     async def _write(
         self, batch: Sequence[Wanted], request: Sequence[Wanted], decided: list[Step] | None
@@ -137,7 +170,9 @@ class Applier:
             existing = self._cache.resource(*item.manifest.ref)
             _check_expected(item, existing)
             violations += self._violations(item, existing, coming)
-            steps.append(self._step(item, existing))
+            step = self._step(item, existing)
+            step.existing = existing
+            steps.append(step)
         if violations:
             raise _invalid_manifest(violations)
         return steps
@@ -234,6 +269,7 @@ class Applier:
             int(self._clock() * 1000),
         )
         revision.__dict__["decoded"] = manifest.spec.template
+        step.revision = revision
         key, raw = keys.revision(record.uid, number), revision.to_bytes()
         self._cache.expect(key, raw, revision)
         step.ops.append(Put(key, raw))
@@ -253,16 +289,16 @@ class Applier:
         return step
 
 
-def decode_request(request: operator_pb2.ApplyRequest) -> list[Wanted]:
+def decode_request(documents: Sequence[operator_pb2.Document]) -> list[Wanted]:
     """The documents, checked without looking at the Store. Raises Refused."""
-    if not request.documents:
+    if not documents:
         raise invalid("the request has no documents", reason="InvalidManifest")
-    if len(request.documents) > DOCUMENTS_MAX:
+    if len(documents) > DOCUMENTS_MAX:
         raise exhausted("TooLarge", f"more than {DOCUMENTS_MAX} documents", "apply them in parts")
     wanted: list[Wanted] = []
     violations: list[FieldViolation] = []
     seen: dict[Key, int] = {}
-    for number, document in enumerate(request.documents):
+    for number, document in enumerate(documents):
         try:
             manifest = _decode(document.json)
         except InvalidManifest as error:
@@ -359,7 +395,21 @@ def _only(batch: Sequence[Wanted], steps: Sequence[Step]) -> list[Step]:
     return [by_number[item.number] for item in batch]
 
 
-def _result(caller: Caller, step: Step) -> operator_pb2.ApplyResult:
-    secrets = sees_secrets(caller, step.record.namespace)
-    resource = to_wire(step.record, secrets=secrets)
-    return operator_pb2.ApplyResult(outcome=step.outcome, resource=resource)
+def _changing(step: Step) -> Changing:
+    manifest, existing = step.wanted.manifest, step.existing
+    changed = existing is None or existing.spec != manifest.raw_spec
+    return Changing(step.wanted.number, manifest.ref, manifest.spec, changed)
+
+
+def results_of(
+    caller: Caller, steps: Iterable[Step], warnings: Mapping[int, Sequence[str]]
+) -> list[operator_pb2.ApplyResult]:
+    """What the caller is told of each document."""
+    return [
+        operator_pb2.ApplyResult(
+            outcome=step.outcome,
+            resource=to_wire(step.record, secrets=sees_secrets(caller, step.record.namespace)),
+            warnings=warnings.get(step.wanted.number, ()),
+        )
+        for step in steps
+    ]

@@ -13,6 +13,7 @@ from orchestrator.api.access import Access
 from orchestrator.api.apply import Applier
 from orchestrator.api.deletion import Deleter
 from orchestrator.api.event_stream import stream_events
+from orchestrator.api.insight import Insight
 from orchestrator.api.reading import Reading
 from orchestrator.api.relaying import Relaying
 from orchestrator.api.watching import WatchHub
@@ -35,6 +36,7 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         hub: WatchHub,
         relaying: Relaying,
         access: Access,
+        insight: Insight,
         events: EventRecorder,
         cache: Cache,
         clock: Callable[[], float],
@@ -45,6 +47,7 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         self._hub = hub
         self._relaying = relaying
         self._access = access
+        self._insight = insight
         self._events = events
         self._cache = cache
         self._clock = clock
@@ -108,3 +111,28 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         self, request: operator_pb2.WhoAmIRequest, context: Context
     ) -> operator_pb2.WhoAmIResponse:
         return self._access.who_am_i(caller_of(context))
+
+    async def Why(  # noqa: N802
+        self, request: operator_pb2.WhyRequest, context: Context
+    ) -> operator_pb2.WhyResponse:
+        return await self._insight.why.why(caller_of(context), request)
+
+    async def Plan(  # noqa: N802
+        self, request: operator_pb2.PlanRequest, context: Context
+    ) -> operator_pb2.PlanResponse:
+        return await self._insight.plan.plan(caller_of(context), request)
+
+    async def Simulate(  # noqa: N802
+        self, request: operator_pb2.SimulateRequest, context: Context
+    ) -> operator_pb2.SimulateResponse:
+        return await self._insight.simulate.simulate(caller_of(context), request)
+
+    async def Concentration(  # noqa: N802
+        self, request: operator_pb2.ConcentrationRequest, context: Context
+    ) -> operator_pb2.ConcentrationResponse:
+        return await self._insight.concentration.shares(caller_of(context), request)
+
+    async def Compliance(  # noqa: N802
+        self, request: operator_pb2.ComplianceRequest, context: Context
+    ) -> operator_pb2.ComplianceResponse:
+        return await self._insight.compliance.report(caller_of(context), request)

@@ -13,6 +13,8 @@ from polder.v1 import plan_pb2
 
 RevisionOf = Callable[[str, int], TemplateRevision | None]
 SecretOf = Callable[[str, str], StoredResource | None]
+DemandsOf = Callable[[AssignmentRecord], tuple[bytes, bytes]]
+"""The policy of a replica and the facts of the node's site, as JSON; twice empty for no policy."""
 
 
 class CannotCompose(Exception):
@@ -33,8 +35,17 @@ class Surroundings:
     endpoints: tuple[str, ...]
 
 
+def nothing_demanded(_: AssignmentRecord) -> tuple[bytes, bytes]:
+    """A DemandsOf, where there are no policies."""
+    return b"", b""
+
+
 def compose(
-    placement: NodePlacement, around: Surroundings, revision_of: RevisionOf, secret_of: SecretOf
+    placement: NodePlacement,
+    around: Surroundings,
+    revision_of: RevisionOf,
+    secret_of: SecretOf,
+    demands_of: DemandsOf = nothing_demanded,
 ) -> bytes:
     """Raises CannotCompose. A Secret that does not exist is left out: the agent says so then."""
     plan = plan_pb2.NodePlan(
@@ -51,6 +62,7 @@ def compose(
     for assignment in placement.assignments:
         revision = _revision(assignment, revision_of)
         named |= {(assignment.namespace, name) for name in _secrets(assignment, revision)}
+        policy, facts = demands_of(assignment)
         plan.assignments.add(
             namespace=assignment.namespace,
             workload=assignment.workload,
@@ -61,6 +73,8 @@ def compose(
             revision=assignment.revision,
             template_json=revision.template_json,
             standbys=assignment.standbys,
+            policy_json=policy,
+            facts_json=facts,
         )
     for stop in placement.stops:
         plan.stops.add(

@@ -9,8 +9,10 @@ import logging
 from collections.abc import Callable
 
 from orchestrator.cache import Cache, Change
+from orchestrator.fact_book import FactBook
 from orchestrator.gateway.compose import CannotCompose, Surroundings, compose
 from orchestrator.gateway.sessions import LiveSession, Sessions
+from orchestrator.gateway.signed_facts import SignedFacts
 from orchestrator.identity.member import MemberCredentials
 from orchestrator.leader_report import Recorder
 from orchestrator.records import StoredResource
@@ -40,6 +42,7 @@ class PlanPublisher:
         self._events = events
         self._credentials = credentials
         self._endpoints = endpoints
+        self._facts = SignedFacts(FactBook(cache))
         self._due: dict[str, None] = {}
         self._failed: dict[str, str] = {}
         self._wake = asyncio.Event()
@@ -103,7 +106,13 @@ class PlanPublisher:
         credentials = self._credentials()
         around = Surroundings(session.identity.site, session.identity.trust_domain, self._endpoints)
         placement = self._cache.placement(session.node)
-        payload = compose(placement, around, self._cache.revision_of, self._secret)
+        payload = compose(
+            placement,
+            around,
+            self._cache.revision_of,
+            self._secret,
+            self._facts.demands_at(session.identity.site),
+        )
         if len(payload) > MAX_PLAN_BYTES:
             message = f"the plan takes {len(payload)} bytes; {MAX_PLAN_BYTES} can be sent"
             raise CannotCompose("Oversized", message)

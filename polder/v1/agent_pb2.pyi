@@ -619,7 +619,10 @@ class ReplicaStatus(_message.Message):
     phase: Global___ReplicaPhase.ValueType
     ready: _builtins.bool
     reason: _builtins.str
-    """Why it is not ready, CamelCase: "ImagePull", "CrashLoop", "HostPortInUse", "ProbeFailing"."""
+    """Why it is not ready, CamelCase: "ImagePull", "CrashLoop", "HostPortInUse", "ProbeFailing",
+    "SovereigntyViolation" (it was not started: its policy forbids this site). Also of a ready
+    replica: "NonCompliant" (it runs on where its policy now forbids it).
+    """
     message: _builtins.str
     revision: _builtins.int
     epoch: _builtins.int

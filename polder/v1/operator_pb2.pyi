@@ -63,6 +63,54 @@ WATCH_TYPE_SYNCED: WatchType.ValueType  # 4
 """Everything that existed at the start has been sent."""
 Global___WatchType: _TypeAlias = WatchType  # noqa: Y015
 
+class _ChangeAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ChangeActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHANGE_ACTION_UNSPECIFIED: _ChangeAction.ValueType  # 0
+    CHANGE_ACTION_PLACE: _ChangeAction.ValueType  # 1
+    CHANGE_ACTION_MOVE: _ChangeAction.ValueType  # 2
+    CHANGE_ACTION_STOP: _ChangeAction.ValueType  # 3
+    CHANGE_ACTION_UPDATE: _ChangeAction.ValueType  # 4
+    """Another template, on the node where it is."""
+    CHANGE_ACTION_PREEMPT: _ChangeAction.ValueType  # 5
+    """Stopped without a new place, for a workload of higher priority."""
+
+class ChangeAction(_ChangeAction, metaclass=_ChangeActionEnumTypeWrapper): ...
+
+CHANGE_ACTION_UNSPECIFIED: ChangeAction.ValueType  # 0
+CHANGE_ACTION_PLACE: ChangeAction.ValueType  # 1
+CHANGE_ACTION_MOVE: ChangeAction.ValueType  # 2
+CHANGE_ACTION_STOP: ChangeAction.ValueType  # 3
+CHANGE_ACTION_UPDATE: ChangeAction.ValueType  # 4
+"""Another template, on the node where it is."""
+CHANGE_ACTION_PREEMPT: ChangeAction.ValueType  # 5
+"""Stopped without a new place, for a workload of higher priority."""
+Global___ChangeAction: _TypeAlias = ChangeAction  # noqa: Y015
+
+class _SurvivalOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SurvivalOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SurvivalOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SURVIVAL_OUTCOME_UNSPECIFIED: _SurvivalOutcome.ValueType  # 0
+    SURVIVAL_OUTCOME_SURVIVES: _SurvivalOutcome.ValueType  # 1
+    """As many replicas as before, once the replacements run."""
+    SURVIVAL_OUTCOME_DEGRADES: _SurvivalOutcome.ValueType  # 2
+    SURVIVAL_OUTCOME_DIES: _SurvivalOutcome.ValueType  # 3
+
+class SurvivalOutcome(_SurvivalOutcome, metaclass=_SurvivalOutcomeEnumTypeWrapper): ...
+
+SURVIVAL_OUTCOME_UNSPECIFIED: SurvivalOutcome.ValueType  # 0
+SURVIVAL_OUTCOME_SURVIVES: SurvivalOutcome.ValueType  # 1
+"""As many replicas as before, once the replacements run."""
+SURVIVAL_OUTCOME_DEGRADES: SurvivalOutcome.ValueType  # 2
+SURVIVAL_OUTCOME_DIES: SurvivalOutcome.ValueType  # 3
+Global___SurvivalOutcome: _TypeAlias = SurvivalOutcome  # noqa: Y015
+
 @_typing.final
 class ApplyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -762,3 +810,993 @@ class WhoAmIResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WhoAmIResponse: _TypeAlias = WhoAmIResponse  # noqa: Y015
+
+@_typing.final
+class WhyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REF_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    SITES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ref(self) -> _common_pb2.ResourceRef:
+        """A workload that exists."""
+
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Document]:
+        """Instead: manifests that are not applied yet; each Workload among them is explained."""
+
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Narrow the question to these nodes and sites; empty: all."""
+
+    @_builtins.property
+    def sites(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        ref: _common_pb2.ResourceRef | None = ...,
+        documents: _abc.Iterable[Global___Document] | None = ...,
+        nodes: _abc.Iterable[_builtins.str] | None = ...,
+        sites: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "nodes", b"nodes", "ref", b"ref", "sites", b"sites"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WhyRequest: _TypeAlias = WhyRequest  # noqa: Y015
+
+@_typing.final
+class WhyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKLOADS_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    now_ms: _builtins.int
+    @_builtins.property
+    def workloads(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkloadDiagnosis]: ...
+    def __init__(
+        self,
+        *,
+        workloads: _abc.Iterable[Global___WorkloadDiagnosis] | None = ...,
+        now_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["now_ms", b"now_ms", "workloads", b"workloads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WhyResponse: _TypeAlias = WhyResponse  # noqa: Y015
+
+@_typing.final
+class WorkloadDiagnosis(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    REPLICAS_WANTED_FIELD_NUMBER: _builtins.int
+    REPLICAS_PLACED_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    NODES_FITTING_FIELD_NUMBER: _builtins.int
+    BLOCKERS_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    SUGGESTIONS_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    VERDICTS_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    PLACED_FIELD_NUMBER: _builtins.int
+    PLACED_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    name: _builtins.str
+    replicas_wanted: _builtins.int
+    replicas_placed: _builtins.int
+    nodes: _builtins.int
+    """Looked at; and of them, those that would take one more replica now."""
+    nodes_fitting: _builtins.int
+    verdicts_left_out: _builtins.int
+    placed_left_out: _builtins.int
+    @_builtins.property
+    def blockers(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlacementReason]:
+        """Reasons that no node could heal, such as a quota."""
+
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReasonGroup]:
+        """By number of nodes. A node counts in each of its reasons."""
+
+    @_builtins.property
+    def suggestions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Suggestion]:
+        """Smallest change first."""
+
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeVerdict]:
+        """Bounded, in order of name; a node without reasons fits."""
+
+    @_builtins.property
+    def placed(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlacedReplica]:
+        """Replicas that have a node, and why they may be there. Bounded."""
+
+    @_builtins.property
+    def waiting(self) -> _containers.RepeatedCompositeFieldContainer[Global___WaitingReplicas]:
+        """What the scheduler last said of replicas that are not as asked. Bounded."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+        replicas_wanted: _builtins.int = ...,
+        replicas_placed: _builtins.int = ...,
+        nodes: _builtins.int = ...,
+        nodes_fitting: _builtins.int = ...,
+        blockers: _abc.Iterable[Global___PlacementReason] | None = ...,
+        groups: _abc.Iterable[Global___ReasonGroup] | None = ...,
+        suggestions: _abc.Iterable[Global___Suggestion] | None = ...,
+        verdicts: _abc.Iterable[Global___NodeVerdict] | None = ...,
+        verdicts_left_out: _builtins.int = ...,
+        placed: _abc.Iterable[Global___PlacedReplica] | None = ...,
+        placed_left_out: _builtins.int = ...,
+        waiting: _abc.Iterable[Global___WaitingReplicas] | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blockers", b"blockers", "groups", b"groups", "name", b"name", "namespace", b"namespace", "nodes", b"nodes", "nodes_fitting", b"nodes_fitting", "placed", b"placed", "placed_left_out", b"placed_left_out", "replicas_placed", b"replicas_placed", "replicas_wanted", b"replicas_wanted", "suggestions", b"suggestions", "verdicts", b"verdicts", "verdicts_left_out", b"verdicts_left_out", "waiting", b"waiting", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkloadDiagnosis: _TypeAlias = WorkloadDiagnosis  # noqa: Y015
+
+@_typing.final
+class PlacementReason(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    KNOB_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """CamelCase."""
+    message: _builtins.str
+    knob: _builtins.str
+    """The field of the manifest that would admit the node, such as "sovereignty.seal.SOV-2"."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        message: _builtins.str = ...,
+        knob: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "knob", b"knob", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlacementReason: _TypeAlias = PlacementReason  # noqa: Y015
+
+@_typing.final
+class ReasonGroup(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    KNOB_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    SITES_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    knob: _builtins.str
+    nodes: _builtins.int
+    sites: _builtins.int
+    example: _builtins.str
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        knob: _builtins.str = ...,
+        nodes: _builtins.int = ...,
+        sites: _builtins.int = ...,
+        example: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "example", b"example", "knob", b"knob", "nodes", b"nodes", "sites", b"sites"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReasonGroup: _TypeAlias = ReasonGroup  # noqa: Y015
+
+@_typing.final
+class Suggestion(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KNOB_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    SITES_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    knob: _builtins.str
+    value: _builtins.str
+    """What it would have to say. Empty: the demand would have to go."""
+    nodes: _builtins.int
+    """How many more nodes and sites that would admit."""
+    sites: _builtins.int
+    text: _builtins.str
+    def __init__(
+        self,
+        *,
+        knob: _builtins.str = ...,
+        value: _builtins.str = ...,
+        nodes: _builtins.int = ...,
+        sites: _builtins.int = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["knob", b"knob", "nodes", b"nodes", "sites", b"sites", "text", b"text", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Suggestion: _TypeAlias = Suggestion  # noqa: Y015
+
+@_typing.final
+class NodeVerdict(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    SITE_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    site: _builtins.str
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlacementReason]: ...
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        site: _builtins.str = ...,
+        reasons: _abc.Iterable[Global___PlacementReason] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "reasons", b"reasons", "site", b"site"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeVerdict: _TypeAlias = NodeVerdict  # noqa: Y015
+
+@_typing.final
+class PlacedReplica(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    SITE_FIELD_NUMBER: _builtins.int
+    COUNTRY_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    BECAUSE_FIELD_NUMBER: _builtins.int
+    AGAINST_FIELD_NUMBER: _builtins.int
+    replica: _builtins.str
+    node: _builtins.str
+    site: _builtins.str
+    country: _builtins.str
+    provider: _builtins.str
+    @_builtins.property
+    def because(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Each demand with the fact that meets it."""
+
+    @_builtins.property
+    def against(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlacementReason]:
+        """Why it would not be placed there now: it stays, or waits to move."""
+
+    def __init__(
+        self,
+        *,
+        replica: _builtins.str = ...,
+        node: _builtins.str = ...,
+        site: _builtins.str = ...,
+        country: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        because: _abc.Iterable[_builtins.str] | None = ...,
+        against: _abc.Iterable[Global___PlacementReason] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["against", b"against", "because", b"because", "country", b"country", "node", b"node", "provider", b"provider", "replica", b"replica", "site", b"site"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlacedReplica: _TypeAlias = PlacedReplica  # noqa: Y015
+
+@_typing.final
+class WaitingReplicas(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    message: _builtins.str
+    replicas: _builtins.int
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        message: _builtins.str = ...,
+        replicas: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "replicas", b"replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitingReplicas: _TypeAlias = WaitingReplicas  # noqa: Y015
+
+@_typing.final
+class PlanRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Document]: ...
+    def __init__(
+        self,
+        *,
+        documents: _abc.Iterable[Global___Document] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanRequest: _TypeAlias = PlanRequest  # noqa: Y015
+
+@_typing.final
+class PlanResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    TOTALS_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    CHANGES_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    CHANGES_HIDDEN_FIELD_NUMBER: _builtins.int
+    UNPLACED_FIELD_NUMBER: _builtins.int
+    INCOMPLETE_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    TOTALS_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    UNPLACED_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    changes_left_out: _builtins.int
+    changes_hidden: _builtins.int
+    """Of namespaces that the caller may not read: only how many."""
+    incomplete: _builtins.bool
+    """The look ahead ended early: more may follow."""
+    now_ms: _builtins.int
+    totals_left_out: _builtins.int
+    unplaced_left_out: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApplyResult]:
+        """As an apply would answer, in the order of the documents."""
+
+    @_builtins.property
+    def totals(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChangeCount]: ...
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaChange]:
+        """Bounded: the first of each workload and action."""
+
+    @_builtins.property
+    def unplaced(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnplacedReplicas]: ...
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___ApplyResult] | None = ...,
+        totals: _abc.Iterable[Global___ChangeCount] | None = ...,
+        changes: _abc.Iterable[Global___ReplicaChange] | None = ...,
+        changes_left_out: _builtins.int = ...,
+        changes_hidden: _builtins.int = ...,
+        unplaced: _abc.Iterable[Global___UnplacedReplicas] | None = ...,
+        incomplete: _builtins.bool = ...,
+        now_ms: _builtins.int = ...,
+        totals_left_out: _builtins.int = ...,
+        unplaced_left_out: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "changes_hidden", b"changes_hidden", "changes_left_out", b"changes_left_out", "incomplete", b"incomplete", "now_ms", b"now_ms", "results", b"results", "totals", b"totals", "totals_left_out", b"totals_left_out", "unplaced", b"unplaced", "unplaced_left_out", b"unplaced_left_out"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanResponse: _TypeAlias = PlanResponse  # noqa: Y015
+
+@_typing.final
+class ChangeCount(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    workload: _builtins.str
+    action: Global___ChangeAction.ValueType
+    replicas: _builtins.int
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        workload: _builtins.str = ...,
+        action: Global___ChangeAction.ValueType = ...,
+        replicas: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "namespace", b"namespace", "replicas", b"replicas", "workload", b"workload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeCount: _TypeAlias = ChangeCount  # noqa: Y015
+
+@_typing.final
+class ReplicaChange(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    FROM_NODE_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    action: Global___ChangeAction.ValueType
+    namespace: _builtins.str
+    workload: _builtins.str
+    replica: _builtins.str
+    node: _builtins.str
+    """Where it would be afterwards; of a stop: where it is."""
+    from_node: _builtins.str
+    """Of a move: where it is."""
+    cause: _builtins.str
+    """CamelCase, of moves and stops."""
+    def __init__(
+        self,
+        *,
+        action: Global___ChangeAction.ValueType = ...,
+        namespace: _builtins.str = ...,
+        workload: _builtins.str = ...,
+        replica: _builtins.str = ...,
+        node: _builtins.str = ...,
+        from_node: _builtins.str = ...,
+        cause: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "cause", b"cause", "from_node", b"from_node", "namespace", b"namespace", "node", b"node", "replica", b"replica", "workload", b"workload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaChange: _TypeAlias = ReplicaChange  # noqa: Y015
+
+@_typing.final
+class UnplacedReplicas(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    workload: _builtins.str
+    replicas: _builtins.int
+    message: _builtins.str
+    """The most frequent reasons, in words."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        workload: _builtins.str = ...,
+        replicas: _builtins.int = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "namespace", b"namespace", "replicas", b"replicas", "workload", b"workload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnplacedReplicas: _TypeAlias = UnplacedReplicas  # noqa: Y015
+
+@_typing.final
+class SimulateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOSSES_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Empty: all namespaces that the caller may read."""
+    @_builtins.property
+    def losses(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimulatedLoss]: ...
+    def __init__(
+        self,
+        *,
+        losses: _abc.Iterable[Global___SimulatedLoss] | None = ...,
+        namespace: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["losses", b"losses", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulateRequest: _TypeAlias = SimulateRequest  # noqa: Y015
+
+@_typing.final
+class SimulatedLoss(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """region, provider, country, law, site or node."""
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulatedLoss: _TypeAlias = SimulatedLoss  # noqa: Y015
+
+@_typing.final
+class SimulateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    NODES_LOST_FIELD_NUMBER: _builtins.int
+    SITES_LOST_FIELD_NUMBER: _builtins.int
+    SITES_FIELD_NUMBER: _builtins.int
+    WORKLOADS_SURVIVING_FIELD_NUMBER: _builtins.int
+    WORKLOADS_DEGRADED_FIELD_NUMBER: _builtins.int
+    WORKLOADS_DEAD_FIELD_NUMBER: _builtins.int
+    WORKLOADS_INTERRUPTED_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    REPLICAS_LOST_FIELD_NUMBER: _builtins.int
+    REPLICAS_REPLACED_FIELD_NUMBER: _builtins.int
+    REPLICAS_UNPLACED_FIELD_NUMBER: _builtins.int
+    WORKLOADS_FIELD_NUMBER: _builtins.int
+    WORKLOADS_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    REPLACEMENTS_FIELD_NUMBER: _builtins.int
+    REPLACEMENTS_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    INCOMPLETE_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    nodes: _builtins.int
+    nodes_lost: _builtins.int
+    sites_lost: _builtins.int
+    workloads_surviving: _builtins.int
+    workloads_degraded: _builtins.int
+    workloads_dead: _builtins.int
+    workloads_interrupted: _builtins.int
+    """Of the workloads that survive: those that lose a replica meanwhile."""
+    replicas: _builtins.int
+    replicas_lost: _builtins.int
+    replicas_replaced: _builtins.int
+    replicas_unplaced: _builtins.int
+    """Lost, and no node fits; or stopped to make room for others."""
+    workloads_left_out: _builtins.int
+    replacements_left_out: _builtins.int
+    incomplete: _builtins.bool
+    now_ms: _builtins.int
+    @_builtins.property
+    def sites(self) -> _containers.RepeatedCompositeFieldContainer[Global___LostSite]:
+        """Bounded."""
+
+    @_builtins.property
+    def workloads(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkloadSurvival]:
+        """Worst first; only workloads that lose something. Bounded."""
+
+    @_builtins.property
+    def replacements(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplacementSite]:
+        """Where replacements would run. Bounded."""
+
+    def __init__(
+        self,
+        *,
+        nodes: _builtins.int = ...,
+        nodes_lost: _builtins.int = ...,
+        sites_lost: _builtins.int = ...,
+        sites: _abc.Iterable[Global___LostSite] | None = ...,
+        workloads_surviving: _builtins.int = ...,
+        workloads_degraded: _builtins.int = ...,
+        workloads_dead: _builtins.int = ...,
+        workloads_interrupted: _builtins.int = ...,
+        replicas: _builtins.int = ...,
+        replicas_lost: _builtins.int = ...,
+        replicas_replaced: _builtins.int = ...,
+        replicas_unplaced: _builtins.int = ...,
+        workloads: _abc.Iterable[Global___WorkloadSurvival] | None = ...,
+        workloads_left_out: _builtins.int = ...,
+        replacements: _abc.Iterable[Global___ReplacementSite] | None = ...,
+        replacements_left_out: _builtins.int = ...,
+        incomplete: _builtins.bool = ...,
+        now_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incomplete", b"incomplete", "nodes", b"nodes", "nodes_lost", b"nodes_lost", "now_ms", b"now_ms", "replacements", b"replacements", "replacements_left_out", b"replacements_left_out", "replicas", b"replicas", "replicas_lost", b"replicas_lost", "replicas_replaced", b"replicas_replaced", "replicas_unplaced", b"replicas_unplaced", "sites", b"sites", "sites_lost", b"sites_lost", "workloads", b"workloads", "workloads_dead", b"workloads_dead", "workloads_degraded", b"workloads_degraded", "workloads_interrupted", b"workloads_interrupted", "workloads_left_out", b"workloads_left_out", "workloads_surviving", b"workloads_surviving"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulateResponse: _TypeAlias = SimulateResponse  # noqa: Y015
+
+@_typing.final
+class LostSite(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_FIELD_NUMBER: _builtins.int
+    COUNTRY_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FOR_WANT_OF_FACTS_FIELD_NUMBER: _builtins.int
+    site: _builtins.str
+    country: _builtins.str
+    provider: _builtins.str
+    nodes: _builtins.int
+    reason: _builtins.str
+    """Of a law: how it reaches the site, or what is not declared."""
+    for_want_of_facts: _builtins.bool
+    """Of a law: whether only a fact that is not declared takes it."""
+    def __init__(
+        self,
+        *,
+        site: _builtins.str = ...,
+        country: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        nodes: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        for_want_of_facts: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["country", b"country", "for_want_of_facts", b"for_want_of_facts", "nodes", b"nodes", "provider", b"provider", "reason", b"reason", "site", b"site"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LostSite: _TypeAlias = LostSite  # noqa: Y015
+
+@_typing.final
+class WorkloadSurvival(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
+    REPLACED_FIELD_NUMBER: _builtins.int
+    UNPLACED_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    name: _builtins.str
+    outcome: Global___SurvivalOutcome.ValueType
+    replicas: _builtins.int
+    lost: _builtins.int
+    replaced: _builtins.int
+    unplaced: _builtins.int
+    message: _builtins.str
+    """Why the unplaced ones do not fit."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+        outcome: Global___SurvivalOutcome.ValueType = ...,
+        replicas: _builtins.int = ...,
+        lost: _builtins.int = ...,
+        replaced: _builtins.int = ...,
+        unplaced: _builtins.int = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lost", b"lost", "message", b"message", "name", b"name", "namespace", b"namespace", "outcome", b"outcome", "replaced", b"replaced", "replicas", b"replicas", "unplaced", b"unplaced"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkloadSurvival: _TypeAlias = WorkloadSurvival  # noqa: Y015
+
+@_typing.final
+class ReplacementSite(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_FIELD_NUMBER: _builtins.int
+    COUNTRY_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    site: _builtins.str
+    country: _builtins.str
+    provider: _builtins.str
+    replicas: _builtins.int
+    def __init__(
+        self,
+        *,
+        site: _builtins.str = ...,
+        country: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        replicas: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["country", b"country", "provider", b"provider", "replicas", b"replicas", "site", b"site"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplacementSite: _TypeAlias = ReplacementSite  # noqa: Y015
+
+@_typing.final
+class ConcentrationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Replicas of this namespace alone; empty: all that the caller may read."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConcentrationRequest: _TypeAlias = ConcentrationRequest  # noqa: Y015
+
+@_typing.final
+class ConcentrationResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TABLES_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    replicas: _builtins.int
+    nodes: _builtins.int
+    now_ms: _builtins.int
+    @_builtins.property
+    def tables(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConcentrationTable]: ...
+    def __init__(
+        self,
+        *,
+        tables: _abc.Iterable[Global___ConcentrationTable] | None = ...,
+        replicas: _builtins.int = ...,
+        nodes: _builtins.int = ...,
+        now_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "now_ms", b"now_ms", "replicas", b"replicas", "tables", b"tables"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConcentrationResponse: _TypeAlias = ConcentrationResponse  # noqa: Y015
+
+@_typing.final
+class ConcentrationTable(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    ROWS_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    by: _builtins.str
+    """provider, ownerCountry, country or region."""
+    rows_left_out: _builtins.int
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConcentrationRow]:
+        """Most replicas first. Bounded."""
+
+    def __init__(
+        self,
+        *,
+        by: _builtins.str = ...,
+        rows: _abc.Iterable[Global___ConcentrationRow] | None = ...,
+        rows_left_out: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "rows", b"rows", "rows_left_out", b"rows_left_out"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConcentrationTable: _TypeAlias = ConcentrationTable  # noqa: Y015
+
+@_typing.final
+class ConcentrationRow(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SITES_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    REPLICAS_PERCENT_FIELD_NUMBER: _builtins.int
+    CAPACITY_PERCENT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    sites: _builtins.int
+    nodes: _builtins.int
+    replicas: _builtins.int
+    replicas_percent: _builtins.float
+    """Percent of all."""
+    capacity_percent: _builtins.float
+    """The largest share of cpu and memory capacity, in percent of all."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        sites: _builtins.int = ...,
+        nodes: _builtins.int = ...,
+        replicas: _builtins.int = ...,
+        replicas_percent: _builtins.float = ...,
+        capacity_percent: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_percent", b"capacity_percent", "name", b"name", "nodes", b"nodes", "replicas", b"replicas", "replicas_percent", b"replicas_percent", "sites", b"sites"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConcentrationRow: _TypeAlias = ConcentrationRow  # noqa: Y015
+
+@_typing.final
+class ComplianceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Empty: all namespaces that the caller may read."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComplianceRequest: _TypeAlias = ComplianceRequest  # noqa: Y015
+
+@_typing.final
+class ComplianceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JUDGED_FIELD_NUMBER: _builtins.int
+    COMPLIANT_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    REPLICAS_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    EXPIRIES_FIELD_NUMBER: _builtins.int
+    EXPIRIES_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    judged: _builtins.int
+    """Replicas with a policy that have a node, and of them those that comply."""
+    compliant: _builtins.int
+    replicas_left_out: _builtins.int
+    expiries_left_out: _builtins.int
+    now_ms: _builtins.int
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___NonCompliantReplica]:
+        """Bounded."""
+
+    @_builtins.property
+    def expiries(self) -> _containers.RepeatedCompositeFieldContainer[Global___UpcomingExpiry]:
+        """Soonest first. Bounded."""
+
+    def __init__(
+        self,
+        *,
+        judged: _builtins.int = ...,
+        compliant: _builtins.int = ...,
+        replicas: _abc.Iterable[Global___NonCompliantReplica] | None = ...,
+        replicas_left_out: _builtins.int = ...,
+        expiries: _abc.Iterable[Global___UpcomingExpiry] | None = ...,
+        expiries_left_out: _builtins.int = ...,
+        now_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compliant", b"compliant", "expiries", b"expiries", "expiries_left_out", b"expiries_left_out", "judged", b"judged", "now_ms", b"now_ms", "replicas", b"replicas", "replicas_left_out", b"replicas_left_out"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComplianceResponse: _TypeAlias = ComplianceResponse  # noqa: Y015
+
+@_typing.final
+class NonCompliantReplica(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    SITE_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    REPLACEMENT_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    workload: _builtins.str
+    replica: _builtins.str
+    node: _builtins.str
+    site: _builtins.str
+    since_ms: _builtins.int
+    """0: not known."""
+    replacement: _builtins.str
+    """Where a compliant replacement starts; empty: nowhere yet."""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlacementReason]: ...
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        workload: _builtins.str = ...,
+        replica: _builtins.str = ...,
+        node: _builtins.str = ...,
+        site: _builtins.str = ...,
+        reasons: _abc.Iterable[Global___PlacementReason] | None = ...,
+        since_ms: _builtins.int = ...,
+        replacement: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "node", b"node", "reasons", b"reasons", "replacement", b"replacement", "replica", b"replica", "since_ms", b"since_ms", "site", b"site", "workload", b"workload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NonCompliantReplica: _TypeAlias = NonCompliantReplica  # noqa: Y015
+
+@_typing.final
+class UpcomingExpiry(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_MS_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    REPLICAS_WITHOUT_FIELD_NUMBER: _builtins.int
+    WORKLOADS_FIELD_NUMBER: _builtins.int
+    at_ms: _builtins.int
+    what: _builtins.str
+    """What ends, such as "ISO27001 of provider nl-telco"."""
+    replicas: _builtins.int
+    """Replicas that rest on it, and of them those that nothing else would keep compliant."""
+    replicas_without: _builtins.int
+    @_builtins.property
+    def workloads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Examples, bounded."""
+
+    def __init__(
+        self,
+        *,
+        at_ms: _builtins.int = ...,
+        what: _builtins.str = ...,
+        replicas: _builtins.int = ...,
+        replicas_without: _builtins.int = ...,
+        workloads: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "replicas", b"replicas", "replicas_without", b"replicas_without", "what", b"what", "workloads", b"workloads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpcomingExpiry: _TypeAlias = UpcomingExpiry  # noqa: Y015

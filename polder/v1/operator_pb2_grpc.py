@@ -94,6 +94,31 @@ class OperatorServiceStub:
                 request_serializer=polder_dot_v1_dot_operator__pb2.WhoAmIRequest.SerializeToString,
                 response_deserializer=polder_dot_v1_dot_operator__pb2.WhoAmIResponse.FromString,
                 _registered_method=True)
+        self.Why = channel.unary_unary(
+                '/polder.v1.OperatorService/Why',
+                request_serializer=polder_dot_v1_dot_operator__pb2.WhyRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.WhyResponse.FromString,
+                _registered_method=True)
+        self.Plan = channel.unary_unary(
+                '/polder.v1.OperatorService/Plan',
+                request_serializer=polder_dot_v1_dot_operator__pb2.PlanRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.PlanResponse.FromString,
+                _registered_method=True)
+        self.Simulate = channel.unary_unary(
+                '/polder.v1.OperatorService/Simulate',
+                request_serializer=polder_dot_v1_dot_operator__pb2.SimulateRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.SimulateResponse.FromString,
+                _registered_method=True)
+        self.Concentration = channel.unary_unary(
+                '/polder.v1.OperatorService/Concentration',
+                request_serializer=polder_dot_v1_dot_operator__pb2.ConcentrationRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.ConcentrationResponse.FromString,
+                _registered_method=True)
+        self.Compliance = channel.unary_unary(
+                '/polder.v1.OperatorService/Compliance',
+                request_serializer=polder_dot_v1_dot_operator__pb2.ComplianceRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.ComplianceResponse.FromString,
+                _registered_method=True)
 
 
 class OperatorServiceServicer:
@@ -174,6 +199,41 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Why(self, request, context):
+        """Every reason for every node against one more replica, and the smallest change that would help.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Plan(self, request, context):
+        """What an apply would place, move, stop and preempt. Writes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Simulate(self, request, context):
+        """What would be left, and what would run where instead, if something went dark at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Concentration(self, request, context):
+        """How much depends on one provider, owner's country, country or region.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Compliance(self, request, context):
+        """Replicas whose site does not meet their policy, and facts that expire soon.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -236,6 +296,31 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.WhoAmI,
                     request_deserializer=polder_dot_v1_dot_operator__pb2.WhoAmIRequest.FromString,
                     response_serializer=polder_dot_v1_dot_operator__pb2.WhoAmIResponse.SerializeToString,
+            ),
+            'Why': grpc.unary_unary_rpc_method_handler(
+                    servicer.Why,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.WhyRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.WhyResponse.SerializeToString,
+            ),
+            'Plan': grpc.unary_unary_rpc_method_handler(
+                    servicer.Plan,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.PlanRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.PlanResponse.SerializeToString,
+            ),
+            'Simulate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Simulate,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.SimulateRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.SimulateResponse.SerializeToString,
+            ),
+            'Concentration': grpc.unary_unary_rpc_method_handler(
+                    servicer.Concentration,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.ConcentrationRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.ConcentrationResponse.SerializeToString,
+            ),
+            'Compliance': grpc.unary_unary_rpc_method_handler(
+                    servicer.Compliance,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.ComplianceRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.ComplianceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -562,6 +647,141 @@ class OperatorService:
             '/polder.v1.OperatorService/WhoAmI',
             polder_dot_v1_dot_operator__pb2.WhoAmIRequest.SerializeToString,
             polder_dot_v1_dot_operator__pb2.WhoAmIResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Why(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polder.v1.OperatorService/Why',
+            polder_dot_v1_dot_operator__pb2.WhyRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.WhyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Plan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polder.v1.OperatorService/Plan',
+            polder_dot_v1_dot_operator__pb2.PlanRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.PlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Simulate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polder.v1.OperatorService/Simulate',
+            polder_dot_v1_dot_operator__pb2.SimulateRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.SimulateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Concentration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polder.v1.OperatorService/Concentration',
+            polder_dot_v1_dot_operator__pb2.ConcentrationRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.ConcentrationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Compliance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polder.v1.OperatorService/Compliance',
+            polder_dot_v1_dot_operator__pb2.ComplianceRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.ComplianceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,16 @@ class OperatorServiceStub:
     """Refuses an identity from now on, on open streams too."""
     IssueOperator: _grpc.UnaryUnaryMultiCallable[_operator_pb2.IssueOperatorRequest, _operator_pb2.IssueOperatorResponse]
     WhoAmI: _grpc.UnaryUnaryMultiCallable[_operator_pb2.WhoAmIRequest, _operator_pb2.WhoAmIResponse]
+    Why: _grpc.UnaryUnaryMultiCallable[_operator_pb2.WhyRequest, _operator_pb2.WhyResponse]
+    """Every reason for every node against one more replica, and the smallest change that would help."""
+    Plan: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PlanRequest, _operator_pb2.PlanResponse]
+    """What an apply would place, move, stop and preempt. Writes nothing."""
+    Simulate: _grpc.UnaryUnaryMultiCallable[_operator_pb2.SimulateRequest, _operator_pb2.SimulateResponse]
+    """What would be left, and what would run where instead, if something went dark at once."""
+    Concentration: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ConcentrationRequest, _operator_pb2.ConcentrationResponse]
+    """How much depends on one provider, owner's country, country or region."""
+    Compliance: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ComplianceRequest, _operator_pb2.ComplianceResponse]
+    """Replicas whose site does not meet their policy, and facts that expire soon."""
 
 @_typing.type_check_only
 class OperatorServiceAsyncStub(OperatorServiceStub):
@@ -65,6 +75,16 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     """Refuses an identity from now on, on open streams too."""
     IssueOperator: _aio.UnaryUnaryMultiCallable[_operator_pb2.IssueOperatorRequest, _operator_pb2.IssueOperatorResponse]  # type: ignore[assignment]
     WhoAmI: _aio.UnaryUnaryMultiCallable[_operator_pb2.WhoAmIRequest, _operator_pb2.WhoAmIResponse]  # type: ignore[assignment]
+    Why: _aio.UnaryUnaryMultiCallable[_operator_pb2.WhyRequest, _operator_pb2.WhyResponse]  # type: ignore[assignment]
+    """Every reason for every node against one more replica, and the smallest change that would help."""
+    Plan: _aio.UnaryUnaryMultiCallable[_operator_pb2.PlanRequest, _operator_pb2.PlanResponse]  # type: ignore[assignment]
+    """What an apply would place, move, stop and preempt. Writes nothing."""
+    Simulate: _aio.UnaryUnaryMultiCallable[_operator_pb2.SimulateRequest, _operator_pb2.SimulateResponse]  # type: ignore[assignment]
+    """What would be left, and what would run where instead, if something went dark at once."""
+    Concentration: _aio.UnaryUnaryMultiCallable[_operator_pb2.ConcentrationRequest, _operator_pb2.ConcentrationResponse]  # type: ignore[assignment]
+    """How much depends on one provider, owner's country, country or region."""
+    Compliance: _aio.UnaryUnaryMultiCallable[_operator_pb2.ComplianceRequest, _operator_pb2.ComplianceResponse]  # type: ignore[assignment]
+    """Replicas whose site does not meet their policy, and facts that expire soon."""
 
 class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -153,5 +173,45 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_pb2.WhoAmIRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.WhoAmIResponse, _abc.Awaitable[_operator_pb2.WhoAmIResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Why(
+        self,
+        request: _operator_pb2.WhyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.WhyResponse, _abc.Awaitable[_operator_pb2.WhyResponse]]:
+        """Every reason for every node against one more replica, and the smallest change that would help."""
+
+    @_abc_1.abstractmethod
+    def Plan(
+        self,
+        request: _operator_pb2.PlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.PlanResponse, _abc.Awaitable[_operator_pb2.PlanResponse]]:
+        """What an apply would place, move, stop and preempt. Writes nothing."""
+
+    @_abc_1.abstractmethod
+    def Simulate(
+        self,
+        request: _operator_pb2.SimulateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.SimulateResponse, _abc.Awaitable[_operator_pb2.SimulateResponse]]:
+        """What would be left, and what would run where instead, if something went dark at once."""
+
+    @_abc_1.abstractmethod
+    def Concentration(
+        self,
+        request: _operator_pb2.ConcentrationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.ConcentrationResponse, _abc.Awaitable[_operator_pb2.ConcentrationResponse]]:
+        """How much depends on one provider, owner's country, country or region."""
+
+    @_abc_1.abstractmethod
+    def Compliance(
+        self,
+        request: _operator_pb2.ComplianceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.ComplianceResponse, _abc.Awaitable[_operator_pb2.ComplianceResponse]]:
+        """Replicas whose site does not meet their policy, and facts that expire soon."""
 
 def add_OperatorServiceServicer_to_server(servicer: OperatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

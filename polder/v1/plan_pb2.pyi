@@ -93,6 +93,8 @@ class Assignment(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     TEMPLATE_JSON_FIELD_NUMBER: _builtins.int
     STANDBYS_FIELD_NUMBER: _builtins.int
+    POLICY_JSON_FIELD_NUMBER: _builtins.int
+    FACTS_JSON_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     workload: _builtins.str
     workload_uid: _builtins.str
@@ -106,6 +108,14 @@ class Assignment(_message.Message):
     """The workload's revision that the template comes from."""
     template_json: _builtins.bytes
     """JSON of the manifest model's template."""
+    policy_json: _builtins.bytes
+    """What is demanded of the site, by the workload and its namespace's floor together: JSON of the
+    manifest model's sovereignty. Empty: nothing.
+    """
+    facts_json: _builtins.bytes
+    """What is declared of this node's site and its provider, as far as the policy rests on it. A fact
+    that is not here is unknown, and fails every demand that needs it.
+    """
     @_builtins.property
     def standbys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ordered standby nodes."""
@@ -122,10 +132,12 @@ class Assignment(_message.Message):
         revision: _builtins.int = ...,
         template_json: _builtins.bytes = ...,
         standbys: _abc.Iterable[_builtins.str] | None = ...,
+        policy_json: _builtins.bytes = ...,
+        facts_json: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "namespace", b"namespace", "replica", b"replica", "replica_uid", b"replica_uid", "revision", b"revision", "standbys", b"standbys", "template_json", b"template_json", "workload", b"workload", "workload_uid", b"workload_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "facts_json", b"facts_json", "namespace", b"namespace", "policy_json", b"policy_json", "replica", b"replica", "replica_uid", b"replica_uid", "revision", b"revision", "standbys", b"standbys", "template_json", b"template_json", "workload", b"workload", "workload_uid", b"workload_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -68,6 +68,11 @@ EXPECTED: dict[str, frozenset[str]] = {
     f"{P}{A}/Revoke": frozenset({"admin"}),
     f"{P}{A}/IssueOperator": frozenset({"admin"}),
     f"{P}{A}/WhoAmI": frozenset(OPERATORS),
+    f"{P}{A}/Why": frozenset({"viewer", "operator", "admin"}),
+    f"{P}{A}/Plan": frozenset({"operator", "admin"}),
+    f"{P}{A}/Simulate": frozenset({"viewer", "operator", "admin"}),
+    f"{P}{A}/Concentration": frozenset({"viewer", "operator", "admin"}),
+    f"{P}{A}/Compliance": frozenset({"viewer", "operator", "admin"}),
 }
 _DEFAULT_WORKLOAD = ref("Workload", "w", "default")
 REQUESTS: dict[str, Any] = {
@@ -85,6 +90,13 @@ REQUESTS: dict[str, Any] = {
         )
     ),
     "Events": operator_pb2.EventsRequest(namespace="default"),
+    "Why": operator_pb2.WhyRequest(ref=_DEFAULT_WORKLOAD),
+    "Plan": operator_pb2.PlanRequest(documents=apply_request(workload("w")).documents),
+    "Simulate": operator_pb2.SimulateRequest(
+        namespace="default", losses=[operator_pb2.SimulatedLoss(kind="country", name="NL")]
+    ),
+    "Concentration": operator_pb2.ConcentrationRequest(namespace="default"),
+    "Compliance": operator_pb2.ComplianceRequest(namespace="default"),
     "Session": agent_pb2.SessionRequest(heartbeat=agent_pb2.Heartbeat()),
     "Relay": agent_pb2.RelayRequest(open=agent_pb2.RelayOpen(relay_id="none")),
 }

@@ -9,6 +9,7 @@ from orchestrator.domain.liveness import Liveness
 from orchestrator.records import NodePlacement
 from orchestrator.scheduling.apply import applied, by_node
 from orchestrator.scheduling.decisions import Plan
+from orchestrator.scheduling.demands import Demands
 from orchestrator.scheduling.plan import plan
 from orchestrator.scheduling.secrets import secrets_digest
 from orchestrator.scheduling.snapshot import (
@@ -94,7 +95,8 @@ class World:
             before = self.placements.get(node, NodePlacement(node))
             after = applied(before, change, now_ms=0)
             digest = secrets_digest(after.assignments, snapshot)
-            self.placements[node] = replace(after, secrets_digest=digest)
+            demands = Demands(snapshot).digest(node, after.assignments)
+            self.placements[node] = replace(after, secrets_digest=digest, demands_digest=demands)
             self.gone -= {(node, uid) for uid in change.prune}
         for uid in decided.finished_workloads:
             del self.workloads[uid]
