@@ -101,12 +101,40 @@ def _apply(p: Parser) -> None:
 
 
 def _get(p: Parser) -> None:
-    _targets(p, "KIND[,KIND...], KIND NAME..., or KIND/NAME...")
+    _targets(p, "KIND[,KIND...], KIND NAME..., or KIND/NAME...; or concentration, or compliance")
     _output(p)
     _selector(p)
     p.add_argument("-A", "--all-namespaces", action="store_true", help="every namespace")
     p.add_argument("-w", "--watch", action="store_true", help="then show every change")
     p.add_argument("--no-headers", action="store_true", help="rows alone")
+
+
+def _why(p: Parser) -> None:
+    _targets(p, "workload/NAME", nargs="*")
+    _files(p, required=False)
+    _completes(
+        p.add_argument(
+            "--node", action="append", default=[], metavar="NAME", help="only this node"
+        ),
+        "node",
+    )
+    p.add_argument("--site", action="append", default=[], metavar="NAME", help="only its nodes")
+    _output(p, "json or yaml")
+
+
+def _plan(p: Parser) -> None:
+    _files(p)
+    _output(p, "json or yaml")
+
+
+def _lose(p: Parser) -> None:
+    p.add_argument(
+        "losses",
+        metavar="WHAT/NAME",
+        nargs="+",
+        help="region/, provider/, country/, law/, site/ or node/NAME; all at once",
+    )
+    _output(p, "json or yaml")
 
 
 def _describe(p: Parser) -> None:
@@ -298,6 +326,13 @@ VERBS = (
         "diff",
         example="diff -f hello.yaml",
     ),
+    Verb(
+        "plan",
+        "show what apply would place, move, stop and preempt; changes nothing",
+        _plan,
+        "plan",
+        example="plan -f hello.yaml",
+    ),
     Verb("get", "list resources, or show some", _get, "get", example="get nodes,workloads -o wide"),
     Verb(
         "describe",
@@ -305,6 +340,27 @@ VERBS = (
         _describe,
         "describe",
         example="describe node/edge-1",
+    ),
+    Verb(
+        "why",
+        "tell why replicas are where they are, or nowhere, and what would help",
+        _why,
+        "why",
+        example="why workload/hello --node edge-1",
+    ),
+    Verb(
+        "simulate",
+        "try out what cannot be tried",
+        _nothing,
+        children=(
+            Verb(
+                "lose",
+                "show what would be left if something went dark at once",
+                _lose,
+                "simulate:lose",
+                example="simulate lose provider/nl-telco law/US-CLOUD-ACT",
+            ),
+        ),
     ),
     Verb(
         "delete",

@@ -102,6 +102,25 @@ class Client:
     def whoami(self) -> operator_pb2.WhoAmIResponse:
         return self._unary(lambda stub: stub.WhoAmI, operator_pb2.WhoAmIRequest())
 
+    def why(self, request: operator_pb2.WhyRequest) -> operator_pb2.WhyResponse:
+        return self._unary(lambda stub: stub.Why, request)
+
+    def plan(self, request: operator_pb2.PlanRequest) -> operator_pb2.PlanResponse:
+        return self._unary(lambda stub: stub.Plan, request)
+
+    def simulate(self, request: operator_pb2.SimulateRequest) -> operator_pb2.SimulateResponse:
+        return self._unary(lambda stub: stub.Simulate, request)
+
+    def concentration(
+        self, request: operator_pb2.ConcentrationRequest
+    ) -> operator_pb2.ConcentrationResponse:
+        return self._unary(lambda stub: stub.Concentration, request)
+
+    def compliance(
+        self, request: operator_pb2.ComplianceRequest
+    ) -> operator_pb2.ComplianceResponse:
+        return self._unary(lambda stub: stub.Compliance, request)
+
     # --- streams ------------------------------------------------------------------------------
 
     def watch(

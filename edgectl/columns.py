@@ -134,6 +134,7 @@ def _phase(item: Item, observed_key: str) -> str:
         return f"Unknown {since(number(status.get(observed_key)), item.now_ms)}".strip()
     reason = status.get("reason") or _container_reason(status)
     settled = phase == "Running" and (status.get("ready") or item.kind == "Workload")
+    settled = settled and reason != "NonCompliant"  # it runs well, where it must not
     return f"{phase} ({reason})" if reason and not settled else phase
 
 

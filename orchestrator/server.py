@@ -63,6 +63,7 @@ class Orchestrator:
         self.parts: Parts
         self.leader: Leader
         self.gateway: AgentGateway
+        self.insight: Insight
 
     @property
     def failed(self) -> asyncio.Event:
@@ -172,6 +173,7 @@ class Orchestrator:
         parts.explaining.use(self.leader)
 
     def _listeners(self, parts: Parts) -> Listeners:
+        self.insight = self._build_insight(parts)
         operators = OperatorService(
             parts.applier,
             parts.reading,
@@ -179,14 +181,14 @@ class Orchestrator:
             parts.hub,
             Relaying(parts.catalog, self.gateway.relays, parts.events),
             parts.access,
-            self._insight(parts),
+            self.insight,
             parts.events,
             parts.cache,
             self._clock,
         )
         return Listeners(parts, self.gateway, operators)
 
-    def _insight(self, parts: Parts) -> Insight:
+    def _build_insight(self, parts: Parts) -> Insight:
         thinking = Thinking(parts.cache, parts.fleet, self._clock, self.leader, parts.periods)
         self._undo.callback(thinking.close)
         return build_insight(
@@ -200,6 +202,8 @@ class Orchestrator:
         self._background.start("watch-hub", parts.hub.run())
         self._background.start("gateway", self.gateway.run())
         self._background.start("leader", self.leader.run())
+        told = self.insight.compliance.run(lambda: self.leader.is_leading)
+        self._background.start("compliance", told)
 
     async def _start_http(self, metrics: Metrics) -> None:
         if not self._config.metrics_listen:

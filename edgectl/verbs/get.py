@@ -14,6 +14,11 @@ from edgectl.text import safe
 
 def run(invocation: Invocation) -> int:
     options = invocation.options
+    if options.targets and options.targets[0] in ("concentration", "compliance"):
+        from edgectl.verbs import assurance
+
+        assurance.check(invocation)
+        return assurance.TABLES[options.targets[0]](invocation)
     wanted = targets.parse(options.targets)
     selectors.parse(options.selector)
     if options.selector and any(target.name for target in wanted):

@@ -4,6 +4,8 @@ A replica that does not comply runs on until a compliant replacement is ready; w
 it waits for an operator, who finds it here.
 """
 
+import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +13,7 @@ from dataclasses import dataclass, field
 from orchestrator.api.thinking import Thinking
 from orchestrator.authz import Caller, require
 from orchestrator.events import EventRecord, EventRecorder
+from orchestrator.refusals import Refused
 from orchestrator.scheduling.reasons import NO_POLICY, effective_policy
 from orchestrator.scheduling.snapshot import Snapshot
 from polder.manifest.identifiers import end_of_day
@@ -18,12 +21,14 @@ from polder.manifest.policy import SovereigntySpec
 from polder.roles import Level, level_in
 from polder.sovereignty import Reason, SiteFacts, evaluate, next_change
 from polder.sovereignty.rules_certifications import matching
-from polder.v1 import operator_pb2
+from polder.v1 import common_pb2, operator_pb2
 
 REPLICAS_MAX = 500
 EXPIRIES_MAX = 100
 WORKLOADS_NAMED_MAX = 5
 REASON = "NonCompliant"
+LOOK_EVERY_S = 60.0
+SAY_EVERY_S = 3600.0
 
 Names = Mapping[tuple[str, str, str], int]
 
@@ -51,6 +56,36 @@ class Compliance:
         response = await self._thinking.ask(lambda: judged(snapshot, now, reads, told))
         response.now_ms = int(now * 1000)
         return response
+
+    async def run(self, leads: Callable[[], bool]) -> None:
+        """Until cancelled: keeps an event alive for each replica that does not comply.
+
+        Events are kept for a day after they were last seen, and tell since when; what stands for
+        longer must be said again.
+        """
+        said: dict[tuple[str, str], float] = {}
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if leads():
+                with contextlib.suppress(Refused):  # too busy, or not ready: in a minute then
+                    said = await self._say(said)
+
+    async def _say(self, said: dict[tuple[str, str], float]) -> dict[tuple[str, str], float]:
+        snapshot, now = self._thinking.snapshot(), self._thinking.now()
+        found = await self._thinking.ask(lambda: judged(snapshot, now, lambda _: True, {}))
+        still = {}
+        for item in found.replicas:
+            key = (item.namespace, item.replica)
+            still[key] = said.get(key, 0.0)
+            if now - still[key] >= SAY_EVERY_S:
+                still[key] = now
+                text = "; ".join(reason.message for reason in item.reasons)
+                message = f"site {item.site} does not meet its policy: {text}"
+                warning = common_pb2.EVENT_TYPE_WARNING
+                self._events.record(
+                    "Replica", *key, warning, REASON, message, f"compliance/{item.node}"
+                )
+        return still
 
 
 def first_told(events: Iterable[EventRecord]) -> Names:
@@ -135,10 +170,11 @@ def _judge(policy: SovereigntySpec, facts: SiteFacts, now: float) -> _Pair:
 
 
 def _since_ms(reasons: tuple[Reason, ...], namespace: str, replica: str, told: Names) -> int:
-    """A certificate tells to the day when it ended; of the rest the first event counts."""
-    if all(reason.code == "CertificateExpired" for reason in reasons):
+    """The first event counts; without one, a certificate tells to the day when it ended."""
+    first = told.get(("Replica", namespace, replica), 0)
+    if not first and all(reason.code == "CertificateExpired" for reason in reasons):
         return int(min(end_of_day(str(reason.actual)) for reason in reasons) * 1000)
-    return told.get(("Replica", namespace, replica), 0)
+    return first
 
 
 def _add_expiries(response: operator_pb2.ComplianceResponse, pairs: Iterable[_Pair]) -> None:
