@@ -5,7 +5,7 @@ it waits for an operator, who finds it here.
 """
 
 import asyncio
-import contextlib
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +22,8 @@ from polder.roles import Level, level_in
 from polder.sovereignty import Reason, SiteFacts, evaluate, next_change
 from polder.sovereignty.rules_certifications import matching
 from polder.v1 import common_pb2, operator_pb2
+
+log = logging.getLogger(__name__)
 
 REPLICAS_MAX = 500
 EXPIRIES_MAX = 100
@@ -66,9 +68,13 @@ class Compliance:
         said: dict[tuple[str, str], float] = {}
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            if leads():
-                with contextlib.suppress(Refused):  # too busy, or not ready: in a minute then
+            try:
+                if leads():
                     said = await self._say(said)
+            except Refused as refused:  # too busy, or not ready: in a minute then
+                log.debug("compliance is not looked at now: %s", refused)
+            except Exception:  # what cannot be judged must not end the process
+                log.exception("compliance cannot be looked at; trying again")
 
     async def _say(self, said: dict[tuple[str, str], float]) -> dict[tuple[str, str], float]:
         snapshot, now = self._thinking.snapshot(), self._thinking.now()
