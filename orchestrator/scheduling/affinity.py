@@ -20,10 +20,11 @@ class Neighbours:
     """Where the replicas of every workload are, by row. Inactive when no workload has a rule."""
 
     def __init__(self, workloads: Iterable[Workload]) -> None:
-        known = list(workloads)
+        known = sorted(workloads, key=lambda workload: workload.uid)
         self.active = any(w.placement.affinity or w.placement.anti_affinity for w in known)
         self._by_namespace: defaultdict[str, list[Workload]] = defaultdict(list)
         self._rows: dict[str, Counter[int]] = {}
+        self._leaving: dict[str, Counter[int]] = {}
         if self.active:
             for workload in known:
                 if not workload.deleting:
@@ -33,11 +34,21 @@ class Neighbours:
         """Count replicas in, or out with `by` -1."""
         if self.active:
             counter = self._rows.setdefault(uid, Counter())
+            leaving = self._leaving.get(uid)
             for row in rows:
                 counter[row] += by
+                if by < 0 and leaving and leaving[row] > 0:
+                    leaving[row] += by
 
-    def rows(self, uid: str) -> Mapping[int, int]:
-        return self._rows.get(uid, {})
+    def leave(self, uid: str, rows: Iterable[int]) -> None:
+        """Those there are being replaced: still to be kept apart from, no longer to be joined."""
+        if self.active:
+            self._leaving.setdefault(uid, Counter()).update(rows)
+
+    def rows(self, uid: str, apart: bool) -> Mapping[int, int]:
+        """Replicas by row, as a rule counts them that keeps apart, or that joins."""
+        found = self._rows.get(uid, Counter())
+        return found if apart or uid not in self._leaving else found - self._leaving[uid]
 
     def named(self, namespace: str, labels: Mapping[str, str]) -> Iterable[Workload]:
         """The workloads that a rule means."""
@@ -122,20 +133,22 @@ def rules_of(
         for rule in rules:
             uids = [w.uid for w in neighbours.named(need.namespace, rule.workloads)]
             own = matches(rule.workloads, need.labels)
-            counts = _counts(table, neighbours, rule.by, uids)
+            counts = _counts(table, neighbours, rule.by, uids, apart)
             made = NeighbourRule(table, rule, counts, apart, own, "")
             (required if rule.required else preferred).append(made)
     for other, rule in neighbours.keeping_away(need, uid):
-        counts = _counts(table, neighbours, rule.by, [other.uid])
+        counts = _counts(table, neighbours, rule.by, [other.uid], apart=True)
         required.append(NeighbourRule(table, rule, counts, True, False, other.name))
     return required, preferred
 
 
-def _counts(table: NodeTable, neighbours: Neighbours, by: str, uids: Iterable[str]) -> Ints:
+def _counts(
+    table: NodeTable, neighbours: Neighbours, by: str, uids: Iterable[str], apart: bool
+) -> Ints:
     codes = table.topology(by)
     counts = np.zeros(len(codes.values), dtype=np.int64)
     for uid in uids:
-        for row, number in neighbours.rows(uid).items():
+        for row, number in neighbours.rows(uid, apart).items():
             if codes.codes[row] >= 0:
                 counts[codes.codes[row]] += number
     return counts

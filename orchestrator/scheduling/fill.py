@@ -31,12 +31,16 @@ class Slots:
 
 @dataclass(frozen=True, slots=True)
 class Domains:
-    """Of spreading: each row's domain, replicas per domain now, and which domains are compared."""
+    """Of spreading: each row's domain, replicas per domain now, and which domains are compared.
+
+    `elsewhere` is the least count of compared domains that are not among these, None without any.
+    """
 
     codes: Ints
     counts: Ints
     compared: npt.NDArray[np.bool_]
     max_skew: int
+    elsewhere: int | None = None
 
 
 def fill(slots: Slots, number: int, domains: Domains | None) -> Ints:
@@ -59,8 +63,11 @@ def _domain_targets(slots: Slots, number: int, domains: Domains) -> Ints:
     size = len(domains.counts)
     caps = np.bincount(domains.codes, weights=slots.caps, minlength=size).astype(np.int64)
     reachable = (domains.counts + caps)[domains.compared]
-    if reachable.size:
-        ceiling = int(reachable.min()) + domains.max_skew
+    least = [int(reachable.min())] if reachable.size else []
+    if domains.elsewhere is not None:
+        least.append(domains.elsewhere)
+    if least:
+        ceiling = min(least) + domains.max_skew
         caps = np.minimum(caps, np.maximum(0, ceiling - domains.counts))
     rows = np.bincount(domains.codes, minlength=size)
     order = np.bincount(domains.codes, weights=slots.order, minlength=size) / np.maximum(rows, 1)

@@ -198,7 +198,7 @@ def count(
             row = int(rows[0])
             text = f"{table.nodes[row].name}: {item.why(table, need, row)[0].text}"
             found.append(ReasonCount(item.code, int(rows.size), text))
-    return sorted(found, key=lambda reason: (-reason.nodes, reason.code))
+    return sorted(found, key=lambda reason: (-reason.nodes, reason.code, reason.example))
 
 
 def blockers(snapshot: Snapshot, workload: Workload) -> tuple[Reason, ...]:

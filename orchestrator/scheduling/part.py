@@ -78,6 +78,8 @@ class Planning:
         if self.neighbours.active:
             every = [*held.values(), *incoming.values()]
             self.neighbours.add(workload.uid, (h.row for h in every if h.row is not None))
+            leaving = (held[name].row for name in incoming if name in held)
+            self.neighbours.leave(workload.uid, (row for row in leaving if row is not None))
 
     def packs(self, namespace: str) -> bool:
         found = self.snapshot.namespaces.get(namespace)
@@ -130,6 +132,8 @@ class Part:
         if leaving is not None:
             self._use_quota(leaving, -1)
             self._planning.quotas.use(workload.namespace, self._template)
+            if because and leaving.row is not None:
+                self._planning.neighbours.leave(workload.uid, [leaving.row])
         target = self._incoming if because else self._held
         target[name] = Holder(node, row, record)
 

@@ -16,8 +16,10 @@ from orchestrator.scheduling.fill import Domains, Slots, fill, in_turn
 from orchestrator.scheduling.filters import Need
 from orchestrator.scheduling.single import SingleChooser
 from orchestrator.scheduling.snapshot import Template, Workload
-from orchestrator.scheduling.table import AMOUNTS, Codes, Ints, Mask, NodeTable
+from orchestrator.scheduling.table import AMOUNTS, CPU, MEMORY, Codes, Floats, Ints, Mask, NodeTable
 
+CHOICE = 3
+"""So many nodes per replica are looked at, where a fleet has more."""
 Rows = Sequence[int] | Ints
 SEQUENCE_MAX = 256
 """Above so many, a preference among a workload's own replicas gives way to speed."""
@@ -30,6 +32,7 @@ class Placer:
         self._table = table
         self._neighbours = neighbours
         self.single = SingleChooser(table)
+        self._shares: Floats | None = None
 
     def rows_for(
         self, workload: Workload, need: Need, number: int, held: Sequence[int], pack: bool
@@ -49,7 +52,11 @@ class Placer:
                 return ()
             rows = (row,)
         else:
-            rows = self._at_once(need, number, held, pack, required, preferred)
+            alone = not (held or required or preferred or where.prefer_green)
+            found = self._among_some(need, number, pack) if alone else None
+            if found is None:
+                found = self._at_once(need, number, held, pack, required, preferred)
+            rows = found
         self._neighbours.add(workload.uid, (int(row) for row in rows))
         return rows
 
@@ -70,6 +77,101 @@ class Placer:
             chooser.take(row)
             rows.append(row)
         return rows
+
+    def _among_some(self, need: Need, number: int, pack: bool) -> Ints | None:
+        """First replicas on part of a large fleet: the emptiest cells, a few times what is needed.
+
+        None when that is not enough of a choice, or leaves some without a node: then all are asked.
+        """
+        table = self._table
+        picked = self._some_cells(need, number, pack)
+        if picked is None:
+            return None
+        cells, elsewhere = picked
+        usable = _ranges(table.cell_start[cells], table.cell_end[cells])
+        _, differing = self.single.cells(need)
+        if differing is not None:
+            usable = usable[differing[usable]]
+        caps = _caps(table, need.template, usable, number)
+        rows, caps = usable[caps > 0], caps[caps > 0]
+        zeros = np.zeros(len(rows), dtype=np.int64)
+        order = -scores.balance(table, need.template, rows)
+        slots = Slots(
+            caps=caps,
+            counts=zeros,
+            sites=table.site_codes[rows],
+            site_counts=np.zeros(len(table.site_names)),
+            order=-order if pack else order,
+            pack=pack,
+        )
+        domains = None
+        spread = need.placement.spread
+        if spread is not None:
+            column = table.topology(spread.by).codes
+            present = np.unique(column[usable])
+            of_rows = np.searchsorted(present, column[rows])
+            if len(present) and present[0] < 0:
+                return None  # a domain that is not known: the exact way says so
+            counts = np.zeros(len(present), dtype=np.int64)
+            compared = np.ones(len(present), dtype=np.bool_)
+            domains = Domains(of_rows, counts, compared, spread.max_skew, 0 if elsewhere else None)
+        takes = fill(slots, number, domains)
+        if int(takes.sum()) < number:
+            return None
+        return self._take(need, rows, takes)
+
+    def _some_cells(self, need: Need, number: int, pack: bool) -> tuple[Ints, bool] | None:
+        """(the cells, whether domains of the spread are left out); None to look at all."""
+        table = self._table
+        candidates = np.flatnonzero(self.single.cells(need)[0])
+        sizes = (table.cell_end - table.cell_start)[candidates]
+        if int(sizes.sum()) <= CHOICE * number:
+            return None
+        share = self._cell_shares()[candidates]
+        order = np.argsort(share if pack else -share, kind="stable")
+        spread = need.placement.spread
+        domains = None
+        if spread is not None and spread.by != "node":
+            codes = table.topology(spread.by).codes[table.cell_start]
+            domains = codes[candidates[order]]
+            # In turn: the best cell of every domain, then the second best of every domain.
+            grouped = np.argsort(domains, kind="stable")
+            own = domains[grouped]
+            rank = np.empty(len(own), dtype=np.int64)
+            rank[grouped] = np.arange(len(own)) - np.searchsorted(own, own)
+            turn = np.argsort(rank, kind="stable")
+            order, domains = order[turn], domains[turn]
+        enough = int(np.searchsorted(np.cumsum(sizes[order]), CHOICE * number)) + 1
+        if spread is not None:
+            enough = max(enough, CHOICE * number // spread.max_skew)
+        if enough >= len(order):
+            return None
+        elsewhere = spread is not None
+        if domains is not None:
+            elsewhere = len(np.unique(domains[:enough])) < len(np.unique(domains))
+        return candidates[order[:enough]], elsewhere
+
+    def _cell_shares(self) -> Floats:
+        """About how much of each cell is free; kept up by what this object places."""
+        table = self._table
+        if self._shares is None:
+            free = table.free[:2] * table.share_of_one
+            sums = np.add.reduceat(free.sum(axis=0), table.cell_start)
+            self._shares = sums / (table.cell_end - table.cell_start)
+        return self._shares
+
+    def _take(self, need: Need, rows: Ints, takes: Ints) -> Ints:
+        table, request = self._table, need.template.request
+        taken = np.flatnonzero(takes)
+        rows, takes = rows[taken], takes[taken]
+        table.hold_many(rows, takes, need.template)
+        if self._shares is not None:
+            ones, cells = table.share_of_one, table.cell_of[rows]
+            asked = request.cpu_millis * ones[CPU, rows] + request.memory_bytes * ones[MEMORY, rows]
+            sizes = (table.cell_end - table.cell_start)[cells]
+            np.subtract.at(self._shares, cells, takes * asked / sizes)
+        ordered: Ints = rows[in_turn(takes)]
+        return ordered
 
     def _at_once(
         self,
@@ -103,11 +205,7 @@ class Placer:
             assert need.placement.spread is not None
             skew = need.placement.spread.max_skew
             domains = _domains(codes, rows, counts, usable, skew)
-        takes = fill(slots, number, domains)
-        taken = np.flatnonzero(takes)
-        table.hold_many(rows[taken], takes[taken], need.template)
-        ordered: Ints = rows[taken][in_turn(takes[taken])]
-        return ordered
+        return self._take(need, rows, fill(slots, number, domains))
 
     def _slots(
         self,
@@ -120,7 +218,7 @@ class Placer:
     ) -> Slots:
         table = self._table
         sites = table.site_codes
-        order = -scores.balance(table, need.template)[rows]
+        order = -scores.balance(table, need.template, rows)
         return Slots(
             caps=caps,
             counts=counts[rows],
@@ -137,6 +235,14 @@ class Placer:
 def _is_one_per_node(rule: NeighbourRule) -> bool:
     """Apart from its own kind on the same node: the same as room for one."""
     return rule.apart and rule.by == "node"
+
+
+def _ranges(starts: Ints, ends: Ints) -> Ints:
+    """All rows of these slices, one after the other."""
+    sizes = ends - starts
+    before = np.cumsum(sizes) - sizes
+    rows: Ints = np.repeat(starts - before, sizes) + np.arange(int(sizes.sum()))
+    return rows
 
 
 def _per_row(held: Sequence[int], size: int) -> Ints:

@@ -45,6 +45,7 @@ def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
         if not workload.deleting and follows_others(workload):
             followers.append(WorkloadPlan(planning, workload))
             followers[-1].change_held()
+            followers[-1].place_some()
         else:
             decide(planning, workload)
     _place_followers(followers)
@@ -73,8 +74,8 @@ def follows_others(workload: Workload) -> bool:
 
 
 def _place_followers(followers: list[WorkloadPlan]) -> None:
-    """After all others, so that one plan is enough whatever their priorities; in rounds, since
-    a follower may be followed."""
+    """Once more when all have had their turn, so that one plan is enough whoever comes first; in
+    rounds, since a follower may be followed."""
     while any(part.place_some() for part in followers):
         pass
     for part in followers:

@@ -17,6 +17,7 @@ from polder.manifest.policy import AssuranceMinimum, EnergyLimits, SealMinimum, 
 from polder.sovereignty import Reason, SiteFacts, evaluate, tighten
 
 Mask = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
 
 NOTHING = SovereigntySpec()
 _PLAIN = NOTHING.assurance
@@ -43,6 +44,7 @@ class Policies:
         self._now = now
         self._spread = spread
         self._masks: dict[object, Mask] = {}
+        self._groups: Ints | None = None
         self._floors: dict[int, tuple[SovereigntySpec, list[Mask] | None]] = {}
         self._figures: dict[str, list[float]] = {}
 
@@ -168,15 +170,50 @@ class Policies:
             if assurance is not None:
                 demand["assurance"] = assurance
             policy = SovereigntySpec(**demand)  # type: ignore[arg-type]  # fields of it
-            verdicts = [not evaluate(policy, facts, self._now) for facts in self._facts]
-            found = self._spread(np.array(verdicts, dtype=np.bool_))
+            alike = self._alike if assurance is None and "energy" not in demand else None
+            found = self._spread(self._judge(policy, alike))
             self._keep(key, found)
         return found
+
+    def _judge(self, policy: SovereigntySpec, alike: Ints | None) -> Mask:
+        """The verdict on each site; with `alike`, one for all sites of a number in it."""
+        if alike is None:
+            verdicts = [not evaluate(policy, facts, self._now) for facts in self._facts]
+            return np.array(verdicts, dtype=np.bool_)
+        first = np.unique(alike, return_index=True)[1]
+        verdicts = [not evaluate(policy, self._facts[i], self._now) for i in first.tolist()]
+        judged: Mask = np.array(verdicts, dtype=np.bool_)[alike]
+        return judged
+
+    @property
+    def _alike(self) -> Ints:
+        """Sites with one number have the same facts but for their name and their energy, which no
+        demand but those of energy and assurance looks at. A provider's sites are mostly alike."""
+        if self._groups is None:
+            number: dict[object, int] = {}
+            codes = [number.setdefault(_legal(facts), len(number)) for facts in self._facts]
+            self._groups = np.array(codes, dtype=np.int64)
+        return self._groups
 
     def _keep(self, key: object, mask: Mask) -> None:
         if len(self._masks) >= MASKS_MAX:
             self._masks.clear()
         self._masks[key] = mask
+
+
+def _legal(facts: SiteFacts) -> object:
+    return (
+        id(facts.provider),
+        facts.provider_name,
+        facts.country,
+        facts.tenure,
+        facts.data_centre_operator,
+        facts.admin_countries,
+        facts.support_countries,
+        facts.certifications,
+        facts.seal,
+        facts.assurance,
+    )
 
 
 MASKS_MAX = 4096

@@ -21,7 +21,7 @@ LOAD_WEIGHT = 1e-4
 """A neighbour counts a little even when it asked for nothing, so that such replicas spread too."""
 
 
-def balance(table: NodeTable, template: Template, rows: slice | int = slice(None)) -> Scores:
+def balance(table: NodeTable, template: Template, rows: slice | int | Ints = slice(None)) -> Scores:
     """Mean free share of cpu and memory after the template would be placed. Disk does not slow
     neighbours down."""
     cpu, memory = table.free[CPU, rows], table.free[MEMORY, rows]

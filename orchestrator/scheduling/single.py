@@ -41,18 +41,24 @@ class SingleChooser:
             stairs.took(row, request.cpu_millis, request.memory_bytes)
         return row
 
-    # --- parts -----------------------------------------------------------------------------------
-
-    def _found(self, stairs: Staircase, need: Need, pack: bool) -> int | None:
+    def cells(self, need: Need) -> tuple[Mask, Mask | None]:
+        """Cells that pass all rules and conditions, room apart; and rows, where nodes of a cell
+        differ. Do not change the answer."""
         cells, rows = self._static_masks(need)
-        request = need.template.request
-        level = stairs.level(request.cpu_millis)
-        if request.memory_bytes or request.cpu_millis:
-            cells = cells & (stairs.memory[level] >= request.memory_bytes)
         if need.policy is not NO_POLICY or need.floor is not NO_POLICY:
             admitted = self._table.policies.admitted(need.policy, need.floor)
             if admitted is not None:
                 cells = cells & admitted
+        return cells, rows
+
+    # --- parts -----------------------------------------------------------------------------------
+
+    def _found(self, stairs: Staircase, need: Need, pack: bool) -> int | None:
+        cells, rows = self.cells(need)
+        request = need.template.request
+        level = stairs.level(request.cpu_millis)
+        if request.memory_bytes or request.cpu_millis:
+            cells = cells & (stairs.memory[level] >= request.memory_bytes)
         if request.disk_bytes:
             cells = cells & (stairs.disk >= request.disk_bytes)
         scores = np.where(cells, stairs.left[level] if pack else -stairs.share, np.inf)

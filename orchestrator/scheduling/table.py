@@ -3,9 +3,10 @@
 `plan()` builds one per plan, keeps its free capacity true while it decides, and throws it away.
 
 Rows of one site stand together, and within a site those of one *cell*: nodes that no rule but a
-selector can tell apart (same architecture, taints and state). So a question about all nodes is
-first asked of the cells, which are few. The order of sites, and of nodes in a cell, is drawn by the
-seed from their names: the first of equals is then the tie-break, whatever order the nodes came in.
+selector can tell apart (same architecture, taints, topology and state). So a question about all
+nodes is first asked of the cells, which are few. The order of sites, and of nodes in a cell, is
+drawn by the seed from their names: the first of equals is then the tie-break, whatever order the
+nodes came in.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -303,6 +304,7 @@ def _order(nodes: list[Node], invalid: list[bool], seed: int) -> list[int]:
             tuple((t.key, t.effect, t.value) for t in node.taints),
             node.liveness.value,
             (node.unschedulable, node.draining, node.deleting, bad),
+            (node.region, node.country, node.provider),
             crc32(node.name.encode(), seed & 0xFFFFFFFF),
             node.name,
         )
@@ -321,6 +323,9 @@ def _signature(node: Node, invalid: bool) -> tuple[object, ...]:
         node.draining,
         node.deleting,
         invalid,
+        node.region,
+        node.country,
+        node.provider,
     )
 
 

@@ -6,7 +6,7 @@ lost and deleted nodes are left, then forbidden sites, then what can wait moves 
 replica at a time, then what is missing gets a place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class WorkloadPlan(Moves):
         super().__init__(planning, workload)
         self._blockers = filters.blockers(planning.snapshot, workload)
         self._done: list[Rows] = []  # indexes that this plan placed
+        self._named: set[str] = set()  # names that it placed, where replicas have no index
 
     def delete(self) -> None:
         """Stop everything: the workload has a tombstone."""
@@ -61,13 +62,19 @@ class WorkloadPlan(Moves):
 
     def place_some(self) -> bool:
         """Place what can be placed now, without a word on the rest; whether that was any."""
-        if self._blockers or self._workload.mode is not Mode.REPLICAS:
+        if self._blockers:
             return False
-        return self._place_numbers(self._missing()) > 0
+        self._lazy_chooser = None  # others may have placed something since
+        if self._workload.mode is Mode.REPLICAS:
+            return self._place_numbers(self._missing()) > 0
+        missing = self._missing_places()
+        return len(self._place_in_rounds(missing)) < len(missing)
 
     def finish(self) -> None:
         """Place what is missing, and explain what is not as it should be."""
-        wanted = len(self._held) + sum(len(part) for part in self._done)
+        if self._done or self._named:
+            self._lazy_chooser = None
+        wanted = len(self._held) + len(self._named) + sum(len(part) for part in self._done)
         if not self._blockers:
             wanted += self._place_missing()
         if self._stuck:
@@ -110,17 +117,59 @@ class WorkloadPlan(Moves):
 
     def _place_missing(self) -> int:
         """How many were missing; those that found a node are placed, the rest explained."""
-        match self._workload.mode:
-            case Mode.REPLICAS:
-                return self._place_numbered()
-            case Mode.PER_SITE:
-                by_site: dict[str, list[str]] = {}
-                for name, site in place_names(self._workload, self._sites()):
-                    if name not in self._held:
-                        by_site.setdefault(site, []).append(name)
-                return self._place_per_site(by_site)
-            case Mode.PER_NODE:
-                return self._place_per_node()
+        if self._workload.mode is Mode.REPLICAS:
+            return self._place_numbered()
+        missing = self._missing_places()
+        left: dict[str, list[str]] = {}
+        for name, place in self._place_in_rounds(missing):
+            left.setdefault(place, []).append(name)
+        names = [name for waiting in left.values() for name in waiting]
+        if names and self._within_quota(names):
+            if self._workload.mode is Mode.PER_NODE:
+                self._make_room(tuple(names), self._mask(left), "that qualify and lack a replica ")
+            else:
+                for site, waiting in left.items():
+                    self._make_room(tuple(waiting), self._mask([site]), f"of site {site} ")
+        return len(missing)
+
+    def _missing_places(self) -> list[tuple[str, str]]:
+        """(name, site or node) of what perSite and perNode lack."""
+        if self._workload.mode is Mode.PER_SITE:
+            places = self._sites()
+        else:
+            usable = self._chooser().usable & ~self._table.flags("deleting")
+            places = [self._table.nodes[row].name for row in np.flatnonzero(usable)]
+        named = place_names(self._workload, places)
+        return [(n, place) for n, place in named if n not in self._held and n not in self._named]
+
+    def _place_in_rounds(self, missing: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Those that got no node. A place that will not do for now may when others have theirs."""
+        masks = {place: self._mask([place]) for place in {place for _, place in missing}}
+        quotas, namespace = self._planning.quotas, self._workload.namespace
+        waiting, progress = missing, True
+        while progress:
+            left, full = [], set[str]()
+            for name, place in waiting:
+                row = None
+                if place not in full and quotas.room(namespace, self._template, 1):
+                    row = self._chooser().choose(masks[place])
+                if row is None:
+                    full.add(place)
+                    left.append((name, place))
+                else:
+                    self._place_new(name, row)
+            progress = len(left) < len(waiting)
+            waiting = left
+        return waiting
+
+    def _mask(self, places: Iterable[str]) -> Mask:
+        """Rows of these nodes, or of this site."""
+        if self._workload.mode is Mode.PER_SITE:
+            (site,) = places
+            return self._site_mask(site)
+        mask = np.zeros(self._table.size, dtype=np.bool_)
+        mask[[self._table.index[node] for node in places]] = True
+        return mask
 
     def _place_numbered(self) -> int:
         missing = self._missing()
@@ -167,58 +216,12 @@ class WorkloadPlan(Moves):
         if len(missing) > fitless:
             self._over_quota(names_of(name, missing[fitless:]))
 
-    def _place_per_site(self, by_site: dict[str, list[str]]) -> int:
-        """Round by round: a site that is full for now may not be when others have theirs."""
-        wanted = sum(len(names) for names in by_site.values())
-        waiting = dict(by_site)
-        progress = True
-        while progress:
-            progress = False
-            for site, names in waiting.items():
-                left = self._place_group(names, self._site_mask(site))
-                progress = progress or len(left) < len(names)
-                waiting[site] = left
-        for site, names in waiting.items():
-            if names and self._within_quota(names):
-                self._make_room(tuple(names), self._site_mask(site), f"of site {site} ")
-        return wanted
-
-    def _place_group(self, names: list[str], among: Mask) -> list[str]:
-        """The names that got no node."""
-        quotas, namespace = self._planning.quotas, self._workload.namespace
-        for done, name in enumerate(names):
-            row = (
-                self._chooser().choose(among) if quotas.room(namespace, self._template, 1) else None
-            )
-            if row is None:  # nor will the others of this group fit
-                return names[done:]
-            self._place_new(name, row)
-        return []
-
-    def _place_per_node(self) -> int:
-        usable = self._chooser().usable & ~self._table.flags("deleting")
-        nodes = [self._table.nodes[row].name for row in np.flatnonzero(usable)]
-        blocked = np.zeros(self._table.size, dtype=np.bool_)
-        names, missing = [], 0
-        for name, node in place_names(self._workload, nodes):
-            if name in self._held:
-                continue
-            missing += 1
-            row = self._table.index[node]
-            if not self._chooser().fits(row):
-                blocked[row] = True
-                names.append(name)
-            elif self._within_quota([name]):
-                self._place_new(name, row)
-        if names:
-            self._make_room(tuple(names), blocked, "that qualify and lack a replica ")
-        return missing
-
     def _place_new(self, name: str, row: int) -> None:
         self._place(name, row)
         self._planning.quotas.use(self._workload.namespace, self._template)
-        # What this plan placed is counted by the caller.
+        # Those that this plan placed are kept apart from those that were there.
         self._more_rows.append(row)
+        self._named.add(name)
         del self._held[name]
 
     def _within_quota(self, names: Sequence[str]) -> bool:
