@@ -41,13 +41,15 @@ def _loss(word: str) -> operator_pb2.SimulatedLoss:
 
 
 def _lines(answer: operator_pb2.SimulateResponse) -> Iterator[str]:
+    sites = "site" if answer.sites_lost == 1 else "sites"
+    lose = "loses" if answer.workloads_interrupted == 1 else "lose"
     yield (
-        f"{answer.nodes_lost} of {answer.nodes} nodes go dark, {answer.sites_lost} sites entirely, "
+        f"{answer.nodes_lost} of {answer.nodes} nodes go dark ({answer.sites_lost} whole {sites}), "
         f"and with them {answer.replicas_lost} of {answer.replicas} replicas."
     )
     yield (
         f"Workloads: {answer.workloads_surviving} survive "
-        f"({answer.workloads_interrupted} of them lose replicas meanwhile), "
+        f"({answer.workloads_interrupted} of them {lose} replicas meanwhile), "
         f"{answer.workloads_degraded} degrade, {answer.workloads_dead} die."
     )
     yield (
