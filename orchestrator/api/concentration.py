@@ -14,7 +14,15 @@ from orchestrator.scheduling.snapshot import Node, Snapshot
 from polder.manifest import InvalidManifest, ProviderSpec
 from polder.roles import Level, level_in
 from polder.sovereignty import ProviderProfile
-from polder.sovereignty.ownership import state_of
+from polder.sovereignty.ownership import (
+    MAJORITY,
+    MEASURES,
+    Graph,
+    control_by,
+    graph_of,
+    share_where,
+    state_of,
+)
 from polder.v1 import operator_pb2
 
 ROWS_MAX = 50
@@ -138,13 +146,24 @@ def owner_country(spec: ProviderSpec, profile: ProviderProfile) -> str:
     owned = profile.owned
     if owned is None:
         return NOT_DECLARED
-    held = {spec.entity(owner.of) for owner in spec.owners or ()}
+    graph = graph_of(spec)
     ends = {
-        state_of(owner.country)
-        for owner in spec.owners or ()
-        if spec.entity(owner.holder) not in held and owner.kind != "dispersed"
+        entity: state_of(graph.country[entity])
+        for entity in graph.order
+        if entity not in graph.stakes and entity not in graph.dispersed
     }
-    controls = sorted({reach.country for reach in owned.reaches} & ends)
+    controls = [state for state in sorted(set(ends.values())) if _controls(graph, ends, state)]
     if controls:
         return "+".join(controls)
     return UNCLEAR if owned.anyone or owned.possible_reaches else SPREAD
+
+
+def _controls(graph: Graph, ends: Mapping[str, str], state: str) -> bool:
+    """Along chains that they control, or by their whole share."""
+
+    def counts(entity: str) -> bool:
+        return ends.get(entity) == state
+
+    return control_by(graph, counts) is not None or any(
+        share_where(graph, measure, counts) > MAJORITY for measure in MEASURES
+    )
