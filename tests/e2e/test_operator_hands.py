@@ -88,7 +88,7 @@ def test_every_verb_explains_itself(control: Installation) -> None:
     verbs = (
         *("apply", "diff", "get", "describe", "delete", "logs", "exec", "events", "wait", "token"),
         *("cordon", "uncordon", "drain", "revoke", "label", "taint", "explain", "config"),
-        *("version", "completion"),
+        *("version", "completion", "why", "plan", "simulate"),
     )
     for verb in verbs:
         assert re.search(rf"\b{verb}\b", top), f"{verb} is not in edgectl --help"
