@@ -168,6 +168,12 @@ def connection(
     """What the named (or current) context means. `read` returns the content of a file that an
     entry names, relative to the configuration. Raises CliError."""
     name = context_name or document["currentContext"]
+    if not name and not document["contexts"]:
+        raise CliError(
+            f"there is no context: {source} is missing or empty",
+            "the first admin's context is admin.yaml in the orchestrator's data directory",
+            "edgectl config import FILE adds one; EDGECTL_CONFIG or --config names another file",
+        )
     if not name:
         raise CliError(
             "no context is chosen",
