@@ -266,14 +266,14 @@ def bulk(replicas: int, seed: int, workloads: int = 1000) -> list[tuple[Workload
 
 
 def unique(replicas: int, seed: int) -> list[tuple[Workload, Template]]:
-    """Single replicas, each with its own request and policy. About 5.5 of them fill a node."""
+    """Single replicas, each with its own request and policy. About six of them fill a node."""
     dice = random.Random(seed ^ 0x1077)
     made = []
     for number in range(replicas):
         scale = dice.lognormvariate(-0.1, 0.5)
         request = Resources(
-            max(10, int(1_900 * scale * dice.uniform(0.6, 1.4))),
-            max(16 << 20, int(6.2 * GIB * scale * dice.uniform(0.6, 1.4))),
+            max(10, int(1_700 * scale * dice.uniform(0.6, 1.4))),
+            max(16 << 20, int(5.5 * GIB * scale * dice.uniform(0.6, 1.4))),
             dice.randrange(1, 2000) << 20,
         )
         arch = dice.choice(((), (), ("amd64", "arm64"), ("amd64",), ("arm64",)))

@@ -35,6 +35,7 @@ def place_first(planning: Planning, workload: Workload) -> bool:
     need = Need(where, template, workload.sovereignty, floor)
     row = planning.placer.single.choose(need, namespace.pack)
     if row is None:
+        planning.placer.nowhere_for = workload.uid
         return False
     planning.out.place.add(Batch(workload, _FIRST, (row,)))
     planning.out.desired.append((workload.uid, 1))

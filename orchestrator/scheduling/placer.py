@@ -33,12 +33,16 @@ class Placer:
         self._neighbours = neighbours
         self.single = SingleChooser(table)
         self._shares: Floats | None = None
+        # The workload whose first replica was just looked for in vain, so as not to look twice.
+        self.nowhere_for = ""
 
     def rows_for(
         self, workload: Workload, need: Need, number: int, held: Sequence[int], pack: bool
     ) -> Rows:
         """Rows for up to `number` replicas, in order, with their room held. `held`: rows of those
         that the workload has already; a row per replica."""
+        if workload.uid == self.nowhere_for:
+            return ()
         required, preferred = rules_of(self._table, self._neighbours, need, workload.uid)
         where = need.placement
         in_sequence = any(rule.own and not _is_one_per_node(rule) for rule in required)

@@ -118,7 +118,10 @@ class Policies:
             found.append(mask)
         if policy.ownership:
             key: object = ("ownership", policy.ownership, assurance)
-            found.append(self._one(key, assurance, ownership=policy.ownership))
+            mask = masks.get(key)
+            if mask is None:
+                mask = self._one(key, assurance, ownership=policy.ownership)
+            found.append(mask)
         if policy.gaiax_label is not None:
             key = ("gaiax", policy.gaiax_label, assurance)
             found.append(self._one(key, assurance, gaiax_label=policy.gaiax_label))
