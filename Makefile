@@ -42,7 +42,8 @@ format: ## Format the code and fix what linters can fix
 	@.venv/bin/ruff check --fix .
 
 bench: ## The benchmarks of docs/benchmarks.md, one JSON object each
-	@for name in cli store deploy footprint; do $(PY) -m bench $$name --json || exit 1; done
+	@for name in cli store deploy footprint schedule; do \
+	    $(PY) -m bench $$name --json || exit 1; done
 
 clean: ## Remove the virtual environment and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build dist

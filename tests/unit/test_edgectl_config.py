@@ -58,7 +58,7 @@ def test_unknown_context_names_the_known() -> None:
     with pytest.raises(CliError, match="no context 'b'") as caught:
         config.connection(document(), "c.yaml", "b", no_files)
     assert caught.value.hints == ("known contexts: a",)
-    with pytest.raises(CliError, match="there is no context: c.yaml is missing"):
+    with pytest.raises(CliError, match=r"there is no context: c\.yaml is missing"):
         config.connection(config.empty(), "c.yaml", "", no_files)
 
 
