@@ -12,10 +12,21 @@ from devcluster.installation import Installation
 from tests.containerd_fixtures import WRONG_ARCHITECTURE
 
 
+LOG_LINES = 25
+
+
 @pytest.fixture(scope="module")
-def directory() -> Iterator[Path]:
+def directory(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Goes when the module is done; if a test failed, the ends of the logs are shown before."""
+    failed_before = request.session.testsfailed
     folder = Path(tempfile.mkdtemp(prefix="polder-e2e-"))
     yield folder
+    terminal = request.config.pluginmanager.get_plugin("terminalreporter")
+    if request.session.testsfailed > failed_before and terminal is not None:
+        for log in sorted(folder.glob("*.log")):
+            terminal.write_line(f"\n--- {log.name}, its last {LOG_LINES} lines")
+            for line in log.read_text(errors="replace").splitlines()[-LOG_LINES:]:
+                terminal.write_line(line[:500])
     shutil.rmtree(folder, ignore_errors=True)
 
 
