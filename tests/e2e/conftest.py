@@ -11,7 +11,6 @@ from devcluster.image import hello_image
 from devcluster.installation import Installation
 from tests.containerd_fixtures import WRONG_ARCHITECTURE
 
-
 LOG_LINES = 25
 
 
