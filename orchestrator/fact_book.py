@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.cache import Cache
 from orchestrator.records import StoredResource
+from orchestrator.scheduling.reasons import NO_POLICY, merged
 from polder.manifest import (
     InvalidManifest,
     NamespaceSpec,
@@ -17,9 +18,7 @@ from polder.manifest import (
     WorkloadSpec,
 )
 from polder.manifest.policy import SovereigntySpec
-from polder.sovereignty import ProviderProfile, SiteFacts, analyse_provider, site_facts, tighten
-
-NOTHING = SovereigntySpec()
+from polder.sovereignty import ProviderProfile, SiteFacts, analyse_provider, site_facts
 
 
 class FactBook:
@@ -48,13 +47,13 @@ class FactBook:
     def floor(self, namespace: str) -> SovereigntySpec:
         """Raises InvalidManifest for a record that this version cannot read."""
         spec = self._spec("Namespace", "", namespace, strict=True)
-        return spec.floor if isinstance(spec, NamespaceSpec) else NOTHING
+        return spec.floor if isinstance(spec, NamespaceSpec) else NO_POLICY
 
     def policy(self, namespace: str, workload: str) -> SovereigntySpec:
         """What holds for its replicas, the floor included. Raises InvalidManifest."""
         floor = self.floor(namespace)
         spec = self._spec("Workload", namespace, workload, strict=True)
-        own = spec.sovereignty if isinstance(spec, WorkloadSpec) else NOTHING
+        own = spec.sovereignty if isinstance(spec, WorkloadSpec) else NO_POLICY
         return merged(floor, own)
 
     def _provider(self, name: str) -> ProviderProfile | None:
@@ -78,10 +77,3 @@ class FactBook:
             if strict:
                 raise
             return None
-
-
-def merged(floor: SovereigntySpec, own: SovereigntySpec) -> SovereigntySpec:
-    """Both at once; most workloads have one of the two at most, and merging is not free."""
-    if floor == NOTHING:
-        return own
-    return floor if own == NOTHING else tighten(floor, own)

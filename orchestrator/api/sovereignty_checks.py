@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.cache import Cache
-from orchestrator.fact_book import NOTHING, FactBook, merged
+from orchestrator.fact_book import FactBook
 from orchestrator.records import NodePlacement, StoredResource
 from orchestrator.refusals import FieldViolation
+from orchestrator.scheduling.reasons import NO_POLICY, merged
 from polder.manifest import InvalidManifest, NamespaceSpec, ProviderSpec, SiteSpec, WorkloadSpec
 from polder.manifest.identifiers import end_of_day
 from polder.manifest.policy import SovereigntySpec
@@ -67,7 +68,7 @@ class SovereigntyChecks:
     def _matters(self, item: Changing) -> bool:
         if isinstance(item.spec, WorkloadSpec):
             named = self._cache.resource("Namespace", "", item.ref[1]) is not None
-            return named or item.spec.sovereignty != NOTHING
+            return named or item.spec.sovereignty != NO_POLICY
         return item.ref[0] in _FACT_KINDS and item.changed
 
 
@@ -127,7 +128,7 @@ class _Check:
             (f"spec.sovereignty.{v.path}", v.message) for v in loosens(floor, spec.sovereignty)
         ]
         policy = merged(floor, spec.sovereignty)
-        if not weaker and policy != NOTHING:
+        if not weaker and policy != NO_POLICY:
             if not self._sites:
                 text = "no site is declared yet: nothing of it can be placed"
                 self.found.warnings[item.number].append(text)
@@ -189,7 +190,7 @@ class _Check:
             if found := loosens(item.spec.floor, own):
                 weaker[item.number].append(f"{resource.name} ({found[0].path} {found[0].message})")
             policy = merged(item.spec.floor, own)
-            if self._sites and policy != NOTHING and not self._satisfiable(policy):
+            if self._sites and policy != NO_POLICY and not self._satisfiable(policy):
                 nowhere[item.number].append(resource.name)
         for number, names in weaker.items():
             text = f"the floor holds at once for workloads that say less: {_some(names)}"

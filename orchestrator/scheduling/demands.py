@@ -6,34 +6,41 @@ new generation of exactly the plans that carry it. The gateway composes the same
 
 import json
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 
 from orchestrator.records import AssignmentRecord
-from orchestrator.scheduling.reasons import NO_POLICY, effective_policy
-from orchestrator.scheduling.snapshot import Snapshot
+from orchestrator.scheduling.reasons import NO_POLICY, merged
+from orchestrator.scheduling.snapshot import Snapshot, Workload
 from polder.manifest.policy import SovereigntySpec
 from polder.sovereignty import SiteFacts, facts_json, policy_json
 
+REMEMBERED_MAX = 1 << 17
+
 
 class Demands:
-    """Of one snapshot. Make one per plan: what workloads share is worked out once."""
+    """Of one snapshot. Made once per plan; what did not change since the last one is remembered."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._known: dict[tuple[str, str], str] = {}
 
     @cached_property
-    def _policies(self) -> dict[str, SovereigntySpec]:
-        return {
-            workload.uid: policy
-            for workload in self._snapshot.workloads
-            if (policy := effective_policy(self._snapshot, workload)) != NO_POLICY
-        }
+    def _policies(self) -> "dict[str, _Same]":
+        found = ((workload.uid, self._policy(workload)) for workload in self._snapshot.workloads)
+        return {uid: policy for uid, policy in found if policy is not None}
 
     @cached_property
     def _site_of(self) -> dict[str, str]:
         return {node.name: node.site for node in self._snapshot.nodes}
+
+    def _policy(self, workload: Workload) -> "_Same | None":
+        """As `effective_policy` merges it; the same object as long as its parts are the same."""
+        namespace = self._snapshot.namespaces.get(workload.namespace)
+        own = None if workload.sovereignty is NO_POLICY else _Same(workload.sovereignty)
+        if namespace is None or namespace.floor is NO_POLICY:
+            return own if own is not None and own.value != NO_POLICY else None
+        return _merged(_Same(namespace.floor), own or _Same(NO_POLICY))
 
     def outdated(self) -> frozenset[str]:
         """Nodes whose plan says something else than what holds now."""
@@ -54,18 +61,48 @@ class Demands:
         }
         if not demanding:
             return ""
-        parts = sorted((uid, self._one(uid, site)) for uid in demanding)
-        return sha256(json.dumps(parts).encode()).hexdigest()[:32]
+        parts = "".join([uid + self._one(uid, site) for uid in sorted(demanding)])
+        return sha256(parts.encode()).hexdigest()[:32]
 
     def _one(self, uid: str, site: str) -> str:
         key = (uid, site)
         found = self._known.get(key)
         if found is None:
             known = self._snapshot.sites.get(site)
-            policy, facts = said(self._policies[uid], known.facts if known else SiteFacts(site))
-            found = sha256(policy + b"\0" + facts).hexdigest()
-            self._known[key] = found
+            facts = _Same(known.facts) if known is not None else None
+            found = self._known[key] = _fingerprint(self._policies[uid], facts, site)
         return found
+
+
+class _Same:
+    """A value as a key by identity: its own hash would cost more than is saved."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.value is self.value
+
+
+@lru_cache(maxsize=REMEMBERED_MAX)
+def _merged(floor: _Same, own: _Same) -> _Same | None:
+    assert isinstance(floor.value, SovereigntySpec) and isinstance(own.value, SovereigntySpec)
+    found = merged(floor.value, own.value)
+    return None if found == NO_POLICY else _Same(found)
+
+
+@lru_cache(maxsize=REMEMBERED_MAX)
+def _fingerprint(policy: _Same, facts: _Same | None, site: str) -> str:
+    assert isinstance(policy.value, SovereigntySpec)
+    known = facts.value if facts is not None else SiteFacts(site)
+    assert isinstance(known, SiteFacts)
+    demanded, given = said(policy.value, known)
+    return sha256(demanded + b"\0" + given).hexdigest()
 
 
 def said(policy: SovereigntySpec, facts: SiteFacts) -> tuple[bytes, bytes]:
