@@ -276,7 +276,8 @@ def unique(replicas: int, seed: int) -> list[tuple[Workload, Template]]:
             max(16 << 20, int(5.5 * GIB * scale * dice.uniform(0.6, 1.4))),
             dice.randrange(1, 2000) << 20,
         )
-        arch = dice.choice(((), (), ("amd64", "arm64"), ("amd64",), ("arm64",)))
+        # Most images are built for both; of the others most are for x86.
+        arch = dice.choices(((), ("amd64", "arm64"), ("amd64",), ("arm64",)), (6, 2, 3, 1))[0]
         where = Placement(arch=arch)
         made.append(_workload(number, 1, where, policy(dice), request))
     return made

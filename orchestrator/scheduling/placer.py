@@ -85,13 +85,10 @@ class Placer:
     def _among_some(self, need: Need, number: int, pack: bool) -> Ints | None:
         """First replicas on part of a large fleet: the emptiest cells, a few times what is needed.
 
-        None when that is not enough of a choice, or leaves some without a node: then all are asked.
+        None when that leaves some without a node: then all are asked.
         """
         table = self._table
-        picked = self._some_cells(need, number, pack)
-        if picked is None:
-            return None
-        cells, elsewhere = picked
+        cells, elsewhere, every = self._some_cells(need, number, pack)
         usable = _ranges(table.cell_start[cells], table.cell_end[cells])
         _, differing = self.single.cells(need)
         if differing is not None:
@@ -115,22 +112,22 @@ class Placer:
             present = np.unique(column[usable])
             of_rows = np.searchsorted(present, column[rows])
             if len(present) and present[0] < 0:
-                return None  # a domain that is not known: the exact way says so
+                return None  # a domain that is not known: the other way leaves it out
             counts = np.zeros(len(present), dtype=np.int64)
             compared = np.ones(len(present), dtype=np.bool_)
             domains = Domains(of_rows, counts, compared, spread.max_skew, 0 if elsewhere else None)
         takes = fill(slots, number, domains)
-        if int(takes.sum()) < number:
+        if int(takes.sum()) < number and not every:
             return None
         return self._take(need, rows, takes)
 
-    def _some_cells(self, need: Need, number: int, pack: bool) -> tuple[Ints, bool] | None:
-        """(the cells, whether domains of the spread are left out); None to look at all."""
+    def _some_cells(self, need: Need, number: int, pack: bool) -> tuple[Ints, bool, bool]:
+        """(cells, whether domains of the spread are left out, whether these are all that can do)"""
         table = self._table
         candidates = np.flatnonzero(self.single.cells(need)[0])
         sizes = (table.cell_end - table.cell_start)[candidates]
         if int(sizes.sum()) <= CHOICE * number:
-            return None
+            return candidates, False, True
         share = self._cell_shares()[candidates]
         order = np.argsort(share if pack else -share, kind="stable")
         spread = need.placement.spread
@@ -149,11 +146,14 @@ class Placer:
         if spread is not None:
             enough = max(enough, CHOICE * number // spread.max_skew)
         if enough >= len(order):
-            return None
+            return candidates, False, True
         elsewhere = spread is not None
         if domains is not None:
-            elsewhere = len(np.unique(domains[:enough])) < len(np.unique(domains))
-        return candidates[order[:enough]], elsewhere
+            present = np.zeros(len(table.topology(spread.by).values) + 1 if spread else 0, bool)
+            present[domains] = True
+            present[domains[:enough]] = False
+            elsewhere = bool(present.any())
+        return candidates[order[:enough]], elsewhere, False
 
     def _cell_shares(self) -> Floats:
         """About how much of each cell is free; kept up by what this object places."""
