@@ -127,9 +127,10 @@ def test_a_crashing_container_backs_off_and_says_why(polder: Installation) -> No
         lambda: (
             (s := replica(polder, "crash-0")).get("restarts", 0) >= 2
             and s["reason"] == "CrashLoop"
+            and s["containers"][0].get("lastExit", {}).get("lastLog")
             and s
         ),
-        "it backs off after two restarts",
+        "it backs off after two restarts, and its last words are read",
     )
     assert not status["ready"]
     last = status["containers"][0]["lastExit"]
