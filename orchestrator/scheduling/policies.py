@@ -45,6 +45,7 @@ class Policies:
         self._spread = spread
         self._masks: dict[object, Mask] = {}
         self._groups: Ints | None = None
+        self._figure_groups: dict[str, Ints] = {}
         self._floors: dict[int, tuple[SovereigntySpec, list[Mask] | None]] = {}
         self._figures: dict[str, list[float]] = {}
 
@@ -159,21 +160,34 @@ class Policies:
         at = bool(exact and figures[exact - 1] == limit)
         key = (name, exact, at, assurance)
         found = self._masks.get(key)
-        return (
-            self._one(key, assurance, energy=EnergyLimits(**{name: limit}))
-            if found is None
-            else found
-        )
+        if found is None:
+            policy = SovereigntySpec(energy=EnergyLimits(**{name: limit}))
+            if assurance is not None:
+                policy = replace(policy, assurance=assurance)
+            alike = self._same_figure(name) if assurance is None else None
+            found = self._spread(self._judge(policy, alike))
+            self._keep(key, found)
+        return found
+
+    def _same_figure(self, name: str) -> Ints:
+        """Sites with one number have the same figure, or lack it: all that its limit looks at."""
+        if name not in self._figure_groups:
+            number: dict[float | None, int] = {}
+            column = (getattr(facts.energy, _LIMITS[name]) for facts in self._facts)
+            codes = [number.setdefault(figure, len(number)) for figure in column]
+            self._figure_groups[name] = np.array(codes, dtype=np.int64)
+        return self._figure_groups[name]
 
     def _one(
         self, key: object, assurance: AssuranceMinimum | None = None, **demand: object
     ) -> Mask:
+        """Of one demand that is not about energy."""
         found = self._masks.get(key)
         if found is None:
             if assurance is not None:
                 demand["assurance"] = assurance
             policy = SovereigntySpec(**demand)  # type: ignore[arg-type]  # fields of it
-            alike = self._alike if assurance is None and "energy" not in demand else None
+            alike = self._alike if assurance is None else None
             found = self._spread(self._judge(policy, alike))
             self._keep(key, found)
         return found

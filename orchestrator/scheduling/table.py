@@ -333,9 +333,11 @@ def _is_believable(resources: Resources | None) -> bool:
     """Whole numbers that a machine can have. None, a node that never told, is no lie."""
     if resources is None:
         return True
-    amounts = [getattr(resources, amount) for amount in AMOUNTS]
-    amounts += resources.devices.values()
-    return all(type(amount) is int and 0 <= amount <= AMOUNT_MAX for amount in amounts)
+    for amount in (resources.cpu_millis, resources.memory_bytes, resources.disk_bytes):
+        if type(amount) is not int or not 0 <= amount <= AMOUNT_MAX:
+            return False
+    counts = resources.devices.values()
+    return all(type(count) is int and 0 <= count <= AMOUNT_MAX for count in counts)
 
 
 def _degrees(value: float | None) -> float:

@@ -55,7 +55,12 @@ def faults(before: Snapshot, decided: Plan, now: float) -> Iterator[str]:
             workload = workloads[stay.record.workload_uid]
             for fault in refusals(before, workload, nodes[stay.node], now):
                 yield f"{stay.record.replica} on {stay.node}: {fault}"
-            yield from _neighbour_faults(stay, stays, workloads, nodes)
+            preempted = [
+                Stay(stop.node, stop.assignment, False)
+                for stop in decided.stop
+                if stop.cause.value == "Preempted"
+            ]
+            yield from _neighbour_faults(stay, stays, preempted, workloads, nodes)
     yield from _capacity_faults(before, decided, stays, nodes)
     yield from _spread_faults(before, stays, workloads, nodes, now)
     yield from _quota_faults(before, stays)
@@ -136,7 +141,11 @@ def _place_of(node: Node, by: str) -> str:
 
 
 def _neighbour_faults(
-    stay: Stay, stays: list[Stay], workloads: dict[str, Workload], nodes: dict[str, Node]
+    stay: Stay,
+    stays: list[Stay],
+    preempted: list[Stay],
+    workloads: dict[str, Workload],
+    nodes: dict[str, Node],
 ) -> Iterator[str]:
     me, here = workloads[stay.record.workload_uid], nodes[stay.node]
     others = [
@@ -163,12 +172,19 @@ def _neighbour_faults(
     for rule in me.placement.affinity:
         if not rule.required:
             continue
-        # Judged when it was placed: who came later in the plan does not count.
+        # Judged when it was placed: who came later in the plan does not count, and who had to go
+        # later does.
         earlier = stays[: stays.index(stay)]
         meant = [
             node
             for workload, node, other in others
             if _means(rule.workloads, workload) and other in earlier
+        ]
+        meant += [
+            nodes[gone.node]
+            for gone in preempted
+            if gone.record.namespace == me.namespace
+            and _means(rule.workloads, workloads[gone.record.workload_uid])
         ]
         place = _place_of(here, rule.by)
         first = not meant and _means(rule.workloads, me)

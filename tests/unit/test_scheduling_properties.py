@@ -341,6 +341,11 @@ def test_explain_gives_the_reasons_of_the_reference(seed: int) -> None:
 def test_masks_of_single_demands_add_up_to_the_whole_policy(seed: int) -> None:
     drawn = Drawn(seed)
     facts = [site.facts for site in drawn.world.sites.values()]
+    # Twins that differ in what only some demands look at.
+    for one in list(facts):
+        pue, admins = drawn.dice.choice((None, 1.3, 1.7)), drawn.dice.choice((None, ("US",)))
+        facts.append(replace(one, site="twin", energy=Energy(pue=pue)))
+        facts.append(replace(one, site="other", admin_countries=admins))
     policies = Policies(facts, NOW, lambda mask: mask)
     for _ in range(5):
         floor, policy = drawn.policy(), drawn.policy()
