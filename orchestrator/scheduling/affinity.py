@@ -2,8 +2,8 @@
 
 `Neighbours` knows where each workload's replicas are while a plan is being made; the filters made
 from it are counted on as replicas are placed. A rule is about new placements: what is placed stays
-when its neighbour leaves, be it by preemption later in the same plan. A required `antiAffinity` also
-keeps away those that it names.
+when its neighbour leaves, be it by preemption later in the same plan. A required `antiAffinity`
+also keeps away those that it names.
 """
 
 from collections import Counter, defaultdict
