@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 PULLS_AT_ONCE = 3
 STARTS_AT_ONCE = 4
 STOPS_AT_ONCE = 32  # they mostly wait for a grace period
+LAST_WORDS_TRIES = 10
+LAST_WORDS_EVERY_S = 0.05
 
 Answer = Done | Failed | Probed | ExitRead
 
@@ -112,8 +114,17 @@ class Operations:
         except RuntimeFailure:
             state = None
         path = operation.log_path or (state.log_path if state is not None else "")
-        text = pod_logs.tail(Path(path)) if path else ""
-        return ExitRead(operation, state, text)
+        return ExitRead(operation, state, await _last_words(Path(path)) if path else "")
+
+
+async def _last_words(path: Path) -> str:
+    """The end of a run's log. Runtimes write the last of it a moment after they tell the exit."""
+    for _ in range(LAST_WORDS_TRIES):
+        text = pod_logs.tail(path)
+        if text or not path.exists():
+            return text
+        await asyncio.sleep(LAST_WORDS_EVERY_S)
+    return pod_logs.tail(path)
 
 
 async def _no_value(call: Awaitable[None]) -> str:

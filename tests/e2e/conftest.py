@@ -14,18 +14,23 @@ from tests.containerd_fixtures import WRONG_ARCHITECTURE
 LOG_LINES = 25
 
 
+def _show_ends_of_logs(folder: Path) -> None:
+    for log in sorted(folder.glob("*.log")):
+        print(f"\n--- {log.name}, its last {LOG_LINES} lines")
+        for line in log.read_text(errors="replace").splitlines()[-LOG_LINES:]:
+            print(line[:500])
+
+
 @pytest.fixture(scope="module")
 def directory(request: pytest.FixtureRequest) -> Iterator[Path]:
     """Goes when the module is done; if a test failed, the ends of the logs are shown before."""
     failed_before = request.session.testsfailed
     folder = Path(tempfile.mkdtemp(prefix="polder-e2e-"))
     yield folder
-    terminal = request.config.pluginmanager.get_plugin("terminalreporter")
-    if request.session.testsfailed > failed_before and terminal is not None:
-        for log in sorted(folder.glob("*.log")):
-            terminal.write_line(f"\n--- {log.name}, its last {LOG_LINES} lines")
-            for line in log.read_text(errors="replace").splitlines()[-LOG_LINES:]:
-                terminal.write_line(line[:500])
+    if request.session.testsfailed > failed_before:
+        # Captured output of a teardown is shown only if the module's last test is what failed.
+        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            _show_ends_of_logs(folder)
     shutil.rmtree(folder, ignore_errors=True)
 
 
