@@ -9,6 +9,7 @@ from typing import TypeVar
 from orchestrator.cache import Cache
 from orchestrator.domain.inventory import from_stored
 from orchestrator.domain.liveness import DEFAULT_PERIODS, NodeLiveness, Periods, liveness
+from orchestrator.domain.reports import unable
 from orchestrator.domain.stops import is_gone
 from orchestrator.fleet import Fleet, NodeObservation
 from orchestrator.records import (
@@ -45,7 +46,7 @@ from polder.v1 import agent_pb2
 
 T = TypeVar("T")
 
-_Facts = tuple[StoredResource, NodeStatusRecord | None, StoredResource | None, NodeLiveness]
+_Facts = tuple[StoredResource, NodeStatusRecord | None, StoredResource | None, NodeLiveness, bool]
 
 
 class SnapshotBuilder:
@@ -130,10 +131,11 @@ class SnapshotBuilder:
                 now,
                 self._periods,
             )
-            facts: _Facts = (resource, status, site, NodeLiveness(state.state, 0.0))
+            not_ready = seen is not None and bool(unable(seen.heartbeat))
+            facts: _Facts = (resource, status, site, NodeLiveness(state.state, 0.0), not_ready)
             before = self._nodes.get(resource.name)
             if before is None or not _same(before[0], facts):
-                before = (facts, _node(resource, status, site, state))
+                before = (facts, _node(resource, status, site, state, not_ready))
             known[resource.name] = before
         self._nodes = known
         return tuple(node for _, node in known.values())
@@ -211,7 +213,7 @@ def template_from(template: PodTemplate) -> Template:
 
 
 def _same(before: _Facts, now: _Facts) -> bool:
-    return all(a is b for a, b in zip(before[:3], now[:3], strict=True)) and before[3] == now[3]
+    return all(a is b for a, b in zip(before[:3], now[:3], strict=True)) and before[3:] == now[3:]
 
 
 def _node(
@@ -219,6 +221,7 @@ def _node(
     status: NodeStatusRecord | None,
     site: StoredResource | None,
     state: NodeLiveness,
+    not_ready: bool,
 ) -> Node:
     inventory = from_stored(status.inventory) if status is not None else None
     spec = _decoded(resource, NodeSpec)
@@ -236,6 +239,7 @@ def _node(
         unschedulable=spec is None or spec.unschedulable,
         draining=spec is not None and spec.draining,
         deleting=bool(resource.deletion_requested_at_ms),
+        not_ready=not_ready,
         allocatable=_resources(inventory.allocatable) if inventory is not None else None,
         devices=_devices(inventory) if inventory is not None else {},
         liveness=state.state,

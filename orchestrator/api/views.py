@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.api.index import Placed, Stopping, WorkloadPlacement
+from orchestrator.domain import reports
 from orchestrator.domain.liveness import Liveness, NodeLiveness
 from orchestrator.fleet import NodeObservation
 from orchestrator.records import IdentityRecord, NodePlacement, NodeStatusRecord, StoredResource
@@ -24,7 +25,6 @@ _PHASES = {
     agent_pb2.REPLICA_PHASE_STOPPED: "Stopped",
     agent_pb2.REPLICA_PHASE_ORPHANED: "Running",
 }
-_NOT_READY = ("RuntimeDown",)
 _NOTHING = agent_pb2.Heartbeat()
 
 
@@ -87,9 +87,8 @@ def _node_readiness(
         if seen is None or not seen.last_seen:
             return None, "NotReported", "it has not reported since this orchestrator started"
         return None, "Silent", "no word from its agent"
-    for condition in heartbeat.conditions:
-        if condition.status and condition.type in _NOT_READY:
-            return False, condition.type, condition.message
+    for condition in reports.unable(heartbeat):
+        return False, condition.type, condition.message
     return True, "", ""
 
 
@@ -98,8 +97,7 @@ def _node_since(facts: NodeFacts) -> int:
     or out of contact since."""
     seen = facts.observation
     if facts.liveness.state is Liveness.LIVE and seen is not None:
-        conditions = seen.heartbeat.conditions if seen.heartbeat else ()
-        unable = [c.since_ms for c in conditions if c.status and c.type in _NOT_READY]
+        unable = [condition.since_ms for condition in reports.unable(seen.heartbeat)]
         return min(unable, default=_ms(seen.connected_at))
     return _ms(facts.liveness.since)
 

@@ -17,6 +17,7 @@ TEXT_MAX = 1_024
 LOG_MAX = 4_096
 NAME_MAX = 320
 CONDITIONS_MAX = 32
+NOT_READY = ("RuntimeDown",)
 
 _TEXTS = ("namespace", "workload", "workload_uid", "replica", "replica_uid", "template_digest")
 
@@ -66,6 +67,13 @@ def conditions_of(heartbeat: agent_pb2.Heartbeat | None) -> list[tuple[str, bool
     if heartbeat is None:
         return []
     return [(c.type, c.status, c.reason, c.message) for c in heartbeat.conditions]
+
+
+def unable(heartbeat: agent_pb2.Heartbeat | None) -> list[agent_pb2.NodeCondition]:
+    """The conditions that make a node NotReady: it is heard of, and cannot start anything."""
+    if heartbeat is None:
+        return []
+    return [c for c in heartbeat.conditions if c.status and c.type in NOT_READY]
 
 
 def event_object(

@@ -157,6 +157,7 @@ CONDITIONS: tuple[Filter, ...] = (
     Flag("NodeDeleting", "deleting", "the node is being deleted"),
     Flag("NodeDraining", "draining", "the node is being drained"),
     Flag("NodeUnschedulable", "unschedulable", "the node is cordoned"),
+    Flag("NodeNotReady", "not_ready", "the node says that its container runtime is down"),
     Flag("CapacityInvalid", "invalid", "the node tells of capacity that cannot be true"),
 )
 ROOM: tuple[Filter, ...] = (

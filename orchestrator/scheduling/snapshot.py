@@ -51,6 +51,8 @@ class Node:
     unschedulable: bool = False
     draining: bool = False
     deleting: bool = False
+    # It is heard of, and says that it cannot start anything: its runtime is down.
+    not_ready: bool = False
     allocatable: Resources | None = None
     # What is known of its devices, by resource name: attributes of each that was told of.
     devices: Mapping[str, tuple[Mapping[str, str], ...]] = field(default_factory=dict)

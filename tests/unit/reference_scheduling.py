@@ -71,6 +71,8 @@ def refusals(before: Snapshot, workload: Workload, node: Node, now: float) -> It
     where = workload.placement
     if node.liveness is not Liveness.LIVE or node.draining or node.deleting or node.unschedulable:
         yield "its state"
+    if node.not_ready:
+        yield "its runtime"
     if node.allocatable is not None and not believable(node.allocatable):
         yield "its numbers"
     if where.arch and node.arch not in where.arch:

@@ -64,6 +64,7 @@ CASES = [
         ["NodeNeverSeen", "InsufficientCpu"],
     ),
     ("cordoned", node(unschedulable=True), need(), ["NodeUnschedulable"]),
+    ("runtime down", node(not_ready=True), need(), ["NodeNotReady"]),
     ("draining", node(draining=True), need(), ["NodeDraining"]),
     ("deleting", node(deleting=True), need(), ["NodeDeleting"]),
     ("cpu", node(), need(cpu_millis=4001), ["InsufficientCpu"]),

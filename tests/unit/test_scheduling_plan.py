@@ -44,6 +44,16 @@ def test_an_unchanged_world_changes_nothing() -> None:
     assert world.step().changes_nothing
 
 
+def test_a_node_whose_runtime_is_down_gets_nothing_new_and_keeps_what_it_has() -> None:
+    world = World().add(box("n1"), box("n2"))
+    world.want("web", count=2)
+    world.settle()
+    world.change("n1", not_ready=True)
+    assert world.step().changes_nothing
+    world.want("late", count=3)
+    assert {place.node for place in world.step().place} == {"n2"}
+
+
 def test_what_does_not_fit_says_why_and_the_rest_is_placed() -> None:
     world = three()
     world.change("n3", unschedulable=True)

@@ -122,6 +122,7 @@ class Drawn:
             labels={"rack": dice.choice("123")} if self.maybe(0.8) else {},
             taints=(self.taint(),) if self.maybe(0.1) else (),
             unschedulable=self.maybe(0.05),
+            not_ready=self.maybe(0.05),
             allocatable=Resources(
                 dice.choice((500, 1000, 2000)), dice.choice((1, 2)) << 30, 10 << 30,
                 {"polder.eu/gpu": dice.randrange(3)},
