@@ -132,6 +132,11 @@ def _join(config: settings.AgentConfig, options: argparse.Namespace) -> int:
     identity = done.identity.id
     how = "had already joined" if done.already else "joined"
     sys.stdout.write(f"{identity.node} {how} {identity.trust_domain} at site {identity.site}\n")
+    if done.already:
+        sys.stderr.write(
+            "the token was not used; if this node was revoked or deleted meanwhile, stop the agent "
+            "and join with --force\n"
+        )
     return OK
 
 

@@ -14,6 +14,7 @@ import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from typing import Protocol
 
 from orchestrator.store import keys
 from orchestrator.store.port import Delete, Op, Put, Store, StoreError
@@ -31,6 +32,22 @@ _RETRY_S = 2.0
 
 ObjectKey = tuple[str, str, str]
 Listener = Callable[["EventRecord"], None]
+
+
+class Recorder(Protocol):
+    """What those need who only tell: the leader and the gateway. `EventRecorder` is one."""
+
+    def record(
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        type: int,
+        reason: str,
+        message: str,
+        source: str,
+        count: int = 1,
+    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from orchestrator.cache import Cache, Change
 from orchestrator.domain.liveness import DEFAULT_PERIODS, Periods
 from orchestrator.election import TTL_S, Deposed, Election, Term
+from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
 from orchestrator.leader_commit import Committed, Committer
-from orchestrator.leader_report import Recorder, Reporter
+from orchestrator.leader_report import Reporter
 from orchestrator.leader_snapshot import SnapshotBuilder
 from orchestrator.scheduling.decisions import Explanation, Plan
 from orchestrator.scheduling.plan import plan

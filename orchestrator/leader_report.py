@@ -6,8 +6,8 @@ million replicas is not a million events.
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Protocol
 
+from orchestrator.events import Recorder
 from orchestrator.leader_commit import Committed
 from orchestrator.records import AssignmentRecord
 from orchestrator.scheduling.decisions import Cause, Explanation, Orphan, Plan
@@ -25,21 +25,6 @@ _ALARMING = {
     Cause.REPLACEMENT_FAILED,
 }
 _QUIET = {"UpdateWaits", "ReplacementWaits"}  # a normal part of every update and move
-
-
-class Recorder(Protocol):
-    """`orchestrator.events.EventRecorder`, as far as the leader and the gateway use it."""
-
-    def record(
-        self,
-        kind: str,
-        namespace: str,
-        name: str,
-        type: int,
-        reason: str,
-        message: str,
-        source: str,
-    ) -> None: ...
 
 
 class Reporter:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 from orchestrator.cache import Cache
 from orchestrator.domain.liveness import Liveness, liveness
+from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
 from orchestrator.gateway.sessions import Sessions
 from orchestrator.gateway.settings import GatewaySettings
-from orchestrator.leader_report import Recorder
 from polder.v1 import common_pb2
 
 log = logging.getLogger(__name__)

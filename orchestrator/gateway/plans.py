@@ -9,12 +9,12 @@ import logging
 from collections.abc import Callable
 
 from orchestrator.cache import Cache, Change
+from orchestrator.events import Recorder
 from orchestrator.fact_book import FactBook
 from orchestrator.gateway.compose import CannotCompose, Surroundings, compose
 from orchestrator.gateway.sessions import LiveSession, Sessions
 from orchestrator.gateway.signed_facts import SignedFacts
 from orchestrator.identity.member import MemberCredentials
-from orchestrator.leader_report import Recorder
 from orchestrator.records import StoredResource
 from orchestrator.store import keys
 from polder.signing import sign_plan

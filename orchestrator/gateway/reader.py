@@ -11,6 +11,7 @@ from typing import Protocol
 
 from orchestrator.cache import Cache
 from orchestrator.domain import inventory, reports
+from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet, NodeObservation
 from orchestrator.gateway.sessions import LiveSession
 from orchestrator.gateway.settings import GatewaySettings
@@ -23,22 +24,6 @@ log = logging.getLogger(__name__)
 
 _NORMAL, _WARNING = common_pb2.EVENT_TYPE_NORMAL, common_pb2.EVENT_TYPE_WARNING
 _TYPES = (_NORMAL, _WARNING)
-
-
-class Recorder(Protocol):
-    """`orchestrator.events.EventRecorder`, as far as the gateway uses it."""
-
-    def record(
-        self,
-        kind: str,
-        namespace: str,
-        name: str,
-        type: int,
-        reason: str,
-        message: str,
-        source: str,
-        count: int = 1,
-    ) -> None: ...
 
 
 class Renewer(Protocol):

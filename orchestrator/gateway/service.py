@@ -16,11 +16,12 @@ import grpc
 from orchestrator.authz import caller_of
 from orchestrator.cache import Cache
 from orchestrator.domain import inventory
+from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
 from orchestrator.gateway.monitor import Monitor
 from orchestrator.gateway.node_status import NodeStatusWriter
 from orchestrator.gateway.plans import PlanPublisher
-from orchestrator.gateway.reader import Recorder, SessionReader
+from orchestrator.gateway.reader import SessionReader
 from orchestrator.gateway.relays import RelayBroker, UnknownRelay
 from orchestrator.gateway.sessions import LiveSession, Sessions
 from orchestrator.gateway.settings import GatewaySettings
