@@ -13,11 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
+
 from devcluster.client import SITE_MANIFESTS, Context
 from devcluster.containerd import PrivateContainerd
 from devcluster.daemon import Daemon
 from devcluster.image import ImageSpec, hello_image
 from devcluster.ports import free_port
+from polder.v1 import operator_pb2, operator_pb2_grpc
 
 BIN = Path(sys.executable).parent
 EDGECTL = str(BIN / "edgectl")
@@ -119,12 +122,18 @@ class Installation:
         self.orchestrator.start(self._orchestrator_ready)
 
     def _orchestrator_ready(self) -> bool:
+        """Asked of the operator port: only ours can prove itself to our own admin."""
         url = f"http://127.0.0.1:{self.ports.metrics}/readyz"
         try:
             with urllib.request.urlopen(url, timeout=1) as response:
-                return bool(response.status == 200)
-        except OSError:
+                if response.status != 200:
+                    return False
+            with self.context().channel() as channel:
+                stub = operator_pb2_grpc.OperatorServiceStub(channel)
+                stub.WhoAmI(operator_pb2.WhoAmIRequest(), timeout=2)
+        except (OSError, grpc.RpcError):
             return False
+        return True
 
     def stop_orchestrator(self) -> None:
         self.orchestrator.stop()

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from grpc import aio
 
+from devcluster.ports import free_port
 from orchestrator.config import Config, load_config
 from orchestrator.identity.authority import Authority, Issued, LeafRequest
 from orchestrator.identity.member import SERVER_NAME
@@ -32,12 +32,6 @@ from polder.v1 import agent_pb2, agent_pb2_grpc, common_pb2, operator_pb2, opera
 
 PROVIDER = {"kind": "Provider", "metadata": {"name": "telco"}}
 PROVIDER_SPEC = {"legalName": "Telco B.V.", "seatCountry": "NL"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def config_for(folder: Path, **changes: Any) -> Config:

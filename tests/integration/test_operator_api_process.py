@@ -16,12 +16,12 @@ import grpc
 import pytest
 from grpc import aio
 
+from devcluster.ports import free_port
 from orchestrator.identity.authority import create_region, create_root
 from orchestrator.identity.member import SERVER_NAME
 from polder.v1 import operator_pb2, operator_pb2_grpc
 from tests.integration.orchestrator_rig import (
     apply_request,
-    free_port,
     read_context,
     ref,
     until,
