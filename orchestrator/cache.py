@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from orchestrator.records import (
     IdentityRecord,
+    KeptRecord,
     NodePlacement,
     NodeStatusRecord,
     StoredResource,
@@ -24,7 +25,14 @@ from orchestrator.store.port import Compacted, Entry, EventType, Store, StoreErr
 
 log = logging.getLogger(__name__)
 
-MIRRORED = (keys.SPECS, keys.REVISIONS, keys.PLACEMENTS, keys.IDENTITIES, keys.NODE_STATUS)
+MIRRORED = (
+    keys.SPECS,
+    keys.REVISIONS,
+    keys.PLACEMENTS,
+    keys.IDENTITIES,
+    keys.NODE_STATUS,
+    *keys.KEPT,
+)
 _RETRY_S = 0.5
 _PAGE = 1000
 _EXPECTED_MAX = 4096
@@ -53,6 +61,7 @@ class Cache:
         self._resources: dict[str, dict[str, StoredResource]] = defaultdict(dict)
         self._revisions: dict[str, TemplateRevision] = {}
         self._placements: dict[str, NodePlacement] = {}
+        self._kept: dict[str, dict[str, KeptRecord]] = {prefix: {} for prefix in keys.KEPT}
         self._listeners: list[Listener] = []
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._expected: dict[str, tuple[bytes, StoredResource | TemplateRevision]] = {}
@@ -108,6 +117,14 @@ class Cache:
             for value in self._values.values()
             if isinstance(value, IdentityRecord) and value.kind == kind
         ]
+
+    def kept(self, prefix: str) -> list[KeptRecord]:
+        """All of one of `keys.KEPT`."""
+        return list(self._kept[prefix].values())
+
+    def kept_at(self, key: str) -> KeptRecord | None:
+        found = self._values.get(key)
+        return found if isinstance(found, KeptRecord) else None
 
     def node_status(self, node: str) -> NodeStatusRecord | None:
         found = self._values.get(keys.node_status(node))
@@ -223,6 +240,10 @@ class Cache:
                 self._revisions[change.key] = change.value
             elif isinstance(change.value, NodePlacement):
                 self._placements[change.key] = change.value
+            elif isinstance(change.value, KeptRecord):
+                self._kept[_kept_prefix(change.key)][change.key] = change.value
+            elif isinstance(change.previous, KeptRecord):
+                self._kept[_kept_prefix(change.key)].pop(change.key, None)
             else:
                 self._revisions.pop(change.key, None)
                 self._placements.pop(change.key, None)
@@ -238,6 +259,10 @@ class Cache:
                 waiter.set_result(None)
 
 
+def _kept_prefix(key: str) -> str:
+    return next(prefix for prefix in keys.KEPT if key.startswith(prefix))
+
+
 def _decode(key: str, entry: Entry) -> object:
     """The record behind a key. A value that cannot be read stops the mirror, and is not skipped."""
     if key.startswith(keys.SPECS):
@@ -248,4 +273,6 @@ def _decode(key: str, entry: Entry) -> object:
         return NodePlacement.from_bytes(entry.value, entry.mod_revision)
     if key.startswith(keys.IDENTITIES):
         return IdentityRecord.from_bytes(entry.value, entry.mod_revision)
+    if key.startswith(keys.KEPT):
+        return KeptRecord.from_bytes(key, entry.value, entry.mod_revision)
     return NodeStatusRecord.from_bytes(entry.value)

@@ -44,6 +44,8 @@ class StoredResource:
     created_at_ms: int = 0
     deletion_requested_at_ms: int = 0
     template_revision: int = 0
+    changed_by: str = ""  # as in Event.source, such as operator/ann
+    changed_at_ms: int = 0
     store_revision: int = 0
 
     @cached_property
@@ -84,6 +86,8 @@ _RESOURCE_FIELDS = (
     "created_at_ms",
     "deletion_requested_at_ms",
     "template_revision",
+    "changed_by",
+    "changed_at_ms",
 )
 
 
@@ -96,6 +100,7 @@ class TemplateRevision:
     template: dict[str, Any]
     digest: str
     created_at_ms: int
+    created_by: str = ""
 
     @cached_property
     def decoded(self) -> PodTemplate:
@@ -113,6 +118,7 @@ class TemplateRevision:
                 "template": self.template,
                 "digest": self.digest,
                 "created_at_ms": self.created_at_ms,
+                "created_by": self.created_by,
             }
         )
 
@@ -139,6 +145,8 @@ class AssignmentRecord:
     standbys: tuple[str, ...] = ()
     replaces: str = ""
     because: str = ""
+    # When it was placed here, unix ms. 0: before this was recorded.
+    placed_at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,3 +277,19 @@ class NodeStatusRecord:
     @staticmethod
     def from_bytes(raw: bytes) -> "NodeStatusRecord":
         return NodeStatusRecord(**json.loads(raw))
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRecord:
+    """State of a rollout, a job, a freeze or a hold: `body` is read by the module that owns it."""
+
+    key: str
+    body: dict[str, Any]
+    store_revision: int = 0  # not part of the value
+
+    def to_bytes(self) -> bytes:
+        return _dump(self.body)
+
+    @staticmethod
+    def from_bytes(key: str, raw: bytes, store_revision: int) -> "KeptRecord":
+        return KeptRecord(key, json.loads(raw), store_revision)

@@ -119,7 +119,7 @@ def container_spec(
         },
         annotations={labels.DEVICES: ",".join(devices)} if devices else {},
         run_as_user=container.security.run_as_user,
-        read_only_root=container.security.read_only_root_filesystem,
+        read_only_root=container.security.read_only_root_filesystem is True,
         stop_signal=container.stop_signal,
     )
 

@@ -7,6 +7,7 @@ StoreError into statuses after.
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias
 
+import grpc
 from grpc import aio
 
 from orchestrator.api.access import Access
@@ -20,9 +21,14 @@ from orchestrator.api.watching import WatchHub
 from orchestrator.authz import caller_of
 from orchestrator.cache import Cache
 from orchestrator.events import EventRecorder
+from orchestrator.refusals import Refused
 from polder.v1 import operator_pb2, operator_pb2_grpc
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"  # generic in its stubs only
+
+
+def unavailable_yet(name: str) -> Refused:
+    return Refused(grpc.StatusCode.UNIMPLEMENTED, "Unimplemented", f"{name} is not served yet")
 
 
 class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
@@ -136,3 +142,38 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         self, request: operator_pb2.ComplianceRequest, context: Context
     ) -> operator_pb2.ComplianceResponse:
         return await self._insight.compliance.report(caller_of(context), request)
+
+    async def Rollout(  # noqa: N802
+        self, request: operator_pb2.RolloutRequest, context: Context
+    ) -> operator_pb2.RolloutResponse:
+        raise unavailable_yet("Rollout")
+
+    async def UndoRollout(  # noqa: N802
+        self, request: operator_pb2.UndoRolloutRequest, context: Context
+    ) -> operator_pb2.UndoRolloutResponse:
+        raise unavailable_yet("UndoRollout")
+
+    async def Freeze(  # noqa: N802
+        self, request: operator_pb2.FreezeRequest, context: Context
+    ) -> operator_pb2.FreezeResponse:
+        raise unavailable_yet("Freeze")
+
+    async def Thaw(  # noqa: N802
+        self, request: operator_pb2.ThawRequest, context: Context
+    ) -> operator_pb2.ThawResponse:
+        raise unavailable_yet("Thaw")
+
+    async def Guards(  # noqa: N802
+        self, request: operator_pb2.GuardsRequest, context: Context
+    ) -> operator_pb2.GuardsResponse:
+        raise unavailable_yet("Guards")
+
+    async def Approve(  # noqa: N802
+        self, request: operator_pb2.ApproveRequest, context: Context
+    ) -> operator_pb2.ApproveResponse:
+        raise unavailable_yet("Approve")
+
+    async def Story(  # noqa: N802
+        self, request: operator_pb2.StoryRequest, context: Context
+    ) -> operator_pb2.StoryResponse:
+        raise unavailable_yet("Story")

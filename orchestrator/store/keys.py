@@ -9,6 +9,12 @@ IDENTITIES = "/identities/"
 TOKENS = "/tokens/"
 NODE_STATUS = "/nodestatus/"
 EVENTS = "/events/"
+ROLLOUTS = "/rollouts/"
+JOBS = "/jobs/"
+FREEZES = "/freezes/"
+HOLDS = "/holds/"
+KEPT = (ROLLOUTS, JOBS, FREEZES, HOLDS)
+"""Records whose form is the business of the domain module that decides on them."""
 LEADER = "/leader"
 INSTALLATION = "/installation"
 """Schema version and trust domain, written once."""
@@ -48,3 +54,23 @@ def node_status(node: str) -> str:
 
 def event(namespace: str, identifier: str) -> str:
     return f"{EVENTS}{namespace or NO_NAMESPACE}/{identifier}"
+
+
+def rollout(workload_uid: str) -> str:
+    """How far a workload's newest template has come."""
+    return f"{ROLLOUTS}{workload_uid}"
+
+
+def job(workload_uid: str) -> str:
+    """What of a job is done; of a schedule, what was started."""
+    return f"{JOBS}{workload_uid}"
+
+
+def freeze(namespace: str) -> str:
+    """An operator's freeze of one namespace; empty: of everything."""
+    return f"{FREEZES}{namespace or NO_NAMESPACE}"
+
+
+def hold(identifier: str) -> str:
+    """A change that waits for an operator, and the approval."""
+    return f"{HOLDS}{identifier}"

@@ -8,6 +8,7 @@ from polder.manifest.decode import InvalidManifest, canonical, decode, digest
 from polder.manifest.document import API_VERSION, Manifest, ManifestMetadata, decode_document
 from polder.manifest.kinds import (
     KINDS,
+    ConfigSpec,
     KindInfo,
     NamespaceSpec,
     NodeSpec,
@@ -19,8 +20,7 @@ from polder.manifest.kinds import (
     kind_named,
 )
 from polder.manifest.placement import Placement, Spread, Toleration
-from polder.manifest.schema import Violation
-from polder.manifest.workload import (
+from polder.manifest.pod import (
     Container,
     EnvVar,
     PodTemplate,
@@ -28,10 +28,12 @@ from polder.manifest.workload import (
     Probe,
     ResourceRequest,
 )
+from polder.manifest.schema import Violation
 
 __all__ = [
     "API_VERSION",
     "KINDS",
+    "ConfigSpec",
     "Container",
     "EnvVar",
     "InvalidManifest",

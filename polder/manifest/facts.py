@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from polder.countries import country_code
 from polder.manifest.identifiers import area, euid, iso_date, law, lei
 from polder.manifest.names import LABEL, LABEL_HELP
+from polder.manifest.quantity import timestamp_s
 from polder.manifest.schema import Violation, spec
 
 COUNTRY_TYPE = "country code such as NL"
@@ -223,6 +224,9 @@ class ProviderSpec:
     )
     seal: SealLevels = spec("SEAL by objective.", default=SealLevels())
     assurance: ProviderAssurance = spec("Who vouches for the facts.", default=ProviderAssurance())
+    unschedulable: bool = spec(
+        "No new replicas at any of its sites (`edgectl cordon provider/NAME`).", default=False
+    )
 
     def violations(self) -> Iterator[Violation]:
         owners = self.owners or ()
@@ -304,6 +308,23 @@ class Energy:
 
 
 @dataclass(frozen=True, slots=True)
+class Maintenance:
+    """A time in which a site gets no new replicas. It ends by itself."""
+
+    start: float = spec(
+        "When it begins.", parse=timestamp_s, shown_type="time such as 2026-11-22T03:00:00Z"
+    )
+    end: float = spec(
+        "When it is over.", parse=timestamp_s, shown_type="time such as 2026-11-22T05:00:00Z"
+    )
+    drain: bool = spec("Whether its replicas move away meanwhile.", default=False)
+
+    def violations(self) -> Iterator[Violation]:
+        if self.end <= self.start:
+            yield Violation("end", "is not after start")
+
+
+@dataclass(frozen=True, slots=True)
 class SiteSpec:
     """One edge location of one provider. A fact that is left out is unknown."""
 
@@ -334,6 +355,10 @@ class SiteSpec:
         default=SealLevels(),
     )
     assurance: SiteAssurance = spec("Who vouches for the facts.", default=SiteAssurance())
+    unschedulable: bool = spec("No new replicas (`edgectl cordon site/NAME`).", default=False)
+    maintenance: tuple[Maintenance, ...] = spec(
+        "Windows in which it is left alone.", default=(), max_items=20
+    )
 
     def violations(self) -> Iterator[Violation]:
         if self.data_centre_operator is not None and self.tenure != "leased":

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from polder.manifest.facts import ProviderSpec, SiteSpec
 from polder.manifest.names import (
+    FILE_NAME,
+    FILE_NAME_HELP,
     HOST_NAME,
     HOST_NAME_HELP,
     LABEL,
@@ -20,7 +22,7 @@ from polder.manifest.names import (
     QUALIFIED_HELP,
 )
 from polder.manifest.policy import SovereigntySpec
-from polder.manifest.quantity import cpu_millis, memory_bytes
+from polder.manifest.quantity import cpu_millis, memory_bytes, timestamp_s
 from polder.manifest.schema import Violation, spec
 from polder.manifest.workload import WorkloadSpec
 
@@ -32,6 +34,7 @@ __all__ = [
     "LABEL_HELP",
     "LABEL_VALUE",
     "QUALIFIED",
+    "ConfigSpec",
     "KindInfo",
     "NamespaceSpec",
     "NodeSpec",
@@ -41,9 +44,13 @@ __all__ = [
     "SecretSpec",
     "SiteSpec",
     "Taint",
+    "VolumeSpec",
     "WorkloadSpec",
     "kind_named",
 ]
+
+
+CONFIG_BYTES_MAX = 512 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,12 @@ class NodeSpec:
     )
     unschedulable: bool = spec("No new replicas (`edgectl cordon`).", default=False)
     draining: bool = spec("Its replicas move away (`edgectl drain`).", default=False)
+    drain_deadline: float | None = spec(
+        "What has not moved by then is stopped all the same. Default: it is waited for.",
+        default=None,
+        parse=timestamp_s,
+        shown_type="time such as 2026-11-22T03:00:00Z",
+    )
     taints: tuple[Taint, ...] = spec("What keeps replicas away.", default=(), max_items=50)
 
 
@@ -105,6 +118,10 @@ class QuotaSpec:
     )
 
 
+# In the words of `PodTemplate.demands`.
+ALLOWANCES = ("hostNetwork", "hostPID", "hostIPC", "hostPath", "capabilities", "unconfined")
+
+
 @dataclass(frozen=True, slots=True)
 class NamespaceSpec:
     """A tenant's part of the installation."""
@@ -123,6 +140,12 @@ class NamespaceSpec:
     preemptible: bool = spec(
         "Whether its replicas may be moved or stopped for workloads of higher priority.",
         default=True,
+    )
+    allow: tuple[str, ...] = spec(
+        "What its pods may ask for beyond the safe defaults.",
+        default=(),
+        max_items=len(ALLOWANCES),
+        choices=ALLOWANCES,
     )
 
 
@@ -144,6 +167,34 @@ class SecretSpec:
             for key in ("server", "username", "password"):
                 if not self.data.get(key):
                     yield Violation("data", f"a Registry secret needs the key {key!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigSpec:
+    """Values that are not confidential, for the variables and files of containers."""
+
+    data: dict[str, str] = spec(
+        "Values by key, as text.",
+        default_factory=dict,
+        max_items=100,
+        max_length=262_144,
+        key_pattern=FILE_NAME,
+        key_help=FILE_NAME_HELP,
+    )
+
+    def violations(self) -> Iterator[Violation]:
+        size = sum(len(value.encode()) for value in self.data.values())
+        if size > CONFIG_BYTES_MAX:
+            yield Violation("data", f"has {size} bytes; at most {CONFIG_BYTES_MAX} are allowed")
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeSpec:
+    """Data of one replica on one node. Read-only: made when the replica is first placed."""
+
+    replica: str = spec("Whose data it is.")
+    volume: str = spec("What its template calls it.")
+    node: str = spec("The node that has it.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +247,18 @@ KINDS: dict[str, KindInfo] = {
         KindInfo("Namespace", "namespaces", ("ns",), False, NamespaceSpec),
         KindInfo("Workload", "workloads", ("wl",), True, WorkloadSpec),
         KindInfo("Secret", "secrets", (), True, SecretSpec),
+        KindInfo("Config", "configs", ("cfg",), True, ConfigSpec),
+        KindInfo(
+            "Volume",
+            "volumes",
+            ("vol",),
+            True,
+            VolumeSpec,
+            applyable=False,
+            editable=False,
+            names=HOST_NAME,
+            names_help=HOST_NAME_HELP,
+        ),
         KindInfo(
             "Replica",
             "replicas",

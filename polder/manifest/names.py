@@ -31,6 +31,17 @@ HTTP_PATH = re.compile(r"/[!-~]*")
 HTTP_PATH_HELP = "a path that starts with '/', of ASCII characters without spaces"
 ABSOLUTE_PATH = re.compile(r"/.*", re.DOTALL)
 ABSOLUTE_PATH_HELP = "an absolute path"
+# Not `.` or `..`, nor the names under which the agent swaps a volume's contents.
+FILE_NAME = re.compile(r"(?!\.\.)(?!\.$)[-A-Za-z0-9._]{1,253}")
+FILE_NAME_HELP = "a file name of letters, digits, '-', '_' and '.', not beginning with '..'"
+FACT = re.compile(
+    r"node\.(name|arch)|site\.(name|country|region|provider)"
+    r"|replica\.(name|index|epoch)|node\.labels\.[A-Za-z0-9][-A-Za-z0-9_./]{0,316}"
+)
+FACT_HELP = (
+    "one of node.name, node.arch, node.labels.KEY, site.name, site.country, site.region, "
+    "site.provider, replica.name, replica.index, replica.epoch"
+)
 
 
 def port_reference(raw: object) -> str:

@@ -7,6 +7,7 @@ however they are written.
 
 import math
 import re
+from datetime import UTC, datetime
 
 from polder.manifest.text import describe, shown
 
@@ -14,6 +15,7 @@ MAX_CPU_MILLIS = 10_000_000  # ten thousand cores
 # The sum over a pod's containers must fit a signed 64-bit integer with room to spare.
 MAX_BYTES = 1 << 50
 MAX_DURATION_S = 10 * 365 * 86_400.0
+MAX_AMOUNT = 1_000_000
 MAX_TEXT = 64
 _MAX_BITS = 128
 
@@ -32,6 +34,7 @@ _BYTE_SUFFIXES = {
 }
 _NUMBER = re.compile(r"([0-9]+)(?:\.([0-9]+))?([A-Za-z]*)")
 _DURATION_PART = re.compile(r"([0-9]+)(?:\.([0-9]+))?(ms|s|m|h|d)")
+_AMOUNT = re.compile(r"([0-9]{1,9})(%?)")
 _NANOS = 1_000_000_000
 _DURATION_UNITS_NS = {
     "ms": 1_000_000,
@@ -155,3 +158,46 @@ def format_duration(seconds: float) -> str:
     if whole < 3 * 86_400:
         return f"{whole // 3600}h"
     return f"{whole // 86_400}d"
+
+
+def amount(raw: object) -> str:
+    """A count or a share of a whole, as `2` or `25%`, in one spelling. Raises ValueError."""
+    text = _text(raw, "a number such as 1 or a share such as 25%")
+    match = _AMOUNT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{shown(raw)} is neither a number such as 1 nor a share such as 25%")
+    number = int(match[1])
+    if match[2] and number > 100:
+        raise ValueError(f"{shown(raw)} is more than 100%")
+    if number > MAX_AMOUNT:
+        raise ValueError(f"{shown(raw)} is more than {MAX_AMOUNT}")
+    return f"{number}{match[2]}"
+
+
+def amount_of(text: str, total: int, *, up: bool) -> int:
+    """What an amount comes to of `total`; `up` says to which side a share is rounded."""
+    if not text.endswith("%"):
+        return int(text)
+    share = total * int(text[:-1])
+    return -(-share // 100) if up else share // 100
+
+
+def timestamp_s(raw: object) -> float:
+    """`2026-11-22T03:00:00Z` in unix seconds. Raises ValueError, also without a time zone."""
+    if not isinstance(raw, str) or len(raw) > MAX_TEXT:
+        raise ValueError(f"expected a time such as 2026-11-22T03:00:00Z, found {describe(raw)}")
+    try:
+        found = datetime.fromisoformat(raw.strip())
+    except ValueError:
+        raise ValueError(f"{shown(raw)} is not a time such as 2026-11-22T03:00:00Z") from None
+    if found.tzinfo is None:
+        raise ValueError(f"{shown(raw)} has no time zone; add Z or an offset such as +01:00")
+    try:
+        return found.timestamp()
+    except (OverflowError, OSError):
+        raise ValueError(f"{shown(raw)} is out of range") from None
+
+
+def format_timestamp(unix_s: float) -> str:
+    """Unix seconds as `2026-11-22T03:00:00Z`, to the second."""
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

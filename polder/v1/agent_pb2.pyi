@@ -35,6 +35,10 @@ class _ReplicaPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReplicaP
     REPLICA_PHASE_STOPPED: _ReplicaPhase.ValueType  # 4
     REPLICA_PHASE_ORPHANED: _ReplicaPhase.ValueType  # 5
     """Runs here although no plan names it."""
+    REPLICA_PHASE_SUCCEEDED: _ReplicaPhase.ValueType  # 6
+    """It was to run once, and every container ended with exit code 0."""
+    REPLICA_PHASE_FAILED: _ReplicaPhase.ValueType  # 7
+    """It was to run once, and a container failed."""
 
 class ReplicaPhase(_ReplicaPhase, metaclass=_ReplicaPhaseEnumTypeWrapper): ...
 
@@ -46,6 +50,10 @@ REPLICA_PHASE_STOPPING: ReplicaPhase.ValueType  # 3
 REPLICA_PHASE_STOPPED: ReplicaPhase.ValueType  # 4
 REPLICA_PHASE_ORPHANED: ReplicaPhase.ValueType  # 5
 """Runs here although no plan names it."""
+REPLICA_PHASE_SUCCEEDED: ReplicaPhase.ValueType  # 6
+"""It was to run once, and every container ended with exit code 0."""
+REPLICA_PHASE_FAILED: ReplicaPhase.ValueType  # 7
+"""It was to run once, and a container failed."""
 Global___ReplicaPhase: _TypeAlias = ReplicaPhase  # noqa: Y015
 
 @_typing.final
@@ -444,6 +452,7 @@ class NodeInventory(_message.Message):
     ACCELERATORS_FIELD_NUMBER: _builtins.int
     ADDRESSES_FIELD_NUMBER: _builtins.int
     HOSTNAME_FIELD_NUMBER: _builtins.int
+    HOST_PATHS_FIELD_NUMBER: _builtins.int
     arch: _builtins.str
     """"arm64" or "amd64", as in OCI images."""
     os: _builtins.str
@@ -464,6 +473,10 @@ class NodeInventory(_message.Message):
     def accelerators(self) -> _containers.RepeatedCompositeFieldContainer[Global___Accelerator]: ...
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def host_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Paths that the box lets pods see; "PATH" or "PATH:ro"."""
+
     def __init__(
         self,
         *,
@@ -479,10 +492,11 @@ class NodeInventory(_message.Message):
         accelerators: _abc.Iterable[Global___Accelerator] | None = ...,
         addresses: _abc.Iterable[_builtins.str] | None = ...,
         hostname: _builtins.str = ...,
+        host_paths: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "capacity", b"capacity", "reserved", b"reserved"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "addresses", b"addresses", "allocatable", b"allocatable", "arch", b"arch", "capacity", b"capacity", "hostname", b"hostname", "kernel", b"kernel", "machine_id", b"machine_id", "model", b"model", "os", b"os", "reserved", b"reserved", "runtime_version", b"runtime_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "addresses", b"addresses", "allocatable", b"allocatable", "arch", b"arch", "capacity", b"capacity", "host_paths", b"host_paths", "hostname", b"hostname", "kernel", b"kernel", "machine_id", b"machine_id", "model", b"model", "os", b"os", "reserved", b"reserved", "runtime_version", b"runtime_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -619,7 +633,7 @@ class ReplicaStatus(_message.Message):
     phase: Global___ReplicaPhase.ValueType
     ready: _builtins.bool
     reason: _builtins.str
-    """Why it is not ready, CamelCase: "ImagePull", "CrashLoop", "HostPortInUse", "ProbeFailing",
+    """Why it is not ready, CamelCase: "ImagePull", "Terminating" (it is about to be stopped), "CrashLoop", "HostPortInUse", "ProbeFailing",
     "SovereigntyViolation" (it was not started: its policy forbids this site). Also of a ready
     replica: "NonCompliant" (it runs on where its policy now forbids it).
     """

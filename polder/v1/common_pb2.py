@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16polder/v1/common.proto\x12\tpolder.v1\"|\n\x08Resource\x12\x13\n\x0b\x61pi_version\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12%\n\x08metadata\x18\x03 \x01(\x0b\x32\x13.polder.v1.Metadata\x12\x11\n\tspec_json\x18\x04 \x01(\x0c\x12\x13\n\x0bstatus_json\x18\x05 \x01(\x0c\"\xe6\x02\n\x08Metadata\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x03\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12/\n\x06labels\x18\x06 \x03(\x0b\x32\x1f.polder.v1.Metadata.LabelsEntry\x12\x39\n\x0b\x61nnotations\x18\x07 \x03(\x0b\x32$.polder.v1.Metadata.AnnotationsEntry\x12\x15\n\rcreated_at_ms\x18\x08 \x01(\x03\x12 \n\x18\x64\x65letion_requested_at_ms\x18\t \x01(\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"<\n\x0bResourceRef\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"Z\n\x0b\x45rrorDetail\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0c\n\x04hint\x18\x02 \x01(\t\x12-\n\nviolations\x18\x03 \x03(\x0b\x32\x19.polder.v1.FieldViolation\"A\n\x0e\x46ieldViolation\x12\x10\n\x08\x64ocument\x18\x01 \x01(\x05\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xbc\x01\n\x05\x45vent\x12&\n\x06object\x18\x01 \x01(\x0b\x32\x16.polder.v1.ResourceRef\x12\"\n\x04type\x18\x02 \x01(\x0e\x32\x14.polder.v1.EventType\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x13\n\x0b\x66irst_at_ms\x18\x06 \x01(\x03\x12\x12\n\nlast_at_ms\x18\x07 \x01(\x03\x12\r\n\x05\x63ount\x18\x08 \x01(\x05*V\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45VENT_TYPE_NORMAL\x10\x01\x12\x16\n\x12\x45VENT_TYPE_WARNING\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16polder/v1/common.proto\x12\tpolder.v1\"|\n\x08Resource\x12\x13\n\x0b\x61pi_version\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12%\n\x08metadata\x18\x03 \x01(\x0b\x32\x13.polder.v1.Metadata\x12\x11\n\tspec_json\x18\x04 \x01(\x0c\x12\x13\n\x0bstatus_json\x18\x05 \x01(\x0c\"\x91\x03\n\x08Metadata\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x03\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12/\n\x06labels\x18\x06 \x03(\x0b\x32\x1f.polder.v1.Metadata.LabelsEntry\x12\x39\n\x0b\x61nnotations\x18\x07 \x03(\x0b\x32$.polder.v1.Metadata.AnnotationsEntry\x12\x15\n\rcreated_at_ms\x18\x08 \x01(\x03\x12 \n\x18\x64\x65letion_requested_at_ms\x18\t \x01(\x03\x12\x12\n\nchanged_by\x18\n \x01(\t\x12\x15\n\rchanged_at_ms\x18\x0b \x01(\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"<\n\x0bResourceRef\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"Z\n\x0b\x45rrorDetail\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0c\n\x04hint\x18\x02 \x01(\t\x12-\n\nviolations\x18\x03 \x03(\x0b\x32\x19.polder.v1.FieldViolation\"A\n\x0e\x46ieldViolation\x12\x10\n\x08\x64ocument\x18\x01 \x01(\x05\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xbc\x01\n\x05\x45vent\x12&\n\x06object\x18\x01 \x01(\x0b\x32\x16.polder.v1.ResourceRef\x12\"\n\x04type\x18\x02 \x01(\x0e\x32\x14.polder.v1.EventType\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x13\n\x0b\x66irst_at_ms\x18\x06 \x01(\x03\x12\x12\n\nlast_at_ms\x18\x07 \x01(\x03\x12\r\n\x05\x63ount\x18\x08 \x01(\x05*V\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45VENT_TYPE_NORMAL\x10\x01\x12\x16\n\x12\x45VENT_TYPE_WARNING\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,22 +35,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_METADATA_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_METADATA_ANNOTATIONSENTRY']._loaded_options = None
   _globals['_METADATA_ANNOTATIONSENTRY']._serialized_options = b'8\001'
-  _globals['_EVENTTYPE']._serialized_start=936
-  _globals['_EVENTTYPE']._serialized_end=1022
+  _globals['_EVENTTYPE']._serialized_start=979
+  _globals['_EVENTTYPE']._serialized_end=1065
   _globals['_RESOURCE']._serialized_start=37
   _globals['_RESOURCE']._serialized_end=161
   _globals['_METADATA']._serialized_start=164
-  _globals['_METADATA']._serialized_end=522
-  _globals['_METADATA_LABELSENTRY']._serialized_start=425
-  _globals['_METADATA_LABELSENTRY']._serialized_end=470
-  _globals['_METADATA_ANNOTATIONSENTRY']._serialized_start=472
-  _globals['_METADATA_ANNOTATIONSENTRY']._serialized_end=522
-  _globals['_RESOURCEREF']._serialized_start=524
-  _globals['_RESOURCEREF']._serialized_end=584
-  _globals['_ERRORDETAIL']._serialized_start=586
-  _globals['_ERRORDETAIL']._serialized_end=676
-  _globals['_FIELDVIOLATION']._serialized_start=678
-  _globals['_FIELDVIOLATION']._serialized_end=743
-  _globals['_EVENT']._serialized_start=746
-  _globals['_EVENT']._serialized_end=934
+  _globals['_METADATA']._serialized_end=565
+  _globals['_METADATA_LABELSENTRY']._serialized_start=468
+  _globals['_METADATA_LABELSENTRY']._serialized_end=513
+  _globals['_METADATA_ANNOTATIONSENTRY']._serialized_start=515
+  _globals['_METADATA_ANNOTATIONSENTRY']._serialized_end=565
+  _globals['_RESOURCEREF']._serialized_start=567
+  _globals['_RESOURCEREF']._serialized_end=627
+  _globals['_ERRORDETAIL']._serialized_start=629
+  _globals['_ERRORDETAIL']._serialized_end=719
+  _globals['_FIELDVIOLATION']._serialized_start=721
+  _globals['_FIELDVIOLATION']._serialized_end=786
+  _globals['_EVENT']._serialized_start=789
+  _globals['_EVENT']._serialized_end=977
 # @@protoc_insertion_point(module_scope)

@@ -126,6 +126,8 @@ class Metadata(_message.Message):
     ANNOTATIONS_FIELD_NUMBER: _builtins.int
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
     DELETION_REQUESTED_AT_MS_FIELD_NUMBER: _builtins.int
+    CHANGED_BY_FIELD_NUMBER: _builtins.int
+    CHANGED_AT_MS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     namespace: _builtins.str
     """Empty for kinds that belong to no namespace."""
@@ -137,6 +139,9 @@ class Metadata(_message.Message):
     created_at_ms: _builtins.int
     deletion_requested_at_ms: _builtins.int
     """Not zero: deletion was requested and is under way."""
+    changed_by: _builtins.str
+    """Who made the last change, such as "operator/ann", and when."""
+    changed_at_ms: _builtins.int
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -153,10 +158,12 @@ class Metadata(_message.Message):
         annotations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         created_at_ms: _builtins.int = ...,
         deletion_requested_at_ms: _builtins.int = ...,
+        changed_by: _builtins.str = ...,
+        changed_at_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "created_at_ms", b"created_at_ms", "deletion_requested_at_ms", b"deletion_requested_at_ms", "generation", b"generation", "labels", b"labels", "name", b"name", "namespace", b"namespace", "revision", b"revision", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "changed_at_ms", b"changed_at_ms", "changed_by", b"changed_by", "created_at_ms", b"created_at_ms", "deletion_requested_at_ms", b"deletion_requested_at_ms", "generation", b"generation", "labels", b"labels", "name", b"name", "namespace", b"namespace", "revision", b"revision", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1800,3 +1800,619 @@ class UpcomingExpiry(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpcomingExpiry: _TypeAlias = UpcomingExpiry  # noqa: Y015
+
+@_typing.final
+class RolloutRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REF_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ref(self) -> _common_pb2.ResourceRef:
+        """A Workload."""
+
+    def __init__(
+        self,
+        *,
+        ref: _common_pb2.ResourceRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RolloutRequest: _TypeAlias = RolloutRequest  # noqa: Y015
+
+@_typing.final
+class RolloutResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    REVISIONS_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    now_ms: _builtins.int
+    @_builtins.property
+    def status(self) -> Global___RolloutStatus: ...
+    @_builtins.property
+    def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RevisionInfo]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        status: Global___RolloutStatus | None = ...,
+        revisions: _abc.Iterable[Global___RevisionInfo] | None = ...,
+        now_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["now_ms", b"now_ms", "revisions", b"revisions", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RolloutResponse: _TypeAlias = RolloutResponse  # noqa: Y015
+
+@_typing.final
+class RolloutStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    NEWEST_REVISION_FIELD_NUMBER: _builtins.int
+    TARGET_REVISION_FIELD_NUMBER: _builtins.int
+    PROVEN_REVISION_FIELD_NUMBER: _builtins.int
+    WAVE_FIELD_NUMBER: _builtins.int
+    SITES_FIELD_NUMBER: _builtins.int
+    REPLICAS_WANTED_FIELD_NUMBER: _builtins.int
+    REPLICAS_UPDATED_FIELD_NUMBER: _builtins.int
+    REPLICAS_AVAILABLE_FIELD_NUMBER: _builtins.int
+    REPLICAS_UPDATING_FIELD_NUMBER: _builtins.int
+    SECONDS_LEFT_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
+    SUCCEEDED_FIELD_NUMBER: _builtins.int
+    phase: _builtins.str
+    """CamelCase, as in orchestrator/domain/rollout.py: "Progressing", "Soaking", "Paused", "Proving",
+    "Proven", "RollingBack", "Failed", ...
+    """
+    message: _builtins.str
+    since_ms: _builtins.int
+    newest_revision: _builtins.int
+    """The operator's newest revision, the one that replicas are led to, and the last proven one."""
+    target_revision: _builtins.int
+    proven_revision: _builtins.int
+    wave: _builtins.str
+    """"canary", "region", "everywhere"."""
+    replicas_wanted: _builtins.int
+    replicas_updated: _builtins.int
+    replicas_available: _builtins.int
+    replicas_updating: _builtins.int
+    """Of the target, not available yet."""
+    seconds_left: _builtins.float
+    """Seconds of the soak or proof that are still to come; 0: none."""
+    paused: _builtins.bool
+    settled: _builtins.bool
+    """Nothing more will happen by itself."""
+    succeeded: _builtins.bool
+    """It ended as asked."""
+    @_builtins.property
+    def sites(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        phase: _builtins.str = ...,
+        message: _builtins.str = ...,
+        since_ms: _builtins.int = ...,
+        newest_revision: _builtins.int = ...,
+        target_revision: _builtins.int = ...,
+        proven_revision: _builtins.int = ...,
+        wave: _builtins.str = ...,
+        sites: _abc.Iterable[_builtins.str] | None = ...,
+        replicas_wanted: _builtins.int = ...,
+        replicas_updated: _builtins.int = ...,
+        replicas_available: _builtins.int = ...,
+        replicas_updating: _builtins.int = ...,
+        seconds_left: _builtins.float = ...,
+        paused: _builtins.bool = ...,
+        settled: _builtins.bool = ...,
+        succeeded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "newest_revision", b"newest_revision", "paused", b"paused", "phase", b"phase", "proven_revision", b"proven_revision", "replicas_available", b"replicas_available", "replicas_updated", b"replicas_updated", "replicas_updating", b"replicas_updating", "replicas_wanted", b"replicas_wanted", "seconds_left", b"seconds_left", "settled", b"settled", "since_ms", b"since_ms", "sites", b"sites", "succeeded", b"succeeded", "target_revision", b"target_revision", "wave", b"wave"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RolloutStatus: _TypeAlias = RolloutStatus  # noqa: Y015
+
+@_typing.final
+class RevisionInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    CREATED_AT_MS_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    DECIDED_AT_MS_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    TEMPLATE_DIGEST_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    created_at_ms: _builtins.int
+    created_by: _builtins.str
+    state: _builtins.str
+    """CamelCase: "Proven", "Failed", "Superseded", "Current", "Unproven"."""
+    cause: _builtins.str
+    """Why, of a failed one."""
+    decided_at_ms: _builtins.int
+    replicas: _builtins.int
+    """How many replicas are assigned to it now."""
+    template_digest: _builtins.str
+    @_builtins.property
+    def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        created_at_ms: _builtins.int = ...,
+        created_by: _builtins.str = ...,
+        images: _abc.Iterable[_builtins.str] | None = ...,
+        state: _builtins.str = ...,
+        cause: _builtins.str = ...,
+        decided_at_ms: _builtins.int = ...,
+        replicas: _builtins.int = ...,
+        template_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "created_at_ms", b"created_at_ms", "created_by", b"created_by", "decided_at_ms", b"decided_at_ms", "images", b"images", "number", b"number", "replicas", b"replicas", "state", b"state", "template_digest", b"template_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevisionInfo: _TypeAlias = RevisionInfo  # noqa: Y015
+
+@_typing.final
+class UndoRolloutRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REF_FIELD_NUMBER: _builtins.int
+    TO_REVISION_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    to_revision: _builtins.int
+    """0: the last proven one before the newest, or else the one before it."""
+    expected_revision: _builtins.int
+    """Not zero: only if the workload is at this revision of the store."""
+    dry_run: _builtins.bool
+    @_builtins.property
+    def ref(self) -> _common_pb2.ResourceRef: ...
+    def __init__(
+        self,
+        *,
+        ref: _common_pb2.ResourceRef | None = ...,
+        to_revision: _builtins.int = ...,
+        expected_revision: _builtins.int = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "expected_revision", b"expected_revision", "ref", b"ref", "to_revision", b"to_revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndoRolloutRequest: _TypeAlias = UndoRolloutRequest  # noqa: Y015
+
+@_typing.final
+class UndoRolloutResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    FROM_REVISION_FIELD_NUMBER: _builtins.int
+    TO_REVISION_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    from_revision: _builtins.int
+    to_revision: _builtins.int
+    @_builtins.property
+    def resource(self) -> _common_pb2.Resource: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        resource: _common_pb2.Resource | None = ...,
+        from_revision: _builtins.int = ...,
+        to_revision: _builtins.int = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resource", b"resource"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_revision", b"from_revision", "resource", b"resource", "to_revision", b"to_revision", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndoRolloutResponse: _TypeAlias = UndoRolloutResponse  # noqa: Y015
+
+@_typing.final
+class FreezeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Empty: everything."""
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FreezeRequest: _TypeAlias = FreezeRequest  # noqa: Y015
+
+@_typing.final
+class FreezeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FREEZE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def freeze(self) -> Global___FreezeInfo: ...
+    def __init__(
+        self,
+        *,
+        freeze: Global___FreezeInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["freeze", b"freeze"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["freeze", b"freeze"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FreezeResponse: _TypeAlias = FreezeResponse  # noqa: Y015
+
+@_typing.final
+class ThawRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ThawRequest: _TypeAlias = ThawRequest  # noqa: Y015
+
+@_typing.final
+class ThawResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    THAWED_FIELD_NUMBER: _builtins.int
+    thawed: _builtins.bool
+    """Whether there was a freeze."""
+    def __init__(
+        self,
+        *,
+        thawed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["thawed", b"thawed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ThawResponse: _TypeAlias = ThawResponse  # noqa: Y015
+
+@_typing.final
+class FreezeInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Empty: everything."""
+    by: _builtins.str
+    reason: _builtins.str
+    since_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        since_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "namespace", b"namespace", "reason", b"reason", "since_ms", b"since_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FreezeInfo: _TypeAlias = FreezeInfo  # noqa: Y015
+
+@_typing.final
+class GuardsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Empty: all that the caller may read."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GuardsRequest: _TypeAlias = GuardsRequest  # noqa: Y015
+
+@_typing.final
+class GuardsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FREEZES_FIELD_NUMBER: _builtins.int
+    HOLDS_FIELD_NUMBER: _builtins.int
+    SILENCES_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    now_ms: _builtins.int
+    @_builtins.property
+    def freezes(self) -> _containers.RepeatedCompositeFieldContainer[Global___FreezeInfo]: ...
+    @_builtins.property
+    def holds(self) -> _containers.RepeatedCompositeFieldContainer[Global___HoldInfo]: ...
+    @_builtins.property
+    def silences(self) -> _containers.RepeatedCompositeFieldContainer[Global___SilenceInfo]: ...
+    def __init__(
+        self,
+        *,
+        freezes: _abc.Iterable[Global___FreezeInfo] | None = ...,
+        holds: _abc.Iterable[Global___HoldInfo] | None = ...,
+        silences: _abc.Iterable[Global___SilenceInfo] | None = ...,
+        now_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["freezes", b"freezes", "holds", b"holds", "now_ms", b"now_ms", "silences", b"silences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GuardsResponse: _TypeAlias = GuardsResponse  # noqa: Y015
+
+@_typing.final
+class HoldInfo(_message.Message):
+    """A change that would stop too much at once, and waits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    STOPS_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    WORKLOADS_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    APPROVED_BY_FIELD_NUMBER: _builtins.int
+    APPROVED_AT_MS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """What Approve takes."""
+    scope: _builtins.str
+    """"fleet", "site" or "namespace", and which."""
+    name: _builtins.str
+    message: _builtins.str
+    stops: _builtins.int
+    replicas: _builtins.int
+    since_ms: _builtins.int
+    approved_by: _builtins.str
+    approved_at_ms: _builtins.int
+    @_builtins.property
+    def workloads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        name: _builtins.str = ...,
+        message: _builtins.str = ...,
+        stops: _builtins.int = ...,
+        replicas: _builtins.int = ...,
+        workloads: _abc.Iterable[_builtins.str] | None = ...,
+        since_ms: _builtins.int = ...,
+        approved_by: _builtins.str = ...,
+        approved_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved_at_ms", b"approved_at_ms", "approved_by", b"approved_by", "id", b"id", "message", b"message", "name", b"name", "replicas", b"replicas", "scope", b"scope", "since_ms", b"since_ms", "stops", b"stops", "workloads", b"workloads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldInfo: _TypeAlias = HoldInfo  # noqa: Y015
+
+@_typing.final
+class SilenceInfo(_message.Message):
+    """So many nodes fell silent at once that the orchestrator doubts itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    SILENT_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    UNTIL_MS_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    scope: _builtins.str
+    """"everything", "region" or "site", and which."""
+    name: _builtins.str
+    nodes: _builtins.int
+    silent: _builtins.int
+    since_ms: _builtins.int
+    until_ms: _builtins.int
+    """When evictions go on by themselves; 0: not before nodes are heard or somebody approves."""
+    id: _builtins.str
+    """What Approve takes."""
+    def __init__(
+        self,
+        *,
+        scope: _builtins.str = ...,
+        name: _builtins.str = ...,
+        nodes: _builtins.int = ...,
+        silent: _builtins.int = ...,
+        since_ms: _builtins.int = ...,
+        until_ms: _builtins.int = ...,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "name", b"name", "nodes", b"nodes", "scope", b"scope", "silent", b"silent", "since_ms", b"since_ms", "until_ms", b"until_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SilenceInfo: _TypeAlias = SilenceInfo  # noqa: Y015
+
+@_typing.final
+class ApproveRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveRequest: _TypeAlias = ApproveRequest  # noqa: Y015
+
+@_typing.final
+class ApproveResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveResponse: _TypeAlias = ApproveResponse  # noqa: Y015
+
+@_typing.final
+class StoryRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REF_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ref(self) -> _common_pb2.ResourceRef:
+        """Kind Replica, Workload or Node."""
+
+    def __init__(
+        self,
+        *,
+        ref: _common_pb2.ResourceRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoryRequest: _TypeAlias = StoryRequest  # noqa: Y015
+
+@_typing.final
+class StoryResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    now_ms: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoryEntry]:
+        """Oldest first. Bounded."""
+
+    @_builtins.property
+    def next(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoryEntry]:
+        """What will happen, and what it waits for."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___StoryEntry] | None = ...,
+        next: _abc.Iterable[Global___StoryEntry] | None = ...,
+        now_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "next", b"next", "now_ms", b"now_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoryResponse: _TypeAlias = StoryResponse  # noqa: Y015
+
+@_typing.final
+class StoryEntry(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_MS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    WARNING_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    at_ms: _builtins.int
+    """0: not known when."""
+    source: _builtins.str
+    """Who says so, as in Event.source."""
+    reason: _builtins.str
+    """CamelCase."""
+    message: _builtins.str
+    warning: _builtins.bool
+    count: _builtins.int
+    def __init__(
+        self,
+        *,
+        at_ms: _builtins.int = ...,
+        source: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        warning: _builtins.bool = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "count", b"count", "message", b"message", "reason", b"reason", "source", b"source", "warning", b"warning"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoryEntry: _TypeAlias = StoryEntry  # noqa: Y015

@@ -119,6 +119,41 @@ class OperatorServiceStub:
                 request_serializer=polder_dot_v1_dot_operator__pb2.ComplianceRequest.SerializeToString,
                 response_deserializer=polder_dot_v1_dot_operator__pb2.ComplianceResponse.FromString,
                 _registered_method=True)
+        self.Rollout = channel.unary_unary(
+                '/polder.v1.OperatorService/Rollout',
+                request_serializer=polder_dot_v1_dot_operator__pb2.RolloutRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.RolloutResponse.FromString,
+                _registered_method=True)
+        self.UndoRollout = channel.unary_unary(
+                '/polder.v1.OperatorService/UndoRollout',
+                request_serializer=polder_dot_v1_dot_operator__pb2.UndoRolloutRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.UndoRolloutResponse.FromString,
+                _registered_method=True)
+        self.Freeze = channel.unary_unary(
+                '/polder.v1.OperatorService/Freeze',
+                request_serializer=polder_dot_v1_dot_operator__pb2.FreezeRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.FreezeResponse.FromString,
+                _registered_method=True)
+        self.Thaw = channel.unary_unary(
+                '/polder.v1.OperatorService/Thaw',
+                request_serializer=polder_dot_v1_dot_operator__pb2.ThawRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.ThawResponse.FromString,
+                _registered_method=True)
+        self.Guards = channel.unary_unary(
+                '/polder.v1.OperatorService/Guards',
+                request_serializer=polder_dot_v1_dot_operator__pb2.GuardsRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.GuardsResponse.FromString,
+                _registered_method=True)
+        self.Approve = channel.unary_unary(
+                '/polder.v1.OperatorService/Approve',
+                request_serializer=polder_dot_v1_dot_operator__pb2.ApproveRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.ApproveResponse.FromString,
+                _registered_method=True)
+        self.Story = channel.unary_unary(
+                '/polder.v1.OperatorService/Story',
+                request_serializer=polder_dot_v1_dot_operator__pb2.StoryRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.StoryResponse.FromString,
+                _registered_method=True)
 
 
 class OperatorServiceServicer:
@@ -234,6 +269,54 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Rollout(self, request, context):
+        """A workload's revisions, and how far the newest has come.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndoRollout(self, request, context):
+        """Makes an earlier revision's template the workload's again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Freeze(self, request, context):
+        """Stops all automation, of one namespace or of everything, until Thaw.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Thaw(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Guards(self, request, context):
+        """What holds changes back now: freezes, held changes, silences that are doubted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Approve(self, request, context):
+        """Lets a held change go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Story(self, request, context):
+        """A replica's, workload's or node's story in order: why it is as it is, and what comes next.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -321,6 +404,41 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.Compliance,
                     request_deserializer=polder_dot_v1_dot_operator__pb2.ComplianceRequest.FromString,
                     response_serializer=polder_dot_v1_dot_operator__pb2.ComplianceResponse.SerializeToString,
+            ),
+            'Rollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollout,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.RolloutRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.RolloutResponse.SerializeToString,
+            ),
+            'UndoRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndoRollout,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.UndoRolloutRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.UndoRolloutResponse.SerializeToString,
+            ),
+            'Freeze': grpc.unary_unary_rpc_method_handler(
+                    servicer.Freeze,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.FreezeRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.FreezeResponse.SerializeToString,
+            ),
+            'Thaw': grpc.unary_unary_rpc_method_handler(
+                    servicer.Thaw,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.ThawRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.ThawResponse.SerializeToString,
+            ),
+            'Guards': grpc.unary_unary_rpc_method_handler(
+                    servicer.Guards,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.GuardsRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.GuardsResponse.SerializeToString,
+            ),
+            'Approve': grpc.unary_unary_rpc_method_handler(
+                    servicer.Approve,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.ApproveRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.ApproveResponse.SerializeToString,
+            ),
+            'Story': grpc.unary_unary_rpc_method_handler(
+                    servicer.Story,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.StoryRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.StoryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -782,6 +900,195 @@ class OperatorService:
             '/polder.v1.OperatorService/Compliance',
             polder_dot_v1_dot_operator__pb2.ComplianceRequest.SerializeToString,
             polder_dot_v1_dot_operator__pb2.ComplianceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polder.v1.OperatorService/Rollout',
+            polder_dot_v1_dot_operator__pb2.RolloutRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.RolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndoRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polder.v1.OperatorService/UndoRollout',
+            polder_dot_v1_dot_operator__pb2.UndoRolloutRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.UndoRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Freeze(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polder.v1.OperatorService/Freeze',
+            polder_dot_v1_dot_operator__pb2.FreezeRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.FreezeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Thaw(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polder.v1.OperatorService/Thaw',
+            polder_dot_v1_dot_operator__pb2.ThawRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.ThawResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Guards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polder.v1.OperatorService/Guards',
+            polder_dot_v1_dot_operator__pb2.GuardsRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.GuardsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Approve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polder.v1.OperatorService/Approve',
+            polder_dot_v1_dot_operator__pb2.ApproveRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.ApproveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Story(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polder.v1.OperatorService/Story',
+            polder_dot_v1_dot_operator__pb2.StoryRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.StoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

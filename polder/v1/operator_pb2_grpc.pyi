@@ -56,6 +56,19 @@ class OperatorServiceStub:
     """How much depends on one provider, owner's country, country or region."""
     Compliance: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ComplianceRequest, _operator_pb2.ComplianceResponse]
     """Replicas whose site does not meet their policy, and facts that expire soon."""
+    Rollout: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RolloutRequest, _operator_pb2.RolloutResponse]
+    """A workload's revisions, and how far the newest has come."""
+    UndoRollout: _grpc.UnaryUnaryMultiCallable[_operator_pb2.UndoRolloutRequest, _operator_pb2.UndoRolloutResponse]
+    """Makes an earlier revision's template the workload's again."""
+    Freeze: _grpc.UnaryUnaryMultiCallable[_operator_pb2.FreezeRequest, _operator_pb2.FreezeResponse]
+    """Stops all automation, of one namespace or of everything, until Thaw."""
+    Thaw: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ThawRequest, _operator_pb2.ThawResponse]
+    Guards: _grpc.UnaryUnaryMultiCallable[_operator_pb2.GuardsRequest, _operator_pb2.GuardsResponse]
+    """What holds changes back now: freezes, held changes, silences that are doubted."""
+    Approve: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ApproveRequest, _operator_pb2.ApproveResponse]
+    """Lets a held change go on."""
+    Story: _grpc.UnaryUnaryMultiCallable[_operator_pb2.StoryRequest, _operator_pb2.StoryResponse]
+    """A replica's, workload's or node's story in order: why it is as it is, and what comes next."""
 
 @_typing.type_check_only
 class OperatorServiceAsyncStub(OperatorServiceStub):
@@ -85,6 +98,19 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     """How much depends on one provider, owner's country, country or region."""
     Compliance: _aio.UnaryUnaryMultiCallable[_operator_pb2.ComplianceRequest, _operator_pb2.ComplianceResponse]  # type: ignore[assignment]
     """Replicas whose site does not meet their policy, and facts that expire soon."""
+    Rollout: _aio.UnaryUnaryMultiCallable[_operator_pb2.RolloutRequest, _operator_pb2.RolloutResponse]  # type: ignore[assignment]
+    """A workload's revisions, and how far the newest has come."""
+    UndoRollout: _aio.UnaryUnaryMultiCallable[_operator_pb2.UndoRolloutRequest, _operator_pb2.UndoRolloutResponse]  # type: ignore[assignment]
+    """Makes an earlier revision's template the workload's again."""
+    Freeze: _aio.UnaryUnaryMultiCallable[_operator_pb2.FreezeRequest, _operator_pb2.FreezeResponse]  # type: ignore[assignment]
+    """Stops all automation, of one namespace or of everything, until Thaw."""
+    Thaw: _aio.UnaryUnaryMultiCallable[_operator_pb2.ThawRequest, _operator_pb2.ThawResponse]  # type: ignore[assignment]
+    Guards: _aio.UnaryUnaryMultiCallable[_operator_pb2.GuardsRequest, _operator_pb2.GuardsResponse]  # type: ignore[assignment]
+    """What holds changes back now: freezes, held changes, silences that are doubted."""
+    Approve: _aio.UnaryUnaryMultiCallable[_operator_pb2.ApproveRequest, _operator_pb2.ApproveResponse]  # type: ignore[assignment]
+    """Lets a held change go on."""
+    Story: _aio.UnaryUnaryMultiCallable[_operator_pb2.StoryRequest, _operator_pb2.StoryResponse]  # type: ignore[assignment]
+    """A replica's, workload's or node's story in order: why it is as it is, and what comes next."""
 
 class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -213,5 +239,60 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.ComplianceResponse, _abc.Awaitable[_operator_pb2.ComplianceResponse]]:
         """Replicas whose site does not meet their policy, and facts that expire soon."""
+
+    @_abc_1.abstractmethod
+    def Rollout(
+        self,
+        request: _operator_pb2.RolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.RolloutResponse, _abc.Awaitable[_operator_pb2.RolloutResponse]]:
+        """A workload's revisions, and how far the newest has come."""
+
+    @_abc_1.abstractmethod
+    def UndoRollout(
+        self,
+        request: _operator_pb2.UndoRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.UndoRolloutResponse, _abc.Awaitable[_operator_pb2.UndoRolloutResponse]]:
+        """Makes an earlier revision's template the workload's again."""
+
+    @_abc_1.abstractmethod
+    def Freeze(
+        self,
+        request: _operator_pb2.FreezeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.FreezeResponse, _abc.Awaitable[_operator_pb2.FreezeResponse]]:
+        """Stops all automation, of one namespace or of everything, until Thaw."""
+
+    @_abc_1.abstractmethod
+    def Thaw(
+        self,
+        request: _operator_pb2.ThawRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.ThawResponse, _abc.Awaitable[_operator_pb2.ThawResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Guards(
+        self,
+        request: _operator_pb2.GuardsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.GuardsResponse, _abc.Awaitable[_operator_pb2.GuardsResponse]]:
+        """What holds changes back now: freezes, held changes, silences that are doubted."""
+
+    @_abc_1.abstractmethod
+    def Approve(
+        self,
+        request: _operator_pb2.ApproveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.ApproveResponse, _abc.Awaitable[_operator_pb2.ApproveResponse]]:
+        """Lets a held change go on."""
+
+    @_abc_1.abstractmethod
+    def Story(
+        self,
+        request: _operator_pb2.StoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.StoryResponse, _abc.Awaitable[_operator_pb2.StoryResponse]]:
+        """A replica's, workload's or node's story in order: why it is as it is, and what comes next."""
 
 def add_OperatorServiceServicer_to_server(servicer: OperatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,6 +22,26 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class NodePlan(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class FactsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NODE_FIELD_NUMBER: _builtins.int
     SITE_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
@@ -33,6 +53,8 @@ class NodePlan(_message.Message):
     STOP_COUNT_FIELD_NUMBER: _builtins.int
     SECRETS_FIELD_NUMBER: _builtins.int
     ENDPOINTS_FIELD_NUMBER: _builtins.int
+    CONFIGS_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     site: _builtins.str
     generation: _builtins.int
@@ -57,6 +79,14 @@ class NodePlan(_message.Message):
     def endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """mTLS addresses of orchestrator members, nearest first."""
 
+    @_builtins.property
+    def configs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConfigData]: ...
+    @_builtins.property
+    def facts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What templates may take variables from, such as "site.country": only what the plan's templates
+        name.
+        """
+
     def __init__(
         self,
         *,
@@ -71,10 +101,12 @@ class NodePlan(_message.Message):
         stop_count: _builtins.int = ...,
         secrets: _abc.Iterable[Global___SecretData] | None = ...,
         endpoints: _abc.Iterable[_builtins.str] | None = ...,
+        configs: _abc.Iterable[Global___ConfigData] | None = ...,
+        facts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_count", b"assignment_count", "assignments", b"assignments", "endpoints", b"endpoints", "generation", b"generation", "issued_at_ms", b"issued_at_ms", "node", b"node", "secrets", b"secrets", "site", b"site", "stop_count", b"stop_count", "stops", b"stops", "trust_domain", b"trust_domain"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_count", b"assignment_count", "assignments", b"assignments", "configs", b"configs", "endpoints", b"endpoints", "facts", b"facts", "generation", b"generation", "issued_at_ms", b"issued_at_ms", "node", b"node", "secrets", b"secrets", "site", b"site", "stop_count", b"stop_count", "stops", b"stops", "trust_domain", b"trust_domain"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -95,6 +127,8 @@ class Assignment(_message.Message):
     STANDBYS_FIELD_NUMBER: _builtins.int
     POLICY_JSON_FIELD_NUMBER: _builtins.int
     FACTS_JSON_FIELD_NUMBER: _builtins.int
+    REPLACES_FIELD_NUMBER: _builtins.int
+    RUN_ONCE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     workload: _builtins.str
     workload_uid: _builtins.str
@@ -116,6 +150,12 @@ class Assignment(_message.Message):
     """What is declared of this node's site and its provider, as far as the policy rests on it. A fact
     that is not here is unknown, and fails every demand that needs it.
     """
+    replaces: _builtins.str
+    """Replica uid of the stay that this one replaces, which stops when this one is ready. On one node
+    both run until then.
+    """
+    run_once: _builtins.bool
+    """Each container runs to its end, and is not started again."""
     @_builtins.property
     def standbys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ordered standby nodes."""
@@ -134,10 +174,12 @@ class Assignment(_message.Message):
         standbys: _abc.Iterable[_builtins.str] | None = ...,
         policy_json: _builtins.bytes = ...,
         facts_json: _builtins.bytes = ...,
+        replaces: _builtins.str = ...,
+        run_once: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "facts_json", b"facts_json", "namespace", b"namespace", "policy_json", b"policy_json", "replica", b"replica", "replica_uid", b"replica_uid", "revision", b"revision", "standbys", b"standbys", "template_json", b"template_json", "workload", b"workload", "workload_uid", b"workload_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "facts_json", b"facts_json", "namespace", b"namespace", "policy_json", b"policy_json", "replaces", b"replaces", "replica", b"replica", "replica_uid", b"replica_uid", "revision", b"revision", "run_once", b"run_once", "standbys", b"standbys", "template_json", b"template_json", "workload", b"workload", "workload_uid", b"workload_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -226,6 +268,52 @@ class SecretData(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SecretData: _TypeAlias = SecretData  # noqa: Y015
+
+@_typing.final
+class ConfigData(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    name: _builtins.str
+    @_builtins.property
+    def data(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+        data: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "name", b"name", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfigData: _TypeAlias = ConfigData  # noqa: Y015
 
 @_typing.final
 class SignedNodePlan(_message.Message):

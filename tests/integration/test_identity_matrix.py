@@ -73,6 +73,13 @@ EXPECTED: dict[str, frozenset[str]] = {
     f"{P}{A}/Simulate": frozenset({"viewer", "operator", "admin"}),
     f"{P}{A}/Concentration": frozenset({"viewer", "operator", "admin"}),
     f"{P}{A}/Compliance": frozenset({"viewer", "operator", "admin"}),
+    f"{P}{A}/Rollout": frozenset({"viewer", "operator", "admin"}),
+    f"{P}{A}/UndoRollout": frozenset({"operator", "admin"}),
+    f"{P}{A}/Freeze": frozenset({"operator", "admin"}),
+    f"{P}{A}/Thaw": frozenset({"operator", "admin"}),
+    f"{P}{A}/Guards": frozenset({"viewer", "operator", "admin"}),
+    f"{P}{A}/Approve": frozenset({"operator", "admin"}),
+    f"{P}{A}/Story": frozenset({"viewer", "operator", "admin"}),
 }
 _DEFAULT_WORKLOAD = ref("Workload", "w", "default")
 REQUESTS: dict[str, Any] = {
@@ -97,6 +104,13 @@ REQUESTS: dict[str, Any] = {
     ),
     "Concentration": operator_pb2.ConcentrationRequest(namespace="default"),
     "Compliance": operator_pb2.ComplianceRequest(namespace="default"),
+    "Rollout": operator_pb2.RolloutRequest(ref=_DEFAULT_WORKLOAD),
+    "UndoRollout": operator_pb2.UndoRolloutRequest(ref=_DEFAULT_WORKLOAD, dry_run=True),
+    "Freeze": operator_pb2.FreezeRequest(namespace="default"),
+    "Thaw": operator_pb2.ThawRequest(namespace="default"),
+    "Guards": operator_pb2.GuardsRequest(namespace="default"),
+    "Approve": operator_pb2.ApproveRequest(id="none"),
+    "Story": operator_pb2.StoryRequest(ref=_DEFAULT_WORKLOAD),
     "Session": agent_pb2.SessionRequest(heartbeat=agent_pb2.Heartbeat()),
     "Relay": agent_pb2.RelayRequest(open=agent_pb2.RelayOpen(relay_id="none")),
 }

@@ -133,7 +133,7 @@ P0 = "spec.template.containers[0]"
             f"{C0}/env",
             [{"name": "A", "value": "x", "secret": {"name": "s", "key": "k"}}],
             f"{P0}.env[0]",
-            "both value and secret",
+            "value and secret; give one",
         ),
         (f"{C0}/ports/0/containerPort", 65536, f"{P0}.ports[0].containerPort", "is 65536; the mos"),
         (f"{C0}/ports/0/containerPort", "80", f"{P0}.ports[0].containerPort", "whole number"),
