@@ -330,8 +330,12 @@ class PodTemplate:
     )
     stop_grace: float = _duration(10.0, "Time between the stop signal and SIGKILL.", maximum=3600.0)
     host_network: bool = spec("Share the node's network, if the namespace allows.", default=False)
-    host_pid: bool = spec("See the node's processes, if the namespace allows.", default=False)
-    host_ipc: bool = spec("Share the node's IPC, if the namespace allows.", default=False)
+    host_pid: bool = spec(
+        "See the node's processes, if the namespace allows.", default=False, key="hostPID"
+    )
+    host_ipc: bool = spec(
+        "Share the node's IPC, if the namespace allows.", default=False, key="hostIPC"
+    )
     restarted_at: str = spec(
         "Another text is another revision (`edgectl rollout restart`).",
         default="",
