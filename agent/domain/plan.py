@@ -8,11 +8,13 @@ plan changes nothing.
     older generation   Refused Stale
     same bytes         Unchanged
     same generation    Unchanged when older or other only in time; Accepted when it renews
-                       endpoints, secrets, policies or facts; Refused Conflict when it names other
-                       assignments or stops
+                       endpoints, secrets, configs, policies or facts; Refused Conflict when it
+                       names other assignments or stops
     newer generation   Accepted, or Refused: Unreadable, WrongDomain, WrongNode, Truncated,
-    TooLarge,
-                       DuplicateReplica, CauseMissing
+                       TooLarge, DuplicateReplica, CauseMissing
+
+A replica may be assigned twice, by two uids: the newer one `replaces` the older one, which the plan
+stops once the newer one is ready. That is no duplicate; one uid that is named twice is.
 
 One assignment whose template cannot be read does not spoil the rest: it is accepted with `error`
 set and shown as failed. A plan that names nothing is accepted and stops nothing; `dropped` says
@@ -48,6 +50,11 @@ class Assignment:
     digest: str
     standbys: tuple[str, ...] = ()
     error: str = ""
+    # Uid of the stay that this one replaces; when that one is on this node too, both run until the
+    # plan stops it.
+    replaces: str = ""
+    # Its containers run to their end, and are not started again.
+    run_once: bool = False
     # See sovereign.py. Empty: nothing is demanded of the site.
     policy_json: bytes = b""
     facts_json: bytes = field(default=b"", repr=False)
@@ -74,8 +81,20 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True)
+class Config:
+    """Values that templates mount as files or take variables from."""
+
+    namespace: str
+    name: str
+    data: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ParsedPlan:
-    """A plan that was accepted. `payload` is what was signed; `issued_at` in unix seconds."""
+    """A plan that was accepted. `payload` is what was signed; `issued_at` in unix seconds.
+
+    `facts`: what is known of the node and its site, by name (`site.country`), for variables.
+    """
 
     generation: int
     issued_at: float
@@ -84,6 +103,8 @@ class ParsedPlan:
     secrets: Mapping[tuple[str, str], Secret]
     endpoints: tuple[str, ...]
     payload: bytes = field(repr=False)
+    configs: Mapping[tuple[str, str], Config] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,16 +211,20 @@ def _check_entries(message: plan_pb2.NodePlan) -> Refused | None:
 
 def _same_generation(current: ParsedPlan, plan: ParsedPlan) -> Accepted | Unchanged | Refused:
     """Members compose a generation alike; only its time, and what is read when it is composed, may
-    differ: endpoints, secrets, policies and facts."""
+    differ: endpoints, secrets, configs, policies and facts."""
     same = plan.assignments == current.assignments
     if plan.stops != current.stops or not (same or _same_replicas(current, plan)):
         return Refused(
             "Conflict", f"two plans of generation {plan.generation} name different replicas"
         )
-    renews = not same or plan.endpoints != current.endpoints or plan.secrets != current.secrets
+    renews = not same or _read_late(plan) != _read_late(current)
     if renews and plan.issued_at >= current.issued_at:
         return Accepted(plan)
     return Unchanged()
+
+
+def _read_late(plan: ParsedPlan) -> tuple[object, ...]:
+    return plan.endpoints, plan.secrets, plan.configs, plan.facts
 
 
 def _same_replicas(current: ParsedPlan, plan: ParsedPlan) -> bool:
@@ -230,6 +255,11 @@ def _parse(message: plan_pb2.NodePlan, payload: bytes) -> ParsedPlan:
         },
         endpoints=tuple(message.endpoints),
         payload=payload,
+        configs={
+            (c.namespace, c.name): Config(c.namespace, c.name, dict(c.data))
+            for c in message.configs
+        },
+        facts=dict(message.facts),
     )
 
 
@@ -254,6 +284,8 @@ def _assignment(message: plan_pb2.Assignment, same: dict[bytes, bytes]) -> Assig
         digest=digest(template) if template is not None else "",
         standbys=tuple(message.standbys),
         error=error,
+        replaces=message.replaces,
+        run_once=message.run_once,
         policy_json=same.setdefault(message.policy_json, message.policy_json),
         facts_json=same.setdefault(message.facts_json, message.facts_json),
     )

@@ -8,11 +8,13 @@ from agent.domain.plan import Accepted, ParsedPlan, consider
 from polder.identity import NodeId
 from polder.v1 import plan_pb2
 
+# Keys of the pod rather than of its container.
+POD_KEYS = ("stopGrace", "stopDelay", "imagePullSecrets", "initContainers", "volumes")
 IDENTITY = NodeId("polder.test", "nl-utr-1", "box-1")
 
 
 def template(image: str = "app:1", **container: Any) -> dict[str, Any]:
-    pod = {k: container.pop(k) for k in ("stopGrace", "imagePullSecrets") if k in container}
+    pod = {key: container.pop(key) for key in POD_KEYS if key in container}
     return {"containers": [{"name": "app", "image": image, **container}], **pod}
 
 
@@ -24,6 +26,8 @@ def assignment(
     revision: int = 1,
     epoch: int = 1,
     namespace: str = "default",
+    replaces: str = "",
+    run_once: bool = False,
 ) -> plan_pb2.Assignment:
     name = replica or f"{uid}-0"
     raw = pod if isinstance(pod, bytes) else json.dumps(pod or template()).encode()
@@ -36,6 +40,8 @@ def assignment(
         epoch=epoch,
         revision=revision,
         template_json=raw,
+        replaces=replaces,
+        run_once=run_once,
     )
 
 
@@ -50,6 +56,8 @@ def node_plan(
     assignments: Sequence[plan_pb2.Assignment] = (),
     stops: Sequence[plan_pb2.Stop] = (),
     secrets: Sequence[plan_pb2.SecretData] = (),
+    configs: Sequence[plan_pb2.ConfigData] = (),
+    facts: Mapping[str, str] | None = None,
     **changes: Any,
 ) -> plan_pb2.NodePlan:
     message = plan_pb2.NodePlan(
@@ -63,6 +71,8 @@ def node_plan(
         assignment_count=len(assignments),
         stop_count=len(stops),
         secrets=secrets,
+        configs=configs,
+        facts=facts or {},
         endpoints=["127.0.0.1:7443"],
     )
     for name, value in changes.items():

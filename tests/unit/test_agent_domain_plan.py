@@ -89,3 +89,29 @@ def test_a_bad_template_is_an_error_of_its_assignment_only(raw: bytes) -> None:
     bad, good = answer.plan.assignments["a"], answer.plan.assignments["b"]
     assert bad.template is None and bad.error and len(bad.error) <= 1024
     assert good.template is not None and len(good.digest) == 64
+
+
+def test_configs_and_facts_are_renewed_at_the_same_generation() -> None:
+    replicas = [assignment("a"), assignment("b")]
+    config = plan_pb2.ConfigData(namespace="default", name="web", data={"motd": "hello"})
+    answer = offered(node_plan(5, replicas, configs=[config], facts={"site.country": "NL"}))
+    assert isinstance(answer, Accepted)
+    assert answer.plan.configs["default", "web"].data == {"motd": "hello"}
+    assert answer.plan.facts == {"site.country": "NL"}
+    again = node_plan(5, replicas, configs=[config], facts={"site.country": "NL"}, issued_at_ms=2)
+    assert isinstance(offered(again, answer.plan), Unchanged)
+    config.data["motd"] = "bye"
+    renewed = offered(node_plan(5, replicas, configs=[config]), answer.plan)
+    assert isinstance(renewed, Accepted) and not renewed.plan.facts
+    older = node_plan(5, replicas, configs=[config], issued_at_ms=2)
+    assert isinstance(offered(older, answer.plan), Unchanged), "another member is behind"
+
+
+def test_one_replica_may_have_two_stays_and_once_is_read() -> None:
+    pair = [assignment("a"), assignment("a2", replica="a-0", replaces="a", run_once=True)]
+    answer = offered(node_plan(6, pair))
+    assert isinstance(answer, Accepted)
+    assert answer.plan.assignments["a2"].replaces == "a" and answer.plan.assignments["a2"].run_once
+    changed = [assignment("a"), assignment("a2", replica="a-0", replaces="a")]
+    refused = offered(node_plan(6, changed), answer.plan)
+    assert isinstance(refused, Refused) and refused.reason == "Conflict"
