@@ -35,6 +35,11 @@ class Cause(StrEnum):
     NON_COMPLIANT = "NonCompliant"  # its site no longer meets its policy; a replacement is ready
     PREEMPTED = "Preempted"  # its room goes to a workload of higher priority
     REPLACEMENT_FAILED = "ReplacementFailed"  # it was to take over, and its node will not do
+    UPDATED = "Updated"  # its successor of another revision is ready
+    COMPLETED = "Completed"  # it ran once, and its job is over or needs it no more
+    DEADLINE_EXCEEDED = "DeadlineExceeded"  # its job took too long
+    REPLACED = "Replaced"  # the next run of its schedule takes its place
+    JOB_RETRY = "JobRetry"  # it failed, and is tried again as a new stay
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from orchestrator.records import NodePlacement
 from polder.manifest import Placement, Taint
 from polder.manifest.placement import Failover
 from polder.manifest.policy import SovereigntySpec
+from polder.manifest.update import Disruption, Update
 from polder.sovereignty import SiteFacts
 
 HostPort = tuple[int, str]  # number, protocol
@@ -29,16 +30,29 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """What one revision of a workload asks of a node, and the Secrets that it names."""
+    """What one revision of a workload asks of a node, and the Secrets and volumes that it names.
+
+    `local_volumes` tie a replica to the node that has their data. `host_paths` are paths of the
+    box; `demands` is what its namespace has to allow, in the words of `NamespaceSpec.allow`.
+    """
 
     request: Resources = Resources()
     host_ports: tuple[HostPort, ...] = ()
     secrets: tuple[str, ...] = ()
+    host_paths: tuple[str, ...] = ()
+    local_volumes: tuple[str, ...] = ()
+    demands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One box. `allocatable` None: it never told, so nothing fits. `since`: of the silence."""
+    """One box. `allocatable` None: it never told, so nothing fits. `since`: of the silence.
+
+    `cordoned`: why it gets no new replicas although it is not cordoned itself, such as "site x is
+    cordoned"; `draining` also while a maintenance window drains its site. `drain_overdue`: the time
+    for leaving is over. `suspect`: so many are silent with it that the silence proves nothing;
+    nothing leaves it for being lost.
+    """
 
     name: str
     site: str = ""
@@ -58,6 +72,11 @@ class Node:
     devices: Mapping[str, tuple[Mapping[str, str], ...]] = field(default_factory=dict)
     liveness: Liveness = Liveness.LIVE
     since: float = 0.0
+    cordoned: str = ""
+    drain_overdue: bool = False
+    suspect: str = ""
+    # What its own configuration lets replicas mount, with everything below.
+    host_paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +102,10 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """A tenant's rules. `readable` False: the record is not understood, and nothing new placed."""
+    """A tenant's rules. `readable` False: the record is not understood, and nothing new placed.
+
+    `allow`: what its pods may demand beyond the safe defaults. `frozen`: nothing of it changes.
+    """
 
     name: str
     floor: SovereigntySpec = SovereigntySpec()
@@ -91,6 +113,8 @@ class Namespace:
     pack: bool = False
     preemptible: bool = True
     readable: bool = True
+    allow: frozenset[str] = frozenset()
+    frozen: bool = False
 
 
 class Mode(Enum):
@@ -101,7 +125,13 @@ class Mode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """`count` replicas, or so many per site or node. `revision` is the template's that counts."""
+    """`count` replicas, or so many per site or node. `revision` is what all are to run in the end.
+
+    While a rollout goes on, replicas at sites that are not `admitted` (None: all are) have the
+    `stable` revision; 0 says that there is none, and that those run what they run. `paused`: no
+    replica changes its revision. `once`: a job, of which `indexes` are wanted now (None: all of
+    `count`). `frozen`: nothing about it changes, neither place nor revision.
+    """
 
     uid: str
     namespace: str
@@ -116,15 +146,33 @@ class Workload:
     labels: Mapping[str, str] = field(default_factory=dict)
     sovereignty: SovereigntySpec = SovereigntySpec()
     failover: Failover = Failover()
+    stable: int = 0
+    admitted: frozenset[str] | None = None
+    paused: bool = False
+    update: Update = Update()
+    disruption: Disruption = Disruption()
+    once: bool = False
+    indexes: tuple[int, ...] | None = None
+    frozen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What its agent says of a replica."""
+    """What its agent says of a replica.
+
+    `ready_for_s`: since the leader saw it ready, on a clock that never jumps. `finished`: it runs
+    once, and ended; `failed`: not well. `reason`: why it does not run, such as CrashLoop.
+    """
 
     running: bool
     ready: bool
     revision: int
+    ready_for_s: float = 0.0
+    finished: bool = False
+    failed: bool = False
+    restarts: int = 0
+    reason: str = ""
+    terminating: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +185,7 @@ class Snapshot:
     `sites` and `namespaces` are by name. A site that is not there is not declared; a namespace that
     is not there has no rules.
     `ahead` are nodes that use a newer generation than the store knows: it came from a backup.
+    `volumes` is the node that has the data of a replica's local volumes, by (namespace, replica).
     """
 
     revision: int
@@ -150,4 +199,5 @@ class Snapshot:
     ahead: frozenset[str] = frozenset()
     sites: Mapping[str, Site] = field(default_factory=dict)
     namespaces: Mapping[str, Namespace] = field(default_factory=dict)
+    volumes: Mapping[tuple[str, str], str] = field(default_factory=dict)
     complete: bool = True
