@@ -1,7 +1,7 @@
 """The argument parser and the dispatch to a verb's module. Called by `edgectl.__main__`.
 
-Only argparse is imported here. A verb is a `Verb` row below plus a function in `edgectl.verbs` that
-takes the `Invocation` and returns the exit code.
+Only argparse is imported here. A verb is a `Verb` row in `edgectl.options` and a function in
+`edgectl.verbs` that takes the `Invocation` and returns the exit code.
 """
 
 import argparse
@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from edgectl.arguments import VERBS, Verb, add_common
+from edgectl.arguments import Verb, add_common
+from edgectl.options import VERBS
 
 _DESCRIPTION = "Operate a Polder installation: apply workloads, see what runs where, manage nodes."
 _EPILOG = """\

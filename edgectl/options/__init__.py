@@ -1,0 +1,11 @@
+"""The options of every verb, as tables. Called by `edgectl.cli`; imports argparse alone.
+
+A new verb is a `Verb` row in one of these modules and a function in `edgectl.verbs`.
+"""
+
+from edgectl.options.changing import CHANGING
+from edgectl.options.client import CLIENT
+from edgectl.options.nodes import NODES
+from edgectl.options.reading import READING
+
+VERBS = (*CHANGING, *READING, *NODES, *CLIENT)
