@@ -3,13 +3,15 @@
 Called by the leader before each plan. Records are decoded once and kept while they stay the same.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from math import inf
 from typing import TypeVar
 
 from orchestrator.cache import Cache
-from orchestrator.domain.inventory import from_stored
+from orchestrator.domain.inventory import from_stored, host_paths
 from orchestrator.domain.liveness import DEFAULT_PERIODS, NodeLiveness, Periods, liveness
-from orchestrator.domain.reports import unable
+from orchestrator.domain.maintenance import AT_WORK, Standing, cordons
+from orchestrator.domain.reports import TERMINATING, unable
 from orchestrator.domain.stops import is_gone
 from orchestrator.fleet import Fleet, NodeObservation
 from orchestrator.records import (
@@ -41,12 +43,22 @@ from polder.manifest import (
     SiteSpec,
     WorkloadSpec,
 )
+from polder.manifest.pod import ResourceRequest
 from polder.sovereignty import ProviderProfile, analyse_provider, site_facts
 from polder.v1 import agent_pb2
 
 T = TypeVar("T")
 
-_Facts = tuple[StoredResource, NodeStatusRecord | None, StoredResource | None, NodeLiveness, bool]
+_Facts = tuple[
+    StoredResource,
+    NodeStatusRecord | None,
+    StoredResource | None,
+    NodeLiveness,
+    bool,
+    Standing,
+    bool,
+]
+_Stay = tuple[str, str, int]  # node, replica uid, revision
 
 
 class SnapshotBuilder:
@@ -60,9 +72,14 @@ class SnapshotBuilder:
         self._templates: dict[tuple[str, int], tuple[TemplateRevision, Template]] = {}
         self._profiles: dict[str, tuple[StoredResource, ProviderProfile | None]] = {}
         self._sites: dict[str, tuple[StoredResource, ProviderProfile | None, Site]] = {}
+        self._ready_since: dict[_Stay, float] = {}
 
-    def build(self, now: float, led_since: float) -> Snapshot:
-        """`led_since`: unix seconds; silence from before counts from then."""
+    def build(self, now: float, led_since: float, steady: float | None = None) -> Snapshot:
+        """`led_since`: unix seconds; silence from before counts from then.
+
+        `steady`: seconds of a clock that never jumps, by which it is counted how long replicas have
+        been ready. None, for worlds that might be: those that are ready have been for long.
+        """
         listening_since = max(led_since, self._fleet.started_at)
         placements = {placement.node: placement for placement in self._cache.placements()}
         return Snapshot(
@@ -75,7 +92,7 @@ class SnapshotBuilder:
             ),
             placements=placements,
             templates=self._all_templates(),
-            observed=self._observed(placements),
+            observed=self._observed(placements, steady),
             gone=self._gone(placements, now),
             secrets={
                 (secret.namespace, secret.name): f"{secret.uid}:{secret.generation}"
@@ -94,6 +111,7 @@ class SnapshotBuilder:
                 resource.name: _namespace(resource)
                 for resource in self._cache.resources("Namespace")
             },
+            volumes=_volumes(self._cache.resources("Volume")),
             complete=self._cache.synced_at > 0,
         )
 
@@ -120,6 +138,7 @@ class SnapshotBuilder:
 
     def _all_nodes(self, now: float, listening_since: float) -> tuple[Node, ...]:
         known = {}
+        standings = self._standings(now)
         for resource in self._cache.resources("Node"):
             status = self._cache.node_status(resource.name)
             site = self._cache.resource("Site", "", str(resource.spec.get("site", "")))
@@ -132,13 +151,33 @@ class SnapshotBuilder:
                 self._periods,
             )
             not_ready = seen is not None and bool(unable(seen.heartbeat))
-            facts: _Facts = (resource, status, site, NodeLiveness(state.state, 0.0), not_ready)
+            standing = standings.get(site.name, AT_WORK) if site is not None else AT_WORK
+            overdue = _is_overdue(resource, now)
+            facts: _Facts = (
+                resource, status, site, NodeLiveness(state.state, 0.0), not_ready, standing, overdue
+            )  # fmt: skip
             before = self._nodes.get(resource.name)
             if before is None or not _same(before[0], facts):
-                before = (facts, _node(resource, status, site, state, not_ready))
+                before = (facts, _node(facts, state))
             known[resource.name] = before
         self._nodes = known
         return tuple(node for _, node in known.values())
+
+    def _standings(self, now: float) -> dict[str, Standing]:
+        """Of the sites at which not everything is as usual. A window opens without any change."""
+        found = {}
+        for site in self._cache.resources("Site"):
+            provider = self._cache.resource("Provider", "", str(site.spec.get("provider", "")))
+            standing = cordons(
+                site.name,
+                _decoded(site, SiteSpec),
+                provider.name if provider is not None else "",
+                _decoded(provider, ProviderSpec) if provider is not None else None,
+                now,
+            )
+            if standing != AT_WORK:
+                found[site.name] = standing
+        return found
 
     def _all_templates(self) -> Mapping[tuple[str, int], Template]:
         known = {}
@@ -155,21 +194,28 @@ class SnapshotBuilder:
         return {key: template for key, (_, template) in known.items()}
 
     def _observed(
-        self, placements: Mapping[str, NodePlacement]
+        self, placements: Mapping[str, NodePlacement], steady: float | None
     ) -> Mapping[tuple[str, str], Observed]:
         found = {}
+        ready_since: dict[_Stay, float] = {}
         for node, placement in placements.items():
             seen = self._fleet.get(node)
             if seen is None:
                 continue
             for assignment in placement.assignments:
                 status = seen.replicas.get(assignment.replica_uid)
-                if status is not None:
-                    found[(node, assignment.replica_uid)] = Observed(
-                        running=status.phase == agent_pb2.REPLICA_PHASE_RUNNING,
-                        ready=status.ready,
-                        revision=status.revision,
-                    )
+                if status is None:
+                    continue
+                ready_for_s = 0.0
+                if status.ready and steady is None:
+                    ready_for_s = inf
+                elif status.ready and steady is not None:
+                    stay = (node, assignment.replica_uid, status.revision)
+                    ready_since[stay] = self._ready_since.get(stay, steady)
+                    ready_for_s = steady - ready_since[stay]
+                found[(node, assignment.replica_uid)] = _seen(status, ready_for_s)
+        if steady is not None:
+            self._ready_since = ready_since
         return found
 
     def _gone(
@@ -194,35 +240,84 @@ class SnapshotBuilder:
 
 
 def template_from(template: PodTemplate) -> Template:
-    """What a pod asks of its node: the sum over its containers."""
-    requests = [container.resources for container in template.containers]
-    devices: dict[str, int] = {}
-    for request in requests:
-        for name, count in request.devices.items():
-            devices[name] = devices.get(name, 0) + count
+    """What a pod asks of its node: the sum over its containers, which run side by side; or what
+    its largest init container asks, since those run before, one at a time."""
+    together = _sum([container.resources for container in template.containers])
+    alone = [_sum([container.resources]) for container in template.init_containers]
+    every = [together, *alone]
+    devices = {name for request in every for name in request.devices}
     return Template(
         request=Resources(
-            cpu_millis=sum(request.cpu for request in requests),
-            memory_bytes=sum(request.memory for request in requests),
-            disk_bytes=sum(request.disk for request in requests),
-            devices=devices,
+            cpu_millis=max(request.cpu_millis for request in every),
+            memory_bytes=max(request.memory_bytes for request in every),
+            disk_bytes=max(request.disk_bytes for request in every),
+            devices={
+                name: max(request.devices.get(name, 0) for request in every)
+                for name in sorted(devices)
+            },
         ),
         host_ports=tuple(sorted((p.host_port, p.protocol) for p in template.host_ports())),
         secrets=secret_names(template),
+        host_paths=tuple(sorted(set(template.host_paths()))),
+        local_volumes=template.local_volumes(),
+        demands=template.demands(),
     )
+
+
+def _sum(requests: Iterable[ResourceRequest]) -> Resources:
+    total = Resources()
+    for request in requests:
+        devices = dict(total.devices)
+        for name, count in request.devices.items():
+            devices[name] = devices.get(name, 0) + count
+        total = Resources(
+            total.cpu_millis + request.cpu,
+            total.memory_bytes + request.memory,
+            total.disk_bytes + request.disk,
+            devices,
+        )
+    return total
+
+
+def _seen(status: agent_pb2.ReplicaStatus, ready_for_s: float) -> Observed:
+    failed = status.phase == agent_pb2.REPLICA_PHASE_FAILED
+    return Observed(
+        running=status.phase == agent_pb2.REPLICA_PHASE_RUNNING,
+        ready=status.ready,
+        revision=status.revision,
+        ready_for_s=ready_for_s,
+        finished=failed or status.phase == agent_pb2.REPLICA_PHASE_SUCCEEDED,
+        failed=failed,
+        restarts=status.restarts,
+        reason=status.reason,
+        terminating=status.reason == TERMINATING,
+    )
+
+
+def _volumes(records: Iterable[StoredResource]) -> Mapping[tuple[str, str], str]:
+    """The node that has a replica's data, by (namespace, replica)."""
+    ordered = sorted(records, key=lambda record: record.name, reverse=True)
+    return {
+        (record.namespace, str(record.spec.get("replica", ""))): str(record.spec.get("node", ""))
+        for record in ordered
+    }
+
+
+def _is_overdue(resource: StoredResource, now: float) -> bool:
+    if not resource.spec.get("drainDeadline"):  # decoding every node's would cost more
+        return False
+    spec = _decoded(resource, NodeSpec)
+    if spec is None or spec.drain_deadline is None:
+        return False
+    return spec.draining and now >= spec.drain_deadline
 
 
 def _same(before: _Facts, now: _Facts) -> bool:
     return all(a is b for a, b in zip(before[:3], now[:3], strict=True)) and before[3:] == now[3:]
 
 
-def _node(
-    resource: StoredResource,
-    status: NodeStatusRecord | None,
-    site: StoredResource | None,
-    state: NodeLiveness,
-    not_ready: bool,
-) -> Node:
+def _node(facts: _Facts, state: NodeLiveness) -> Node:
+    resource, status, site, _, not_ready, standing, overdue = facts
     inventory = from_stored(status.inventory) if status is not None else None
     spec = _decoded(resource, NodeSpec)
     site_spec = _decoded(site, SiteSpec) if site is not None else None
@@ -237,13 +332,16 @@ def _node(
         taints=spec.taints if spec is not None else (),
         # A spec that this version cannot read forbids everything that it might forbid.
         unschedulable=spec is None or spec.unschedulable,
-        draining=spec is not None and spec.draining,
+        draining=(spec is not None and spec.draining) or standing.draining,
         deleting=bool(resource.deletion_requested_at_ms),
         not_ready=not_ready,
         allocatable=_resources(inventory.allocatable) if inventory is not None else None,
         devices=_devices(inventory) if inventory is not None else {},
         liveness=state.state,
         since=state.since,
+        cordoned=standing.cordoned,
+        drain_overdue=overdue,
+        host_paths=host_paths(inventory) if inventory is not None else (),
     )
 
 
@@ -284,6 +382,7 @@ def _namespace(resource: StoredResource) -> Namespace:
         quota=None if quota == Quota() else quota,
         pack=spec.packing == "pack",
         preemptible=spec.preemptible,
+        allow=frozenset(spec.allow),
     )
 
 
@@ -293,6 +392,8 @@ def _workload(resource: StoredResource) -> Workload | None:
     if spec is None:
         return None
     mode, count = Mode.REPLICAS, 1 if spec.replicas is None else spec.replicas
+    if spec.run == "once":
+        count = spec.job_rules.completions
     if spec.per_site is not None:
         mode, count = Mode.PER_SITE, spec.per_site
     elif spec.per_node is not None:
@@ -311,6 +412,9 @@ def _workload(resource: StoredResource) -> Workload | None:
         labels=resource.labels,
         sovereignty=spec.sovereignty,
         failover=spec.failover,
+        update=spec.update,
+        disruption=spec.disruption,
+        once=spec.run == "once",
     )
 
 

@@ -17,6 +17,9 @@ from polder.v1 import agent_pb2
 DEVICES_MAX = 256
 ACCELERATORS_MAX = 256
 DEVICE_COUNT_MAX = 1_000_000
+HOST_PATHS_MAX = 256
+PATH_MAX = 4096
+READ_ONLY = ":ro"
 TEXT_MAX = 256
 _AMOUNT_LIMITS = {
     "cpu_millis": MAX_CPU_MILLIS,
@@ -43,7 +46,30 @@ def problems(inventory: agent_pb2.NodeInventory) -> list[str]:
             found.append(f"{name} is longer than {TEXT_MAX} characters")
     if len(inventory.addresses) > TEXT_MAX:
         found.append(f"has {len(inventory.addresses)} addresses")
+    if len(inventory.host_paths) > HOST_PATHS_MAX:
+        found.append(f"has {len(inventory.host_paths)} host paths")
+    for path in inventory.host_paths[:HOST_PATHS_MAX]:
+        if not path.startswith("/") or len(path) > PATH_MAX:
+            found.append(f"hostPaths has {path[:40]!r}, which is no absolute path")
     return found
+
+
+def host_paths(inventory: agent_pb2.NodeInventory) -> tuple[str, ...]:
+    """Paths that pods may see there, be it only for reading: what they may do the box enforces."""
+    return tuple(sorted({path.removesuffix(READ_ONLY) for path in inventory.host_paths}))
+
+
+def covers(allowed: str, path: str) -> bool:
+    """Whether an allowed path admits another: itself and everything below, by whole components.
+
+    `..` is not resolved but refused: it would lead out of what was allowed.
+    """
+    base, asked = _components(allowed), _components(path)
+    return ".." not in asked and ".." not in base and asked[: len(base)] == base
+
+
+def _components(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
 
 
 def _resource_problems(name: str, resources: agent_pb2.Resources) -> list[str]:

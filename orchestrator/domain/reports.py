@@ -18,6 +18,8 @@ LOG_MAX = 4_096
 NAME_MAX = 320
 CONDITIONS_MAX = 32
 NOT_READY = ("RuntimeDown",)
+TERMINATING = "Terminating"
+"""The reason of a replica that is about to be stopped and serves nobody any more."""
 
 _TEXTS = ("namespace", "workload", "workload_uid", "replica", "replica_uid", "template_digest")
 
