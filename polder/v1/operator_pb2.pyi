@@ -1806,6 +1806,9 @@ class RolloutRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REF_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Not zero: the template of this revision, too."""
     @_builtins.property
     def ref(self) -> _common_pb2.ResourceRef:
         """A Workload."""
@@ -1814,10 +1817,11 @@ class RolloutRequest(_message.Message):
         self,
         *,
         ref: _common_pb2.ResourceRef | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1830,7 +1834,10 @@ class RolloutResponse(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     REVISIONS_FIELD_NUMBER: _builtins.int
     NOW_MS_FIELD_NUMBER: _builtins.int
+    TEMPLATE_JSON_FIELD_NUMBER: _builtins.int
     now_ms: _builtins.int
+    template_json: _builtins.bytes
+    """Of the revision that was asked for."""
     @_builtins.property
     def status(self) -> Global___RolloutStatus: ...
     @_builtins.property
@@ -1843,10 +1850,11 @@ class RolloutResponse(_message.Message):
         status: Global___RolloutStatus | None = ...,
         revisions: _abc.Iterable[Global___RevisionInfo] | None = ...,
         now_ms: _builtins.int = ...,
+        template_json: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["now_ms", b"now_ms", "revisions", b"revisions", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["now_ms", b"now_ms", "revisions", b"revisions", "status", b"status", "template_json", b"template_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
