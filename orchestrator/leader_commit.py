@@ -19,7 +19,7 @@ from orchestrator.records import NodePlacement, StoredResource
 from orchestrator.scheduling.apply import NodeChange, applied, by_node
 from orchestrator.scheduling.decisions import Place, Plan, Revise, Stop
 from orchestrator.scheduling.demands import Demands
-from orchestrator.scheduling.secrets import secrets_digest
+from orchestrator.scheduling.secrets import Carried
 from orchestrator.scheduling.snapshot import Snapshot
 from orchestrator.store import keys
 from orchestrator.store.port import (
@@ -63,16 +63,19 @@ class Committer:
         self._fleet = fleet
         self._clock = clock
         self._gate = asyncio.Semaphore(_CONCURRENT)
-        self._demands = Demands(Snapshot(0))  # of the plan that is being committed
+        # Of the plan that is being committed.
+        self._demands = Demands(Snapshot(0))
+        self._carried = Carried(Snapshot(0))
 
     async def commit(self, plan: Plan, snapshot: Snapshot, term: Term) -> Committed:
         """Raises Deposed and StoreError; what was written until then stands."""
         done = Committed()
         self._demands = Demands(snapshot)
+        self._carried = Carried(snapshot)
         changes = by_node(plan)
         records = dict(snapshot.placements)
         first = {node: change.without_moves_away() for node, change in changes.items()}
-        await self._write_all(first, records, snapshot, term, done)
+        await self._write_all(first, records, term, done)
 
         def may_leave(stop: Stop) -> bool:
             """Whether its new holder stands in the Store, from this plan or an earlier one."""
@@ -89,7 +92,7 @@ class Committer:
             for node, change in changes.items()
             if (left := [stop for stop in change.stop if may_leave(stop)])
         }
-        await self._write_all(second, records, snapshot, term, done)
+        await self._write_all(second, records, term, done)
         for uid in plan.finished_workloads:
             await self._finish_workload(uid, snapshot, term, done)
         for name in plan.finished_nodes:
@@ -102,12 +105,11 @@ class Committer:
         self,
         changes: dict[str, NodeChange],
         records: dict[str, NodePlacement],
-        snapshot: Snapshot,
         term: Term,
         done: Committed,
     ) -> None:
         work = [
-            self._write(node, change, records, snapshot, term, done)
+            self._write(node, change, records, term, done)
             for node, change in changes.items()
             if not change.is_empty
         ]
@@ -122,7 +124,6 @@ class Committer:
         node: str,
         change: NodeChange,
         records: dict[str, NodePlacement],
-        snapshot: Snapshot,
         term: Term,
         done: Committed,
     ) -> None:
@@ -132,7 +133,7 @@ class Committer:
         after = applied(before, change, self._now_ms(), acked)
         after = replace(
             after,
-            secrets_digest=secrets_digest(after.assignments, snapshot),
+            secrets_digest=self._carried.digest(node, after.assignments),
             demands_digest=self._demands.digest(node, after.assignments),
         )
         key = keys.placement(node)

@@ -21,7 +21,7 @@ from orchestrator.records import (
     TemplateRevision,
 )
 from orchestrator.scheduling.apply import GENERATION_LEAD_MAX
-from orchestrator.scheduling.secrets import secret_names
+from orchestrator.scheduling.secrets import fact_names, secret_names
 from orchestrator.scheduling.snapshot import (
     Mode,
     Namespace,
@@ -94,11 +94,8 @@ class SnapshotBuilder:
             templates=self._all_templates(),
             observed=self._observed(placements, steady),
             gone=self._gone(placements, now),
-            secrets={
-                (secret.namespace, secret.name): f"{secret.uid}:{secret.generation}"
-                for secret in self._cache.resources("Secret")
-                if not secret.deletion_requested_at_ms
-            },
+            secrets=self._versions("Secret"),
+            configs=self._versions("Config"),
             ahead=frozenset(
                 node
                 for node, placement in placements.items()
@@ -114,6 +111,13 @@ class SnapshotBuilder:
             volumes=_volumes(self._cache.resources("Volume")),
             complete=self._cache.synced_at > 0,
         )
+
+    def _versions(self, kind: str) -> Mapping[tuple[str, str], str]:
+        return {
+            (found.namespace, found.name): f"{found.uid}:{found.generation}"
+            for found in self._cache.resources(kind)
+            if not found.deletion_requested_at_ms
+        }
 
     def _all_sites(self) -> Mapping[str, Site]:
         """Sites with their facts; a graph of owners is worked through once per version of it."""
@@ -258,6 +262,8 @@ def template_from(template: PodTemplate) -> Template:
         ),
         host_ports=tuple(sorted((p.host_port, p.protocol) for p in template.host_ports())),
         secrets=secret_names(template),
+        configs=template.named_configs(),
+        facts=fact_names(template),
         host_paths=tuple(sorted(set(template.host_paths()))),
         local_volumes=template.local_volumes(),
         demands=template.demands(),

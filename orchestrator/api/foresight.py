@@ -13,7 +13,7 @@ from orchestrator.scheduling.apply import applied, by_node
 from orchestrator.scheduling.decisions import Cause, Explanation, Plan
 from orchestrator.scheduling.demands import Demands
 from orchestrator.scheduling.plan import plan
-from orchestrator.scheduling.secrets import secrets_digest
+from orchestrator.scheduling.secrets import Carried
 from orchestrator.scheduling.snapshot import Observed, Snapshot
 
 ROUNDS_MAX = 60
@@ -96,12 +96,12 @@ def _obeyed(snapshot: Snapshot) -> Snapshot:
 
 def _after(snapshot: Snapshot, decided: Plan) -> Snapshot:
     placements = dict(snapshot.placements)
-    demands = Demands(snapshot)
+    demands, carried = Demands(snapshot), Carried(snapshot)
     for node, change in by_node(decided).items():
         after = applied(placements.get(node, NodePlacement(node)), change, now_ms=0)
         placements[node] = replace(
             after,
-            secrets_digest=secrets_digest(after.assignments, snapshot),
+            secrets_digest=carried.digest(node, after.assignments),
             demands_digest=demands.digest(node, after.assignments),
         )
     finished = frozenset(decided.finished_workloads)

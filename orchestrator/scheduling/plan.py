@@ -6,13 +6,13 @@ the answer; tests and `bench/` call it with worlds that they make up.
 
 from collections.abc import Iterable
 
-from orchestrator.records import AssignmentRecord, NodePlacement
+from orchestrator.records import NodePlacement
 from orchestrator.scheduling.decisions import Cause, Plan, Stop
 from orchestrator.scheduling.demands import Demands
 from orchestrator.scheduling.first import place_first
 from orchestrator.scheduling.holders import answers, find_holders
 from orchestrator.scheduling.part import Planning
-from orchestrator.scheduling.secrets import secrets_digest
+from orchestrator.scheduling.secrets import Carried
 from orchestrator.scheduling.snapshot import Snapshot, Workload
 from orchestrator.scheduling.table import NodeTable
 from orchestrator.scheduling.workload_plan import WorkloadPlan
@@ -58,7 +58,7 @@ def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
         noncompliant=tuple(out.noncompliant),
         prune=_prunable(snapshot),
         refresh=tuple(
-            sorted(snapshot.ahead | _outdated_secrets(snapshot) | Demands(snapshot).outdated())
+            sorted(snapshot.ahead | Carried(snapshot).outdated() | Demands(snapshot).outdated())
         ),
         explanations=tuple(out.explanations),
         desired=tuple(out.desired),
@@ -106,21 +106,6 @@ def _prunable(snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
         for _, placement in sorted(snapshot.placements.items())
         for stop in placement.stops
         if (placement.node, stop.replica_uid) in snapshot.gone
-    )
-
-
-def _outdated_secrets(snapshot: Snapshot) -> frozenset[str]:
-    """Nodes whose assignments name Secrets that changed since their plan was made."""
-    named = {key for key, template in snapshot.templates.items() if template.secrets}
-
-    def names_any(assignments: tuple[AssignmentRecord, ...]) -> bool:
-        return any((a.workload_uid, a.revision) in named for a in assignments)
-
-    return frozenset(
-        name
-        for name, placement in snapshot.placements.items()
-        if (placement.secrets_digest or (named and names_any(placement.assignments)))
-        and secrets_digest(placement.assignments, snapshot) != placement.secrets_digest
     )
 
 

@@ -32,6 +32,7 @@ class Resources:
 class Template:
     """What one revision of a workload asks of a node, and the Secrets and volumes that it names.
 
+    `secrets`, `configs` and `facts` are what its node's plan carries for it.
     `local_volumes` tie a replica to the node that has their data. `host_paths` are paths of the
     box; `demands` is what its namespace has to allow, in the words of `NamespaceSpec.allow`.
     """
@@ -39,6 +40,8 @@ class Template:
     request: Resources = Resources()
     host_ports: tuple[HostPort, ...] = ()
     secrets: tuple[str, ...] = ()
+    configs: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
     host_paths: tuple[str, ...] = ()
     local_volumes: tuple[str, ...] = ()
     demands: tuple[str, ...] = ()
@@ -181,7 +184,7 @@ class Snapshot:
 
     `templates` is by (workload uid, revision number), for every revision that is still stored.
     `observed` and `gone` are by (node, replica uid): a node speaks only for itself.
-    `secrets` is the version of every Secret by (namespace, name).
+    `secrets` and `configs` are the version of every Secret and Config by (namespace, name).
     `sites` and `namespaces` are by name. A site that is not there is not declared; a namespace that
     is not there has no rules.
     `ahead` are nodes that use a newer generation than the store knows: it came from a backup.
@@ -196,6 +199,7 @@ class Snapshot:
     observed: Mapping[tuple[str, str], Observed] = field(default_factory=dict)
     gone: frozenset[tuple[str, str]] = frozenset()
     secrets: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    configs: Mapping[tuple[str, str], str] = field(default_factory=dict)
     ahead: frozenset[str] = frozenset()
     sites: Mapping[str, Site] = field(default_factory=dict)
     namespaces: Mapping[str, Namespace] = field(default_factory=dict)

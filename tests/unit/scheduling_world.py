@@ -11,7 +11,7 @@ from orchestrator.scheduling.apply import applied, by_node
 from orchestrator.scheduling.decisions import Plan
 from orchestrator.scheduling.demands import Demands
 from orchestrator.scheduling.plan import plan
-from orchestrator.scheduling.secrets import secrets_digest
+from orchestrator.scheduling.secrets import Carried
 from orchestrator.scheduling.snapshot import (
     Namespace,
     Node,
@@ -94,7 +94,7 @@ class World:
         for node, change in by_node(decided).items():
             before = self.placements.get(node, NodePlacement(node))
             after = applied(before, change, now_ms=0)
-            digest = secrets_digest(after.assignments, snapshot)
+            digest = Carried(snapshot).digest(node, after.assignments)
             demands = Demands(snapshot).digest(node, after.assignments)
             self.placements[node] = replace(after, secrets_digest=digest, demands_digest=demands)
             self.gone -= {(node, uid) for uid in change.prune}
