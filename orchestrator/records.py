@@ -147,6 +147,8 @@ class AssignmentRecord:
     because: str = ""
     # When it was placed here, unix ms. 0: before this was recorded.
     placed_at_ms: int = 0
+    # A job's: its containers run to their end, and are not started again.
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

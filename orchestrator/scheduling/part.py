@@ -126,6 +126,7 @@ class Part:
             standbys=standbys,
             replaces=leaving.record.replica_uid if leaving is not None and because else "",
             because=because,
+            once=workload.once,
         )
         self._out.place.append(Place(node, record, leaving.node if leaving is not None else ""))
         self._planning.neighbours.add(workload.uid, [row])

@@ -117,6 +117,7 @@ class Places(Sequence[Place]):
             epoch=epoch,
             revision=workload.revision,
             standbys=batch.standbys[offset] if batch.standbys else (),
+            once=workload.once,
         )
         return Place(self._nodes[batch.rows[offset]].name, record)
 
