@@ -7,6 +7,7 @@ agent keeps the one that it has, and an event says why.
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from orchestrator.cache import Cache, Change
 from orchestrator.events import Recorder
@@ -15,7 +16,6 @@ from orchestrator.gateway.compose import CannotCompose, Surroundings, compose
 from orchestrator.gateway.sessions import LiveSession, Sessions
 from orchestrator.gateway.signed_facts import SignedFacts
 from orchestrator.identity.member import MemberCredentials
-from orchestrator.records import StoredResource
 from orchestrator.store import keys
 from polder.signing import sign_plan
 from polder.v1 import common_pb2, plan_pb2
@@ -42,7 +42,7 @@ class PlanPublisher:
         self._events = events
         self._credentials = credentials
         self._endpoints = endpoints
-        self._facts = SignedFacts(FactBook(cache))
+        self._facts = SignedFacts(cache, FactBook(cache))
         self._due: dict[str, None] = {}
         self._failed: dict[str, str] = {}
         self._wake = asyncio.Event()
@@ -110,8 +110,10 @@ class PlanPublisher:
             placement,
             around,
             self._cache.revision_of,
-            self._secret,
+            partial(self._cache.resource, "Secret"),
             self._facts.demands_at(session.identity.site),
+            partial(self._cache.resource, "Config"),
+            self._facts.of_node(session.node, session.identity.site),
         )
         if len(payload) > MAX_PLAN_BYTES:
             message = f"the plan takes {len(payload)} bytes; {MAX_PLAN_BYTES} can be sent"
@@ -122,9 +124,6 @@ class PlanPublisher:
             certificate_chain=credentials.chain_der,
             generation=placement.generation,
         )
-
-    def _secret(self, namespace: str, name: str) -> StoredResource | None:
-        return self._cache.resource("Secret", namespace, name)
 
     def _tell(self, node: str, reason: str, message: str) -> None:
         if self._failed.get(node) == message:

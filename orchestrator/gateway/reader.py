@@ -80,12 +80,12 @@ class SessionReader:
     def greet(self, hello: agent_pb2.Hello) -> None:
         """The first message: from here on the fleet knows everything that runs on the node."""
         now = self._clock()
-        seen = self._fleet.observe(self._session.node)
+        seen = self._fleet.heard(self._session.node, now)
         seen.member = self._settings.member
         seen.connected = True
         seen.instance_id = self._session.instance_id
         seen.agent_version = hello.agent_version[:64]
-        seen.connected_at = seen.last_seen = now
+        seen.connected_at = now
         seen.acked_generation = hello.plan_generation
         seen.plan_error = ""
         replicas: dict[str, agent_pb2.ReplicaStatus] = {}
@@ -106,8 +106,8 @@ class SessionReader:
             kind = request.WhichOneof("message")
             if kind != "heartbeat":
                 await self._pace()
-            seen = self._fleet.observe(self._session.node)
-            seen.last_seen = self._session.last_heard = self._clock()
+            seen = self._fleet.heard(self._session.node, self._clock())
+            self._session.last_heard = self._fleet.steady()
             match kind:
                 case "heartbeat":
                     self._heartbeat(seen, request.heartbeat)
@@ -126,7 +126,7 @@ class SessionReader:
 
     async def _pace(self) -> None:
         """Reading slower is felt by this agent alone, through its stream's flow control."""
-        wait_s = self._bucket.take(self._clock())
+        wait_s = self._bucket.take(self._fleet.steady())
         if wait_s > 0:
             await asyncio.sleep(min(wait_s, 5.0))
 

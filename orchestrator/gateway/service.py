@@ -61,7 +61,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         self.sessions = Sessions()
         self.relays = RelayBroker(self.sessions)
         self._plans = PlanPublisher(cache, self.sessions, events, credentials, endpoints)
-        self._monitor = Monitor(cache, fleet, self.sessions, events, clock, settings)
+        self._monitor = Monitor(cache, fleet, self.sessions, settings)
         self._status_writer = NodeStatusWriter(
             store, cache, self.sessions, clock, settings.retry_store_s
         )
@@ -114,7 +114,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         if problems:
             await context.write(self._refuse_inventory(identity.node, problems))
             return
-        session = LiveSession(identity, caller.serial, hello, self._clock())
+        session = LiveSession(identity, caller.serial, hello, self._fleet.steady())
         await self._serve(session, hello, request_iterator, context)
 
     async def Relay(  # noqa: N802

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class LiveSession:
-    """One agent's open stream. `last_heard` is in unix seconds by this member's clock."""
+    """One agent's open stream. `last_heard` is in seconds of the fleet's steady clock."""
 
     def __init__(
         self, identity: NodeId, serial: str, hello: agent_pb2.Hello, started_at: float

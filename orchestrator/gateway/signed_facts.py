@@ -1,16 +1,26 @@
-"""Policies and facts for a plan: what an agent judges by, alone. Called by `plans.py`."""
+"""Policies and facts for a plan: what an agent judges by alone, and gives to containers.
 
+Called by `plans.py`.
+"""
+
+from functools import partial
+
+from orchestrator.cache import Cache
+from orchestrator.domain.inventory import from_stored
 from orchestrator.fact_book import FactBook
-from orchestrator.gateway.compose import CannotCompose, DemandsOf
+from orchestrator.gateway.compose import CannotCompose, DemandsOf, FactOf
 from orchestrator.records import AssignmentRecord
 from orchestrator.scheduling.demands import said
-from polder.manifest import InvalidManifest
+from orchestrator.scheduling.secrets import fact_of
+from orchestrator.scheduling.snapshot import Node
+from polder.manifest import InvalidManifest, SiteSpec
 
 
 class SignedFacts:
     """Over the mirror as it is when a plan is composed."""
 
-    def __init__(self, book: FactBook) -> None:
+    def __init__(self, cache: Cache, book: FactBook) -> None:
+        self._cache = cache
         self._book = book
 
     def demands_at(self, site: str) -> DemandsOf:
@@ -32,3 +42,27 @@ class SignedFacts:
             return known[key]
 
         return demands_of
+
+    def of_node(self, name: str, site: str) -> FactOf:
+        """What its plan can give to variables; the leader reads the same (`leader_snapshot.py`)."""
+        resource = self._cache.resource("Node", "", name)
+        status = self._cache.node_status(name)
+        spec = self._site(site)
+        node = Node(
+            name,
+            site=site,
+            country=spec.country if spec is not None else "",
+            region=spec.region if spec is not None else "",
+            provider=spec.provider if spec is not None else "",
+            arch=from_stored(status.inventory).arch if status is not None else "",
+            labels=resource.labels if resource is not None else {},
+        )
+        return partial(fact_of, node)
+
+    def _site(self, name: str) -> SiteSpec | None:
+        found = self._cache.resource("Site", "", name)
+        try:
+            spec = found.decoded if found is not None else None
+        except InvalidManifest:
+            return None
+        return spec if isinstance(spec, SiteSpec) else None

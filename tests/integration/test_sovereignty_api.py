@@ -467,7 +467,7 @@ def _carried(rig: Rig, name: str) -> tuple[Any, Any]:
     cache = rig.orchestrator.parts.cache
     record = cache.resource("Node", "", node)
     assert record is not None
-    demands = SignedFacts(FactBook(cache)).demands_at(str(record.spec["site"]))
+    demands = SignedFacts(cache, FactBook(cache)).demands_at(str(record.spec["site"]))
     around = Surroundings("", rig.authority.trust_domain, ())
     payload = compose(cache.placement(node), around, cache.revision_of, lambda *_: None, demands)
     plan = plan_pb2.NodePlan.FromString(payload)

@@ -14,6 +14,8 @@ from orchestrator.records import (
     StoredResource,
     TemplateRevision,
 )
+from orchestrator.scheduling.secrets import Carried
+from orchestrator.scheduling.snapshot import Node, Snapshot, Template
 from polder.v1 import agent_pb2, plan_pb2
 
 TEMPLATE: dict[str, Any] = {
@@ -54,6 +56,105 @@ def test_everything_is_in_the_plan_and_it_is_the_same_twice() -> None:
 def test_a_missing_secret_is_left_out() -> None:
     payload = compose(PLACEMENT, AROUND, lambda u, n: REVISION, lambda ns, name: None)
     assert not plan_pb2.NodePlan.FromString(payload).secrets
+
+
+RICH: dict[str, Any] = {
+    "containers": [
+        {
+            "name": "a",
+            "image": "x",
+            "env": [
+                {"name": "M", "config": {"name": "mode", "key": "k"}},
+                {"name": "C", "fact": "site.country"},
+                {"name": "Z", "fact": "node.labels.zone"},
+                {"name": "R", "fact": "replica.name"},
+                {"name": "N", "fact": "node.name"},
+            ],
+        }
+    ],
+    "initContainers": [
+        {
+            "name": "i",
+            "image": "x",
+            "env": [
+                {"name": "S", "secret": {"name": "early", "key": "k"}},
+                {"name": "A", "fact": "node.arch"},
+            ],
+        }
+    ],
+    "volumes": [
+        {"name": "c", "config": {"name": "web"}},
+        {"name": "s", "secret": {"name": "tls"}},
+    ],
+}
+
+
+def config(namespace: str, name: str) -> StoredResource | None:
+    if name == "mode":
+        return None
+    return StoredResource("Config", namespace, name, "u", {"data": {"a.conf": "x = 1"}})
+
+
+def test_it_carries_what_its_templates_name_and_nothing_else() -> None:
+    revision = TemplateRevision("uid", 1, RICH, "d", 0)
+    known = {"site.country": "NL", "node.arch": "arm64", "site.name": "s1"}
+    payload = compose(
+        PLACEMENT, AROUND, lambda u, n: revision, secret, config_of=config, fact_of=known.get
+    )
+    plan = plan_pb2.NodePlan.FromString(payload)
+    assert [s.name for s in plan.secrets] == ["early", "tls"]
+    assert [(c.namespace, c.name, dict(c.data)) for c in plan.configs] == [
+        ("ns", "web", {"a.conf": "x = 1"})
+    ]
+    assert dict(plan.facts) == {"site.country": "NL", "node.arch": "arm64"}
+
+
+def test_replacements_and_jobs_are_said() -> None:
+    assignment = replace(PLACEMENT.assignments[0], replaces="r-old", once=True)
+    placement = replace(PLACEMENT, assignments=(assignment,))
+    payload = compose(placement, AROUND, lambda u, n: REVISION, secret)
+    (made,) = plan_pb2.NodePlan.FromString(payload).assignments
+    assert (made.replaces, made.run_once) == ("r-old", True)
+
+
+def test_a_config_that_is_being_deleted_is_left_out() -> None:
+    revision = TemplateRevision("uid", 1, RICH, "d", 0)
+
+    def going(namespace: str, name: str) -> StoredResource:
+        return StoredResource("Config", namespace, name, "u", {}, deletion_requested_at_ms=1)
+
+    payload = compose(PLACEMENT, AROUND, lambda u, n: revision, secret, config_of=going)
+    assert not plan_pb2.NodePlan.FromString(payload).configs
+
+
+def digest_of(template: Template, **world: Any) -> str:
+    snapshot = Snapshot(
+        1,
+        nodes=(Node("n1", site="s1", country="NL", labels=world.pop("labels", {})),),
+        templates={("uid", 1): template},
+        **world,
+    )
+    return Carried(snapshot).digest("n1", PLACEMENT.assignments)
+
+
+def test_a_digest_is_of_what_the_plan_carries() -> None:
+    assert digest_of(Template()) == ""
+    named = Template(secrets=("s",))
+    before = digest_of(named, secrets={("ns", "s"): "u:1"})
+    # As it was before there were Configs: an upgrade makes no new generations.
+    assert before == "841254a0c8be9cfcc765aa378416386c"
+    assert before == digest_of(named, secrets={("ns", "s"): "u:1"}, configs={("ns", "c"): "u:9"})
+    rich = Template(secrets=("s",), configs=("c",), facts=("node.labels.zone", "site.country"))
+    seen = {
+        digest_of(rich),
+        digest_of(rich, configs={("ns", "c"): "u:1"}),
+        digest_of(rich, configs={("ns", "c"): "u:2"}),
+        digest_of(rich, labels={"zone": ""}),
+        digest_of(rich, labels={"zone": "a"}),
+        digest_of(rich, secrets={("ns", "s"): "u:1"}),
+    }
+    assert len(seen) == 6
+    assert digest_of(rich, labels={"other": "x"}) == digest_of(rich)
 
 
 @pytest.mark.parametrize(
