@@ -1,4 +1,4 @@
-"""The leader's loop: snapshot, plan, commit, tell. Started once per member by the server's main.
+"""The leader's loop: look, steer, commit, tell. Started once per member by the server's main.
 
 One member leads at a time (`election.py`). The loop wakes when the mirror of the Store or the fleet
 changed, and looks every second whether time alone changed something. It is never silently dead: a
@@ -19,10 +19,10 @@ from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
 from orchestrator.leader_commit import Committed, Committer
 from orchestrator.leader_report import Reporter
-from orchestrator.leader_snapshot import SnapshotBuilder
+from orchestrator.leader_world import WorldBuilder
 from orchestrator.scheduling.decisions import Explanation, Plan
-from orchestrator.scheduling.plan import plan
 from orchestrator.scheduling.snapshot import Snapshot
+from orchestrator.scheduling.steer import Memory, Moment, Steering, World, steer
 from orchestrator.store import keys
 from orchestrator.store.port import Store, StoreError
 from polder.v1 import common_pb2
@@ -79,20 +79,25 @@ class Leader:
         events: Recorder,
         clock: Callable[[], float],
         settings: LeaderSettings,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`clock` gives unix seconds and may jump; `steady` seconds that never do."""
         self._cache = cache
         self._fleet = fleet
         self._events = events
         self._clock = clock
+        self._steady = steady
         self._settings = settings
         self._election = Election(store, settings.member, time.monotonic, settings.lease_ttl_s)
-        self._builder = SnapshotBuilder(cache, fleet, settings.periods)
+        self._worlds = WorldBuilder(cache, fleet, settings.periods)
+        self._memory = Memory()
+        self._due_s = settings.idle_plan_every_s
         self._committer = Committer(store, cache, fleet, clock)
         self._reporter = Reporter(events, settings.member)
         self._term: Term | None = None
         self._wake = asyncio.Event()
         self._last_tick = 0.0
-        self._last_collection = 0.0
+        self._last_collection: float | None = None
         self._in_vain = False
         self._led_since = 0.0
         self.stats = LeaderStats()
@@ -110,7 +115,7 @@ class Leader:
 
     @property
     def led_since(self) -> float:
-        """Unix seconds; silence of nodes counts from here at the earliest."""
+        """Seconds of the fleet's steady clock; silence of nodes counts from here at the earliest."""
         return self._led_since
 
     async def run(self) -> None:
@@ -154,7 +159,8 @@ class Leader:
 
     def _begin(self, term: Term) -> None:
         self._term = term
-        self._led_since = self._clock()
+        self._led_since = self._fleet.steady()
+        self._memory = Memory()  # what another member did meanwhile was not watched
         self.stats = LeaderStats(term=term.number)
         self._wake.set()
         log.info("leads now", extra={"term": term.number, "member": self._settings.member})
@@ -194,7 +200,8 @@ class Leader:
                     await self._wake.wait()
                 break
             except TimeoutError:
-                if time.monotonic() - self._last_tick >= settings.idle_plan_every_s:
+                idle_s = min(settings.idle_plan_every_s, self._due_s)
+                if time.monotonic() - self._last_tick >= idle_s:
                     break
         # A long plan holds up everything else in the process: it may take its share and no more.
         spent_s = self.stats.plan_seconds + self.stats.commit_seconds
@@ -209,31 +216,47 @@ class Leader:
     async def _tick(self, term: Term) -> None:
         self._wake.clear()
         started = self._last_tick = time.monotonic()
-        now = self._clock()
-        snapshot = self._builder.build(now, self._led_since)
-        decided = await self._plan(snapshot, now)
+        moment = Moment(self._clock(), self._steady())
+        world = self._worlds.build(moment.now, self._led_since)
+        decided = await self._steer(world, moment)
+        self._memory, self._due_s = decided.memory, decided.due_s
         planned = time.monotonic()
-        done = Committed()
-        self._in_vain = decided.changes_nothing
-        if not self._in_vain:
-            done = await self._committer.commit(decided, snapshot, term)
-        self._publish(snapshot, decided)
+        done = await self._commit(decided, world.snapshot, term)
+        self._publish(world.snapshot, decided.plan)
         self._reporter.committed(done)
-        self._reporter.explained(decided)
+        self._reporter.explained(decided.plan)
         self._count(planned - started, time.monotonic() - planned, len(done.refused))
         if done.refused:
-            log.info("parts of a plan were stale", extra={"nodes": done.refused[:10]})
+            log.info("parts of a plan were stale", extra={"keys": done.refused[:10]})
             self._wake.set()
         await self._catch_up(done.revision)
-        if now - self._last_collection >= self._settings.collect_every_s:
-            self._last_collection = now
-            await self._committer.collect_revisions(now, term)
+        await self._collect(moment, term)
 
-    async def _plan(self, snapshot: Snapshot, now: float) -> Plan:
-        seed = self._settings.seed
-        if max(1, len(snapshot.nodes)) * len(snapshot.workloads) <= self._settings.inline_size_max:
-            return plan(snapshot, now, seed)
-        return await asyncio.to_thread(plan, snapshot, now, seed)
+    async def _steer(self, world: World, moment: Moment) -> Steering:
+        size = max(1, len(world.snapshot.nodes)) * len(world.snapshot.workloads)
+        if size <= self._settings.inline_size_max:
+            return steer(world, self._memory, moment, self._settings.seed)
+        return await asyncio.to_thread(steer, world, self._memory, moment, self._settings.seed)
+
+    async def _commit(self, decided: Steering, snapshot: Snapshot, term: Term) -> Committed:
+        """The writes, then the plan, which counts on them; events only of what stands."""
+        written = await self._committer.write(decided.writes, term)
+        self._in_vain = decided.plan.changes_nothing and not decided.writes
+        if written.refused:
+            return Committed(written.revision, refused=written.refused)
+        done = Committed()
+        if not decided.plan.changes_nothing:
+            done = await self._committer.commit(decided.plan, snapshot, term)
+        done.revision = max(done.revision, written.revision)
+        self._reporter.told(decided.tells)
+        return done
+
+    async def _collect(self, moment: Moment, term: Term) -> None:
+        """Now and then: template revisions that nobody needs."""
+        last, every_s = self._last_collection, self._settings.collect_every_s
+        if last is None or moment.steady - last >= every_s:
+            self._last_collection = moment.steady
+            await self._committer.collect_revisions(moment.now, term)
 
     async def _catch_up(self, revision: int) -> None:
         """The next plan must see what this one wrote, or it would be refused as stale."""
@@ -297,6 +320,7 @@ class Leader:
     # --- waking ----------------------------------------------------------------------------------
 
     def _on_changes(self, changes: list[Change]) -> None:
+        self._worlds.on_changes(changes)
         if any(not change.key.startswith(keys.IDENTITIES) for change in changes):
             self._wake.set()
 

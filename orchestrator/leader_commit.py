@@ -1,4 +1,4 @@
-"""Writes a plan to the Store, fenced by the leader's term.
+"""Writes what the leader decided to the Store, fenced by the leader's term.
 
 One transaction per node, compared on the placement that the plan was made from: a stale one refuses
 alone, and the next plan sees what changed. A replica that moves is first written to its new node,
@@ -8,7 +8,7 @@ holders on purpose: the newer says which stay it replaces, and a later plan stop
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.cache import Cache
@@ -21,6 +21,7 @@ from orchestrator.scheduling.decisions import Place, Plan, Revise, Stop
 from orchestrator.scheduling.demands import Demands
 from orchestrator.scheduling.secrets import Carried
 from orchestrator.scheduling.snapshot import Snapshot
+from orchestrator.scheduling.steer import Write
 from orchestrator.store import keys
 from orchestrator.store.port import (
     MAX_TXN_OPS,
@@ -47,7 +48,7 @@ class Committed:
     stop: list[Stop] = field(default_factory=list)
     revise: list[Revise] = field(default_factory=list)
     pruned: int = 0
-    refused: list[str] = field(default_factory=list)  # nodes whose part was stale
+    refused: list[str] = field(default_factory=list)  # nodes, or keys, whose part was stale
     too_large: list[str] = field(default_factory=list)  # nodes whose record does not fit the Store
     finished: list[StoredResource] = field(default_factory=list)
 
@@ -66,6 +67,24 @@ class Committer:
         # Of the plan that is being committed.
         self._demands = Demands(Snapshot(0))
         self._carried = Carried(Snapshot(0))
+
+    async def write(self, transactions: Sequence[Sequence[Write]], term: Term) -> Committed:
+        """Records of rollouts, jobs and guards. `refused` are keys of transactions that were stale.
+
+        Each stands or falls alone. Raises Deposed and StoreError.
+        """
+        done = Committed()
+        for writes in transactions:
+            compares = [Compare(w.key, CompareTarget.MOD_REVISION, w.expected) for w in writes]
+            ops: list[Op] = [
+                Delete(w.key) if w.value is None else Put(w.key, w.value) for w in writes
+            ]
+            result = await self._txn(term, compares, ops)
+            if result.committed:
+                done.revision = max(done.revision, result.revision)
+            else:
+                done.refused += [compare.key for compare in result.failed]
+        return done
 
     async def commit(self, plan: Plan, snapshot: Snapshot, term: Term) -> Committed:
         """Raises Deposed and StoreError; what was written until then stands."""

@@ -11,6 +11,7 @@ from orchestrator.events import Recorder
 from orchestrator.leader_commit import Committed
 from orchestrator.records import AssignmentRecord
 from orchestrator.scheduling.decisions import Cause, Explanation, Orphan, Plan
+from orchestrator.scheduling.steer import Tell
 from polder.v1 import common_pb2
 
 ONE_BY_ONE_MAX = 10
@@ -69,6 +70,12 @@ class Reporter:
         for node in done.too_large:
             message = "its plan does not fit into the store; it keeps the last one"
             self._recorder.record("Node", "", node, _WARNING, "PlanTooLarge", message, self._source)
+
+    def told(self, tells: Iterable[Tell]) -> None:
+        """What the machines behind the plan have to say of what they decided."""
+        for tell in tells:
+            severity = _WARNING if tell.warning else _NORMAL
+            self._say(tell.kind, tell.namespace, tell.name, severity, tell.reason, tell.message)
 
     def explained(self, plan: Plan) -> None:
         """What could not be done, once per workload and kind of reason."""

@@ -1,0 +1,90 @@
+"""One tick of the leader, without I/O, clock or dice: the world in, what to write and do out.
+
+The leader (`orchestrator/leader.py`) calls `steer` for every tick and commits what it answers; the
+simulation in `tests/sim` plays whole stories with it. This module only composes: each machine lives
+in its own module and knows nothing of the others.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from orchestrator.records import KeptRecord, StoredResource, TemplateRevision
+from orchestrator.scheduling.decisions import Plan
+from orchestrator.scheduling.plan import plan
+from orchestrator.scheduling.snapshot import Snapshot
+
+DUE_MAX_S = 60.0
+"""However quiet it is, the leader looks again after so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """`now`: unix seconds, which may jump. `steady`: seconds that never do; only differences mean
+    something, and only within one process."""
+
+    now: float
+    steady: float
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the Store and the agents say at one moment.
+
+    `workloads` are the records behind `snapshot.workloads`. `revisions` is by (workload uid,
+    number), `kept` by key: every record under `keys.KEPT`.
+    """
+
+    snapshot: Snapshot
+    workloads: tuple[StoredResource, ...] = ()
+    revisions: Mapping[tuple[str, int], TemplateRevision] = field(default_factory=dict)
+    kept: Mapping[str, KeptRecord] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What is known only from watching, between the ticks of one leader.
+
+    A new leader starts with `Memory()`, and it is kept when a write is refused: so it may hold what
+    was seen, and never what was decided.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """`value` None deletes. `expected` is the record's store revision; 0: it must not exist."""
+
+    key: str
+    value: bytes | None
+    expected: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """An event, once the writes and the plan stand."""
+
+    kind: str
+    namespace: str
+    name: str
+    warning: bool
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """Each inner tuple of `writes` is one transaction. They come before the plan, which counts on
+    them: when one is refused the plan is dropped. `due_s`: look again in at most so long."""
+
+    plan: Plan
+    writes: tuple[tuple[Write, ...], ...] = ()
+    tells: tuple[Tell, ...] = ()
+    memory: Memory = Memory()
+    due_s: float = DUE_MAX_S
+
+
+def steer(world: World, memory: Memory, moment: Moment, seed: int = 0) -> Steering:
+    """What to write, to do and to tell. `seed` breaks ties between nodes that are equally good.
+
+    A world that is incomplete, or that knows no node at all, stops nothing.
+    """
+    return Steering(plan(world.snapshot, moment.now, seed), memory=memory)
