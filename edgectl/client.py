@@ -121,6 +121,18 @@ class Client:
     ) -> operator_pb2.ComplianceResponse:
         return self._unary(lambda stub: stub.Compliance, request)
 
+    def rollout(self, request: operator_pb2.RolloutRequest) -> operator_pb2.RolloutResponse:
+        return self._unary(lambda stub: stub.Rollout, request)
+
+    def undo_rollout(
+        self, request: operator_pb2.UndoRolloutRequest
+    ) -> operator_pb2.UndoRolloutResponse:
+        self.settle()
+        return self._unary(lambda stub: stub.UndoRollout, request, attempts=1)
+
+    def story(self, ref: common_pb2.ResourceRef) -> operator_pb2.StoryResponse:
+        return self._unary(lambda stub: stub.Story, operator_pb2.StoryRequest(ref=ref))
+
     # --- streams ------------------------------------------------------------------------------
 
     def watch(

@@ -7,16 +7,21 @@ from typing import Any
 HIDDEN = "***"
 
 
-def unified(label: str, before: dict[str, Any] | None, after: dict[str, Any]) -> str:
-    """Empty when both say the same. A secret's values are never shown."""
+def unified(
+    label: str,
+    before: dict[str, Any] | None,
+    after: dict[str, Any],
+    names: tuple[str, str] = ("now", "after apply"),
+) -> str:
+    """Empty when both say the same. A secret's values are never shown. `names` tell the sides."""
     old, new = _masked(before, after)
     from edgectl.config_file import render
 
     lines = difflib.unified_diff(
         render(_sorted(old)).splitlines() if old is not None else [],
         render(_sorted(new)).splitlines(),
-        fromfile=f"{label} (now)" if old is not None else "/dev/null",
-        tofile=f"{label} (after apply)",
+        fromfile=f"{label} ({names[0]})" if old is not None else "/dev/null",
+        tofile=f"{label} ({names[1]})",
         lineterm="",
     )
     return "".join(f"{line}\n" for line in lines)

@@ -1,4 +1,4 @@
-"""The operator's terminal during `exec -t`: raw while it lasts, restored whatever happens."""
+"""The operator's terminal: its size, and for `exec -t` the raw mode, restored whatever happens."""
 
 import atexit
 import os
@@ -20,6 +20,14 @@ def size() -> tuple[int, int]:
     except (OSError, ValueError):
         return 80, 24
     return found.columns or 80, found.lines or 24
+
+
+def columns(descriptor: int) -> int:
+    """How wide the terminal behind a descriptor is."""
+    try:
+        return os.get_terminal_size(descriptor).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 class RawTerminal:

@@ -7,5 +7,6 @@ from edgectl.options.changing import CHANGING
 from edgectl.options.client import CLIENT
 from edgectl.options.nodes import NODES
 from edgectl.options.reading import READING
+from edgectl.options.rollouts import ROLLOUTS
 
-VERBS = (*CHANGING, *READING, *NODES, *CLIENT)
+VERBS = (*CHANGING, *ROLLOUTS, *READING, *NODES, *CLIENT)
