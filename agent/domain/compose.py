@@ -70,7 +70,10 @@ def pod_spec(
             labels.TEMPLATE_DIGEST: assignment.digest,
             labels.EPOCH: str(assignment.epoch),
         },
-        annotations={},
+        annotations={
+            labels.STOP_DELAY: str(round(template.stop_delay * 1000)),
+            labels.STOP_GRACE: str(round(template.stop_grace * 1000)),
+        },
         log_directory=log_directory(
             settings, assignment.namespace, assignment.replica, assignment.replica_uid
         ),
@@ -94,6 +97,7 @@ def container_spec(
     restarts: int,
     secrets: Secrets,
     devices: tuple[str, ...] = (),
+    init: bool = False,
 ) -> ContainerSpec:
     """Raises Unresolved for a secret that the plan does not bring."""
     request = container.resources
@@ -116,6 +120,7 @@ def container_spec(
         labels={
             labels.REPLICA_UID: assignment.replica_uid,
             labels.RESTARTS: str(restarts),
+            **({labels.INIT: "1"} if init else {}),
         },
         annotations={labels.DEVICES: ",".join(devices)} if devices else {},
         run_as_user=container.security.run_as_user,
@@ -169,7 +174,7 @@ def check_secrets(
     settings: Settings, assignment: Assignment, template: PodTemplate, secrets: Secrets
 ) -> None:
     """Whether all that the template names is there. Raises Unresolved."""
-    for container in template.containers:
+    for container in (*template.init_containers, *template.containers):
         environment(settings, assignment, container, secrets)
         registry_auth(container.image, assignment.namespace, template, secrets)
 

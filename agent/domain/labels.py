@@ -19,7 +19,10 @@ REVISION = PREFIX + "revision"
 TEMPLATE_DIGEST = PREFIX + "template-digest"
 EPOCH = PREFIX + "epoch"
 RESTARTS = PREFIX + "restarts"  # on containers
+INIT = PREFIX + "init"  # on containers: "1" on those that run before the others
 DEVICES = PREFIX + "devices"  # annotation of containers: ids, comma-separated
+STOP_DELAY = PREFIX + "stop-delay-ms"  # annotations of pods: how it wants to be stopped, for when
+STOP_GRACE = PREFIX + "stop-grace-ms"  # no plan tells its template any more
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,15 +17,19 @@ from agent.domain.situation import Situation
 from agent.domain.sovereign import Standing
 from agent.domain.view import Exit, ReplicaView
 from agent.runtime.port import ContainerState, PodState
-from polder.manifest import Container
+from polder.manifest import Container, PodTemplate
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why something is stopped: CamelCase for programs, a sentence for people."""
+    """Why something is stopped: CamelCase for programs, a sentence for people.
+
+    `at_once`: nobody can be using it, so nobody has to be told first.
+    """
 
     reason: str
     message: str = ""
+    at_once: bool = False
 
 
 @dataclass(slots=True)
@@ -70,6 +74,7 @@ class Record:
     pod_uid: str = ""  # of the sandbox under construction
     pod_retry: Retry = field(default_factory=lambda: Retry(backoff.SANDBOX))
     pod_since: float = 0.0  # when the main pod was made or adopted
+    unready_since: float | None = None  # since when it is reported as not ready; None: it is ready
     inflight: dict[Key, Operation] = field(default_factory=dict)
     fresh_after: int = 0  # listings with a lower token are too old to believe
     blind: bool = False  # an operation's outcome is unknown: look before the next one
@@ -127,9 +132,15 @@ def runs_of(pod: PodState, name: str) -> list[ContainerState]:
     )
 
 
+def containers_of(template: PodTemplate) -> tuple[Container, ...]:
+    """All of them, in the order in which they start."""
+    return (*template.init_containers, *template.containers)
+
+
 def is_ready(memory: ContainerMemory, container: Container, run: ContainerState | None) -> bool:
-    """Whether a run serves: it runs, and its readiness probe, if it has one, succeeds."""
-    if run is None or run.phase.value != "running":
+    """Whether a run serves: it runs, nobody is stopping it, and its readiness probe, if it has
+    one, succeeds."""
+    if run is None or run.phase.value != "running" or run.id in memory.stopped:
         return False
     if container.readiness_probe is None:
         return True

@@ -8,21 +8,33 @@ hold their row back (see `reconcile.py`), they do not make a row of their own.
     GONE        no pod; the plan does not assign it         PublishGone, DeleteLogs        (end)
     BLOCKED     no pod; template unreadable, secret         nothing; seen again with the   FETCHING
                 missing, policy forbids a first start, or   next plan, when a fact expires
-                its predecessor still stops                 or a pod is removed
+                another stay of the replica has its host    or a pod is removed
+                ports or its local volumes
     FETCHING    no pod; an image is not on the box          EnsureImage, with backoff      CREATING
     WAITING     no pod; the last sandbox failed             nothing until the backoff ends CREATING
     CREATING    no pod; all images are there                RunPod                         SERVING
     SERVING     a ready pod of the wanted template          per container, below           (stays)
+    FINISHED    a pod that is to run once, and how it       StopContainer for what still   (stays)
+                ended is known                              runs after another failed
     REPLACING   a pod of another template than assigned     EnsureImage of the new one;    RETIRING
                                                             the old pod is served
     KEPT        a pod, and nothing better to run: no plan   the pod is served, if its      SERVING
                 names it (orphan), or the new template      template is known
                 cannot be used
-    RETIRING    its pod must go: Stop in the plan, template   StopContainer, then RemovePod  GONE or
-                changed, superseded, sandbox dead, double                                  FETCHING
+    RETIRING    its pod must go: Stop in the plan, template nothing until the stop delay   GONE or
+                changed, superseded, sandbox dead, double   is over; StopContainer, then   FETCHING
+                                                            RemovePod
 
 A second pod of one replica (an answer got lost) is retired beside the first, whatever its row. Only
-retiring and an unhealthy container lead to a stop. Per container of a served pod:
+retiring, an unhealthy container and a failed neighbour in a pod that is to run once lead to a stop.
+The delay is for those who send requests: it counts from when the replica was last reported ready,
+and not at all for a sandbox that is dead or a pod that is one too many.
+
+Two stays of one replica name (two uids; the newer replaces the older) are two replicas here: each
+has a row of its own.
+
+Init containers come first, one after the other: of those, the first that has not ended with 0 is
+treated, and no other container. Per container of a served pod:
 
     situation   when                                        asks for
     ABSENT      it has no run                               EnsureImage, StartContainer
@@ -31,6 +43,7 @@ retiring and an unhealthy container lead to a stop. Per container of a served po
     UNCOUNTED   it ended; the end is new to us              ReadExit; the backoff begins
     BACKOFF     it ended; the wait is not over              nothing until the backoff ends
     ENDED       it ended; the wait is over                  EnsureImage, StartContainer
+    DONE        it ended, in a pod that is to run once      nothing
     LEFTOVER    it was created and never started            RemoveContainer
 """
 
@@ -47,6 +60,7 @@ class Situation(Enum):
     WAITING = "waiting"
     CREATING = "creating"
     SERVING = "serving"
+    FINISHED = "finished"
     REPLACING = "replacing"
     KEPT = "kept"
     RETIRING = "retiring"
@@ -61,7 +75,9 @@ NO_POD = frozenset(
         Situation.CREATING,
     }
 )
-SERVED = frozenset({Situation.SERVING, Situation.REPLACING, Situation.KEPT})
+SERVED = frozenset(
+    {Situation.SERVING, Situation.FINISHED, Situation.REPLACING, Situation.KEPT}
+)
 
 # What may follow. Without a pod anything may: the next listing can bring one, and GONE lasts until
 # nothing is under way. A served pod may vanish by someone's hand. But a pod that must go never
@@ -79,6 +95,7 @@ class ContainerSituation(Enum):
     UNCOUNTED = "uncounted"
     BACKOFF = "backoff"
     ENDED = "ended"
+    DONE = "done"
     LEFTOVER = "leftover"
 
 
@@ -91,8 +108,10 @@ def classify(
     images_missing: bool,
     waits: bool,
     same_template: bool,
+    finished: bool = False,
 ) -> Situation:
-    """The row that holds. `blocked`: what is assigned cannot be started."""
+    """The row that holds. `blocked`: what is assigned cannot be started. `same_template`: also of
+    another one that must not be exchanged. `finished`: it ran once, and how it ended is known."""
     if doomed:
         return Situation.RETIRING
     if not has_pod:
@@ -105,13 +124,20 @@ def classify(
         return Situation.WAITING if waits else Situation.CREATING
     if not assigned:
         return Situation.KEPT
+    if finished:
+        return Situation.FINISHED
     if same_template:
         return Situation.SERVING
     return Situation.KEPT if blocked else Situation.REPLACING
 
 
 def classify_container(
-    phase: ContainerPhase | None, *, unhealthy: bool, counted: bool, waits: bool
+    phase: ContainerPhase | None,
+    *,
+    unhealthy: bool,
+    counted: bool,
+    waits: bool,
+    once: bool = False,
 ) -> ContainerSituation:
     """The row of a container's newest run. `phase` None: there is no run."""
     if phase is None:
@@ -121,5 +147,7 @@ def classify_container(
     if phase is ContainerPhase.EXITED:
         if not counted:
             return ContainerSituation.UNCOUNTED
+        if once:
+            return ContainerSituation.DONE
         return ContainerSituation.BACKOFF if waits else ContainerSituation.ENDED
     return ContainerSituation.LEFTOVER

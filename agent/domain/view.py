@@ -15,6 +15,8 @@ class Phase(Enum):
     STOPPING = "stopping"
     STOPPED = "stopped"
     ORPHANED = "orphaned"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
