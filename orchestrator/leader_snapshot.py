@@ -4,12 +4,13 @@ Called by the leader before each plan. Records are decoded once and kept while t
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from math import inf
 from typing import TypeVar
 
 from orchestrator.cache import Cache
 from orchestrator.domain.inventory import from_stored, host_paths
-from orchestrator.domain.liveness import DEFAULT_PERIODS, NodeLiveness, Periods, liveness
+from orchestrator.domain.liveness import DEFAULT_PERIODS, Liveness, Periods
 from orchestrator.domain.maintenance import AT_WORK, Standing, cordons
 from orchestrator.domain.reports import TERMINATING, unable
 from orchestrator.domain.stops import is_gone
@@ -53,7 +54,7 @@ _Facts = tuple[
     StoredResource,
     NodeStatusRecord | None,
     StoredResource | None,
-    NodeLiveness,
+    Liveness,
     bool,
     Standing,
     bool,
@@ -75,16 +76,15 @@ class SnapshotBuilder:
         self._ready_since: dict[_Stay, float] = {}
 
     def build(self, now: float, led_since: float, steady: float | None = None) -> Snapshot:
-        """`led_since`: unix seconds; silence from before counts from then.
+        """`led_since`: seconds of the fleet's steady clock; silence from before does not count.
 
         `steady`: seconds of a clock that never jumps, by which it is counted how long replicas have
         been ready. None, for worlds that might be: those that are ready have been for long.
         """
-        listening_since = max(led_since, self._fleet.started_at)
         placements = {placement.node: placement for placement in self._cache.placements()}
         return Snapshot(
             revision=self._cache.revision,
-            nodes=self._all_nodes(now, listening_since),
+            nodes=self._all_nodes(now, led_since),
             workloads=tuple(
                 workload
                 for resource in self._cache.resources("Workload")
@@ -140,29 +140,30 @@ class SnapshotBuilder:
         self._sites = known
         return {name: site for name, (_, _, site) in known.items()}
 
-    def _all_nodes(self, now: float, listening_since: float) -> tuple[Node, ...]:
+    def _all_nodes(self, now: float, led_since: float) -> tuple[Node, ...]:
         known = {}
         standings = self._standings(now)
         for resource in self._cache.resources("Node"):
             status = self._cache.node_status(resource.name)
             site = self._cache.resource("Site", "", str(resource.spec.get("site", "")))
             seen = self._fleet.get(resource.name)
-            state = liveness(
-                seen.last_seen if seen is not None else 0.0,
-                status is not None,
-                listening_since,
-                now,
-                self._periods,
+            state = self._fleet.liveness(
+                resource.name, status is not None, self._periods, led_since
             )
             not_ready = seen is not None and bool(unable(seen.heartbeat))
             standing = standings.get(site.name, AT_WORK) if site is not None else AT_WORK
             overdue = _is_overdue(resource, now)
             facts: _Facts = (
-                resource, status, site, NodeLiveness(state.state, 0.0), not_ready, standing, overdue
+                resource, status, site, state.state, not_ready, standing, overdue
             )  # fmt: skip
             before = self._nodes.get(resource.name)
+            # So that `now - since` is the silence, whatever the wall clock did meanwhile.
+            quiet = state.state in (Liveness.SILENT, Liveness.LOST)
+            since = now - state.silence_s if quiet else 0.0
             if before is None or not _same(before[0], facts):
-                before = (facts, _node(facts, state))
+                before = (facts, _node(facts, since))
+            elif abs(before[1].since - since) > 1.0:  # the wall clock was set
+                before = (facts, replace(before[1], since=since))
             known[resource.name] = before
         self._nodes = known
         return tuple(node for _, node in known.values())
@@ -322,8 +323,8 @@ def _same(before: _Facts, now: _Facts) -> bool:
     return all(a is b for a, b in zip(before[:3], now[:3], strict=True)) and before[3:] == now[3:]
 
 
-def _node(facts: _Facts, state: NodeLiveness) -> Node:
-    resource, status, site, _, not_ready, standing, overdue = facts
+def _node(facts: _Facts, since: float) -> Node:
+    resource, status, site, liveness, not_ready, standing, overdue = facts
     inventory = from_stored(status.inventory) if status is not None else None
     spec = _decoded(resource, NodeSpec)
     site_spec = _decoded(site, SiteSpec) if site is not None else None
@@ -343,8 +344,8 @@ def _node(facts: _Facts, state: NodeLiveness) -> Node:
         not_ready=not_ready,
         allocatable=_resources(inventory.allocatable) if inventory is not None else None,
         devices=_devices(inventory) if inventory is not None else {},
-        liveness=state.state,
-        since=state.since,
+        liveness=liveness,
+        since=since,
         cordoned=standing.cordoned,
         drain_overdue=overdue,
         host_paths=host_paths(inventory) if inventory is not None else (),

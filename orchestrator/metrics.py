@@ -79,11 +79,9 @@ class Metrics:
         if seconds is not None:
             series[1].observe(seconds)
 
-    def observe_fleet(
-        self, fleet: Fleet, cache: Cache, clock: Callable[[], float], silent_after_s: float
-    ) -> None:
+    def observe_fleet(self, fleet: Fleet, cache: Cache, silent_after_s: float) -> None:
         """Adds the series that are read when Prometheus asks."""
-        self.registry.register(_FleetCollector(fleet, cache, clock, silent_after_s))
+        self.registry.register(_FleetCollector(fleet, cache, silent_after_s))
 
 
 _Reading = Callable[[NodeObservation], float]
@@ -111,22 +109,19 @@ _PER_NODE: tuple[tuple[str, str, _Reading], ...] = (
 
 
 class _FleetCollector(Collector):
-    def __init__(
-        self, fleet: Fleet, cache: Cache, clock: Callable[[], float], silent_after_s: float
-    ) -> None:
+    def __init__(self, fleet: Fleet, cache: Cache, silent_after_s: float) -> None:
         self._fleet = fleet
         self._cache = cache
-        self._clock = clock
         self._silent_after_s = silent_after_s
 
     def describe(self) -> Iterable[Metric]:
         return ()  # registering must not read the fleet
 
     def collect(self) -> Iterator[Metric]:
-        now = self._clock()
+        steady = self._fleet.steady()
         # Copies in one step each: this runs in a thread beside the event loop.
         known = list(self._fleet.nodes())
-        nodes = [node for node in known if self._is_heard(node, now)]
+        nodes = [node for node in known if self._is_heard(node, steady)]
         connected = sum(1 for node in known if node.connected)
         yield _gauge("polder_sessions", "Agents connected to this member.", connected)
         yield _gauge("polder_nodes_heard", "Nodes heard of lately.", len(nodes))
@@ -140,8 +135,10 @@ class _FleetCollector(Collector):
             yield family
         yield from _per_node(nodes[:NODES_MAX])
 
-    def _is_heard(self, node: NodeObservation, now: float) -> bool:
-        return node.heartbeat is not None and now - node.last_seen <= self._silent_after_s
+    def _is_heard(self, node: NodeObservation, steady: float) -> bool:
+        if node.heartbeat is None or node.heard_at is None:
+            return False
+        return steady - node.heard_at <= self._silent_after_s
 
 
 def _per_node(nodes: Sequence[NodeObservation]) -> Iterator[Metric]:

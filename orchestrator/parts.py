@@ -89,7 +89,7 @@ def build_parts(
     access = Access(
         store, cache, authority, tokens, operators, calls, events, clock, member_id, version
     )
-    metrics.observe_fleet(fleet, cache, clock, config.silent_after)
+    metrics.observe_fleet(fleet, cache, config.silent_after)
     metrics.authority_ends(authority.ends_at)
     return Parts(
         config=config,

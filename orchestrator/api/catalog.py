@@ -23,7 +23,7 @@ from orchestrator.api.views import (
 )
 from orchestrator.authz import Caller, may_read, sees_secrets
 from orchestrator.cache import Cache
-from orchestrator.domain.liveness import DEFAULT_PERIODS, Liveness, NodeLiveness, Periods, liveness
+from orchestrator.domain.liveness import DEFAULT_PERIODS, Liveness, NodeLiveness, Periods
 from orchestrator.fleet import Fleet
 from orchestrator.records import IdentityRecord, StoredResource
 from polder.manifest import KINDS
@@ -153,14 +153,8 @@ class Catalog:
         )
 
     def node_liveness(self, node: str) -> NodeLiveness:
-        seen = self.fleet.get(node)
-        return liveness(
-            last_seen=seen.last_seen if seen else 0.0,
-            ever_seen=self.cache.node_status(node) is not None,
-            listening_since=self.fleet.started_at,
-            now=self._clock(),
-            periods=self._periods,
-        )
+        ever_seen = self.cache.node_status(node) is not None
+        return self.fleet.liveness(node, ever_seen, self._periods)
 
     def _is_ready(self, node: str) -> bool:
         return self.node_liveness(node).state is Liveness.LIVE

@@ -1,10 +1,12 @@
-"""Whether a node is there: one rule for the gateway's marks, the leader's plans and `get nodes`.
+"""Whether a node is there, by how long nothing was heard of it: one rule for everybody who asks.
 
     LIVE   -- no word for silent_after_s -->  SILENT  -- no word for lost_after_s -->  LOST
     any word from the agent leads back to LIVE.
 
-Nobody can have heard a node before it started to listen: after a start, or a new leader's election,
-silence counts from there. So a restart of the orchestrator never makes a node lost at once.
+Silence is measured on a steady clock: a wall clock that jumps by a day makes no node silent, and
+none live. Nobody can have heard a node before it started to listen: after a start, or a new leader's
+election, silence counts from there. So a restart of the orchestrator never makes a node lost at
+once. Called through `orchestrator/fleet.py`; what the leader makes of it is `domain/nodes.py`.
 """
 
 from dataclasses import dataclass
@@ -12,6 +14,10 @@ from enum import Enum
 
 SILENT_AFTER_S = 10.0
 LOST_AFTER_S = 30.0
+FLAP_WINDOW_S = 600.0
+"""What went to and fro within so long is damped."""
+FLAP_PATIENCE = 4
+"""A replica that was moved for loss within the window waits so many times `lost_after_s`."""
 
 
 class Liveness(Enum):
@@ -23,10 +29,14 @@ class Liveness(Enum):
 
 @dataclass(frozen=True, slots=True)
 class NodeLiveness:
-    """`since`: unix seconds of the last word, or of the moment at which listening began."""
+    """`since`: unix seconds of the last word, or of the moment at which listening began.
+
+    `silence_s`: how long nobody has said anything while somebody listened.
+    """
 
     state: Liveness
     since: float
+    silence_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +51,19 @@ DEFAULT_PERIODS = Periods()
 
 
 def liveness(
-    last_seen: float,
+    silence_s: float | None,
     ever_seen: bool,
-    listening_since: float,
-    now: float,
+    listened_s: float,
     periods: Periods = DEFAULT_PERIODS,
-) -> NodeLiveness:
-    """`last_seen` 0: not since this process started. `ever_seen`: it reported at some time before.
+) -> Liveness:
+    """All in seconds of a clock that never jumps.
 
-    A clock that was set back makes silence look negative: the node then counts as live.
+    `silence_s`: since the last word; None: there was none since this process started. `ever_seen`:
+    it reported at some time before. `listened_s`: how long the asker has been listening.
     """
-    if not last_seen and not ever_seen:
-        return NodeLiveness(Liveness.NEVER_SEEN, 0.0)
-    if last_seen and now - last_seen <= periods.silent_after_s:
-        return NodeLiveness(Liveness.LIVE, last_seen)
-    since = max(last_seen, listening_since)
-    silence = now - since
-    if silence > periods.lost_after_s:
-        return NodeLiveness(Liveness.LOST, last_seen or since)
-    return NodeLiveness(Liveness.SILENT, last_seen or since)
+    if silence_s is None and not ever_seen:
+        return Liveness.NEVER_SEEN
+    if silence_s is not None and silence_s <= periods.silent_after_s:
+        return Liveness.LIVE
+    heard_nothing_s = listened_s if silence_s is None else min(silence_s, listened_s)
+    return Liveness.LOST if heard_nothing_s > periods.lost_after_s else Liveness.SILENT

@@ -28,8 +28,7 @@ async def test_a_runtime_that_is_down_and_up_again_reaches_the_scheduler(tmp_pat
     await cache.start()
     try:
         builder = SnapshotBuilder(cache, fleet)
-        seen = fleet.observe("n1")
-        seen.last_seen = NOW
+        seen = fleet.heard("n1", NOW)
         for conditions, expected in (((), False), (("RuntimeDown",), True), (("Other",), False)):
             seen.heartbeat = heartbeat(*conditions)
             (found,) = builder.build(NOW, NOW).nodes
