@@ -217,7 +217,7 @@ class Leader:
         self._wake.clear()
         started = self._last_tick = time.monotonic()
         moment = Moment(self._clock(), self._steady())
-        world = self._worlds.build(moment.now, self._led_since)
+        world = self._worlds.build(moment.now, self._led_since, moment.steady)
         decided = await self._steer(world, moment)
         self._memory, self._due_s = decided.memory, decided.due_s
         planned = time.monotonic()

@@ -29,8 +29,9 @@ class WorldBuilder:
         if any(change.key.startswith(keys.KEPT) for change in changes):
             self._kept = None
 
-    def build(self, now: float, led_since: float) -> World:
-        """`now` and `led_since` in unix seconds, as for the snapshot."""
+    def build(self, now: float, led_since: float, steady: float) -> World:
+        """`now` and `led_since` in unix seconds, `steady` by a clock that never jumps, as for the
+        snapshot."""
         if self._revisions is None:
             found = self._cache.revisions()
             self._revisions = {(item.workload_uid, item.number): item for item in found}
@@ -39,7 +40,7 @@ class WorldBuilder:
                 record.key: record for prefix in keys.KEPT for record in self._cache.kept(prefix)
             }
         return World(
-            snapshot=self._snapshots.build(now, led_since),
+            snapshot=self._snapshots.build(now, led_since, steady),
             workloads=tuple(self._cache.resources("Workload")),
             revisions=self._revisions,
             kept=self._kept,
