@@ -5,39 +5,16 @@ simulation in `tests/sim` plays whole stories with it. This module only composes
 in its own module and knows nothing of the others.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from orchestrator.records import KeptRecord, StoredResource, TemplateRevision
 from orchestrator.scheduling.decisions import Plan
 from orchestrator.scheduling.plan import plan
-from orchestrator.scheduling.snapshot import Snapshot
+from orchestrator.scheduling.tick import Moment, Tell, World, Write
+
+__all__ = ["Memory", "Moment", "Steering", "Tell", "World", "Write", "steer"]
 
 DUE_MAX_S = 60.0
 """However quiet it is, the leader looks again after so long."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """`now`: unix seconds, which may jump. `steady`: seconds that never do; only differences mean
-    something, and only within one process."""
-
-    now: float
-    steady: float
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """What the Store and the agents say at one moment.
-
-    `workloads` are the records behind `snapshot.workloads`. `revisions` is by (workload uid,
-    number), `kept` by key: every record under `keys.KEPT`.
-    """
-
-    snapshot: Snapshot
-    workloads: tuple[StoredResource, ...] = ()
-    revisions: Mapping[tuple[str, int], TemplateRevision] = field(default_factory=dict)
-    kept: Mapping[str, KeptRecord] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +24,6 @@ class Memory:
     A new leader starts with `Memory()`, and it is kept when a write is refused: so it may hold what
     was seen, and never what was decided.
     """
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """`value` None deletes. `expected` is the record's store revision; 0: it must not exist."""
-
-    key: str
-    value: bytes | None
-    expected: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """An event, once the writes and the plan stand."""
-
-    kind: str
-    namespace: str
-    name: str
-    warning: bool
-    reason: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,54 @@
+"""What the machines behind a tick of the leader take and give: the world, the moment, writes, tells.
+
+`steer.py` composes the machines; each knows these words and none of the others.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from orchestrator.records import KeptRecord, StoredResource, TemplateRevision
+from orchestrator.scheduling.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """`now`: unix seconds, which may jump. `steady`: seconds that never do; only differences mean
+    something, and only within one process."""
+
+    now: float
+    steady: float
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the Store and the agents say at one moment.
+
+    `workloads` are the records behind `snapshot.workloads`. `revisions` is by (workload uid,
+    number), `kept` by key: every record under `keys.KEPT`.
+    """
+
+    snapshot: Snapshot
+    workloads: tuple[StoredResource, ...] = ()
+    revisions: Mapping[tuple[str, int], TemplateRevision] = field(default_factory=dict)
+    kept: Mapping[str, KeptRecord] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """`value` None deletes. `expected` is the record's store revision; 0: it must not exist."""
+
+    key: str
+    value: bytes | None
+    expected: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """An event, once the writes and the plan stand."""
+
+    kind: str
+    namespace: str
+    name: str
+    warning: bool
+    reason: str
+    message: str
