@@ -44,6 +44,8 @@ def done(record: Record, operation: Operation, value: str, turn: Turn) -> None:
             _pod_runs(record, operation, value, turn)
         case StartContainer():
             _container_runs(record, operation, value, turn)
+        case StopContainer() if record.once:
+            record.blind = True  # its exit code decides, and only the runtime knows that
         case StopContainer():
             _update(record, operation.container_id, _ended(turn.now))
         case RemoveContainer():
@@ -184,11 +186,16 @@ def exit_read(record: Record, event: ExitRead, turn: Turn) -> None:
     else:
         memory.last_exit = replace(memory.last_exit, last_log=event.last_log)
     what = describe(memory.last_exit)
+    lines = event.last_log.rstrip().splitlines()
+    last = f"; last line: {lines[-1][:LAST_LINE_CHARS]}" if lines else ""
+    if record.once:
+        warning = memory.last_exit.exit_code != 0
+        text = f"container {operation.name} {what}{last}"
+        turn.emit(record, "ContainerEnded", text, warning=warning)
+        return
     wait = memory.crash.policy.delay_s(memory.crash.failures)
     if memory.crash.reason == "CrashLoop":
         memory.crash.message = f"{what}; next start in {wait:g} s"
-    lines = event.last_log.rstrip().splitlines()
-    last = f"; last line: {lines[-1][:LAST_LINE_CHARS]}" if lines else ""
     text = f"container {operation.name} {what}; next start in {wait:g} s{last}"
     turn.emit(record, "ContainerEnded", text, warning=True)
 

@@ -22,7 +22,7 @@ from agent.domain.instructions import (
 )
 from agent.domain.plan import Assignment
 from agent.domain.probes import ProbeKind, begin
-from agent.domain.record import Cause, ContainerMemory, Record, runs_of
+from agent.domain.record import Cause, ContainerMemory, Record, containers_of, runs_of
 from agent.domain.situation import ContainerSituation, classify_container
 from agent.domain.view import Exit
 from agent.runtime.port import ContainerPhase, ContainerState, PodState, PullPolicy
@@ -54,35 +54,65 @@ class Turn:
 
 
 def serve(record: Record, pod: PodState, assignment: Assignment, turn: Turn, may_act: bool) -> None:
-    """Every container of the template: start, restart, probe, clean up."""
-    assert assignment.template is not None
-    for container in assignment.template.containers:
-        runs = runs_of(pod, container.name)
-        newest = runs[0] if runs else None
-        memory = record.memory(container.name)
-        _remember_attempts(memory, newest)
-        situation = classify_container(
-            newest.phase if newest is not None else None,
-            unhealthy=newest is not None and _liveness_failed(memory, newest),
-            counted=newest is not None and memory.counted == newest.id,
-            waits=memory.crash.waits(turn.now),
-        )
-        if situation is ContainerSituation.UNCOUNTED and newest is not None:
-            _count_end(record, container, memory, newest, turn)
-            situation = ContainerSituation.BACKOFF
-        if situation is ContainerSituation.BACKOFF:
-            record.attend(memory.crash.until)
-            if memory.crash.waits(turn.now):
-                continue
-            situation = ContainerSituation.ENDED
-        if newest is not None and situation in (
-            ContainerSituation.UP,
-            ContainerSituation.UNHEALTHY,
-        ):
-            _probe(record, pod, container, memory, newest, turn)
-        if may_act and ("container", container.name) not in record.inflight:
-            _act(record, pod, assignment, container, newest, situation, turn)
-            _clean(record, runs, turn)
+    """Every container whose turn has come: start, restart, probe, clean up."""
+    template = assignment.template
+    assert template is not None
+    for container in due(pod, template):
+        _serve_one(record, pod, assignment, container, turn, may_act)
+    for container in containers_of(template) if may_act else ():
+        if ("container", container.name) not in record.inflight:
+            _clean(record, runs_of(pod, container.name), turn)
+
+
+def due(pod: PodState, template: PodTemplate) -> tuple[Container, ...]:
+    """The first init container that has not ended well; when there is none, the containers.
+
+    That a later one is there says that the earlier ones ended well, also when their own records
+    were removed meanwhile: a restart of a container does not run them again, a new pod does.
+    """
+    there = {run.name for run in pod.containers}
+    first = template.init_containers
+    if any(container.name in there for container in template.containers):
+        return template.containers
+    begun = max((i for i, container in enumerate(first) if container.name in there), default=0)
+    for container in first[begun:]:
+        newest = runs_of(pod, container.name)[:1]
+        if not newest or newest[0].phase is not ContainerPhase.EXITED or newest[0].exit_code:
+            return (container,)
+    return template.containers
+
+
+def _serve_one(
+    record: Record,
+    pod: PodState,
+    assignment: Assignment,
+    container: Container,
+    turn: Turn,
+    may_act: bool,
+) -> None:
+    """The row of the container's table in `situation.py`."""
+    newest = next(iter(runs_of(pod, container.name)), None)
+    memory = record.memory(container.name)
+    _remember_attempts(memory, newest)
+    situation = classify_container(
+        newest.phase if newest is not None else None,
+        unhealthy=newest is not None and _liveness_failed(memory, newest),
+        counted=newest is not None and memory.counted == newest.id,
+        waits=memory.crash.waits(turn.now),
+        once=record.once,
+    )
+    if situation is ContainerSituation.UNCOUNTED and newest is not None:
+        count_end(record, container, memory, newest, turn)
+        situation = ContainerSituation.DONE if record.once else ContainerSituation.BACKOFF
+    if situation is ContainerSituation.BACKOFF:
+        record.attend(memory.crash.until)
+        if memory.crash.waits(turn.now):
+            return
+        situation = ContainerSituation.ENDED
+    if newest is not None and situation in (ContainerSituation.UP, ContainerSituation.UNHEALTHY):
+        _probe(record, pod, container, memory, newest, turn)
+    if may_act and ("container", container.name) not in record.inflight:
+        _act(record, pod, assignment, container, newest, situation, turn)
 
 
 def _remember_attempts(memory: ContainerMemory, newest: ContainerState | None) -> None:
@@ -96,20 +126,23 @@ def _liveness_failed(memory: ContainerMemory, newest: ContainerState) -> bool:
     return memory.probed == newest.id and state is not None and state.passing is False
 
 
-def _count_end(
+def count_end(
     record: Record,
     container: Container,
     memory: ContainerMemory,
     ended: ContainerState,
     turn: Turn,
 ) -> None:
-    """The end of a run, once: whatever its exit code, a container is meant to keep running."""
+    """The end of a run, once: whatever its exit code, a container is meant to keep running, unless
+    its replica is to run once."""
     memory.counted = ended.id
-    if ended.started_at and ended.finished_at - ended.started_at >= backoff.CRASH_RESET_S:
-        memory.crash.succeeded()
+    memory.probes = {}
     memory.last_exit = end_of(memory, ended, "")
-    delay = memory.crash.failed(turn.now, "CrashLoop", "")
-    memory.crash.message = f"{describe(memory.last_exit)}; next start in {delay:g} s"
+    if not record.once:
+        if ended.started_at and ended.finished_at - ended.started_at >= backoff.CRASH_RESET_S:
+            memory.crash.succeeded()
+        delay = memory.crash.failed(turn.now, "CrashLoop", "")
+        memory.crash.message = f"{describe(memory.last_exit)}; next start in {delay:g} s"
     turn.ask(record, ReadExit(record.uid, ended.id, container.name, ended.log_path))
 
 
@@ -146,7 +179,9 @@ def _act(
     elif situation is ContainerSituation.UNHEALTHY and newest is not None:
         memory = record.memory(container.name)
         message = "liveness probe failed: " + memory.probes[ProbeKind.LIVENESS].message
-        stop_run(record, newest, Cause("LivenessFailed", message), grace_s(assignment), turn)
+        # Killed, a container that runs once shows for good that it failed: see once.py.
+        grace = 0.0 if record.once else grace_s(assignment, pod)
+        stop_run(record, newest, Cause("LivenessFailed", message), grace, turn)
     elif situation is ContainerSituation.LEFTOVER and newest is not None:
         turn.ask(record, RemoveContainer(record.uid, newest.id, newest.name, newest.log_path))
 
@@ -177,6 +212,7 @@ def _start(
             restarts=restarts,
             secrets=turn.secrets,
             devices=turn.allocate(container),
+            init=container in template.init_containers,
         )
     except (compose.Unresolved, DevicesTaken) as missing:
         memory.problem = Cause(missing.reason, missing.message)
@@ -222,11 +258,20 @@ def stop_run(record: Record, run: ContainerState, cause: Cause, grace: float, tu
     turn.ask(record, operation)
 
 
-def grace_s(assignment: Assignment | None) -> float:
-    """Time between stop signal and SIGKILL; a default for a pod that nobody knows."""
-    if assignment is None or assignment.template is None:
-        return DEFAULT_GRACE_S
-    return assignment.template.stop_grace
+def grace_s(assignment: Assignment | None, pod: PodState) -> float:
+    """Time between stop signal and SIGKILL; a default for a pod that says nothing of it."""
+    if assignment is not None and assignment.template is not None:
+        return assignment.template.stop_grace
+    if labels.STOP_GRACE in pod.annotations:
+        return labels.number(pod.annotations, labels.STOP_GRACE) / 1000
+    return DEFAULT_GRACE_S
+
+
+def delay_s(assignment: Assignment | None, pod: PodState) -> float:
+    """Time between being reported as not ready and the stop signal."""
+    if assignment is not None and assignment.template is not None:
+        return assignment.template.stop_delay
+    return labels.number(pod.annotations, labels.STOP_DELAY) / 1000
 
 
 def _clean(record: Record, runs: list[ContainerState], turn: Turn) -> None:

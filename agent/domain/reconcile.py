@@ -6,9 +6,9 @@ asks for. It decides alone and without I/O; the table that it follows is in `sit
 What holds at any time, whatever arrives in which order:
 
 - Nothing is stopped but for a cause: a Stop in the plan, another template for the same replica, a
-  holder of the same replica with a higher epoch, a second pod of one replica, a sandbox that is
-  dead already, or failed liveness. Absence from a plan, an empty plan, a lost runtime or a restart
-  of the agent is no cause.
+  holder of the same replica with a higher epoch, a second pod of one stay, a sandbox that is dead
+  already, failed liveness, or a failed neighbour in a pod that is to run once. Absence from a plan,
+  an empty plan, a lost runtime or a restart of the agent is no cause.
 - Of one replica at most one operation on its pod is under way, and none while the outcome of the
   last one is unknown: then the runtime is looked at first.
 - A pod whose template digest matches is adopted as it is.
@@ -16,7 +16,7 @@ What holds at any time, whatever arrives in which order:
 
 from collections.abc import Iterable, Mapping
 
-from agent.domain import answers, compose, labels, pods, report
+from agent.domain import answers, compose, labels, once, pods, report
 from agent.domain.containers import Turn, serve
 from agent.domain.devices import allocate, taken
 from agent.domain.instructions import (
@@ -46,7 +46,8 @@ from agent.domain.view import ReplicaView
 from agent.runtime.port import PodState
 from polder.manifest import Container
 
-SANDBOX_DIED = Cause("SandboxNotReady", "the pod's sandbox is dead")
+SANDBOX_DIED = Cause("SandboxNotReady", "the pod's sandbox is dead", at_once=True)
+ONE_TOO_MANY = Cause("DuplicatePod", "another pod of this replica exists", at_once=True)
 
 
 class Reconciler:
@@ -141,7 +142,9 @@ class Reconciler:
         self._plan = plan
         turn.secrets = plan.secrets
         turn.wall = max(turn.wall, plan.issued_at)
-        self._by_name = {(a.namespace, a.replica): a for a in plan.assignments.values()}
+        # Of two stays of one replica the newer one counts.
+        by_epoch = sorted(plan.assignments.values(), key=lambda a: a.epoch)
+        self._by_name = {(a.namespace, a.replica): a for a in by_epoch}
         for wanted in plan.assignments.values():
             if wanted.replica_uid not in self._records:
                 self._records[wanted.replica_uid] = Record(
@@ -249,11 +252,15 @@ class Reconciler:
             return
         record.due = None
         self._desire(record, turn)
+        main = record.main_pod()
+        pods.recognise(record, main)
+        record.verdict = once.verdict(record, main)
         self._doom(record, turn)
         main = record.main_pod()
         pods.recognise(record, main)
         self._judge(record, turn)
-        self._find_block(record, main, turn)
+        stays = main is not None and pods.stays(record, main)
+        self._find_block(record, main, stays, turn)
         situation = classify(
             doomed=main is None and bool(record.pods),
             has_pod=main is not None,
@@ -261,7 +268,8 @@ class Reconciler:
             blocked=record.block is not None,
             images_missing=pods.images_missing(record),
             waits=record.pod_retry.waits(turn.now),
-            same_template=main is not None and pods.digest_of(main) == pods.wanted_digest(record),
+            same_template=stays,
+            finished=record.verdict is not None,
         )
         pods.enter(record, situation, turn)
         may_act = self._may_act(record, turn)
@@ -279,7 +287,9 @@ class Reconciler:
         may_act: bool,
     ) -> None:
         """The row of the table in `situation.py`."""
-        if main is not None and record.runs is not None and main.ready:
+        if main is not None and situation is Situation.FINISHED and record.verdict is not None:
+            once.finish(record, main, record.verdict, turn, may_act)
+        elif main is not None and record.runs is not None and main.ready:
             serve(record, main, record.runs, turn, may_act)
         match situation:
             case Situation.GONE:
@@ -292,7 +302,7 @@ class Reconciler:
                 pods.create(record, turn)
             case Situation.REPLACING if may_act:
                 self._replace(record, turn)
-            case _:  # BLOCKED waits for the world; SERVING, KEPT and RETIRING are done above
+            case _:  # BLOCKED waits for the world; what has a pod was done above
                 pass
 
     def _may_act(self, record: Record, turn: Turn) -> bool:
@@ -314,8 +324,8 @@ class Reconciler:
             cause = record.stop
             if cause is None and record.assigned and pods.usable(record):
                 if pod is not main:
-                    cause = Cause("DuplicatePod", "another pod of this replica exists")
-                elif not pod.ready:
+                    cause = ONE_TOO_MANY
+                elif not pod.ready and record.verdict is None:
                     cause = SANDBOX_DIED
                     if record.pod_since:  # we made it, and it died: not a reboot
                         record.pod_retry.failed(turn.now, cause.reason, cause.message)
@@ -339,11 +349,11 @@ class Reconciler:
         if due_s is not None:
             record.attend(turn.now + due_s)
 
-    def _find_block(self, record: Record, main: PodState | None, turn: Turn) -> None:
+    def _find_block(self, record: Record, main: PodState | None, stays: bool, turn: Turn) -> None:
         was = record.block
         record.block = None
         wanted = record.assignment if record.assigned and record.stop is None else None
-        if wanted is not None and (main is None or pods.digest_of(main) != wanted.digest):
+        if wanted is not None and not stays:
             record.block = self._obstacle(record, wanted, main is None)
         if record.block is not None and record.block != was:
             turn.emit(record, record.block.reason, record.block.message, warning=True)
@@ -360,13 +370,7 @@ class Reconciler:
             compose.check_secrets(self._settings, wanted, wanted.template, secrets)
         except compose.Unresolved as missing:
             return Cause(missing.reason, missing.message)
-        name = (record.namespace, record.replica)
-        for other in self._records.values() if starting else ():
-            same = (other.namespace, other.replica) == name and other is not record
-            if same and other.stop is not None and (other.pods or other.inflight):
-                message = f"its predecessor {other.uid} is still stopping"
-                return Cause("WaitingForPredecessor", message)
-        return None
+        return pods.rival(record, wanted, self._records.values()) if starting else None
 
     def _replace(self, record: Record, turn: Turn) -> None:
         """Fetch the new template's images first: a bad image must not cost what runs."""
@@ -396,8 +400,15 @@ class Reconciler:
     def _publish(self, record: Record, turn: Turn) -> None:
         if record.uid not in self._records:
             return
-        view = report.view_of(record)
-        if view != record.published:
+        view, was = report.view_of(record), record.published
+        if view.ready:
+            record.unready_since = None
+        elif record.unready_since is None and (
+            # Of a pod that was adopted nobody was told that it is not ready until it was probed.
+            record.pod_since or record.situation is Situation.RETIRING or (was and was.ready)
+        ):
+            record.unready_since = turn.now
+        if view != was:
             record.published = view
             turn.out.append(Publish(view))
 

@@ -55,6 +55,15 @@ class ContainerMemory:
     problem: Cause | None = None  # why it cannot be started now
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a replica that is to run once ended. `running`: what is still to be stopped then."""
+
+    succeeded: bool
+    cause: Cause
+    running: tuple[ContainerState, ...] = ()
+
+
 @dataclass(slots=True)
 class Record:
     """One replica on this node."""
@@ -84,9 +93,15 @@ class Record:
     standing: Standing = field(default_factory=Standing)
     noncompliant: str = ""  # why its policy forbids what runs here
     trouble: Cause | None = None  # an operation failed and will be repeated
+    verdict: Verdict | None = None
     situation: Situation | None = None
     due: float | None = None
     published: ReplicaView | None = None
+
+    @property
+    def once(self) -> bool:
+        """Whether its containers run to their end and are not started again."""
+        return self.assignment is not None and self.assignment.run_once
 
     def main_pod(self) -> PodState | None:
         """The pod that counts: of several the oldest that runs the wanted template.

@@ -1,7 +1,10 @@
 """What a replica's memory looks like from outside. Called by `reconcile.py` after every change."""
 
+from dataclasses import replace
+
 from agent.domain import labels
 from agent.domain.backoff import Retry
+from agent.domain.containers import describe, end_of
 from agent.domain.plan import Assignment
 from agent.domain.probes import ProbeKind
 from agent.domain.record import Cause, ContainerMemory, Record, is_ready, runs_of
@@ -18,15 +21,12 @@ def view_of(record: Record) -> ReplicaView:
     """The replica's reportable state."""
     pod = record.main_pod() or next(iter(record.pods.values()), None)
     shown = record.runs if pod is not None and record.runs is not None else record.assignment
-    containers = _containers(record, pod, shown)
+    first, containers = _containers(record, pod, shown)
     running = [c for c in containers if c.state == "running"]
     phase = _phase(record, bool(running))
-    ready = (
-        phase in (Phase.RUNNING, Phase.ORPHANED)
-        and len(running) == len(containers) > 0
-        and all(c.ready for c in containers)
-    )
-    cause = _reason(record, containers, ready)
+    ready = phase in (Phase.RUNNING, Phase.ORPHANED) and _all_ready(record, containers)
+    cause = _reason(record, first, containers, ready)
+    started = containers if record.situation is Situation.FINISHED else running
     digest, revision, epoch = _versions(record, pod, shown)
     return ReplicaView(
         namespace=record.namespace,
@@ -40,12 +40,22 @@ def view_of(record: Record) -> ReplicaView:
         message=cause.message[:MAX_MESSAGE],
         revision=revision,
         epoch=epoch,
-        restarts=sum(c.restarts for c in containers),
+        restarts=sum(c.restarts for c in (*containers, *first)),
         pod_ip=pod.ip if pod is not None else "",
-        started_at=max((c.started_at for c in running), default=0.0),
+        started_at=max((c.started_at for c in started), default=0.0),
         digest=digest,
-        containers=containers,
+        containers=(*containers, *first),
     )
+
+
+def _all_ready(record: Record, containers: tuple[ContainerView, ...]) -> bool:
+    """Of what runs once, containers that ended well do not count, as long as another runs."""
+    if record.situation is Situation.FINISHED:
+        return False
+    serving = [
+        c for c in containers if not (record.once and c.state == "exited" and c.exit_code == 0)
+    ]
+    return bool(serving) and all(c.state == "running" and c.ready for c in serving)
 
 
 def _label(pod: PodState | None, key: str, otherwise: str) -> str:
@@ -75,13 +85,23 @@ def _phase(record: Record, running: bool) -> Phase:
         return Phase.STOPPING
     if record.situation in SERVED and not record.assigned:
         return Phase.ORPHANED
+    ended = record.verdict
+    if record.situation is Situation.FINISHED and ended is not None and not ended.running:
+        return Phase.SUCCEEDED if ended.succeeded else Phase.FAILED
     return Phase.RUNNING if running else Phase.PENDING
 
 
-def _reason(record: Record, containers: tuple[ContainerView, ...], ready: bool) -> Cause:
+def _reason(
+    record: Record,
+    first: tuple[ContainerView, ...],
+    containers: tuple[ContainerView, ...],
+    ready: bool,
+) -> Cause:
     """Why it is not ready, or, when it is, why it is not yet what was assigned."""
     if record.situation is Situation.RETIRING:
-        return record.trouble or next(iter(record.doomed.values()), NONE)
+        return record.trouble or _retiring(next(iter(record.doomed.values()), NONE))
+    if record.situation is Situation.FINISHED and record.verdict is not None:
+        return record.verdict.cause
     if record.block is not None:
         return record.block
     if record.situation is Situation.WAITING:
@@ -99,10 +119,32 @@ def _reason(record: Record, containers: tuple[ContainerView, ...], ready: bool) 
         return record.trouble or Cause("Starting", "creating the pod")
     if ready:
         return Cause("NonCompliant", record.noncompliant) if record.noncompliant else NONE
+    if not any(c.id for c in containers):
+        for number, init in enumerate(first, start=1):
+            if init.state != "exited":
+                return _init(init, f"{number} of {len(first)}")
     for container in containers:
-        if not container.ready and container.reason:
+        ended_well = container.state == "exited" and container.exit_code == 0
+        if not container.ready and container.reason and not ended_well:
             return Cause(container.reason, f"container {container.name}: {container.message}")
     return record.trouble or NONE
+
+
+def _retiring(cause: Cause) -> Cause:
+    """Whoever sends it requests must turn elsewhere, whatever the cause."""
+    if cause.at_once or not cause.reason:
+        return cause
+    why = f"{cause.reason}: {cause.message}" if cause.message else cause.reason
+    return Cause("Terminating", why)
+
+
+def _init(view: ContainerView, position: str) -> Cause:
+    name = f"init container {view.name} ({position})"
+    if view.state == "running":
+        return Cause("Init", f"{name} runs")
+    if view.reason:
+        return Cause(view.reason, f"{name}: {view.message}")
+    return Cause("Init", f"{name} is next")
 
 
 def _failing_pull(record: Record) -> Cause | None:
@@ -118,28 +160,44 @@ def _cause(retry: Retry) -> Cause:
 
 def _containers(
     record: Record, pod: PodState | None, shown: Assignment | None
-) -> tuple[ContainerView, ...]:
+) -> tuple[tuple[ContainerView, ...], tuple[ContainerView, ...]]:
+    """Of its init containers and of its containers."""
     if shown is not None and shown.template is not None:
-        wanted = {c.name: c for c in shown.template.containers}
-        return tuple(_container(record, pod, name, c) for name, c in wanted.items())
-    names = sorted({c.name for c in pod.containers}) if pod is not None else []
-    return tuple(_container(record, pod, name, None) for name in names)
+        template = shown.template
+        containers = tuple(_container(record, pod, c.name, c) for c in template.containers)
+        begun = any(view.id for view in containers)
+        first = (_container(record, pod, c.name, c, init=True) for c in template.init_containers)
+        return tuple(_passed(view) if begun else view for view in first), containers
+    runs = pod.containers if pod is not None else ()
+    init = {run.name for run in runs if labels.INIT in run.labels}
+    names = sorted({run.name for run in runs} - init)
+    return (
+        tuple(_container(record, pod, name, None, init=True) for name in sorted(init)),
+        tuple(_container(record, pod, name, None) for name in names),
+    )
+
+
+def _passed(view: ContainerView) -> ContainerView:
+    """An init container of a pod whose containers were started: it ended well, even if the runtime
+    does not remember it."""
+    if view.state == "running":
+        return view
+    return replace(view, state="exited", ready=True, reason="Completed", message="")
 
 
 def _container(
-    record: Record, pod: PodState | None, name: str, container: Container | None
+    record: Record,
+    pod: PodState | None,
+    name: str,
+    container: Container | None,
+    *,
+    init: bool = False,
 ) -> ContainerView:
     memory = record.containers.get(name) or ContainerMemory()
     runs = runs_of(pod, name) if pod is not None else []
     run = runs[0] if runs else None
+    state, ready, cause = _state(record, memory, container, run, init=init)
     restarts = max(memory.restarts, labels.number(run.labels, labels.RESTARTS) if run else 0)
-    if run is not None and run.phase is ContainerPhase.RUNNING:
-        ready = container is None or is_ready(memory, container, run)
-        cause = NONE if ready or container is None else _unready(memory, run)
-        state = "running"
-    else:
-        ready, state = False, "exited" if run is not None and container is None else "waiting"
-        cause = _waiting(record, memory, container)
     return ContainerView(
         name=name,
         id=run.id if run is not None else "",
@@ -156,7 +214,34 @@ def _container(
     )
 
 
+def _state(
+    record: Record,
+    memory: ContainerMemory,
+    container: Container | None,
+    run: ContainerState | None,
+    *,
+    init: bool,
+) -> tuple[str, bool, Cause]:
+    """(state, ready, why it is not ready). An init container that ended well counts as ready."""
+    if run is not None and run.phase is ContainerPhase.RUNNING:
+        if init:
+            return "running", False, NONE
+        ready = container is None or is_ready(memory, container, run)
+        return "running", ready, NONE if ready or container is None else _unready(memory, run)
+    if run is not None and run.phase is ContainerPhase.EXITED:
+        well = run.exit_code == 0
+        if record.once or (init and well):
+            end = end_of(memory, run, "")
+            reason = end.reason or ("Completed" if well else "Error")
+            return "exited", init and well, Cause(reason, "" if well else describe(end))
+        if container is None:
+            return "exited", False, NONE
+    return "waiting", False, _waiting(record, memory, container)
+
+
 def _unready(memory: ContainerMemory, run: ContainerState) -> Cause:
+    if run.id in memory.stopped:
+        return memory.stopped[run.id]
     state = memory.probes.get(ProbeKind.READINESS) if memory.probed == run.id else None
     if state is not None and state.passing is False:
         return Cause("ProbeFailing", f"readiness probe: {state.message}")

@@ -75,9 +75,7 @@ NO_POD = frozenset(
         Situation.CREATING,
     }
 )
-SERVED = frozenset(
-    {Situation.SERVING, Situation.FINISHED, Situation.REPLACING, Situation.KEPT}
-)
+SERVED = frozenset({Situation.SERVING, Situation.FINISHED, Situation.REPLACING, Situation.KEPT})
 
 # What may follow. Without a pod anything may: the next listing can bring one, and GONE lasts until
 # nothing is under way. A served pod may vanish by someone's hand. But a pod that must go never
