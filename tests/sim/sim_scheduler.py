@@ -12,6 +12,7 @@ import argparse
 import random
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestrator.domain.liveness import Liveness
@@ -293,11 +294,11 @@ def permuted(snapshot: Snapshot, dice: random.Random) -> Snapshot:
     return replace(snapshot, nodes=tuple(nodes), workloads=tuple(workloads))
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--first", type=int, default=1)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     for seed in range(given.first, given.first + given.seeds):
         try:
             Life(seed).run()

@@ -1,0 +1,34 @@
+"""`python -m tests.sim NAME ...`: the seeded simulations, by name.
+
+rollouts    what changes what runs: the leader's machines, the plan, a model of agents
+scheduler   the plan alone, under random events
+agent       the agent's state machine on a runtime that misbehaves
+"""
+
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str]) -> int:
+    match arguments:
+        case ["rollouts", *rest]:
+            from tests.sim import rollouts
+
+            return rollouts.main(rest)
+        case ["scheduler", *rest]:
+            from tests.sim import sim_scheduler
+
+            return sim_scheduler.main(rest)
+        case ["agent", *rest]:
+            from tests.sim import agent_reconcile
+
+            return agent_reconcile.main(rest)
+        case ["-h" | "--help"]:
+            print(__doc__)
+            return 0
+    print(__doc__, file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,238 @@
+"""The world of a simulation of rollouts: virtual time, the Store, agents, and a leader's ticks.
+
+Used by `rollouts.py`. The leader here composes what `orchestrator/leader.py` composes, in the same
+order: the world from mirror and fleet, `steer`, its writes, the plan through the real committer.
+Two clocks: the steady one moves with the events, the wall clock jumps when told to.
+"""
+
+import asyncio
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from orchestrator.election import Term
+from orchestrator.fleet import Fleet
+from orchestrator.leader_commit import Committer
+from orchestrator.leader_world import WorldBuilder
+from orchestrator.records import NodeStatusRecord, StoredResource
+from orchestrator.scheduling.decisions import Plan
+from orchestrator.scheduling.steer import Memory, Moment, Steering, Write, steer
+from orchestrator.store import keys
+from orchestrator.store.port import Compare, CompareTarget, Delete, Op, Put
+from tests.sim.rollouts_agents import Agent, Image, Rec
+from tests.sim.rollouts_checks import Checks
+from tests.sim.rollouts_store import FakeStore, Mirror, Operator
+
+START = 1_700_000_000.0
+IDLE_S = 5.0
+DEBOUNCE_S = 0.05
+STORY_LINES = 60
+
+
+class Violation(AssertionError):
+    """What must hold does not."""
+
+
+class World:
+    """One seed's world. `at` and `later` schedule; `run_until` lets time pass."""
+
+    def __init__(self, seed: int, verbose: bool = False) -> None:
+        self.dice = random.Random(seed)
+        self.seed = seed
+        self.steady = 1000.0
+        self.skew = 0.0
+        self.ticks = 0
+        self.story: deque[str] = deque(maxlen=STORY_LINES)
+        self._verbose = verbose
+        self._queue: list[tuple[float, int, Callable[[], object]]] = []
+        self._made = 0
+        self._tick_due = float("inf")
+        self._loop = asyncio.new_event_loop()
+        self.images: dict[str, Image] = {}
+        self.agents: dict[str, Agent] = {}
+        self.store = FakeStore()
+        self.mirror = Mirror(self.store, lambda: self.wall)
+        self.operator = Operator(self.store, self.mirror, lambda: self.wall)
+        self.checks = Checks(self)
+        self.last: Steering = Steering(Plan(0))
+        self.mirror.subscribe(lambda _changes: self.wake())
+        self._unfollow: Callable[[], None] = lambda: None
+        self.lead()
+
+    def close(self) -> None:
+        self._loop.close()
+
+    @property
+    def wall(self) -> float:
+        return START + self.steady + self.skew
+
+    def note(self, text: str) -> None:
+        line = f"{self.steady - 1000:9.2f} {text}"
+        self.story.append(line)
+        if self._verbose:
+            print(line)
+
+    def broken(self, what: str) -> None:
+        self.note(f"VIOLATION {what}")
+        raise Violation(what)
+
+    def image(self, name: str) -> Image:
+        return self.images.get(name, Image(name))
+
+    def served(self, rec: Rec, serves: bool, order: str) -> None:
+        self.checks.served(rec, serves, order)
+
+    # --- time ------------------------------------------------------------------------------------
+
+    def later(self, delay_s: float, action: Callable[[], object]) -> None:
+        self._made += 1
+        heapq.heappush(self._queue, (self.steady + delay_s, self._made, action))
+
+    def wake(self) -> None:
+        self._expect_tick(DEBOUNCE_S)
+
+    def _expect_tick(self, delay_s: float) -> None:
+        due = self.steady + delay_s
+        if due < self._tick_due:
+            self._tick_due = due
+            self.later(delay_s, self._on_due)
+
+    def _on_due(self) -> None:
+        if self.steady >= self._tick_due:
+            self._tick_due = float("inf")
+            self.tick()
+
+    def run_for(self, seconds: float) -> None:
+        self.run_until(self.steady + seconds)
+
+    def run_until(self, end: float) -> None:
+        while self._queue and self._queue[0][0] <= end:
+            at, _, action = heapq.heappop(self._queue)
+            self.steady = max(self.steady, at)
+            action()
+        self.steady = end
+
+    # --- leading ---------------------------------------------------------------------------------
+
+    def lead(self) -> None:
+        """A member begins to lead: it remembers nothing, and every agent dials it anew."""
+        self._unfollow()
+        self.fleet = Fleet(self.wall, lambda: self.steady)
+        self.builder = WorldBuilder(self.mirror, self.fleet)
+        self._unfollow = self.mirror.subscribe(self.builder.on_changes)
+        self.memory = Memory()
+        self.led_at = self.steady
+        result = self.store.transact([], [Put(keys.LEADER, b"sim")])
+        self.term = Term(result.revision, 0)
+        self.committer = Committer(self.store, self.mirror, self.fleet, lambda: self.wall)  # type: ignore[arg-type]
+        self.checks.forget_reports()
+        for agent in self.agents.values():
+            if agent.connected:
+                agent.connected = False
+                self.later(self.dice.uniform(0.2, 5.0), agent.connect)
+        self.wake()
+
+    def decide(self) -> Steering:
+        """The whole of the leader's thinking; a self-check replaces it by a worse one."""
+        world = self.builder.build(self.wall, self.led_at, self.steady)
+        self.seen = world
+        return steer(world, self.memory, Moment(self.wall, self.steady))
+
+    def tick(self) -> None:
+        """One turn of the leader, in the order of `orchestrator/leader.py`."""
+        self.ticks += 1
+        decided = self.last = self.decide()
+        self.memory = decided.memory
+        before = {item.node: item for item in self.mirror.placements()}
+        refused = not all(self._write(part) for part in decided.writes)
+        for tell in decided.tells if not refused else ():
+            self.note(f"tell {tell.kind}/{tell.name} {tell.reason}: {tell.message}")
+        if not refused and not decided.plan.changes_nothing:
+            commit = self.committer.commit(decided.plan, self.seen.snapshot, self.term)
+            done = self._loop.run_until_complete(commit)
+            refused = bool(done.refused)
+            self._tell(decided.plan)
+        self.checks.committed(before, decided.plan)
+        for name, agent in self.agents.items():
+            now, then = self.mirror.placement(name), before.get(name)
+            if now.generation != (then.generation if then is not None else 0):
+                agent.expect_plan()
+        for node in decided.plan.finished_nodes:
+            if self.mirror.resource("Node", "", node) is None and node in self.agents:
+                self.agents.pop(node).power_off()
+                self.note(f"node {node} is gone")
+        self._expect_tick(DEBOUNCE_S if refused else max(DEBOUNCE_S, min(IDLE_S, decided.due_s)))
+
+    def _write(self, part: Sequence[Write]) -> bool:
+        compares = [Compare(w.key, CompareTarget.MOD_REVISION, w.expected) for w in part]
+        ops: list[Op] = [Delete(w.key) if w.value is None else Put(w.key, w.value) for w in part]
+        committed = self.store.transact([self.term.fence, *compares], ops).committed
+        for write in part:
+            text = (write.value or b"deleted").decode()
+            self.note(f"{'write' if committed else 'REFUSED'} {write.key} {text[:300]}")
+        return committed
+
+    def _tell(self, plan: Plan) -> None:
+        for place in plan.place:
+            item = place.assignment
+            text = f" replacing because {item.because}" if item.replaces else ""
+            self.note(f"place {item.replica} r{item.revision} on {place.node}{text}")
+        for stop in plan.stop:
+            self.note(f"stop {stop.assignment.replica} on {stop.node}: {stop.cause} {stop.message}")
+        for revise in plan.revise:
+            was = revise.assignment
+            self.note(f"revise {was.replica} on {revise.node} r{was.revision}->r{revise.revision}")
+
+    # --- boxes -----------------------------------------------------------------------------------
+
+    def add_node(self, name: str, site: str) -> Agent:
+        """A box joins: its record, its inventory, its session."""
+        self.operator.apply("Node", "", name, {"site": site})
+        amounts = {"cpuMillis": 4000, "memoryBytes": 8 << 30, "diskBytes": 64 << 30}
+        inventory = {"arch": "arm64", "capacity": amounts, "allocatable": amounts}
+        status = NodeStatusRecord(name, "1", "b", inventory, int(self.wall * 1000))
+        self.store.transact([], [Put(keys.node_status(name), status.to_bytes())])
+        agent = self.agents[name] = Agent(self, name, site)
+        agent.connect()
+        return agent
+
+    def refuse_next(self, share: float) -> None:
+        """For one second some of the leader's transactions on placements and records are stale."""
+        end = self.steady + 1.0
+
+        def refuse(ops: Sequence[Op]) -> bool:
+            if self.steady > end:
+                return False
+            watched = (keys.PLACEMENTS, *keys.KEPT)
+            return ops[0].key.startswith(watched) and self.dice.random() < share
+
+        self.store.refuse = refuse
+
+    # --- operators' words that are records of their own -----------------------------------------
+
+    def freeze(self, namespace: str) -> None:
+        pass
+
+    def thaw(self, namespace: str) -> None:
+        pass
+
+    def approve_all(self) -> None:
+        pass
+
+    def check_job(self, workload: StoredResource) -> list[str]:
+        return []
+
+    # --- what the checks ask ---------------------------------------------------------------------
+
+    def is_frozen(self, namespace: str) -> bool:
+        return any(self.mirror.kept_at(keys.freeze(name)) for name in ("", namespace))
+
+    def region(self, site: str) -> str:
+        record = self.mirror.resource("Site", "", site)
+        return str(record.spec.get("region", "")) if record is not None else ""
+
+    def needs_no_canary(self, workload: StoredResource) -> bool:
+        """Its first template, or one that was proven before."""
+        return workload.template_revision == 1
