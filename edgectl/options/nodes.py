@@ -17,8 +17,15 @@ def _token_create(p: Parser) -> None:
     p.add_argument("--ttl", default="10m", metavar="TIME", help="at most and by default 10m")
 
 
+def _places(p: Parser) -> None:
+    text = "NODE, node/NAME, site/NAME or provider/NAME"
+    completes(p.add_argument("nodes", metavar="TARGET", nargs="+", help=text), "target")
+    dry_run(p)
+
+
 def _nodes(p: Parser) -> None:
-    completes(p.add_argument("nodes", metavar="NODE", nargs="+", help="NAME or node/NAME"), "node")
+    text = "NODE, node/NAME, or site/NAME for all its nodes"
+    completes(p.add_argument("nodes", metavar="TARGET", nargs="+", help=text), "target")
     dry_run(p)
 
 
@@ -26,6 +33,28 @@ def _drain(p: Parser) -> None:
     _nodes(p)
     timeout(p, "10m")
     p.add_argument("--wait", nargs="?", const="true", default="true", choices=("true", "false"))
+    p.add_argument(
+        "--force-after",
+        metavar="TIME",
+        default="",
+        help="what has not moved by then is stopped all the same; default: it is waited for",
+    )
+
+
+def _maintenance(p: Parser) -> None:
+    action = p.add_argument("sites", metavar="SITE", nargs="+", help="NAME or site/NAME")
+    completes(action, "target")
+    p.add_argument(
+        "--from",
+        dest="start",
+        metavar="TIME",
+        default="",
+        help="when it begins: now (default), +30m, 2026-11-22T03:00 or ...T03:00:00Z",
+    )
+    p.add_argument("--until", metavar="TIME", default="", help="when it ends; +2h: after --from")
+    p.add_argument("--drain", action="store_true", help="its replicas move away meanwhile")
+    p.add_argument("--clear", action="store_true", help="forget all its windows")
+    dry_run(p)
 
 
 def _revoke(p: Parser) -> None:
@@ -56,12 +85,16 @@ NODES = (
         ),
     ),
     Verb(
-        "cordon", "place no new replicas on nodes", _nodes, "nodes:cordon", example="cordon edge-1"
+        "cordon",
+        "place no new replicas on nodes, or at sites or providers",
+        _places,
+        "nodes:cordon",
+        example="cordon edge-1 site/nl-utr-2",
     ),
     Verb(
         "uncordon",
-        "allow replicas on nodes again",
-        _nodes,
+        "allow new replicas again; also ends a node's drain",
+        _places,
         "nodes:uncordon",
         example="uncordon edge-1",
     ),
@@ -70,7 +103,21 @@ NODES = (
         "move the replicas of nodes elsewhere",
         _drain,
         "drain",
-        example="drain edge-1 --timeout 5m",
+        example="drain edge-1 --timeout 5m --force-after 30m",
+    ),
+    Verb(
+        "undrain",
+        "let what has not moved yet stay; the nodes stay cordoned",
+        _nodes,
+        "nodes:undrain",
+        example="undrain edge-1",
+    ),
+    Verb(
+        "maintenance",
+        "see and set the windows in which a site is left alone",
+        _maintenance,
+        "maintenance",
+        example="maintenance site/nl-utr-1 --from 2026-11-22T03:00 --until +2h --drain",
     ),
     Verb(
         "taint",

@@ -1,39 +1,57 @@
-"""`edgectl drain`: marks nodes and waits until what can move has moved, saying what remains."""
+"""`edgectl drain`: marks nodes and waits until what can move has moved, saying what blocks it."""
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
-from edgectl import targets
-from edgectl.columns import status_words
+from edgectl.columns import part, status_words
 from edgectl.durations import option_seconds
 from edgectl.errors import CallError, CliError
 from edgectl.invocation import Invocation
 from edgectl.progress import Progress
 from edgectl.resources import Item, reference
-from edgectl.verbs.nodes import mark
+from edgectl.text import moment
+from edgectl.verbs.nodes import mark, nodes_of
+from polder.manifest.quantity import format_timestamp
 
 POLL_S = 1.0
+_SHOWN = 20
 
 
 def run(invocation: Invocation) -> int:
     options = invocation.options
     timeout_s = option_seconds(options.timeout, "--timeout")
-    names = [targets.node_name(word) for word in options.nodes]
-    for name in names:
-        mark(invocation, name, unschedulable=True, draining=True)
-        print(f"node/{name} {'draining (dry run)' if options.dry_run else 'draining'}", flush=True)
+    nodes = nodes_of(invocation, options.nodes)
+    wanted, suffix = _wanted(invocation)
+    for target in nodes:
+        mark(invocation, target, **wanted)
+        print(f"{target.label} draining{suffix}", flush=True)
     drain = _Drain(invocation)
     if options.dry_run:
-        for name in names:
-            for replica, why in drain.remaining(name):
+        for target in nodes:
+            for replica, why in drain.remaining(target.name):
                 print(f"  {replica.label} would move: {why}")
         return 0
     if options.wait == "true":
         deadline = time.monotonic() + timeout_s
         with Progress() as progress:
-            for name in names:
-                drain.wait(name, deadline, options.timeout, progress)
+            for target in nodes:
+                drain.wait(target.name, deadline, options.timeout, progress)
     return 0
+
+
+def _wanted(invocation: Invocation) -> tuple[dict[str, Any], str]:
+    """The fields of the spec, and what is said of them."""
+    options = invocation.options
+    wanted: dict[str, Any] = {"unschedulable": True, "draining": True}
+    suffix = ""
+    if options.force_after:
+        patience_s = option_seconds(options.force_after, "--force-after")
+        now_ms = invocation.client.whoami().now_ms  # the deadline is by the server's clock
+        at_s = now_ms / 1000 + patience_s
+        wanted["drainDeadline"] = format_timestamp(at_s)
+        suffix = f"; what is left at {moment(int(at_s * 1000), now_ms)} is stopped"
+    return wanted, suffix + (" (dry run)" if options.dry_run else "")
 
 
 class _Drain:
@@ -59,21 +77,22 @@ class _Drain:
             if time.monotonic() >= deadline:
                 raise CliError(
                     f"node/{name} still has {len(left)} replica(s) after {timeout}",
-                    *shown[:20],
-                    f"it goes on draining; edgectl uncordon {name} stops that",
+                    *shown[:_SHOWN],
+                    f"and {len(left) - _SHOWN} more" if len(left) > _SHOWN else "",
+                    f"it goes on draining; edgectl undrain {name} stops that, and edgectl drain "
+                    f"{name} --force-after 5m stops what is left by then",
                 )
             more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
             progress.show(f"node/{name}: {len(left)} left; {shown[0]}{more}")
             time.sleep(max(0.0, min(POLL_S, deadline - time.monotonic())))
 
     def remaining(self, node: str) -> Iterator[tuple[Item, str]]:
-        """The node's replicas that have to move, and why each is still there."""
+        """The node's replicas that have to move, what blocks them first, and why."""
         self._workloads.clear()
         resources, now_ms = self._client.list_all("Replica")
-        for resource in resources:
-            replica = Item(resource, now_ms)
-            if replica.spec.get("node") != node:
-                continue
+        items = [Item(resource, now_ms) for resource in resources]
+        here = [item for item in items if item.spec.get("node") == node]
+        for replica in sorted(here, key=lambda item: not _blocker(item)):
             workload = self._workload(replica)
             if workload is None or workload.spec.get("perNode") is None:
                 yield replica, _why(replica, workload)
@@ -91,10 +110,19 @@ class _Drain:
         return self._workloads[key]
 
 
+def _blocker(replica: Item) -> str:
+    """What the leader says that it waits for; empty: nothing."""
+    waits = part(replica.status, "waits")
+    words = [str(waits[key]) for key in ("reason", "message") if waits.get(key)]
+    return ": ".join(words)
+
+
 def _why(replica: Item, workload: Item | None) -> str:
     status = status_words(replica)
     if workload is None:
         return f"{status}, its workload is gone"
+    if blocker := _blocker(replica):
+        return f"{status}; {blocker}"
     for entry in workload.status.get("unplaced") or []:
         if isinstance(entry, dict) and entry.get("replica") == replica.name:
             return f"{status}, no other place: {entry.get('message') or 'no node qualifies'}"
