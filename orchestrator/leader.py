@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 
 from orchestrator.cache import Cache, Change
 from orchestrator.domain.liveness import DEFAULT_PERIODS, Periods
@@ -103,6 +104,8 @@ class Leader:
         self.stats = LeaderStats()
         self.explanations: Mapping[tuple[str, str], tuple[Explanation, ...]] = {}
         self.desired: Mapping[tuple[str, str], int] = {}
+        self.told_at = 0.0  # unix seconds: when both were said
+        self._told_steady: float | None = None
 
     @property
     def is_leading(self) -> bool:
@@ -117,6 +120,15 @@ class Leader:
     def led_since(self) -> float:
         """Seconds of the fleet's steady clock; silence of nodes counts from here at the earliest."""
         return self._led_since
+
+    @property
+    def member(self) -> str:
+        return self._settings.member
+
+    @property
+    def told_ago_s(self) -> float:
+        """Seconds since `explanations` were said; infinite while they are nobody's."""
+        return inf if self._told_steady is None else self._steady() - self._told_steady
 
     async def run(self) -> None:
         """Until cancelled: stand for election, lead, lose, stand again."""
@@ -168,6 +180,7 @@ class Leader:
     def _end(self) -> None:
         self._term = None
         self.explanations, self.desired = {}, {}
+        self._told_steady = None
 
     async def _lead(self, term: Term) -> None:
         """Ticks until deposed. Raises Deposed."""
@@ -222,7 +235,7 @@ class Leader:
         self._memory, self._due_s = decided.memory, decided.due_s
         planned = time.monotonic()
         done = await self._commit(decided, world.snapshot, term)
-        self._publish(world.snapshot, decided.plan)
+        self._publish(world.snapshot, decided.plan, moment)
         self._reporter.committed(done)
         self._reporter.explained(decided.plan)
         self._count(planned - started, time.monotonic() - planned, len(done.refused))
@@ -270,7 +283,8 @@ class Leader:
 
     # --- telling ---------------------------------------------------------------------------------
 
-    def _publish(self, snapshot: Snapshot, decided: Plan) -> None:
+    def _publish(self, snapshot: Snapshot, decided: Plan, moment: Moment) -> None:
+        self.told_at, self._told_steady = moment.now, moment.steady
         explanations: defaultdict[tuple[str, str], list[Explanation]] = defaultdict(list)
         for explanation in decided.explanations:
             explanations[(explanation.namespace, explanation.workload)].append(explanation)
