@@ -9,6 +9,7 @@ from orchestrator.scheduling.placements import Place
 from orchestrator.scheduling.reasons import Reason, ReasonCount
 
 __all__ = [
+    "Bind",
     "Cause",
     "Explanation",
     "NonCompliant",
@@ -18,6 +19,7 @@ __all__ = [
     "Revise",
     "Standbys",
     "Stop",
+    "Unbind",
 ]
 
 
@@ -34,11 +36,14 @@ class Cause(StrEnum):
     UNSATISFIABLE = "Unsatisfiable"
     NON_COMPLIANT = "NonCompliant"  # its site no longer meets its policy; a replacement is ready
     PREEMPTED = "Preempted"  # its room goes to a workload of higher priority
-    REPLACEMENT_FAILED = "ReplacementFailed"  # it was to take over, and its node will not do
+    REPLACEMENT_FAILED = (
+        "ReplacementFailed"  # it was to take over; its node will not do, or it is not needed
+    )
     UPDATED = "Updated"  # its successor of another revision is ready
     COMPLETED = "Completed"  # it ran once, and its job is over or needs it no more
     DEADLINE_EXCEEDED = "DeadlineExceeded"  # its job took too long
     REPLACED = "Replaced"  # the next run of its schedule takes its place
+    JOB_FAILED = "JobFailed"  # another replica of its job failed too often
     JOB_RETRY = "JobRetry"  # it failed, and is tried again as a new stay
 
 
@@ -72,6 +77,25 @@ class Standbys:
 
 
 @dataclass(frozen=True, slots=True)
+class Bind:
+    """The data of a replica's local volumes is on this node from now on."""
+
+    namespace: str
+    replica: str
+    volumes: tuple[str, ...]
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unbind:
+    """The node that had the data of a replica's local volumes has no record any more."""
+
+    namespace: str
+    replica: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class NonCompliant:
     """A replica that runs where its policy forbids it now. `replacement`: a node, or empty."""
 
@@ -85,11 +109,13 @@ class NonCompliant:
 class Explanation:
     """Why something is not as its workload asks. `code` is CamelCase:
 
-    Unschedulable (no node fits), CannotMove (it has to leave, and no node fits), UpdateWaits (for
-    another replica to be ready), ReplacementWaits (the old one stops when the new one is ready),
+    Unschedulable (no node fits), CannotMove (it has to leave, and no node fits), UpdateWaits (its
+    budget lets no more change for now), DrainBlocked (a drain waits for the same), ReplacementWaits
+    (the old one stops when the new one is ready), NodeDaemon (it stays on a drained node, since it
+    belongs to the node), FlapDamped (its node is lost, and it was moved for that just before),
     NonCompliant (its site no longer meets its policy, and no compliant node fits), QuotaExceeded,
     Preempting (lower priorities make room), NamespaceUnreadable, MissingRevision (its template is
-    not in the store). `replicas` may be many, and then makes their names only when asked.
+    not in the store), Frozen (nothing about it changes until `edgectl thaw`). `replicas` may be many, and then makes their names only when asked.
     """
 
     namespace: str
@@ -118,6 +144,8 @@ class Plan:
     stop: tuple[Stop, ...] = ()
     revise: tuple[Revise, ...] = ()
     standbys: tuple[Standbys, ...] = ()
+    bind: tuple[Bind, ...] = ()
+    unbind: tuple[Unbind, ...] = ()
     noncompliant: tuple[NonCompliant, ...] = ()
     # Stops that their agents reported done: (node, replica uid).
     prune: tuple[tuple[str, str], ...] = ()
@@ -138,6 +166,8 @@ class Plan:
             or self.stop
             or self.revise
             or self.standbys
+            or self.bind
+            or self.unbind
             or self.prune
             or self.refresh
             or self.finished_workloads

@@ -37,6 +37,8 @@ class Holders:
     by_workload: dict[str, dict[str, Holder]] = field(default_factory=lambda: defaultdict(dict))
     incoming: dict[str, dict[str, Holder]] = field(default_factory=lambda: defaultdict(dict))
     superseded: list[tuple[Holder, Holder]] = field(default_factory=list)  # (older, newer)
+    # Of jobs: stays that ended or are to end, and are nobody's holder.
+    apart: list[Holder] = field(default_factory=list)
     orphans: list[Orphan] = field(default_factory=list)
     # Workloads that somebody may still be stopping.
     stopping: set[str] = field(default_factory=set)
@@ -51,17 +53,23 @@ def find_holders(snapshot: Snapshot, table: NodeTable) -> Holders:
     """
     found = Holders()
     known = {workload.uid for workload in snapshot.workloads}
+    apart = {uid for job in snapshot.workloads if job.once for uid in (*job.resting, *job.ending)}
     several: dict[tuple[str, str], list[Holder]] = {}
     for name in sorted(snapshot.placements):
         placement = snapshot.placements[name]
         row = table.index.get(name)
         for record in placement.assignments:
             if row is not None:
-                table.hold(row, template_of(snapshot, record.workload_uid, record.revision))
+                seen = snapshot.observed.get((name, record.replica_uid))
+                if seen is None or not seen.finished:
+                    table.hold(row, template_of(snapshot, record.workload_uid, record.revision))
             else:
                 found.orphans.append(Orphan(name, record, "node"))
             if record.workload_uid not in known:
                 found.orphans.append(Orphan(name, record, "workload"))
+                continue
+            if record.replica_uid in apart:
+                found.apart.append(Holder(name, row, record))
                 continue
             mine, holder = found.by_workload[record.workload_uid], Holder(name, row, record)
             if record.replica in mine:

@@ -10,7 +10,7 @@ from orchestrator.records import NodePlacement
 from orchestrator.scheduling.decisions import Cause, Plan, Stop
 from orchestrator.scheduling.demands import Demands
 from orchestrator.scheduling.first import place_first
-from orchestrator.scheduling.holders import answers, find_holders
+from orchestrator.scheduling.holders import Holders, answers, find_holders
 from orchestrator.scheduling.part import Planning
 from orchestrator.scheduling.secrets import Carried
 from orchestrator.scheduling.snapshot import Snapshot, Workload
@@ -35,6 +35,7 @@ def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
     for older, newer in holders.superseded:
         message = f"epoch {newer.record.epoch} of it is on node {newer.node}"
         out.stop.append(Stop(older.node, older.record, Cause.MOVED, message))
+    out.stop += _endings(snapshot, holders)
     finished = []
     followers: list[WorkloadPlan] = []
     for workload in in_order(snapshot.workloads):
@@ -66,6 +67,18 @@ def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
         finished_workloads=tuple(finished),
         finished_nodes=_finished_nodes(snapshot, table),
     )
+
+
+def _endings(snapshot: Snapshot, holders: Holders) -> list[Stop]:
+    """Stays that their jobs want to stop. What becomes of a job is decided before the plan."""
+    jobs = {job.uid: job for job in snapshot.workloads if job.ending and not job.frozen}
+    found = []
+    for holder in holders.apart:
+        job = jobs.get(holder.record.workload_uid)
+        if job is not None and holder.record.replica_uid in job.ending:
+            cause, message = job.ending[holder.record.replica_uid]
+            found.append(Stop(holder.node, holder.record, Cause(cause), message))
+    return found
 
 
 def follows_others(workload: Workload) -> bool:

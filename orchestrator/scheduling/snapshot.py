@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from orchestrator.domain.liveness import Liveness
+from orchestrator.domain.liveness import LOST_AFTER_S, Liveness
 from orchestrator.records import NodePlacement
 from polder.manifest import Placement, Taint
 from polder.manifest.placement import Failover
@@ -131,9 +131,11 @@ class Workload:
     """`count` replicas, or so many per site or node. `revision` is what all are to run in the end.
 
     While a rollout goes on, replicas at sites that are not `admitted` (None: all are) have the
-    `stable` revision; 0 says that there is none, and that those run what they run. `paused`: no
-    replica changes its revision. `once`: a job, of which `indexes` are wanted now (None: all of
-    `count`). `frozen`: nothing about it changes, neither place nor revision.
+    `stable` revision (0: it is the same as `revision`). `paused`: no replica changes its revision,
+    and new ones get the stable one. `once`: a job, of which `indexes` are wanted now (None: all of
+    `count`); stays in `resting` have ended and stay for their logs, those in `ending` stop with
+    this cause and message, and neither counts for the replicas. `frozen`: nothing about it changes,
+    neither place nor revision.
     """
 
     uid: str
@@ -156,6 +158,8 @@ class Workload:
     disruption: Disruption = Disruption()
     once: bool = False
     indexes: tuple[int, ...] | None = None
+    resting: frozenset[str] = frozenset()  # replica uids
+    ending: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # by replica uid
     frozen: bool = False
 
 
@@ -189,6 +193,7 @@ class Snapshot:
     is not there has no rules.
     `ahead` are nodes that use a newer generation than the store knows: it came from a backup.
     `volumes` is the node that has the data of a replica's local volumes, by (namespace, replica).
+    `lost_after_s`: the silence after which a node counts as lost.
     """
 
     revision: int
@@ -205,3 +210,4 @@ class Snapshot:
     namespaces: Mapping[str, Namespace] = field(default_factory=dict)
     volumes: Mapping[tuple[str, str], str] = field(default_factory=dict)
     complete: bool = True
+    lost_after_s: float = LOST_AFTER_S

@@ -1,4 +1,4 @@
-"""What the machines behind a tick of the leader take and give: the world, the moment, writes, tells.
+"""What the machines behind a tick take and give: the world, the moment, writes and events.
 
 `steer.py` composes the machines; each knows these words and none of the others.
 """
