@@ -165,9 +165,11 @@ def _containers(
     if shown is not None and shown.template is not None:
         template = shown.template
         containers = tuple(_container(record, pod, c.name, c) for c in template.containers)
+        first = [_container(record, pod, c.name, c, init=True) for c in template.init_containers]
         begun = any(view.id for view in containers)
-        first = (_container(record, pod, c.name, c, init=True) for c in template.init_containers)
-        return tuple(_passed(view) if begun else view for view in first), containers
+        last = max((i for i, view in enumerate(first) if view.id), default=0)
+        passed = len(first) if begun else last
+        return (*map(_passed, first[:passed]), *first[passed:]), containers
     runs = pod.containers if pod is not None else ()
     init = {run.name for run in runs if labels.INIT in run.labels}
     names = sorted({run.name for run in runs} - init)
@@ -178,8 +180,8 @@ def _containers(
 
 
 def _passed(view: ContainerView) -> ContainerView:
-    """An init container of a pod whose containers were started: it ended well, even if the runtime
-    does not remember it."""
+    """An init container after which another was started: it ended well, even if the runtime does
+    not remember it."""
     if view.state == "running":
         return view
     return replace(view, state="exited", ready=True, reason="Completed", message="")
