@@ -20,6 +20,7 @@ BUSYBOX_CANDIDATES = (Path("/bin/busybox"), Path("/usr/bin/busybox"), Path("/sbi
 
 PAUSE = "polder.local/pause:1"
 HELLO = "polder.local/hello:1"
+WEB = "polder.local/web:1"
 
 # The page names the replica, so that whoever fetches it sees who answered. It lives in /dev/shm,
 # which is writable even when the root is read-only. The shell stays process 1 to pass SIGTERM on:
@@ -36,6 +37,23 @@ trap 'echo "hello: stopping"; kill $server 2>/dev/null; exit 0' TERM INT
 httpd -f -vv -p "$port" -h $www &
 server=$!
 echo "hello: $name serves on port $port"
+wait $server
+"""
+
+# Answers with its version. With SICK_AFTER its health page is gone after so many seconds, though it
+# still answers: the kind of bad version that looks well at first.
+WEB_SCRIPT = """#!/bin/sh
+www=/dev/shm/www
+mkdir -p $www
+echo "${VERSION:-none}" > $www/index.html
+echo ok > $www/healthz
+trap 'echo "web: version $VERSION stops"; kill $server 2>/dev/null; exit 0' TERM INT
+httpd -f -p "${PORT:-8080}" -h $www &
+server=$!
+echo "web: version $VERSION serves"
+if [ -n "$SICK_AFTER" ]; then
+  (sleep "$SICK_AFTER"; echo "web: version $VERSION is sick"; rm $www/healthz) &
+fi
 wait $server
 """
 
@@ -109,6 +127,13 @@ def hello_image(architecture: str = "", name: str = HELLO) -> ImageSpec:
     """A small web server with every busybox tool: `PORT` and `POLDER_REPLICA` steer it."""
     return busybox_image(
         name, architecture, entrypoint=("/hello.sh",), extra={"/hello.sh": HELLO_SCRIPT.encode()}
+    )
+
+
+def web_image(architecture: str = "", name: str = WEB) -> ImageSpec:
+    """A web server that answers with `VERSION`; `SICK_AFTER` seconds later it is not ready."""
+    return busybox_image(
+        name, architecture, entrypoint=("/web.sh",), extra={"/web.sh": WEB_SCRIPT.encode()}
     )
 
 

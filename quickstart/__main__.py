@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from devcluster.daemon import DaemonError
-from devcluster.image import hello_image
+from devcluster.image import hello_image, web_image
 from devcluster.installation import EDGECTL, CommandError, Installation, Ports
 from devcluster.preflight import missing, reason
 from quickstart.steps import Steps
@@ -71,7 +71,8 @@ def up() -> None:
     steps = Steps(total=8)
     steps.run("a containerd of its own", containerd.start)
     steps.run(
-        "a small web server image, built here", lambda: containerd.import_images([hello_image()])
+        "small web server images, built here",
+        lambda: containerd.import_images([hello_image(), web_image()]),
     )
     steps.run("the orchestrator, with its own CA", polder.start_orchestrator)
     steps.run("a provider and a site", polder.apply_site)
