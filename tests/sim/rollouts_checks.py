@@ -208,8 +208,8 @@ class Checks:
         left = len({n for n in now if is_wanted(workload, n)}) + len(excused_names)
         if left < total - allowed:
             self._world.broken(
-                f"{workload.name}: {sorted(lost)} taken away ({ordered}), {left} of {total} are left"
-                f" and {allowed} may be missing"
+                f"{workload.name}: {sorted(lost)} taken away ({ordered}), {left} of {total} are"
+                f" left and {allowed} may be missing"
             )
 
     def _excused(self, cause: str, name: str, before: Mapping[str, NodePlacement]) -> bool:

@@ -77,9 +77,9 @@ def _check_workload(world: World, workload: StoredResource, explained: str) -> l
     body = kept_body(world, workload)
     phase = str(body.get("phase", ""))
     name, problems = workload.name, []
-    if phase and phase not in SETTLED:
-        if not (explained and phase in ("Progressing", "RollingBack")):
-            return [f"{name} is {phase} {explained}"]
+    waits = explained and phase in ("Progressing", "RollingBack")
+    if phase and phase not in SETTLED and not waits:
+        return [f"{name} is {phase}"]
     if phase in ("RolledBack", "Failed") and not (body.get("reason") or body.get("message")):
         problems.append(f"{name} is {phase} without a reason: {body}")
     held: dict[str, list[tuple[str, AssignmentRecord]]] = {}

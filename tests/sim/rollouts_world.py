@@ -10,7 +10,6 @@ import heapq
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from orchestrator.election import Term
 from orchestrator.fleet import Fleet
