@@ -233,6 +233,12 @@ class JobsTick:
             if key.startswith(keys.JOBS) and uid not in known and uid not in orphaned:
                 self.writes.append((Write(key, None, kept.store_revision),))
 
+    def snapshot(self) -> Snapshot:
+        before = self.world.snapshot
+        return replace(
+            before, workloads=tuple(self.workloads.get(w.uid, w) for w in before.workloads)
+        )
+
     def remembered(self) -> JobsMemory:
         return JobsMemory(self.moment.steady, self._elapsed_s, self._seen)
 
@@ -295,6 +301,7 @@ def _stays(snapshot: Snapshot, jobs: Mapping[str, Workload]) -> dict[str, list[P
 
 
 def _index(job: Workload, replica: str) -> int | None:
+    """Of a name that a job gives; None for what it was called as another kind of workload."""
     prefix, _, number = replica.rpartition("-")
     if prefix != job.name or not number.isdecimal() or str(int(number)) != number:
         return None

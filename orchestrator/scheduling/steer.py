@@ -5,8 +5,10 @@ simulation in `tests/sim` plays whole stories with it. This module only composes
 in its own module and knows nothing of the others.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from orchestrator.domain.jobs_runs import step_jobs
+from orchestrator.domain.jobs_step import JobsMemory
 from orchestrator.scheduling.decisions import Plan
 from orchestrator.scheduling.plan import plan
 from orchestrator.scheduling.tick import Moment, Tell, World, Write
@@ -24,6 +26,8 @@ class Memory:
     A new leader starts with `Memory()`, and it is kept when a write is refused: so it may hold what
     was seen, and never what was decided.
     """
+
+    jobs: JobsMemory = JobsMemory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,4 +47,11 @@ def steer(world: World, memory: Memory, moment: Moment, seed: int = 0) -> Steeri
 
     A world that is incomplete, or that knows no node at all, stops nothing.
     """
-    return Steering(plan(world.snapshot, moment.now, seed), memory=memory)
+    jobs = step_jobs(world, memory.jobs, moment)
+    return Steering(
+        plan(jobs.snapshot, moment.now, seed),
+        writes=jobs.writes,
+        tells=jobs.tells,
+        memory=replace(memory, jobs=jobs.memory),
+        due_s=min(DUE_MAX_S, jobs.due_s),
+    )
