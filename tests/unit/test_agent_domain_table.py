@@ -17,6 +17,7 @@ from agent.runtime.port import ContainerPhase
 
 FACTS = (
     "doomed", "has_pod", "assigned", "blocked", "images_missing", "waits", "same_template",
+    "finished",
 )  # fmt: skip
 
 
@@ -36,6 +37,10 @@ FACTS = (
         ("has_pod assigned blocked", Situation.KEPT),
         ("has_pod", Situation.KEPT),
         ("has_pod same_template", Situation.KEPT),
+        ("has_pod assigned same_template finished", Situation.FINISHED),
+        ("has_pod assigned finished blocked", Situation.FINISHED),
+        ("has_pod finished", Situation.KEPT),
+        ("doomed finished assigned", Situation.RETIRING),
         ("doomed", Situation.RETIRING),
         ("doomed assigned", Situation.RETIRING),
     ],
@@ -60,24 +65,26 @@ def test_what_must_go_never_serves_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("phase", "unhealthy", "counted", "waits", "situation"),
+    ("phase", "true", "situation"),
     [
-        (None, False, False, False, ContainerSituation.ABSENT),
-        (ContainerPhase.RUNNING, False, False, True, ContainerSituation.UP),
-        (ContainerPhase.RUNNING, True, False, False, ContainerSituation.UNHEALTHY),
-        (ContainerPhase.EXITED, True, False, True, ContainerSituation.UNCOUNTED),
-        (ContainerPhase.EXITED, False, True, True, ContainerSituation.BACKOFF),
-        (ContainerPhase.EXITED, False, True, False, ContainerSituation.ENDED),
-        (ContainerPhase.CREATED, False, False, False, ContainerSituation.LEFTOVER),
-        (ContainerPhase.UNKNOWN, False, False, False, ContainerSituation.LEFTOVER),
+        (None, "", ContainerSituation.ABSENT),
+        (None, "once", ContainerSituation.ABSENT),
+        (ContainerPhase.RUNNING, "waits", ContainerSituation.UP),
+        (ContainerPhase.RUNNING, "unhealthy once", ContainerSituation.UNHEALTHY),
+        (ContainerPhase.RUNNING, "unhealthy", ContainerSituation.UNHEALTHY),
+        (ContainerPhase.EXITED, "unhealthy waits", ContainerSituation.UNCOUNTED),
+        (ContainerPhase.EXITED, "once", ContainerSituation.UNCOUNTED),
+        (ContainerPhase.EXITED, "counted waits", ContainerSituation.BACKOFF),
+        (ContainerPhase.EXITED, "counted", ContainerSituation.ENDED),
+        (ContainerPhase.EXITED, "counted once waits", ContainerSituation.DONE),
+        (ContainerPhase.EXITED, "counted once", ContainerSituation.DONE),
+        (ContainerPhase.CREATED, "", ContainerSituation.LEFTOVER),
+        (ContainerPhase.CREATED, "once", ContainerSituation.LEFTOVER),
+        (ContainerPhase.UNKNOWN, "", ContainerSituation.LEFTOVER),
     ],
 )
 def test_container_situation(
-    phase: ContainerPhase | None,
-    unhealthy: bool,
-    counted: bool,
-    waits: bool,
-    situation: ContainerSituation,
+    phase: ContainerPhase | None, true: str, situation: ContainerSituation
 ) -> None:
-    found = classify_container(phase, unhealthy=unhealthy, counted=counted, waits=waits)
-    assert found is situation
+    facts = {fact: fact in true.split() for fact in ("unhealthy", "counted", "waits", "once")}
+    assert classify_container(phase, **facts) is situation
