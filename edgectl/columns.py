@@ -8,6 +8,7 @@ from typing import Any
 
 from edgectl.resources import Item
 from edgectl.text import NONE, age, clock, since
+from edgectl.windows import open_until
 from polder.manifest.quantity import format_bytes, format_cpu, format_duration
 
 _Cells = Callable[[Item], list[str]]
@@ -38,6 +39,8 @@ def status_words(item: Item) -> str:
         return _phase(item, "observedAt")
     if item.kind == "Operator":
         return _operator_status(item)
+    if item.kind in ("Site", "Provider") and not item.deleting:
+        return _place_status(item)
     return "Deleting" if item.deleting else "Active"
 
 
@@ -59,9 +62,9 @@ def _node_status(item: Item) -> str:
         word = "NotReady" if status.get("ready") is False else "Unknown"
         seen = number(status.get("sinceAt") or status.get("lastSeenAt"))
         word = f"{word} {since(seen, item.now_ms)}".strip()
-    if spec.get("draining"):
+    if spec.get("draining") or status.get("draining") is True:
         word += ",draining"
-    elif spec.get("unschedulable"):
+    elif spec.get("unschedulable") or status.get("cordoned"):
         word += ",cordoned"
     if item.deleting:
         word += ",deleting"
@@ -106,15 +109,28 @@ def _devices(allocated: dict[str, Any], allocatable: dict[str, Any]) -> str:
     return ",".join(shown) or NONE
 
 
+_NO_TROUBLE = ("Ready", "Cordoned", "Draining")  # STATUS says so
+
+
 def bad_conditions(item: Item) -> list[str]:
-    """Types of the conditions that report trouble: every one that holds, except Ready."""
-    found = item.status.get("conditions")
-    conditions = found if isinstance(found, list) else []
-    return [
-        str(c.get("type"))
-        for c in conditions
-        if isinstance(c, dict) and c.get("type") != "Ready" and holds(c)
-    ]
+    """Types of a node's conditions that report trouble; with a `?` those that did when last heard
+    of."""
+    shown = []
+    for found in conditions(item.status):
+        if found.get("type") not in _NO_TROUBLE and (holds(found) or unknown(found)):
+            shown.append(f"{found.get('type')}{'?' if unknown(found) else ''}")
+    return shown
+
+
+def conditions(status: dict[str, Any]) -> list[dict[str, Any]]:
+    """The conditions of a status."""
+    found = status.get("conditions")
+    return [c for c in found if isinstance(c, dict)] if isinstance(found, list) else []
+
+
+def unknown(condition: dict[str, Any]) -> bool:
+    """Whether it has not been heard of within its interval."""
+    return "status" in condition and condition["status"] is None
 
 
 def holds(condition: dict[str, Any]) -> bool:
@@ -176,8 +192,9 @@ def _replica(item: Item) -> list[str]:
     status = item.status
     own = containers(status)
     ready = sum(1 for container in own if container.get("ready"))
+    shown = "?" if status.get("phase") == "Unknown" else str(ready)  # what it said is old
     return [
-        f"{ready}/{len(own)}",
+        f"{shown}/{len(own)}",
         _phase(item, "observedAt"),
         _restarts(item),
         str(item.spec.get("node") or status.get("node") or NONE),
@@ -211,9 +228,28 @@ def _replica_wide(item: Item) -> list[str]:
 # --- the other kinds --------------------------------------------------------------------------
 
 
+def _place_status(item: Item) -> str:
+    """Of a site or a provider: whether new replicas come there, by its own record."""
+    until_s, drains = open_until(item.spec, item.now_ms)
+    words = ["Cordoned"] if item.spec.get("unschedulable") else []
+    if until_s:
+        what = "Draining" if drains else "Maintenance"
+        words.append(f"{what} until {clock(int(until_s * 1000), item.now_ms)}")
+    return ",".join(words) or "Active"
+
+
+def _config(item: Item) -> list[str]:
+    return [str(len(part(item.spec, "data")))]
+
+
+def _volume(item: Item) -> list[str]:
+    return [str(item.spec.get(key) or NONE) for key in ("replica", "volume", "node")]
+
+
 def _site(item: Item) -> list[str]:
     status = item.status
     return [
+        status_words(item),
         str(item.spec.get("provider") or NONE),
         str(item.spec.get("country") or NONE),
         str(item.spec.get("region") or NONE),
@@ -222,7 +258,8 @@ def _site(item: Item) -> list[str]:
 
 
 def _provider(item: Item) -> list[str]:
-    return [str(item.spec.get("legalName") or NONE), str(item.spec.get("seatCountry") or NONE)]
+    facts = [str(item.spec.get(key) or NONE) for key in ("legalName", "seatCountry")]
+    return [status_words(item), *facts]
 
 
 def _namespace(item: Item) -> list[str]:
@@ -270,10 +307,12 @@ _KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], _Cells, _Cells]] = {
         _replica,
         _replica_wide,
     ),
-    "Site": (("PROVIDER", "COUNTRY", "REGION", "READY"), (), _site, _nothing),
-    "Provider": (("LEGAL-NAME", "COUNTRY"), (), _provider, _nothing),
+    "Site": (("STATUS", "PROVIDER", "COUNTRY", "REGION", "READY"), (), _site, _nothing),
+    "Provider": (("STATUS", "LEGAL-NAME", "COUNTRY"), (), _provider, _nothing),
     "Namespace": (("STATUS", "DESCRIPTION"), (), _namespace, _nothing),
     "Secret": (("TYPE", "DATA"), (), _secret, _nothing),
+    "Config": (("DATA",), (), _config, _nothing),
+    "Volume": (("REPLICA", "VOLUME", "NODE"), (), _volume, _nothing),
     "Operator": (("ROLES", "STATUS", "CERTIFICATE"), (), _operator, _nothing),
 }
 

@@ -7,7 +7,7 @@ delete and drain.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgectl.columns import holds, number, status_words
+from edgectl.columns import conditions, number, status_words, unknown
 from edgectl.errors import UsageError
 from edgectl.jsonpath import Template
 from edgectl.resources import Item
@@ -107,11 +107,9 @@ def _condition(kind: str, wanted: str) -> Condition:
     def check(item: Item | None) -> Verdict:
         if item is None:
             return Verdict(False, "does not exist yet")
-        conditions = item.status.get("conditions")
-        for found in conditions if isinstance(conditions, list) else []:
-            if isinstance(found, dict) and str(found.get("type")).lower() == kind.lower():
-                true = holds(found)
-                status = "true" if true else str(found.get("status")).lower()
+        for found in conditions(item.status):
+            if str(found.get("type")).lower() == kind.lower():
+                status = "unknown" if unknown(found) else str(found.get("status")).lower()
                 reason = " ".join(str(found.get(k) or "") for k in ("reason", "message")).strip()
                 return Verdict(status == wanted.lower(), f"{kind} is {status} {reason}".strip())
         return Verdict(False, f"it has no condition {kind}")

@@ -6,9 +6,10 @@ Values of secrets are never part of it.
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from edgectl.columns import containers, number, part, status_words
+from edgectl import windows
+from edgectl.columns import conditions, containers, number, part, status_words, unknown
 from edgectl.resources import Item
-from edgectl.text import NONE, moment, safe, since
+from edgectl.text import NONE, age, moment, safe, since
 from polder.manifest.quantity import format_bytes, format_cpu, format_duration
 
 _WIDTH = 20
@@ -41,6 +42,12 @@ def _heading(item: Item) -> Iterator[str]:
     for key in ("reason", "message"):
         if item.status.get(key):
             yield _pair(f"  {key.capitalize()}", item.status[key])
+    if metadata.changed_by:
+        changed = moment(metadata.changed_at_ms, item.now_ms)
+        yield _pair("Last change", f"{changed} by {metadata.changed_by}")
+    if number(item.status.get("asOfAt")):
+        old = since(number(item.status["asOfAt"]), item.now_ms)
+        yield _pair("Known", f"not {old}: the orchestrator cannot read its store")
 
 
 def _node(item: Item) -> Iterator[str]:
@@ -56,6 +63,7 @@ def _node(item: Item) -> Iterator[str]:
     if status.get("planError"):
         yield _pair("Plan error", status["planError"])
     yield _pair("Site", item.spec.get("site") or NONE)
+    yield from _leaving(item)
     taints = item.spec.get("taints")
     yield from _list("Taints", [_taint(t) for t in taints] if isinstance(taints, list) else [])
     if inventory:
@@ -64,10 +72,25 @@ def _node(item: Item) -> Iterator[str]:
         yield _pair("Inventory", "not reported yet")
     usage = part(status, "usage")
     if usage:
-        measured = number(status.get("lastSeenAt"))
-        yield _pair("Usage", f"measured {moment(measured, item.now_ms)}")
+        measured = number(status.get("usageAt") or status.get("lastSeenAt"))
+        shown = f"measured {moment(measured, item.now_ms)}"
+        if status.get("usageKnown") is False:
+            shown = f"unknown {since(measured, item.now_ms)}; when last heard:"
+        yield _pair("Usage", shown)
         yield from _usage(usage, part(inventory, "capacity"))
     yield from _conditions(item)
+
+
+def _leaving(item: Item) -> Iterator[str]:
+    """Why no new replicas come, and until when those that are there leave."""
+    if item.status.get("cordoned"):
+        yield _pair("No new replicas", item.status["cordoned"])
+    if item.status.get("draining") is True or item.spec.get("draining"):
+        deadline = item.spec.get("drainDeadline")
+        text = "its replicas move away"
+        if deadline:
+            text += f"; what is left at {deadline} is stopped"
+        yield _pair("Draining", text)
 
 
 def _machine(item: Item, inventory: dict[str, Any]) -> Iterator[str]:
@@ -123,27 +146,56 @@ def _resources(inventory: dict[str, Any], allocated: dict[str, Any]) -> Iterator
 
 
 def _conditions(item: Item) -> Iterator[str]:
-    found = item.status.get("conditions")
-    if not isinstance(found, list) or not found:
-        return
-    yield "Conditions:"
+    """`Ready true since 14:02:11 (3m ago) [agent/edge-1, heard 2s ago]`."""
+    found = conditions(item.status)
+    if found:
+        yield "Conditions:"
     for condition in found:
-        if isinstance(condition, dict):
-            at = since(number(condition.get("sinceAt")), item.now_ms)
-            words = [condition.get("reason"), condition.get("message")]
-            text = ": ".join(str(word) for word in words if word)
-            source = f" [{condition['source']}]" if condition.get("source") else ""
-            line = f"{condition.get('type')} {condition.get('status')} {at} {text}{source}"
-            yield f"  {safe(' '.join(line.split()))}"
+        words = [condition.get("reason"), condition.get("message")]
+        text = ": ".join(str(word) for word in words if word)
+        heard = number(condition.get("lastHeardAt"))
+        if unknown(condition):
+            state = f"unknown {since(heard, item.now_ms)}"
+        else:
+            state = str(condition.get("status")).lower()
+            state += f" {since(number(condition.get('lastTransitionAt')), item.now_ms)}"
+        source = str(condition.get("source") or "")
+        if heard and source:
+            source += f", heard {age(heard, item.now_ms)} ago"
+        line = f"{condition.get('type')} {state} {text}{f' [{source}]' if source else ''}"
+        yield f"  {safe(' '.join(line.split()))}"
+
+
+def _rollout(item: Item) -> Iterator[str]:
+    rollout = part(item.status, "rollout")
+    if not rollout:
+        return
+    at = since(number(rollout.get("sinceAt")), item.now_ms)
+    yield _pair("Rollout", f"{rollout.get('phase')} {at}".strip())
+    if rollout.get("message"):
+        yield _pair("  Message", rollout["message"])
+    proven = number(rollout.get("provenRevision"))
+    revisions = f"newest {number(rollout.get('newestRevision'))}, "
+    revisions += f"led to {number(rollout.get('targetRevision'))}, proven {proven or NONE}"
+    yield _pair("  Revisions", revisions)
 
 
 def _workload(item: Item) -> Iterator[str]:
     status = item.status
     counts = ("replicas", "placed", "running", "ready", "updated")
     shown = ", ".join(f"{number(status.get(key))} {key}" for key in counts)
+    if number(status.get("unknown")):
+        shown += f", {number(status['unknown'])} unknown"
     yield _pair("Counts", shown.replace("replicas", "wanted", 1))
     yield _pair("Revision", number(status.get("revision")))
-    yield _pair("Updated", moment(number(status.get("updatedAt")), item.now_ms))
+    yield from _rollout(item)
+    yield _pair("Observed", moment(number(status.get("updatedAt")), item.now_ms))
+    yield from _conditions(item)
+    waiting = status.get("waiting")
+    for entry in waiting if isinstance(waiting, list) else []:
+        if isinstance(entry, dict):
+            who = safe(entry.get("replica") or "all of it")
+            yield f"Waits {who}: {safe(entry.get('reason'))}: {safe(entry.get('message') or '')}"
     unplaced = status.get("unplaced")
     for entry in unplaced if isinstance(unplaced, list) else []:
         if isinstance(entry, dict):
@@ -164,12 +216,21 @@ def _replica(item: Item) -> Iterator[str]:
     yield _pair("Revision", revision)
     observed = moment(number(status.get("observedAt")), item.now_ms)
     yield _pair("Observed", f"{observed} by {status.get('source') or NONE}")
+    if number(status.get("placedAt")):
+        yield _pair("Placed", moment(number(status["placedAt"]), item.now_ms))
+    waits = part(status, "waits")
+    if waits:
+        yield _pair("Waits", f"{waits.get('reason')}: {waits.get('message')}")
+    if status.get("phase") == "Unknown" and status.get("containers"):
+        last = since(number(status.get("observedAt")), item.now_ms)
+        yield _pair("Below", f"as it was when last heard of; unknown {last}")
     yield _pair("Pod IP", status.get("podIp") or NONE)
     ports = status.get("hostPorts")
     shown = ", ".join(str(port) for port in ports) if isinstance(ports, list) else ""
     yield _pair("Host ports", shown or NONE)
     yield _pair("Started", moment(number(status.get("startedAt")), item.now_ms))
     yield _pair("Restarts", number(status.get("restarts")))
+    yield from _conditions(item)
     for container in containers(status):
         yield f"Container {safe(container.get('name'))}:"
         yield from _container(container, item.now_ms)
@@ -208,6 +269,21 @@ def _secret(item: Item) -> Iterator[str]:
     yield from _list("Data", sizes)
 
 
+def _site(item: Item) -> Iterator[str]:
+    status = item.status
+    nodes = f"{number(status.get('nodes'))}, of which {number(status.get('ready'))} ready"
+    yield _pair("Nodes", nodes)
+    yield from _list("Maintenance", list(windows.lines(item.spec, item.now_ms)))
+    yield "Spec:"
+    yield from _tree({k: v for k, v in item.spec.items() if k != "maintenance"}, 2, item.now_ms)
+
+
+def _config(item: Item) -> Iterator[str]:
+    data = part(item.spec, "data")
+    sizes = [f"{safe(key)}: {len(str(value))} characters" for key, value in sorted(data.items())]
+    yield from _list("Data", sizes)
+
+
 def _other(item: Item) -> Iterator[str]:
     if item.spec:
         yield "Spec:"
@@ -217,7 +293,14 @@ def _other(item: Item) -> Iterator[str]:
         yield from _tree(item.status, 2, item.now_ms)
 
 
-_BODIES = {"Node": _node, "Workload": _workload, "Replica": _replica, "Secret": _secret}
+_BODIES = {
+    "Node": _node,
+    "Workload": _workload,
+    "Replica": _replica,
+    "Secret": _secret,
+    "Site": _site,
+    "Config": _config,
+}
 
 
 # --- pieces -----------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ MAX_FILE_BYTES = 1 << 20
 MAX_FILES = 10_000
 SUFFIXES = (".yaml", ".yml", ".json")
 STDIN = "-"
-_KIND_ORDER = ("Provider", "Site", "Namespace", "Secret", "Workload")
+_KIND_ORDER = ("Provider", "Site", "Namespace", "Secret", "Config", "Workload")
 
 
 @dataclass(frozen=True, slots=True)

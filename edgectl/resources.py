@@ -90,6 +90,9 @@ def _metadata(metadata: common_pb2.Metadata) -> dict[str, Any]:
     shown["generation"] = metadata.generation
     shown["revision"] = metadata.revision
     shown["createdAt"] = _iso(metadata.created_at_ms)
+    if metadata.changed_by:
+        shown["changedBy"] = metadata.changed_by
+        shown["changedAt"] = _iso(metadata.changed_at_ms)
     if metadata.deletion_requested_at_ms:
         shown["deletionRequestedAt"] = _iso(metadata.deletion_requested_at_ms)
     return shown

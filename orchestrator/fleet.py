@@ -43,6 +43,22 @@ class NodeObservation:
     replicas: dict[str, agent_pb2.ReplicaStatus] = field(default_factory=dict)
     # Replica uids that the agent said are gone, until the leader has pruned their stops.
     gone: set[str] = field(default_factory=set)
+    # By replica uid: whether it is ready, and since when as far as this process saw it change.
+    readiness: dict[str, tuple[bool, float]] = field(default_factory=dict)
+
+    def ready_at(self, replica_uid: str) -> float:
+        """Unix seconds since when it is ready, or not; 0: since before it was first heard of."""
+        return self.readiness.get(replica_uid, (False, 0.0))[1]
+
+    def note_readiness(self, now: float) -> None:
+        """After `replicas` changed. `now`: unix seconds."""
+        noted = {}
+        for uid, status in self.replicas.items():
+            before = self.readiness.get(uid)
+            if before is None or before[0] != status.ready:
+                before = (status.ready, now if before is not None else 0.0)
+            noted[uid] = before
+        self.readiness = noted
 
 
 class Fleet:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from orchestrator.api.index import Placed, PlacementIndex, Stopping
 from orchestrator.api.views import (
+    LeaderView,
     NodeFacts,
     NodeView,
     Status,
@@ -19,20 +20,38 @@ from orchestrator.api.views import (
     site_status,
     stopping_status,
     unplaced_status,
-    workload_status,
+    with_conditions,
 )
+from orchestrator.api.workload_view import Said, workload_status
 from orchestrator.authz import Caller, may_read, sees_secrets
 from orchestrator.cache import Cache
 from orchestrator.domain.liveness import DEFAULT_PERIODS, Liveness, NodeLiveness, Periods
+from orchestrator.domain.maintenance import Standing, cordons
 from orchestrator.fleet import Fleet
 from orchestrator.records import IdentityRecord, StoredResource
-from polder.manifest import KINDS
+from polder.manifest import KINDS, InvalidManifest
+
+MIRROR_OLD_S = 5.0
+"""A mirror that has not been current for so long is said to be old."""
 
 
 class Explained(Protocol):
     """What the leader says of a workload (namespace, name); see explaining.py."""
 
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def told_at_ms(self) -> int: ...
+
+    @property
+    def current(self) -> bool: ...
+
     def unplaced(self, namespace: str, name: str) -> Sequence[Mapping[str, Any]]: ...
+
+    def waiting(self, namespace: str, name: str) -> Sequence[Mapping[str, Any]]: ...
+
+    def waits(self, namespace: str, workload: str, replica: str) -> Mapping[str, Any] | None: ...
 
     def desired(self, namespace: str, name: str) -> int | None: ...
 
@@ -123,13 +142,29 @@ class Catalog:
     # --- one resource --------------------------------------------------------------------------
 
     def get(self, kind: str, namespace: str, name: str) -> Shown | None:
-        """None when there is no such thing."""
+        """None when there is no such thing. While the Store cannot be read, every status says as
+        of when it is."""
+        shown = self._get(kind, namespace, name)
+        if shown is None or self.cache.age_s() <= MIRROR_OLD_S:
+            return shown
+        return Shown(shown.record, {**(shown.status or {}), "asOfAt": self._mirror_ms()})
+
+    def _get(self, kind: str, namespace: str, name: str) -> Shown | None:
         if kind == "Replica":
             return self._replica(namespace, name)
         if kind == "Operator":
             return self._operator(name)
         record = self.cache.resource(kind, namespace, name)
         return Shown(record, self._status(record)) if record is not None else None
+
+    def leader_view(self) -> LeaderView:
+        explained = self._explained
+        return LeaderView(explained.source, explained.told_at_ms, explained.current)
+
+    def _mirror_ms(self) -> int:
+        """Of what age is what the Store says."""
+        at_s = self._clock() if self.cache.age_s() <= MIRROR_OLD_S else self.cache.synced_at
+        return int(at_s * 1000)
 
     def _status(self, record: StoredResource) -> Status | None:
         if record.kind == "Node":
@@ -150,7 +185,25 @@ class Catalog:
             placement=placement,
             allocated=self.index.allocated(placement),
             identity=self.cache.identity("node", node),
+            record=self.cache.resource("Node", "", node),
+            standing=self.standing(node),
+            mirror_ms=self._mirror_ms(),
         )
+
+    def standing(self, node: str) -> Standing:
+        """What its site and provider say of new replicas, and of those that are there."""
+        record = self.cache.resource("Node", "", node)
+        name = str(record.spec.get("site", "")) if record is not None else ""
+        site = self.cache.resource("Site", "", name)
+        if site is None:
+            return Standing()
+        owner = str(site.spec.get("provider", ""))
+        provider = self.cache.resource("Provider", "", owner)
+        try:
+            spec = provider.decoded if provider is not None else None
+            return cordons(name, site.decoded, owner, spec, self._clock())
+        except InvalidManifest:
+            return cordons(name, None, owner, None, self._clock())
 
     def node_liveness(self, node: str) -> NodeLiveness:
         ever_seen = self.cache.node_status(node) is not None
@@ -170,14 +223,14 @@ class Catalog:
             view = views.setdefault(placed.node, self._view(placed.node))
             status = replica_status(placed.node, placed.assignment.replica_uid, (), view)
             replicas.append((placed, status))
-        return workload_status(
-            workload,
-            placement,
-            replicas,
+        said = Said(
             self._explained.unplaced(workload.namespace, workload.name),
+            self._explained.waiting(workload.namespace, workload.name),
             self._explained.desired(workload.namespace, workload.name),
-            int(self._clock() * 1000),
+            self.leader_view(),
         )
+        now_ms = int(self._clock() * 1000)
+        return workload_status(workload, placement, replicas, said, now_ms)
 
     def _replica(self, namespace: str, name: str) -> Shown | None:
         placed = self.index.replica(namespace, name)
@@ -195,7 +248,7 @@ class Catalog:
             return None
         explanations = self._explained.unplaced(namespace, owner.name)
         explanation = next((item for item in explanations if item["replica"] == name), None)
-        status = unplaced_status(explanation, int(self._clock() * 1000))
+        status = unplaced_status(explanation, self.leader_view())
         spec = {
             "workload": owner.name,
             "node": "",
@@ -208,7 +261,20 @@ class Catalog:
         item = placed.assignment
         template = self.cache.revision_of(item.workload_uid, item.revision)
         ports = [p.host_port for p in template.decoded.host_ports()] if template else []
-        status = replica_status(placed.node, item.replica_uid, ports, self._view(placed.node))
+        view = self._view(placed.node)
+        status = replica_status(placed.node, item.replica_uid, ports, view)
+        ready_at = view.observation.ready_at(item.replica_uid) if view.observation else 0.0
+        status = with_conditions(
+            status, item.placed_at_ms, int(ready_at * 1000), self.leader_view(), self._mirror_ms()
+        )
+        waits = self._explained.waits(namespace, item.workload, name)
+        if waits is not None and self._explained.current:
+            status["waits"] = {
+                "reason": waits["reason"],
+                "message": waits["message"],
+                "source": self._explained.source,
+                "lastHeardAt": self._explained.told_at_ms,
+            }
         owner = self.cache.resource("Workload", namespace, item.workload) or StoredResource(
             "Workload", namespace, item.workload, item.workload_uid, {}
         )

@@ -1,4 +1,7 @@
-"""The leader's explanations as the API shows them. Empty while another member leads."""
+"""The leader's explanations as the API shows them, with their age: an old word is not a word.
+
+Empty while another member leads.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -7,6 +10,8 @@ from orchestrator.api.index import PlacementIndex
 from orchestrator.scheduling.decisions import Explanation
 
 REPLICAS_SHOWN = 20
+SILENT_AFTER_S = 30.0
+"""A leader that is there says something every few seconds, however quiet it is."""
 
 Key = tuple[str, str]
 
@@ -16,6 +21,13 @@ class Explains(Protocol):
 
     explanations: Mapping[Key, tuple[Explanation, ...]]
     desired: Mapping[Key, int]
+    told_at: float
+
+    @property
+    def told_ago_s(self) -> float: ...
+
+    @property
+    def member(self) -> str: ...
 
 
 class Explaining:
@@ -28,6 +40,21 @@ class Explaining:
     def use(self, leader: Explains) -> None:
         self._leader = leader
 
+    @property
+    def source(self) -> str:
+        """As in an event's source."""
+        return f"leader/{self._leader.member}" if self._leader is not None else "leader"
+
+    @property
+    def told_at_ms(self) -> int:
+        """When the leader last said what is here; 0: it never did."""
+        return int(self._leader.told_at * 1000) if self._leader is not None else 0
+
+    @property
+    def current(self) -> bool:
+        """Whether it still says so."""
+        return self._leader is not None and self._leader.told_ago_s <= SILENT_AFTER_S
+
     def unplaced(self, namespace: str, name: str) -> Sequence[Mapping[str, Any]]:
         """Of a workload's replicas without a node: [{replica, reasons, message}], bounded."""
         found: list[Mapping[str, Any]] = []
@@ -39,6 +66,27 @@ class Explaining:
                     found.append(_shown(item, replica))
         return found
 
+    def waiting(self, namespace: str, name: str) -> Sequence[Mapping[str, Any]]:
+        """What a workload's replicas with a node wait for: [{replica, reason, message}], bounded.
+
+        An explanation of the whole workload has an empty replica.
+        """
+        found: list[Mapping[str, Any]] = []
+        for item in self._of((namespace, name)):
+            for replica in item.replicas or ("",):
+                if len(found) >= REPLICAS_SHOWN:
+                    return found
+                if not replica or self._index.replica(namespace, replica) is not None:
+                    found.append(_waits(item, replica))
+        return found
+
+    def waits(self, namespace: str, workload: str, replica: str) -> Mapping[str, Any] | None:
+        """What one replica that has a node waits for."""
+        for item in self._of((namespace, workload)):
+            if replica in item.replicas:
+                return _waits(item, replica)
+        return None
+
     def desired(self, namespace: str, name: str) -> int | None:
         """How many replicas the leader wants; None when it has not said."""
         return self._leader.desired.get((namespace, name)) if self._leader is not None else None
@@ -47,18 +95,28 @@ class Explaining:
         """For each explained workload a number that changes with its explanation."""
         if self._leader is None:
             return {}
-        return {key: hash(items) for key, items in self._leader.explanations.items()}
+        current = self.current
+        return {key: hash((items, current)) for key, items in self._leader.explanations.items()}
 
     def _of(self, key: Key) -> tuple[Explanation, ...]:
         return self._leader.explanations.get(key, ()) if self._leader is not None else ()
 
 
-def _shown(item: Explanation, replica: str) -> dict[str, Any]:
+def _waits(item: Explanation, replica: str) -> dict[str, Any]:
+    return {"replica": replica, "reason": item.code, "message": _message(item)}
+
+
+def _message(item: Explanation) -> str:
     reasons = sorted(item.reasons, key=lambda reason: -reason.nodes)
     details = "; ".join(reason.example for reason in reasons[:3])
+    return f"{item.message} ({details})" if details else item.message
+
+
+def _shown(item: Explanation, replica: str) -> dict[str, Any]:
+    reasons = sorted(item.reasons, key=lambda reason: -reason.nodes)
     return {
         "replica": replica,
         "reasons": [{"reason": r.code, "nodes": r.nodes} for r in reasons]
         or [{"reason": item.code, "nodes": 0}],
-        "message": f"{item.message} ({details})" if details else item.message,
+        "message": _message(item),
     }

@@ -1,17 +1,19 @@
 """What operators see as status: composed when read, from the mirror and from what agents say. Pure.
 
 Every part carries its age and its source, and what has not been heard of within its interval is
-Unknown: never a confident stale answer. Shapes are JSON with camelCase keys; edgectl relies on
-them. Times are unix milliseconds; 0 means never.
+Unknown: never a confident stale answer. Conditions are in `conditions.py`. Shapes are JSON with
+camelCase keys; edgectl relies on them. Times are unix milliseconds; 0 means never.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.api.index import Placed, Stopping, WorkloadPlacement
+from orchestrator.api import conditions
+from orchestrator.api.index import Stopping
 from orchestrator.domain import reports
 from orchestrator.domain.liveness import Liveness, NodeLiveness
+from orchestrator.domain.maintenance import AT_WORK, Standing
 from orchestrator.fleet import NodeObservation
 from orchestrator.records import IdentityRecord, NodePlacement, NodeStatusRecord, StoredResource
 from polder.v1 import agent_pb2
@@ -24,13 +26,16 @@ _PHASES = {
     agent_pb2.REPLICA_PHASE_STOPPING: "Stopping",
     agent_pb2.REPLICA_PHASE_STOPPED: "Stopped",
     agent_pb2.REPLICA_PHASE_ORPHANED: "Running",
+    agent_pb2.REPLICA_PHASE_SUCCEEDED: "Succeeded",
+    agent_pb2.REPLICA_PHASE_FAILED: "Failed",
 }
+_ENDED = ("Succeeded", "Failed")
 _NOTHING = agent_pb2.Heartbeat()
 
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """All that is known of one node."""
+    """All that is known of one node. `standing`: what its site and provider say of new replicas."""
 
     liveness: NodeLiveness
     observation: NodeObservation | None
@@ -38,6 +43,9 @@ class NodeFacts:
     placement: NodePlacement
     allocated: Mapping[str, int]
     identity: IdentityRecord | None
+    record: StoredResource | None = None
+    standing: Standing = AT_WORK
+    mirror_ms: int = 0  # of what age is what the Store says
 
 
 def node_status(facts: NodeFacts) -> Status:
@@ -47,11 +55,14 @@ def node_status(facts: NodeFacts) -> Status:
     revoked = facts.identity is not None and facts.identity.revoked_at_ms > 0
     ready, reason, message = _node_readiness(facts, heartbeat, revoked)
     amounts = dict(facts.allocated)
-    return {
+    heard = facts.liveness.state is Liveness.LIVE
+    last_seen_ms = _ms(seen.last_seen) if seen else 0
+    cordoned, draining = _leaving(facts)
+    status: Status = {
         "ready": ready,
         "reason": reason,
         "message": message,
-        "lastSeenAt": _ms(seen.last_seen) if seen else 0,
+        "lastSeenAt": last_seen_ms,
         "sinceAt": _node_since(facts),
         "source": f"gateway/{seen.member}" if seen and seen.member else "",
         "session": bool(seen and seen.connected),
@@ -59,7 +70,8 @@ def node_status(facts: NodeFacts) -> Status:
         "inventory": facts.reported.inventory if facts.reported else {},
         "inventoryAt": facts.reported.reported_at_ms if facts.reported else 0,
         "usage": _usage(heartbeat.usage) if seen and seen.heartbeat else {},
-        "conditions": [_condition(c, facts.placement.node) for c in heartbeat.conditions],
+        "usageAt": last_seen_ms if seen and seen.heartbeat else 0,
+        "usageKnown": bool(heard and seen and seen.heartbeat),
         "allocated": {
             "cpuMillis": amounts.pop("cpuMillis", 0),
             "memoryBytes": amounts.pop("memoryBytes", 0),
@@ -72,7 +84,48 @@ def node_status(facts: NodeFacts) -> Status:
         "planError": seen.plan_error if seen else "",
         "revoked": revoked,
         "certificateExpiresAt": _expiry(facts.identity),
+        "cordoned": cordoned,
+        "draining": draining,
     }
+    status["conditions"] = _node_conditions(facts, status, heartbeat, heard=heard)
+    return status
+
+
+def _leaving(facts: NodeFacts) -> tuple[str, bool]:
+    """Why no new replicas come, and whether those that are there leave."""
+    spec = facts.record.spec if facts.record is not None else {}
+    own = f"node {facts.placement.node} is cordoned" if spec.get("unschedulable") else ""
+    texts = [text for text in (own, facts.standing.cordoned) if text]
+    return "; ".join(texts), bool(spec.get("draining")) or facts.standing.draining
+
+
+def _node_conditions(
+    facts: NodeFacts, status: Status, heartbeat: agent_pb2.Heartbeat, *, heard: bool
+) -> list[Status]:
+    node, record = facts.placement.node, facts.record
+    changed = record.changed_by if record is not None else ""
+    source = changed if changed and not facts.standing.cordoned else "leader"
+    found = [
+        conditions.condition(
+            "Ready",
+            status["ready"],
+            status["source"] or "gateway",
+            reason=status["reason"],
+            message=status["message"],
+            since_ms=status["sinceAt"],
+            heard_ms=status["lastSeenAt"],
+        )
+    ]
+    for kind, holds, message in (
+        ("Cordoned", bool(status["cordoned"]), status["cordoned"]),
+        ("Draining", status["draining"], ""),
+    ):
+        if holds:
+            found.append(
+                conditions.condition(kind, True, source, message=message, heard_ms=facts.mirror_ms)
+            )
+    at_ms = status["lastSeenAt"]
+    return found + conditions.of_agent(heartbeat.conditions, node, at_ms, heard=heard)
 
 
 def _node_readiness(
@@ -121,17 +174,6 @@ def _usage(usage: agent_pb2.Usage) -> Status:
     }
 
 
-def _condition(condition: agent_pb2.NodeCondition, node: str) -> Status:
-    return {
-        "type": condition.type,
-        "status": condition.status,
-        "reason": condition.reason,
-        "message": condition.message,
-        "sinceAt": condition.since_ms,
-        "source": f"agent/{node}",
-    }
-
-
 def _expiry(identity: IdentityRecord | None) -> int:
     return max(identity.serials.values(), default=0) if identity is not None else 0
 
@@ -149,6 +191,15 @@ class NodeView:
     @property
     def observed_at_ms(self) -> int:
         return _ms(self.observation.last_seen) if self.observation else 0
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderView:
+    """How far the leader's words can be relied on. `current`: it still says so."""
+
+    source: str = "leader"
+    told_at_ms: int = 0
+    current: bool = True
 
 
 def replica_status(
@@ -179,16 +230,28 @@ def replica_status(
     return status
 
 
-def unplaced_status(explanation: Mapping[str, Any] | None, now_ms: int) -> Status:
+def unplaced_status(explanation: Mapping[str, Any] | None, leader: LeaderView) -> Status:
     """Of a replica without a node, with the leader's words for why."""
     status = _empty_replica("", ())
     reasons = explanation["reasons"] if explanation else []
     status["phase"] = "Unplaced"
     status["reason"] = str(reasons[0]["reason"]) if reasons else "NotPlaced"
     status["message"] = str(explanation["message"]) if explanation else "waits to be placed"
-    status["source"] = "leader"
-    status["observedAt"] = now_ms
+    if not leader.current:
+        status["phase"], status["reason"] = "Unknown", "LeaderSilent"
+        status["message"] = "has no node, and no leader has said anything of it"
+    status["source"] = leader.source
+    status["observedAt"] = leader.told_at_ms
+    status["conditions"] = conditions.of_unplaced(status)
     return status
+
+
+def with_conditions(
+    status: Status, placed_ms: int, ready_ms: int, leader: LeaderView, mirror_ms: int
+) -> Status:
+    """A placed replica's status, completed. `ready_ms`: since when it is ready, or not."""
+    found = conditions.of_replica(status, placed_ms, ready_ms, leader.source, mirror_ms)
+    return {**status, "placedAt": placed_ms, "conditions": found}
 
 
 def _empty_replica(node: str, host_ports: Sequence[int]) -> Status:
@@ -248,93 +311,7 @@ def _container(container: agent_pb2.ContainerStatus) -> Status:
     return status
 
 
-# --- workloads and sites ------------------------------------------------------------------------
-
-
-def workload_status(
-    workload: StoredResource,
-    placement: WorkloadPlacement,
-    replicas: Sequence[tuple[Placed, Status]],
-    unplaced: Sequence[Mapping[str, Any]],
-    leader_wants: int | None,
-    now_ms: int,
-) -> Status:
-    """`replicas`: the placed ones with their status; `unplaced`: the leader's explanations;
-    `leader_wants`: how many the leader's last plan was for."""
-    desired = _desired(workload, len(replicas), leader_wants)
-    current = [
-        status
-        for placed, status in replicas
-        if placed.assignment.revision == workload.template_revision
-    ]
-    counts = {
-        "replicas": desired,
-        "placed": len(replicas),
-        "running": sum(status["phase"] == "Running" for _, status in replicas),
-        "ready": sum(bool(status["ready"]) for _, status in replicas),
-        "updated": len(current),
-    }
-    statuses = [status for _, status in replicas]
-    phase, reason, message = _workload_phase(workload, placement, counts, statuses, unplaced)
-    settled = len(replicas) >= desired or (leader_wants == desired and bool(unplaced))
-    return {
-        **counts,
-        "revision": workload.template_revision,
-        "observedGeneration": workload.generation if settled else workload.generation - 1,
-        "phase": phase,
-        "reason": reason,
-        "message": message,
-        "unplaced": [dict(item) for item in unplaced],
-        "updatedAt": min((status["observedAt"] for status in statuses), default=now_ms),
-    }
-
-
-def _desired(workload: StoredResource, placed: int, leader_wants: int | None) -> int:
-    """How many replicas there should be. `perSite` and `perNode` are for the leader to count."""
-    spec = workload.decoded
-    if spec.per_site is None and spec.per_node is None:
-        return 1 if spec.replicas is None else int(spec.replicas)
-    return placed if leader_wants is None else leader_wants
-
-
-def _workload_phase(
-    workload: StoredResource,
-    placement: WorkloadPlacement,
-    counts: Mapping[str, int],
-    statuses: Sequence[Status],
-    unplaced: Sequence[Mapping[str, Any]],
-) -> tuple[str, str, str]:
-    if workload.deletion_requested_at_ms:
-        left = len(placement.placed) + len(placement.stopping)
-        return "Deleting", "", f"{left} replica(s) still on their nodes" if left else ""
-    desired = counts["replicas"]
-    if counts["ready"] == desired == counts["placed"] == counts["updated"]:
-        return "Running", "", ""
-    reason, message = _first_trouble(statuses, unplaced)
-    unknown = sum(status["phase"] == "Unknown" for status in statuses)
-    if unknown and unknown == len(statuses):
-        return "Unknown", reason, message
-    if counts["running"] == 0 and desired:
-        return "Pending", reason or "NotStarted", message
-    troubled = unknown or unplaced or any(_is_trouble(status) for status in statuses)
-    return ("Degraded" if troubled else "Progressing"), reason, message
-
-
-def _is_trouble(status: Status) -> bool:
-    """Waiting for its first start is no trouble; a reason for not being ready is."""
-    return not status["ready"] and status["reason"] not in ("", "NotStarted", "Starting")
-
-
-def _first_trouble(
-    statuses: Sequence[Status], unplaced: Sequence[Mapping[str, Any]]
-) -> tuple[str, str]:
-    for status in statuses:
-        if _is_trouble(status):
-            return str(status["reason"]), str(status["message"])
-    for item in unplaced:
-        reasons = item["reasons"]
-        return (str(reasons[0]["reason"]) if reasons else "NotPlaced"), str(item["message"])
-    return "", ""
+# --- sites and operators ------------------------------------------------------------------------
 
 
 def site_status(nodes: Sequence[bool]) -> Status:
@@ -354,10 +331,21 @@ def stopping_status(item: Stopping, view: NodeView) -> Status:
     return replica_status(item.node, item.stop.replica_uid, (), view, item.stop.cause)
 
 
+_VOLATILE = ("lastSeenAt", "usage", "usageAt", "observedAt", "updatedAt")
+
+
 def without_age(status: Status) -> Status:
     """Only what counts as a change: a heartbeat alone is no news to a watcher."""
-    volatile = ("lastSeenAt", "usage", "observedAt", "updatedAt")
-    return {key: value for key, value in status.items() if key not in volatile}
+    found = {key: value for key, value in status.items() if key not in _VOLATILE}
+    if "conditions" in found:
+        found["conditions"] = [_without_hearing(item) for item in found["conditions"]]
+    if "waits" in found:
+        found["waits"] = _without_hearing(found["waits"])
+    return found
+
+
+def _without_hearing(item: Mapping[str, Any]) -> Status:
+    return {key: value for key, value in item.items() if key != "lastHeardAt"}
 
 
 def _ms(seconds: float) -> int:

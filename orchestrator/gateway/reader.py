@@ -91,6 +91,7 @@ class SessionReader:
         replicas: dict[str, agent_pb2.ReplicaStatus] = {}
         self._told_refused(reports.merge(replicas, hello.replicas))
         seen.replicas = replicas
+        seen.note_readiness(seen.last_seen)
         seen.complete = len(replicas) == len(hello.replicas)
         # An agent that has the order to stop and reports no such replica has nothing of it left.
         placement = self._cache.placement(self._session.node)
@@ -144,6 +145,7 @@ class SessionReader:
         for uid in update.gone:
             seen.replicas.pop(uid, None)
         self._told_refused(reports.merge(seen.replicas, update.changed))
+        seen.note_readiness(seen.last_seen)
         # Only what was to stop is of interest; the rest would pile up.
         stops = {stop.replica_uid for stop in self._cache.placement(seen.node).stops}
         seen.gone = {uid for uid in (*seen.gone, *update.gone) if uid in stops}

@@ -15,7 +15,15 @@ API_VERSION = "polder.eu/v1"
 DEFAULT_NAMESPACE = "default"
 _DOCUMENT_KEYS = ("apiVersion", "kind", "metadata", "spec", "status")
 # What the server adds; accepted and ignored, so that `get -o yaml | apply -f -` works.
-_SERVER_KEYS = ("uid", "generation", "revision", "createdAt", "deletionRequestedAt")
+_SERVER_KEYS = (
+    "uid",
+    "generation",
+    "revision",
+    "createdAt",
+    "changedBy",
+    "changedAt",
+    "deletionRequestedAt",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -374,7 +374,7 @@ def test_cordon_and_uncordon(fake: FakeInstallation, run: Run) -> None:
     assert run("cordon", "node/edge-1")[1] == "node/edge-1 already cordoned\n"
     assert run("uncordon", "edge-1")[1] == "node/edge-1 uncordoned\n"
     assert fake.api.spec("Node", "edge-1") == {"site": "s"}
-    assert run("cordon", "site/x")[0] == 2
+    assert run("cordon", "workload/x")[0] == 2
 
 
 def test_drain_waits_for_what_can_move(fake: FakeInstallation, run: Run) -> None:

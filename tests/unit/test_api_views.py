@@ -1,20 +1,24 @@
 """Status as operators see it: what is not heard of is unknown, and every part has its age."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from orchestrator.api.index import Placed, WorkloadPlacement
 from orchestrator.api.views import (
+    LeaderView,
     NodeFacts,
     NodeView,
     node_status,
     replica_status,
     unplaced_status,
+    with_conditions,
     without_age,
-    workload_status,
 )
+from orchestrator.api.workload_view import Said, workload_status
 from orchestrator.domain.liveness import Liveness, NodeLiveness
+from orchestrator.domain.maintenance import Standing
 from orchestrator.fleet import NodeObservation
 from orchestrator.records import AssignmentRecord, IdentityRecord, NodePlacement, StoredResource
 from polder.v1 import agent_pb2
@@ -75,7 +79,39 @@ def test_a_node_without_a_runtime_is_not_ready() -> None:
     status = node_status(facts(Liveness.LIVE, seen))
     assert (status["ready"], status["reason"]) == (False, "RuntimeDown")
     assert status["sinceAt"] == 95_000  # not since it connected
-    assert status["conditions"][0]["source"] == "agent/n"
+    said = next(item for item in status["conditions"] if item["type"] == "RuntimeDown")
+    assert said["source"] == "agent/n"
+    assert (said["lastTransitionAt"], said["lastHeardAt"]) == (95_000, 100_000)
+
+
+def conditions(status: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {item["type"]: item for item in status["conditions"]}
+
+
+def test_what_a_silent_node_said_of_itself_is_unknown_since_it_was_heard() -> None:
+    full = agent_pb2.NodeCondition(type="DiskPressure", status=True, since_ms=95_000)
+    usage = agent_pb2.Usage(cpu_millis=500)
+    seen = observed(heartbeat=agent_pb2.Heartbeat(conditions=[full], usage=usage))
+    live = node_status(facts(Liveness.LIVE, seen))
+    assert conditions(live)["DiskPressure"]["status"] is True
+    assert live["usageKnown"] is True
+    silent = node_status(facts(Liveness.SILENT, seen))
+    for kind in ("DiskPressure", "Ready"):
+        said = conditions(silent)[kind]
+        assert (said["status"], said["unknownSinceAt"]) == (None, 100_000)
+    assert (silent["usageKnown"], silent["usageAt"]) == (False, 100_000)
+
+
+def test_a_node_says_why_it_gets_no_new_replicas() -> None:
+    record = StoredResource("Node", "", "n", "u", {"unschedulable": True}, changed_by="operator/a")
+    standing = Standing("maintenance of site s until 2026-11-22T05:00:00Z", draining=True)
+    found = node_status(replace(facts(Liveness.LIVE, observed()), record=record, standing=standing))
+    assert found["cordoned"].startswith("node n is cordoned; maintenance of site s until")
+    assert found["draining"] is True
+    assert conditions(found)["Cordoned"]["message"] == found["cordoned"]
+    own = node_status(replace(facts(Liveness.LIVE, observed()), record=record))
+    assert conditions(own)["Cordoned"]["source"] == "operator/a"
+    assert "Cordoned" not in conditions(node_status(facts(Liveness.LIVE, observed())))
 
 
 def reported(**fields: Any) -> dict[str, agent_pb2.ReplicaStatus]:
@@ -117,17 +153,53 @@ def test_a_containers_last_exit_is_shown() -> None:
 
 def test_an_unplaced_replica_carries_the_leaders_words() -> None:
     why = {"reasons": [{"reason": "Cpu", "nodes": 3}], "message": "no node fits"}
-    status = unplaced_status(why, 5)
+    leader = LeaderView("leader/m", 5, current=True)
+    status = unplaced_status(why, leader)
     assert (status["phase"], status["reason"], status["message"]) == (
         "Unplaced",
         "Cpu",
         "no node fits",
     )
-    assert unplaced_status(None, 5)["reason"] == "NotPlaced"
+    assert (status["source"], status["observedAt"]) == ("leader/m", 5)
+    assert conditions(status)["Placed"]["status"] is False
+    assert unplaced_status(None, leader)["reason"] == "NotPlaced"
 
 
-def placed(index: int) -> Placed:
-    record = AssignmentRecord("ns", "w", "wu", f"w-{index}", "u", 1, 1)
+def test_the_words_of_a_leader_that_fell_silent_are_not_passed_on() -> None:
+    status = unplaced_status(None, LeaderView("leader/m", 5, current=False))
+    assert (status["phase"], status["reason"]) == ("Unknown", "LeaderSilent")
+    placed = conditions(status)["Placed"]
+    assert (placed["status"], placed["unknownSinceAt"]) == (None, 5)
+
+
+def test_a_replicas_conditions_say_who_and_when() -> None:
+    heard = view(replicas=reported(phase=RUNNING, ready=True, started_at_ms=40))
+    leader = LeaderView("leader/m", 5)
+    status = with_conditions(replica_status("n", "u", (), heard), 30, 50, leader, 99)
+    shown = {
+        item["type"]: (
+            item["status"],
+            item["source"],
+            item["lastTransitionAt"],
+            item["lastHeardAt"],
+        )
+        for item in status["conditions"]
+    }
+    assert shown == {
+        "Placed": (True, "leader/m", 30, 99),
+        "Running": (True, "agent/n", 40, 100_000),
+        "Ready": (True, "agent/n", 50, 100_000),
+    }
+    silent = view(Liveness.SILENT, replicas=reported(phase=RUNNING, ready=True))
+    status = with_conditions(replica_status("n", "u", (), silent), 30, 50, leader, 99)
+    found = conditions(status)
+    assert found["Placed"]["status"] is True
+    assert found["Ready"]["status"] is None and found["Running"]["status"] is None
+    assert found["Ready"]["unknownSinceAt"] == 100_000
+
+
+def placed(index: int, revision: int = 1) -> Placed:
+    record = AssignmentRecord("ns", "w", "wu", f"w-{index}", "u", 1, revision)
     return Placed("n", record)
 
 
@@ -142,8 +214,8 @@ def status_of(*states: NodeView, unplaced: int = 0, **fields: Any) -> dict[str, 
         {"replica": f"w-{9 - i}", "reasons": [{"reason": "Cpu", "nodes": 1}], "message": "full"}
         for i in range(unplaced)
     ]
-    record = workload(**fields)
-    return workload_status(record, WorkloadPlacement(), replicas, explanations, 2, 7)
+    said = Said(unplaced=explanations, wants=2)
+    return workload_status(workload(**fields), WorkloadPlacement(), replicas, said, 7)
 
 
 READY = view(replicas=reported(phase=RUNNING, ready=True))
@@ -178,6 +250,37 @@ def test_a_generation_is_observed_when_all_of_it_is_placed_or_explained() -> Non
     assert status_of(READY, READY, generation=4)["observedGeneration"] == 4
     assert status_of(READY, generation=4)["observedGeneration"] == 3
     assert status_of(READY, unplaced=1, generation=4)["observedGeneration"] == 4
+
+
+def test_a_replica_with_two_stays_counts_once() -> None:
+    stays = [(placed(0), READY), (placed(0, 2), STARTING), (placed(1), READY)]
+    replicas = [(stay, replica_status("n", "u", (), state)) for stay, state in stays]
+    found = workload_status(workload(), WorkloadPlacement(), replicas, Said(wants=2), 7)
+    assert (found["placed"], found["ready"], found["updated"]) == (2, 2, 1)
+    assert found["phase"] == "Progressing"
+
+
+def test_a_workload_knows_what_it_does_not_know() -> None:
+    found = status_of(READY, SILENT)
+    assert (found["ready"], found["unknown"]) == (1, 1)
+    assert conditions(found)["Ready"]["status"] is None  # it depends on the silent one
+    assert conditions(found)["Placed"]["status"] is True
+
+
+def test_explanations_of_a_silent_leader_are_left_out() -> None:
+    item = {"replica": "w-1", "reasons": [{"reason": "Cpu", "nodes": 1}], "message": "full"}
+    said = Said(unplaced=[item], waiting=[item], wants=2, leader=LeaderView("l", 3, current=False))
+    found = workload_status(workload(), WorkloadPlacement(), [], said, 7)
+    assert (found["unplaced"], found["waiting"]) == ([], [])
+
+
+def test_a_rollout_is_part_of_the_status() -> None:
+    rollout = {"phase": "RolledBack", "message": "it crashed", "newestRevision": 1, "sinceAt": 4}
+    replicas = [(placed(i, 2), replica_status("n", "u", (), READY)) for i in range(2)]
+    said = Said(wants=2, rollout=rollout)
+    found = workload_status(workload(), WorkloadPlacement(), replicas, said, 7)
+    assert (found["phase"], found["reason"]) == ("Degraded", "RolledBack")
+    assert conditions(found)["RolledOut"]["status"] is False
 
 
 def test_a_heartbeat_alone_is_no_news() -> None:

@@ -21,6 +21,7 @@ from edgectl.errors import CliError, UsageError
 from edgectl.output import Printer
 from edgectl.resources import Item
 from edgectl.verbs.version import skew
+from polder.manifest import KINDS
 from polder.v1 import common_pb2
 
 NOW = 1_800_000_000_000
@@ -227,8 +228,7 @@ def test_replica_status(status: dict[str, Any], expected: str) -> None:
 
 
 def test_every_kind_has_columns_and_a_description_even_when_empty() -> None:
-    for kind in ("Node", "Workload", "Replica", "Site", "Provider", "Namespace", "Secret",
-                 "Operator"):  # fmt: skip
+    for kind in KINDS:
         for wide in (False, True):
             heads = columns.headers(kind, wide=wide, namespaces=True)
             row = columns.row(item(kind), wide=wide, namespaces=True)
