@@ -7,10 +7,12 @@ is bounded here: pulls, starts, stops and probes at once.
 import asyncio
 import logging
 from collections.abc import Awaitable
+from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
 from agent import pod_logs
+from agent.domain.compose import as_user
 from agent.domain.instructions import (
     Done,
     EnsureImage,
@@ -26,9 +28,17 @@ from agent.domain.instructions import (
     RunProbe,
     StartContainer,
     StopContainer,
+    UpdateFiles,
 )
 from agent.probes import Prober
-from agent.runtime.port import NotFound, Runtime, RuntimeFailure, RuntimeUnavailable
+from agent.runtime.port import (
+    ImageUser,
+    NotFound,
+    Runtime,
+    RuntimeFailure,
+    RuntimeUnavailable,
+)
+from agent.volumes import Owner, Volumes
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +54,9 @@ Answer = Done | Failed | Probed | ExitRead
 class Operations:
     """`arch` as in OCI images: images of another one are refused."""
 
-    def __init__(self, runtime: Runtime, prober: Prober, arch: str) -> None:
+    def __init__(self, runtime: Runtime, prober: Prober, arch: str, volumes: Volumes) -> None:
         self._runtime = runtime
+        self._volumes = volumes
         self._prober = prober
         self._arch = arch
         self._pulls = asyncio.Semaphore(PULLS_AT_ONCE)
@@ -90,9 +101,9 @@ class Operations:
             case RunPod():
                 return await runtime.run_pod(operation.spec)
             case StartContainer():
-                return await runtime.start_container(
-                    operation.pod_id, operation.pod, operation.spec
-                )
+                return await self._start(operation)
+            case UpdateFiles():
+                return await _no_value(self._volumes.update(operation.pod_id, operation.files))
             case StopContainer():
                 return await _no_value(
                     runtime.stop_container(operation.container_id, operation.grace_s)
@@ -102,11 +113,30 @@ class Operations:
                 pod_logs.delete_run(operation.log_path)
                 return ""
             case RemovePod():
-                return await _no_value(runtime.remove_pod(operation.pod_id))
+                await runtime.remove_pod(operation.pod_id)
+                await self._volumes.discard(operation.pod_id)
+                return ""
             case RunProbe() | ReadExit():
                 raise AssertionError("handled above")
             case _:
                 assert_never(operation)
+
+    async def _start(self, operation: StartContainer) -> str:
+        spec = operation.spec
+        image = ImageUser()
+        if spec.run_as_user is None:
+            image = await self._runtime.image_user(spec.image)
+        spec = as_user(spec, image)
+        uid = spec.run_as_user if spec.run_as_user is not None else image.uid
+        shown = await self._volumes.prepare(
+            operation.pod_id, operation.files, operation.mounts, Owner(uid, spec.run_as_group)
+        )
+        spec = replace(
+            spec,
+            mounts=(*spec.mounts, *shown.mounts),
+            devices=(*spec.devices, *shown.devices),
+        )
+        return await self._runtime.start_container(operation.pod_id, operation.pod, spec)
 
     async def _read_exit(self, operation: ReadExit) -> ExitRead:
         try:

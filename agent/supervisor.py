@@ -55,6 +55,7 @@ from agent.operations import Operations
 from agent.probes import Prober
 from agent.runtime.port import ContainerPhase, ContainerState, NotFound, Runtime, RuntimeFailure
 from agent.steady_clock import Clock, SystemClock
+from agent.volumes import Volumes
 from polder.v1 import agent_pb2, common_pb2
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ FINISH_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class SupervisorConfig:
-    """`arch` as in OCI images."""
+    """`arch` as in OCI images. `host_paths`: what pods may see of the box, as configured."""
 
     node: str
     site: str
@@ -85,6 +86,7 @@ class SupervisorConfig:
     log_dir: Path
     cgroup_parent: str = ""
     dns_servers: tuple[str, ...] = ()
+    host_paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,8 @@ class Supervisor:
         self._config = config
         self._clock = clock or SystemClock()
         self._list_every_s = list_every_s
-        self._operations = Operations(runtime, Prober(runtime), config.arch)
+        self._volumes = Volumes(config.state_dir, config.host_paths)
+        self._operations = Operations(runtime, Prober(runtime), config.arch, self._volumes)
         self._reconciler = Reconciler(
             Settings(
                 node=config.node,
@@ -119,6 +122,7 @@ class Supervisor:
                 log_root=str(config.log_dir),
                 cgroup_parent=config.cgroup_parent,
                 dns_servers=config.dns_servers,
+                host_paths=config.host_paths,
             )
         )
         self.conditions = Conditions(self._clock.wall)
@@ -136,6 +140,7 @@ class Supervisor:
         self._flushing = False
         self._turns = 0
         self._stopping = False
+        self._seen = False  # the runtime, at least once
         self._active_at = self._clock.steady()
 
     # ---- for the rest of the agent ----
@@ -234,6 +239,7 @@ class Supervisor:
                 continue
             self.conditions.clear("RuntimeDown")
             self._handle(PodsListed(pods, token))
+            self._seen = True
             try:
                 async with asyncio.timeout(self._list_pause_s()):
                     await self._look.wait()
@@ -348,6 +354,7 @@ class Supervisor:
                 if self._turns % INFO_EVERY == 0:
                     await self._look_at_runtime()
                     self._prune_logs()
+                    await self._sweep_files()
             except RuntimeFailure as failure:
                 log.debug("housekeeping", extra={"error": failure.message})
             except OSError as error:
@@ -384,6 +391,10 @@ class Supervisor:
             self.conditions.clear("NetworkNotReady")
         else:
             self.conditions.set("NetworkNotReady", "NetworkNotReady", info.message)
+
+    async def _sweep_files(self) -> None:
+        if self._seen:
+            await self._volumes.sweep({pod.id for pod in self._reconciler.pods()})
 
     def _prune_logs(self) -> None:
         known = {view.uid for view in self._reconciler.views()}

@@ -21,10 +21,12 @@ from agent.domain.instructions import (
     RunPod,
     StartContainer,
     StopContainer,
+    UpdateFiles,
 )
 from agent.domain.labels import RESTARTS, number
 from agent.domain.probes import ProbeKind, after
 from agent.domain.record import Cause, Record
+from agent.domain.renewal import not_renewed, renewed
 from agent.runtime.port import ContainerPhase, ContainerState, PodState
 
 HOLD_S = 1.0  # after an operation that failed for no reason of its own
@@ -33,6 +35,9 @@ LAST_LINE_CHARS = 200
 
 def done(record: Record, operation: Operation, value: str, turn: Turn) -> None:
     """The operation did what it says."""
+    if isinstance(operation, UpdateFiles):
+        renewed(record, operation, turn)
+        return
     record.trouble = None
     match operation:
         case EnsureImage():
@@ -140,6 +145,9 @@ def _update(record: Record, run_id: str, change: Change) -> None:
 def failed(record: Record, event: Failed, turn: Turn) -> None:
     """The operation did not do what it says, or nobody knows."""
     operation, now = event.operation, turn.now
+    if isinstance(operation, UpdateFiles):
+        not_renewed(record, event, operation.pod_id, turn)
+        return
     ends = isinstance(operation, StopContainer | RemoveContainer | RemovePod)
     if event.outcome is Outcome.NOT_FOUND and ends:
         done(record, operation, "", turn)  # what was to go is gone

@@ -26,6 +26,8 @@ CRASH = Policy(0.5, 300.0)
 IMAGE = Policy(2.0, 300.0)
 # A host port is freed by something that ends; five minutes of not looking would be felt.
 SANDBOX = Policy(1.0, 30.0)
+# A disk that was full may have room soon.
+FILES = Policy(2.0, 60.0)
 # A container that ran this long has proved itself: its next crash is the first again.
 CRASH_RESET_S = 600.0
 

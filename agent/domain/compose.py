@@ -1,51 +1,48 @@
 """From an Assignment to what the runtime is asked to run. Called by the reconcile state machine.
 
-Pure: the same assignment, secrets and settings always give the same specs.
+Pure: the same assignment, settings and values always give the same specs.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.domain import labels
+from agent.domain.files import pod_files
+from agent.domain.given import Given, Unresolved
 from agent.domain.plan import Assignment, Secret
 from agent.runtime.port import (
     ContainerSpec,
     Device,
+    ImageUser,
     PodSpec,
     PortMapping,
     RegistryAuth,
     Resources,
 )
 from polder.manifest import Container, PodTemplate
+from polder.manifest.pod import EnvVar
 
+DEFAULT_USER = 65532
+"""As whom a container runs whose image wants root and whose template does not say: `nonroot`."""
 DOCKER_HUB = "docker.io"
 _DOCKER_ALIASES = {"index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"}
 # A container that reserved memory is killed after those that did not, when the box runs out.
 OOM_SCORE_RESERVED = 200
 OOM_SCORE_UNRESERVED = 900
 
-Secrets = Mapping[tuple[str, str], Secret]
+__all__ = ["Given", "Settings", "Unresolved"]
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the node adds to every pod."""
+    """What the node adds to every pod. `host_paths` are what pods may see of the box."""
 
     node: str
     site: str
     log_root: str
     cgroup_parent: str = ""
     dns_servers: tuple[str, ...] = ()
-
-
-class Unresolved(Exception):
-    """The template names something that the plan does not bring. `reason` is SecretMissing."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.reason = "SecretMissing"
-        self.message = message
+    host_paths: tuple[str, ...] = ()
 
 
 def log_directory(settings: Settings, namespace: str, replica: str, uid: str) -> str:
@@ -81,9 +78,13 @@ def pod_spec(
             PortMapping(port.container_port, port.host_port, port.protocol)
             for port in template.host_ports()
         ),
-        hostname=assignment.replica[:63].rstrip("-."),
+        # With the node's network it has the node's name too.
+        hostname="" if template.host_network else assignment.replica[:63].rstrip("-."),
         dns_servers=settings.dns_servers,
         cgroup_parent=settings.cgroup_parent,
+        host_network=template.host_network,
+        host_pid=template.host_pid,
+        host_ipc=template.host_ipc,
     )
 
 
@@ -95,19 +96,19 @@ def container_spec(
     image: str,
     attempt: int,
     restarts: int,
-    secrets: Secrets,
+    given: Given,
     devices: tuple[str, ...] = (),
     init: bool = False,
 ) -> ContainerSpec:
-    """Raises Unresolved for a secret that the plan does not bring."""
-    request = container.resources
+    """Raises Unresolved for a value that the plan does not bring."""
+    request, security = container.resources, container.security
     return ContainerSpec(
         name=container.name,
         image=image,
         attempt=attempt,
         command=container.command,
         args=container.args,
-        env=environment(settings, assignment, container, secrets),
+        env=environment(settings, assignment, container, given),
         working_dir=container.working_dir,
         resources=Resources(
             cpu_millis=request.cpu,
@@ -123,28 +124,41 @@ def container_spec(
             **({labels.INIT: "1"} if init else {}),
         },
         annotations={labels.DEVICES: ",".join(devices)} if devices else {},
-        run_as_user=container.security.run_as_user,
-        read_only_root=container.security.read_only_root_filesystem is True,
+        run_as_user=security.run_as_user,
+        run_as_group=security.run_as_group,
+        capabilities=security.capabilities,
+        unconfined=security.seccomp == "Unconfined",
+        read_only_root=security.read_only_root,
         stop_signal=container.stop_signal,
     )
 
 
+def as_user(spec: ContainerSpec, image: ImageUser) -> ContainerSpec:
+    """With the user that it is to run as: the template's, or the image's unless that is root.
+
+    The group of a number that is given is the same number: without one it would be root's. Where
+    the image has said the user, it has said the group too.
+    """
+    user, group = spec.run_as_user, spec.run_as_group
+    if user is None and (image.uid or image.name not in ("", "root")):
+        if group is None:
+            return spec
+        return replace(spec, run_as_user=image.uid, run_as_username=image.name)
+    user = DEFAULT_USER if user is None else user
+    return replace(spec, run_as_user=user, run_as_group=user if group is None else group)
+
+
 def environment(
-    settings: Settings, assignment: Assignment, container: Container, secrets: Secrets
+    settings: Settings, assignment: Assignment, container: Container, given: Given
 ) -> tuple[tuple[str, str], ...]:
     """The template's variables and ours; ours win, as an application may fence by the epoch.
 
     Raises Unresolved.
     """
-    given = {
-        variable.name: (
-            _secret_value(assignment.namespace, variable.secret.name, variable.secret.key, secrets)
-            if variable.secret is not None
-            else variable.value
-        )
-        for variable in container.env
+    values = {
+        variable.name: _value(settings, assignment, variable, given) for variable in container.env
     }
-    given |= {
+    values |= {
         "POLDER_NODE": settings.node,
         "POLDER_SITE": settings.site,
         "POLDER_NAMESPACE": assignment.namespace,
@@ -152,35 +166,50 @@ def environment(
         "POLDER_REPLICA": assignment.replica,
         "POLDER_EPOCH": str(assignment.epoch),
     }
+    index = _index(assignment)
+    if index:
+        values["POLDER_REPLICA_INDEX"] = index
+    return tuple(values.items())
+
+
+def _value(settings: Settings, assignment: Assignment, variable: EnvVar, given: Given) -> str:
+    namespace = assignment.namespace
+    if variable.secret is not None:
+        return given.secret_text(namespace, variable.secret.name, variable.secret.key)
+    if variable.config is not None:
+        return given.config_text(namespace, variable.config.name, variable.config.key)
+    if not variable.fact:
+        return variable.value
+    own = {
+        "node.name": settings.node,
+        "replica.name": assignment.replica,
+        "replica.epoch": str(assignment.epoch),
+    }
+    if variable.fact == "replica.index":
+        index = _index(assignment)
+        if not index:
+            text = f"{assignment.replica} has no index: replicas per site or node have none"
+            raise Unresolved(text, "FactMissing")
+        return index
+    return own.get(variable.fact) or given.fact(variable.fact)
+
+
+def _index(assignment: Assignment) -> str:
+    """The replica's number; empty for one that is named after its node or site."""
     index = assignment.replica.removeprefix(assignment.workload + "-")
-    if index.isascii() and index.isdigit():
-        given["POLDER_REPLICA_INDEX"] = index
-    return tuple(given.items())
+    return index if index.isascii() and index.isdigit() else ""
 
 
-def _secret_value(namespace: str, name: str, key: str, secrets: Secrets) -> str:
-    secret = secrets.get((namespace, name))
-    if secret is None:
-        raise Unresolved(f"there is no secret {name!r} in namespace {namespace!r}")
-    if key not in secret.data:
-        raise Unresolved(f"secret {name!r} has no key {key!r}")
-    try:
-        return secret.data[key].decode()
-    except UnicodeDecodeError:
-        raise Unresolved(f"secret {name!r}, key {key!r}: a variable needs UTF-8 text") from None
-
-
-def check_secrets(
-    settings: Settings, assignment: Assignment, template: PodTemplate, secrets: Secrets
-) -> None:
-    """Whether all that the template names is there. Raises Unresolved."""
+def check(settings: Settings, assignment: Assignment, template: PodTemplate, given: Given) -> None:
+    """Whether all that the template names is there, and allowed. Raises Unresolved."""
+    pod_files(assignment, template, given, settings.host_paths)
     for container in (*template.init_containers, *template.containers):
-        environment(settings, assignment, container, secrets)
-        registry_auth(container.image, assignment.namespace, template, secrets)
+        environment(settings, assignment, container, given)
+        registry_auth(container.image, assignment.namespace, template, given)
 
 
 def registry_auth(
-    image: str, namespace: str, template: PodTemplate, secrets: Secrets
+    image: str, namespace: str, template: PodTemplate, given: Given
 ) -> RegistryAuth | None:
     """The first of the template's pull secrets that is for the image's registry.
 
@@ -188,9 +217,7 @@ def registry_auth(
     """
     chosen: RegistryAuth | None = None
     for name in template.image_pull_secrets:
-        secret = secrets.get((namespace, name))
-        if secret is None:
-            raise Unresolved(f"there is no secret {name!r} in namespace {namespace!r}")
+        secret = given.secret(namespace, name)
         if secret.type != "Registry":
             raise Unresolved(f"secret {name!r} is of type {secret.type}; Registry is needed")
         if chosen is None and server_host(_text(secret, "server")) == registry_host(image):

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from agent.domain import backoff, compose, labels
 from agent.domain.devices import DevicesTaken
+from agent.domain.files import PodFiles, pod_files
+from agent.domain.given import Given
 from agent.domain.instructions import (
     Emit,
     EnsureImage,
@@ -38,7 +40,7 @@ class Turn:
 
     now: float
     settings: compose.Settings
-    secrets: compose.Secrets
+    given: Given
     allocate: Callable[[Container], tuple[str, ...]]  # raises DevicesTaken
     wall: float = 0.0  # unix seconds, as far as anybody knows: for facts that expire
     out: list[Instruction] = field(default_factory=list)
@@ -210,10 +212,14 @@ def _start(
             image=record.image(container.image).ref,
             attempt=memory.attempt_next,
             restarts=restarts,
-            secrets=turn.secrets,
+            given=turn.given,
             devices=turn.allocate(container),
             init=container in template.init_containers,
         )
+        files = PodFiles()
+        if container.volume_mounts:
+            rules = turn.settings.host_paths
+            files = pod_files(assignment, template, turn.given, rules)
     except (compose.Unresolved, DevicesTaken) as missing:
         memory.problem = Cause(missing.reason, missing.message)
         record.attend(turn.now + DEVICE_RETRY_S)
@@ -221,7 +227,8 @@ def _start(
     memory.problem = None
     memory.attempt_next += 1
     pod_spec = compose.pod_spec(turn.settings, assignment, template, pod.uid)
-    turn.ask(record, StartContainer(record.uid, pod.id, pod_spec, spec))
+    mounts = container.volume_mounts
+    turn.ask(record, StartContainer(record.uid, pod.id, pod_spec, spec, files, mounts))
 
 
 def fetch(
@@ -238,7 +245,7 @@ def fetch(
     if memory.retry.waits(turn.now):
         record.attend(memory.retry.until)
         return False
-    auth = compose.registry_auth(container.image, assignment.namespace, template, turn.secrets)
+    auth = compose.registry_auth(container.image, assignment.namespace, template, turn.given)
     policy = PullPolicy(container.image_pull_policy)
     turn.ask(record, EnsureImage(record.uid, container.image, policy, auth))
     return False

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from agent.domain.files import PodFiles, Projected
 from agent.domain.plan import ParsedPlan
 from agent.domain.probes import ProbeKind
 from agent.domain.view import ReplicaView
@@ -22,6 +23,7 @@ from agent.runtime.port import (
     RegistryAuth,
 )
 from polder.manifest import Probe
+from polder.manifest.volumes import VolumeMount
 
 Key = tuple[str, str]
 
@@ -57,16 +59,31 @@ class RunPod:
 
 @dataclass(frozen=True, slots=True)
 class StartContainer:
-    """Create and start a container. Done carries its id."""
+    """Create and start a container, after its volumes are there. Done carries its id."""
 
     uid: str
     pod_id: str
     pod: PodSpec
     spec: ContainerSpec
+    files: PodFiles = PodFiles()
+    mounts: tuple[VolumeMount, ...] = ()
 
     @property
     def key(self) -> Key:
         return ("container", self.spec.name)
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateFiles:
+    """Have these contents in the files of a pod that runs."""
+
+    uid: str
+    pod_id: str
+    files: tuple[Projected, ...]
+
+    @property
+    def key(self) -> Key:
+        return ("files", self.pod_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +162,7 @@ Operation = (
     EnsureImage
     | RunPod
     | StartContainer
+    | UpdateFiles
     | StopContainer
     | RemoveContainer
     | RemovePod

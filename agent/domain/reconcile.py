@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from agent.domain import answers, compose, labels, once, pods, report
 from agent.domain.containers import Turn, serve
 from agent.domain.devices import allocate, taken
+from agent.domain.given import given_by
 from agent.domain.instructions import (
     DeleteLogs,
     DevicesFound,
@@ -41,6 +42,7 @@ from agent.domain.instructions import (
 )
 from agent.domain.plan import Assignment, ParsedPlan
 from agent.domain.record import Cause, Record
+from agent.domain.renewal import renew
 from agent.domain.situation import Situation, classify
 from agent.domain.view import ReplicaView
 from agent.runtime.port import PodState
@@ -114,7 +116,7 @@ class Reconciler:
         turn = Turn(
             now,
             self._settings,
-            self._plan.secrets if self._plan is not None else {},
+            given_by(self._plan),
             self._allocate,
             max(wall, self._plan.issued_at if self._plan is not None else 0.0),
         )
@@ -138,9 +140,10 @@ class Reconciler:
         return turn.out
 
     def _plan_accepted(self, plan: ParsedPlan, turn: Turn) -> list[Record]:
-        renewed = self._plan is None or plan.secrets != self._plan.secrets
+        given = given_by(plan)
+        renewed = given != turn.given
         self._plan = plan
-        turn.secrets = plan.secrets
+        turn.given = given
         turn.wall = max(turn.wall, plan.issued_at)
         # Of two stays of one replica the newer one counts.
         by_epoch = sorted(plan.assignments.values(), key=lambda a: a.epoch)
@@ -161,6 +164,7 @@ class Reconciler:
             if renewed:
                 for image in record.images.values():
                     image.retry.hurry(turn.now)
+                record.files.retry.hurry(turn.now)
         return list(self._records.values())
 
     def _desire(self, record: Record, turn: Turn) -> None:
@@ -291,6 +295,7 @@ class Reconciler:
             once.finish(record, main, record.verdict, turn, may_act)
         elif main is not None and record.runs is not None and main.ready:
             serve(record, main, record.runs, turn, may_act)
+            renew(record, main, record.runs, turn)
         match situation:
             case Situation.GONE:
                 self._forget(record, turn)
@@ -364,10 +369,8 @@ class Reconciler:
             return Cause("BadTemplate", wanted.error)
         if record.standing.against and record.ran != wanted.digest:
             return Cause("SovereigntyViolation", record.standing.against)
-        plan = self._plan
         try:
-            secrets = plan.secrets if plan is not None else {}
-            compose.check_secrets(self._settings, wanted, wanted.template, secrets)
+            compose.check(self._settings, wanted, wanted.template, given_by(self._plan))
         except compose.Unresolved as missing:
             return Cause(missing.reason, missing.message)
         return pods.rival(record, wanted, self._records.values()) if starting else None

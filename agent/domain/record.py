@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from agent.domain import backoff, labels
 from agent.domain.backoff import Retry
+from agent.domain.files import Projected
 from agent.domain.instructions import Key, Operation
 from agent.domain.plan import Assignment
 from agent.domain.probes import ProbeKind, ProbeState
@@ -55,6 +56,16 @@ class ContainerMemory:
     problem: Cause | None = None  # why it cannot be started now
 
 
+@dataclass(slots=True)
+class FilesMemory:
+    """Of what a pod's files from Configs and Secrets hold. `missing`: why they are not renewed."""
+
+    pod_id: str = ""
+    written: tuple[Projected, ...] = ()
+    retry: Retry = field(default_factory=lambda: Retry(backoff.FILES))
+    missing: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """How a replica that is to run once ended. `running`: what is still to be stopped then."""
@@ -80,6 +91,7 @@ class Record:
     images: dict[str, ImageMemory] = field(default_factory=dict)
     containers: dict[str, ContainerMemory] = field(default_factory=dict)
     remembers: str = ""  # digest of the template that `containers` is about
+    files: FilesMemory = field(default_factory=FilesMemory)
     pod_uid: str = ""  # of the sandbox under construction
     pod_retry: Retry = field(default_factory=lambda: Retry(backoff.SANDBOX))
     pod_since: float = 0.0  # when the main pod was made or adopted

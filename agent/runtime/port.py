@@ -90,7 +90,10 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class PodSpec:
-    """What a sandbox needs. `uid` is unique per pod instance; `labels` come back in PodState."""
+    """What a sandbox needs. `uid` is unique per pod instance; `labels` come back in PodState.
+
+    With `host_network` nothing is mapped: `ports` says which of the node's ports it takes.
+    """
 
     name: str
     namespace: str
@@ -102,10 +105,16 @@ class PodSpec:
     hostname: str = ""
     dns_servers: tuple[str, ...] = ()
     cgroup_parent: str = ""
+    host_network: bool = False
+    host_pid: bool = False
+    host_ipc: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerSpec:
+    """`run_as_user` None and no `run_as_username`: as the image says. All capabilities but those
+    in `capabilities` (NET_ADMIN, ...) are dropped. `unconfined`: without a seccomp filter."""
+
     name: str
     image: str  # as resolved by ensure_image
     attempt: int  # restarts so far: part of the log file's name
@@ -120,10 +129,22 @@ class ContainerSpec:
     labels: dict[str, str] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
     run_as_user: int | None = None
+    run_as_username: str = ""
+    run_as_group: int | None = None
+    capabilities: tuple[str, ...] = ()
+    unconfined: bool = False
     read_only_root: bool = False
     privileged: bool = False
     stop_signal: str = ""
     tty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ImageUser:
+    """As whom an image wants to run: by number or by name; neither means root."""
+
+    uid: int | None = None
+    name: str = ""
 
 
 class ContainerPhase(Enum):
@@ -224,6 +245,10 @@ class Runtime(Protocol):
         self, image: str, policy: PullPolicy, auth: RegistryAuth | None, arch: str
     ) -> str:
         """Pull if the policy asks; returns the reference to start. Raises ImageFailure."""
+        ...
+
+    async def image_user(self, image: str) -> ImageUser:
+        """Of an image that is on the box. Raises ImageFailure when it is not."""
         ...
 
     async def run_pod(self, spec: PodSpec) -> str:

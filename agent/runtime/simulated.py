@@ -24,6 +24,7 @@ from agent.runtime.port import (
     ExecSession,
     ImageFailure,
     ImageUse,
+    ImageUser,
     NotFound,
     PodSpec,
     PodState,
@@ -36,6 +37,7 @@ from agent.runtime.port import (
 )
 
 EXIT_KILLED = 137
+EXIT_UNSEEN = 255
 STDIN_CHUNKS_MAX = 64
 
 # (container, command) -> (exit code, output)
@@ -69,6 +71,8 @@ class SimulatedRuntime:
     images: what a pull of that reference gives: an error to raise, or None for success. References
         that are not named succeed.
     exits: image -> exit code: its containers end at once with that code.
+    lasts: image -> seconds: how long those containers run before they end.
+    users: image -> as whom it wants to run; root when it is not named.
     available: False makes every call raise RuntimeUnavailable; pods live on.
     busy_ports: (protocol, host port) that some process on the box is said to hold.
     exec_handler: what exec and exec_sync give.
@@ -80,6 +84,8 @@ class SimulatedRuntime:
         self.delays = delays or Delays()
         self.images: dict[str, ImageFailure | None] = {}
         self.exits: dict[str, int] = {}
+        self.lasts: dict[str, float] = {}
+        self.users: dict[str, ImageUser] = {}
         self.available = True
         self.busy_ports: set[tuple[str, int]] = set()
         self.exec_handler: ExecHandler = _succeed
@@ -105,18 +111,19 @@ class SimulatedRuntime:
             raise NotFound("NotFound", f"container {container_id} is not running")
         self._finish(state, code, reason)
 
-    def break_sandbox(self, pod_id: str) -> None:
-        """The sandbox is no longer ready and its containers are dead, as after a reboot."""
+    def break_sandbox(self, pod_id: str, code: int = EXIT_KILLED, reason: str = "Error") -> None:
+        """The sandbox is no longer ready and its containers are dead."""
         pod = self._pod(pod_id)
         for state in list(pod.containers.values()):
             if state.phase is ContainerPhase.RUNNING:
-                self._finish(state, EXIT_KILLED, "Error")
+                self._finish(state, code, reason)
         pod.state = replace(pod.state, ready=False)
 
     def reboot(self) -> None:
-        """Every sandbox is broken; records and images remain, as on a box that lost power."""
+        """Every sandbox is broken; records and images remain, as on a box that lost power. Nobody
+        saw how what ran then ended, and containerd says so."""
         for pod_id in self._pods:
-            self.break_sandbox(pod_id)
+            self.break_sandbox(pod_id, EXIT_UNSEEN, "Unknown")
 
     # ---- the port ----
 
@@ -154,6 +161,10 @@ class SimulatedRuntime:
                 raise failure
             self._present.add(image)
         return image
+
+    async def image_user(self, image: str) -> ImageUser:
+        self._enter("image_user")
+        return self.users.get(image, ImageUser())
 
     def preload(self, *images: str) -> None:
         """Put images on the box, as an import would."""
@@ -221,8 +232,17 @@ class SimulatedRuntime:
         home.containers[state.id] = state
         self._changed.set()
         if spec.image in self.exits:
-            self._finish(state, self.exits[spec.image])
+            self._end_after(state.id, self.exits[spec.image], self.lasts.get(spec.image, 0.0))
         return state.id
+
+    def _end_after(self, container_id: str, code: int, seconds: float) -> None:
+        if seconds > 0:
+            loop = asyncio.get_running_loop()
+            loop.call_later(seconds, self._end_after, container_id, code, 0.0)
+            return
+        state = self._find(container_id)
+        if state is not None and state.phase is ContainerPhase.RUNNING:
+            self._finish(state, code)
 
     async def container_status(self, container_id: str) -> ContainerState:
         self._enter("container_status")

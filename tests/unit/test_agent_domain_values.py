@@ -8,6 +8,7 @@ from agent.domain import compose
 from agent.domain.backoff import CRASH, IMAGE, Policy, Retry
 from agent.domain.compose import Settings, Unresolved, container_spec, registry_auth
 from agent.domain.devices import DevicesTaken, allocate
+from agent.domain.given import Given
 from agent.domain.plan import Assignment, Secret
 from agent.domain.pressure import DiskUse, disk_pressure
 from agent.domain.probes import ProbeKind, after, begin
@@ -112,7 +113,7 @@ def test_container_spec_carries_what_the_template_says() -> None:
     assert wanted.template is not None
     spec = container_spec(
         SETTINGS, wanted, wanted.template.containers[0],
-        image="sha256:1", attempt=4, restarts=2, secrets={}, devices=("/dev/a", "v.com/gpu=0"),
+        image="sha256:1", attempt=4, restarts=2, given=Given(), devices=("/dev/a", "v.com/gpu=0"),
     )  # fmt: skip
     env = dict(spec.env)
     assert len(env) == len(spec.env)
@@ -161,7 +162,7 @@ def test_pull_secrets_go_to_their_registry_only(image: str, server: str, matches
     wanted = one(template(image, imagePullSecrets=["pull"]))
     assert wanted.template is not None
     secrets = {("default", "pull"): secret(server)}
-    found = registry_auth(image, "default", wanted.template, secrets)
+    found = registry_auth(image, "default", wanted.template, Given(secrets))
     assert found == (RegistryAuth("u", "p") if matches else None)
     assert "p'" not in repr(found) and "b'p'" not in repr(secrets)
 
@@ -170,11 +171,11 @@ def test_missing_secrets_say_which() -> None:
     wanted = one(template(imagePullSecrets=["pull"]))
     assert wanted.template is not None
     with pytest.raises(Unresolved, match="'pull'"):
-        compose.check_secrets(SETTINGS, wanted, wanted.template, {})
+        compose.check(SETTINGS, wanted, wanted.template, Given())
     with pytest.raises(Unresolved, match="Registry is needed"):
         opaque = {("default", "pull"): secret("x", "Opaque")}
-        compose.check_secrets(SETTINGS, wanted, wanted.template, opaque)
+        compose.check(SETTINGS, wanted, wanted.template, Given(opaque))
     keyed = one(template(env=[{"name": "A", "secret": {"name": "pull", "key": "nope"}}]))
     assert keyed.template is not None
     with pytest.raises(Unresolved, match="no key 'nope'"):
-        compose.check_secrets(SETTINGS, keyed, keyed.template, {("default", "pull"): secret("x")})
+        compose.check(SETTINGS, keyed, keyed.template, Given({("default", "pull"): secret("x")}))

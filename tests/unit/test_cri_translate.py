@@ -37,7 +37,7 @@ def test_host_ports_survive_the_annotation() -> None:
 
 
 def test_container_is_confined_and_labelled() -> None:
-    config = translate.container_config(ContainerSpec("app", "i", 2), no_new_privs=True)
+    config = translate.container_config(ContainerSpec("app", "i", 2), POD)
     security = config.linux.security_context
     assert config.log_path == "app_2.log" and dict(config.labels) == {"polder.eu/managed": "true"}
     assert security.no_new_privs and not security.privileged
@@ -48,7 +48,7 @@ def test_container_is_confined_and_labelled() -> None:
 
 def test_user_zero_is_said_explicitly() -> None:
     spec = ContainerSpec("app", "i", 0, run_as_user=0)
-    config = translate.container_config(spec, no_new_privs=False)
+    config = translate.container_config(spec, POD)
     assert config.linux.security_context.HasField("run_as_user")
 
 
@@ -78,7 +78,7 @@ def test_cpu(resources: Resources, shares: int, quota: int) -> None:
 )
 def test_stop_signal(name: str, signal: int) -> None:
     spec = ContainerSpec("app", "i", 0, stop_signal=name)
-    assert translate.container_config(spec, no_new_privs=False).stop_signal == signal
+    assert translate.container_config(spec, POD).stop_signal == signal
 
 
 def test_times_of_what_has_not_happened() -> None:

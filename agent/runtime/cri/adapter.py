@@ -26,6 +26,7 @@ from agent.runtime.port import (
     ExecSession,
     ImageFailure,
     ImageUse,
+    ImageUser,
     NotFound,
     PodSpec,
     PodState,
@@ -61,17 +62,13 @@ class CriRuntime:
     """Implements agent.runtime.port.Runtime.
 
     endpoint: `unix:///run/containerd/containerd.sock` or a plain path.
-    no_new_privs: forbid setuid programs in containers to gain rights.
     """
 
-    def __init__(
-        self, endpoint: str, *, no_new_privs: bool = False, pull_timeout_s: float = PULL_S
-    ) -> None:
+    def __init__(self, endpoint: str, *, pull_timeout_s: float = PULL_S) -> None:
         target = endpoint if "://" in endpoint else f"unix://{endpoint}"
         self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
         self._runtime = stubs.runtime_service(self._channel)
         self._images = stubs.image_service(self._channel)
-        self._no_new_privs = no_new_privs
         self._pull_timeout_s = pull_timeout_s
         self._observer = Observer(self._fetch_ip, self._fetch_container)
         self._changes = ChangeWaiter(self._runtime)
@@ -179,6 +176,17 @@ class CriRuntime:
             )
         return response.image.id
 
+    async def image_user(self, image: str) -> ImageUser:
+        """As the image's configuration says; a group that it names is left to the runtime."""
+        request = pb.ImageStatusRequest(image=pb.ImageSpec(image=image))
+        try:
+            response = await self._images.ImageStatus(request, timeout=QUICK_S)
+        except grpc.aio.AioRpcError as error:
+            raise errors.image(error, image) from error
+        if not response.HasField("image"):
+            raise ImageFailure("ImageNotFound", f"{image}: not on this node any more")
+        return translate.image_user(response.image)
+
     async def _pull(self, image: str, auth: RegistryAuth | None) -> None:
         request = pb.PullImageRequest(image=pb.ImageSpec(image=image))
         if auth is not None:
@@ -284,7 +292,7 @@ class CriRuntime:
             await self._require_cdi()
         request = pb.CreateContainerRequest(
             pod_sandbox_id=pod_id,
-            config=translate.container_config(spec, no_new_privs=self._no_new_privs),
+            config=translate.container_config(spec, pod),
             sandbox_config=translate.sandbox_config(pod),
         )
         try:

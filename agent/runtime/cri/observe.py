@@ -43,7 +43,11 @@ class Observer:
         known = {p.id for p in pods}
         stale = [c for c in containers if c.pod_sandbox_id in known and self._is_stale(c)]
         addressless = [
-            p.id for p in pods if p.state == pb.SANDBOX_READY and not self._ips.get(p.id)
+            p.id
+            for p in pods
+            if p.state == pb.SANDBOX_READY
+            and not self._ips.get(p.id)
+            and not translate.shares_network(p)
         ]
         if stale or addressless:
             await self._refresh(stale, addressless)

@@ -9,6 +9,7 @@ from agent.runtime.port import (
     ContainerPhase,
     ContainerSpec,
     ContainerState,
+    ImageUser,
     PodSpec,
     PodState,
     PortMapping,
@@ -17,6 +18,11 @@ from agent.runtime.port import (
 
 MANAGED_LABEL = "polder.eu/managed"
 HOST_PORTS_ANNOTATION = "polder.eu/host-ports"
+HOST_NETWORK_ANNOTATION = "polder.eu/host-network"
+HOST_NETWORK_IP = "127.0.0.1"
+"""What a pod has as address that shares the node's network: where probes reach it."""
+# Whoever is not root may bind port 80 in a network namespace of its own; as Docker does it.
+POD_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0"}
 
 CFS_PERIOD_US = 100_000
 CFS_QUOTA_US_MIN = 1_000  # the kernel refuses less
@@ -58,18 +64,26 @@ def sandbox_config(spec: PodSpec) -> pb.PodSandboxConfig:
     annotations = dict(spec.annotations)
     if any(p.host_port for p in spec.ports):
         annotations[HOST_PORTS_ANNOTATION] = format_host_ports(spec.ports)
+    if spec.host_network:
+        annotations[HOST_NETWORK_ANNOTATION] = "true"
     config = pb.PodSandboxConfig(
         metadata=pb.PodSandboxMetadata(name=spec.name, uid=spec.uid, namespace=spec.namespace),
-        hostname=spec.hostname or spec.name[:63],
+        # With the node's network comes the node's name: the runtime refuses another.
+        hostname="" if spec.host_network else spec.hostname or spec.name[:63],
         log_directory=spec.log_directory,
         labels={**spec.labels, MANAGED_LABEL: "true"},
         annotations=annotations,
-        port_mappings=[port_mapping(p) for p in spec.ports if p.host_port],
+        port_mappings=[
+            port_mapping(p) for p in spec.ports if p.host_port and not spec.host_network
+        ],
         linux=pb.LinuxPodSandboxConfig(
             cgroup_parent=spec.cgroup_parent,
             security_context=pb.LinuxSandboxSecurityContext(
-                namespace_options=_namespaces(), seccomp=_runtime_default()
+                namespace_options=_namespaces(spec),
+                readonly_rootfs=True,
+                seccomp=_seccomp(unconfined=False),
             ),
+            sysctls={} if spec.host_network else POD_SYSCTLS,
         ),
     )
     if spec.dns_servers:
@@ -101,17 +115,27 @@ def parse_host_ports(text: str) -> list[PortMapping]:
     return found
 
 
-def container_config(spec: ContainerSpec, *, no_new_privs: bool) -> pb.ContainerConfig:
+def container_config(spec: ContainerSpec, pod: PodSpec) -> pb.ContainerConfig:
+    """No container can gain rights that it does not start with: no_new_privs, whatever it asks."""
     security = pb.LinuxContainerSecurityContext(
-        namespace_options=_namespaces(),
+        capabilities=pb.Capability(
+            drop_capabilities=["ALL"],
+            add_capabilities=spec.capabilities,
+            # Without these, whoever is not root has none of them after the first exec.
+            add_ambient_capabilities=spec.capabilities,
+        ),
+        namespace_options=_namespaces(pod),
         readonly_rootfs=spec.read_only_root,
-        no_new_privs=no_new_privs,
+        no_new_privs=True,
         masked_paths=MASKED_PATHS,
         readonly_paths=READ_ONLY_PATHS,
-        seccomp=_runtime_default(),
+        seccomp=_seccomp(unconfined=spec.unconfined),
+        run_as_username=spec.run_as_username,
     )
     if spec.run_as_user is not None:
         security.run_as_user.value = spec.run_as_user
+    if spec.run_as_group is not None:
+        security.run_as_group.value = spec.run_as_group
     return pb.ContainerConfig(
         metadata=pb.ContainerMetadata(name=spec.name, attempt=spec.attempt),
         image=pb.ImageSpec(image=spec.image),
@@ -162,13 +186,27 @@ def _signal(name: str) -> pb.Signal.ValueType:
     return dict(pb.Signal.items()).get(full, pb.SIGNAL_RUNTIME_DEFAULT)
 
 
-def _namespaces() -> pb.NamespaceOption:
-    """Network and IPC per pod, processes per container."""
-    return pb.NamespaceOption(network=pb.POD, pid=pb.CONTAINER, ipc=pb.POD)
+def _namespaces(pod: PodSpec) -> pb.NamespaceOption:
+    """Network and IPC per pod, processes per container; or the node's."""
+    return pb.NamespaceOption(
+        network=pb.NODE if pod.host_network else pb.POD,
+        pid=pb.NODE if pod.host_pid else pb.CONTAINER,
+        ipc=pb.NODE if pod.host_ipc else pb.POD,
+    )
 
 
-def _runtime_default() -> pb.SecurityProfile:
-    return pb.SecurityProfile(profile_type=pb.SecurityProfile.RuntimeDefault)
+def _seccomp(*, unconfined: bool) -> pb.SecurityProfile:
+    profile = pb.SecurityProfile
+    return profile(profile_type=profile.Unconfined if unconfined else profile.RuntimeDefault)
+
+
+def image_user(image: pb.Image) -> ImageUser:
+    return ImageUser(image.uid.value if image.HasField("uid") else None, image.username)
+
+
+def shares_network(item: pb.PodSandbox) -> bool:
+    """Whether the pod has no address of its own."""
+    return item.annotations.get(HOST_NETWORK_ANNOTATION) == "true"
 
 
 def pod_state(item: pb.PodSandbox, ip: str, containers: Iterable[ContainerState]) -> PodState:
@@ -181,7 +219,7 @@ def pod_state(item: pb.PodSandbox, ip: str, containers: Iterable[ContainerState]
         labels=dict(item.labels),
         annotations=dict(item.annotations),
         created_at=seconds(item.created_at),
-        ip=ip,
+        ip=ip or (HOST_NETWORK_IP if shares_network(item) else ""),
         containers=tuple(containers),
     )
 
