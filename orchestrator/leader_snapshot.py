@@ -110,6 +110,7 @@ class SnapshotBuilder:
             },
             volumes=_volumes(self._cache.resources("Volume")),
             complete=self._cache.synced_at > 0,
+            lost_after_s=self._periods.lost_after_s,
         )
 
     def _versions(self, kind: str) -> Mapping[tuple[str, str], str]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from orchestrator.records import NodePlacement, StopRecord
-from orchestrator.scheduling.decisions import Place, Plan, Revise, Standbys, Stop
+from orchestrator.scheduling.decisions import Bind, Place, Plan, Revise, Standbys, Stop
 
 GENERATION_LEAD_MAX = 1_000_000_000
 """An agent that claims to be further ahead is broken: following it would run out of numbers."""
@@ -19,16 +19,23 @@ class NodeChange:
     prune: set[str]
     refresh: bool = False
     standbys: list[Standbys] = field(default_factory=list)
+    bind: list[Bind] = field(default_factory=list)
 
     def without_moves_away(self) -> "NodeChange":
         """The part that does not depend on another node's record."""
         staying = [stop for stop in self.stop if not stop.moved_to]
-        return NodeChange(self.place, staying, self.revise, self.prune, self.refresh, self.standbys)
+        return replace(self, stop=staying)
 
     @property
     def is_empty(self) -> bool:
         return not (
-            self.place or self.stop or self.revise or self.prune or self.refresh or self.standbys
+            self.place
+            or self.stop
+            or self.revise
+            or self.prune
+            or self.refresh
+            or self.standbys
+            or self.bind
         )
 
 
@@ -47,6 +54,8 @@ def by_node(plan: Plan) -> dict[str, NodeChange]:
         of(revise.node).revise.append(revise)
     for standbys in plan.standbys:
         of(standbys.node).standbys.append(standbys)
+    for bind in plan.bind:
+        of(bind.node).bind.append(bind)
     for node, uid in plan.prune:
         of(node).prune.add(uid)
     for node in plan.refresh:
@@ -93,7 +102,9 @@ def applied(
 
 def _stop_record(stop: Stop, now_ms: int) -> StopRecord:
     assignment = stop.assignment
-    message = f"{stop.message}; it moves to {stop.moved_to}" if stop.moved_to else stop.message
+    message = stop.message
+    if stop.moved_to and stop.moved_to != stop.node:
+        message += f"; it moves to {stop.moved_to}"
     return StopRecord(
         namespace=assignment.namespace,
         workload=assignment.workload,

@@ -12,7 +12,7 @@ from orchestrator.scheduling import filters, scores
 from orchestrator.scheduling.affinity import NeighbourRule
 from orchestrator.scheduling.filters import Filter, Need, ReasonCount
 from orchestrator.scheduling.reasons import Reason
-from orchestrator.scheduling.snapshot import Workload
+from orchestrator.scheduling.snapshot import Template, Workload
 from orchestrator.scheduling.table import Ints, Mask, NodeTable
 
 Rules = tuple[list[NeighbourRule], list[NeighbourRule]]
@@ -126,13 +126,17 @@ class Chooser:
             self._count(leaving, +1)
         return row
 
-    def take(self, row: int) -> None:
-        """A replica goes to `row`: what it needs is held there from now on."""
+    def take(self, row: int, template: Template | None = None) -> None:
+        """A replica goes to `row`: what it needs, or this template, is held there from now on."""
         before = float(self._balance(row))
-        self._table.hold(row, self._need.template)
+        self._table.hold(row, template or self._need.template)
         self._room[row] = self._table.has_room(row, self._need.template)
         self._scores[row] += float(self._balance(row)) - before
         self._count(row, +1)
+
+    def look_again(self, row: int) -> None:
+        """Something else was held or released on the row."""
+        self._room[row] = self._table.has_room(row, self._need.template)
 
     def fits(self, row: int) -> bool:
         """Whether this very row could take one more."""

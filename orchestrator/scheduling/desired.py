@@ -12,7 +12,8 @@ from orchestrator.scheduling.snapshot import Mode, Workload
 
 def index_names(workload: Workload) -> Iterator[str]:
     """`hello-0`, `hello-1`, ... of `replicas: N`."""
-    return (f"{workload.name}-{index}" for index in range(workload.count))
+    indexes = range(workload.count) if workload.indexes is None else workload.indexes
+    return (f"{workload.name}-{index}" for index in indexes)
 
 
 def place_names(workload: Workload, places: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -28,7 +29,11 @@ def is_indexed(workload: Workload, replica: str) -> bool:
     prefix, _, index = replica.rpartition("-")
     if workload.mode is not Mode.REPLICAS or prefix != workload.name or not index.isdecimal():
         return False
-    return str(int(index)) == index and int(index) < workload.count
+    if str(int(index)) != index:
+        return False
+    if workload.indexes is not None:
+        return int(index) in workload.indexes
+    return int(index) < workload.count
 
 
 def replica_uid(workload_uid: str, replica: str, epoch: int) -> str:

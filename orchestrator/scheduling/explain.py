@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from orchestrator.scheduling import filters
 from orchestrator.scheduling.holders import find_holders, template_of
 from orchestrator.scheduling.part import Planning
-from orchestrator.scheduling.reasons import Reason, Value, need_of
+from orchestrator.scheduling.reasons import Reason, Value, forbidden_reason, need_of
 from orchestrator.scheduling.snapshot import Snapshot, Workload
 from orchestrator.scheduling.table import NodeTable
 
@@ -143,7 +143,9 @@ class _Findings:
 
     def blockers(self) -> tuple[Reason, ...]:
         over = self._planning.quotas.over(self._workload.namespace, self._need.template)
-        return filters.blockers(self._snapshot, self._workload) + over
+        namespace = self._workload.namespace
+        missing = tuple(forbidden_reason(namespace, name) for name in self._need.forbidden)
+        return filters.blockers(self._snapshot, self._workload) + missing + over
 
 
 def _groups(verdicts: list[NodeVerdict]) -> tuple[ReasonGroup, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from orchestrator.domain.liveness import Liveness
 from orchestrator.scheduling.reasons import Need, Reason, ReasonCount
-from orchestrator.scheduling.rules import PLAIN_RULES, RULES, STAYING_RULES
+from orchestrator.scheduling.rules import PLAIN_RULES, RULES, STAYING_RULES, TEMPLATE_RULES
 from orchestrator.scheduling.snapshot import Snapshot, Workload
 from orchestrator.scheduling.table import AMOUNTS, Mask, NodeTable
 
@@ -24,6 +24,7 @@ __all__ = [
     "ROOM",
     "RULES",
     "STAYING_RULES",
+    "TEMPLATE_RULES",
     "Filter",
     "Need",
     "Reason",
@@ -66,7 +67,9 @@ class Alive:
         return table.equal("liveness", self._state)
 
     def why(self, table: NodeTable, need: Need, row: int) -> tuple[Reason, ...]:
-        return (Reason(self.code, self._TEXTS[self._state]),)
+        suspect = table.nodes[row].suspect
+        text = self._TEXTS[self._state]
+        return (Reason(self.code, f"{text}; {suspect}" if suspect else text),)
 
 
 class Flag:
@@ -82,6 +85,24 @@ class Flag:
 
     def why(self, table: NodeTable, need: Need, row: int) -> tuple[Reason, ...]:
         return (Reason(self.code, self._text),)
+
+
+class Cordon:
+    """What keeps new replicas away from all of a site or provider."""
+
+    code = "SiteUnschedulable"
+
+    def failing(self, table: NodeTable, need: Need) -> Mask:
+        return table.flags("cordoned")
+
+    def why(self, table: NodeTable, need: Need, row: int) -> tuple[Reason, ...]:
+        node = table.nodes[row]
+        knob = f"site/{node.site}.unschedulable"
+        if node.cordoned.startswith("provider "):
+            knob = f"provider/{node.provider}.unschedulable"
+        elif node.cordoned.startswith("maintenance "):
+            knob = f"site/{node.site}.maintenance"
+        return (Reason(self.code, node.cordoned, knob),)
 
 
 # --- room -------------------------------------------------------------------------------------
@@ -157,6 +178,7 @@ CONDITIONS: tuple[Filter, ...] = (
     Flag("NodeDeleting", "deleting", "the node is being deleted"),
     Flag("NodeDraining", "draining", "the node is being drained"),
     Flag("NodeUnschedulable", "unschedulable", "the node is cordoned"),
+    Cordon(),
     Flag("NodeNotReady", "not_ready", "the node says that its container runtime is down"),
     Flag("CapacityInvalid", "invalid", "the node tells of capacity that cannot be true"),
 )
@@ -209,9 +231,10 @@ def blockers(snapshot: Snapshot, workload: Workload) -> tuple[Reason, ...]:
     if namespace is not None and not namespace.readable:
         text = f"the record of namespace {workload.namespace} cannot be read, nor can its floor"
         found.append(Reason("NamespaceUnreadable", text))
-    if (workload.uid, workload.revision) not in snapshot.templates:
-        text = f"revision {workload.revision} of its template is not in the store"
-        found.append(Reason("MissingRevision", text))
+    for revision in dict.fromkeys((workload.revision, workload.stable)):
+        if revision and (workload.uid, revision) not in snapshot.templates:
+            text = f"revision {revision} of its template is not in the store"
+            found.append(Reason("MissingRevision", text))
     return tuple(found)
 
 

@@ -4,6 +4,7 @@
 move or change. Whatever is not as simple as that, or finds no node, goes the long way.
 """
 
+from orchestrator.scheduling.lanes import is_plain
 from orchestrator.scheduling.part import Planning
 from orchestrator.scheduling.placements import Batch
 from orchestrator.scheduling.reasons import NO_POLICY, Need
@@ -26,6 +27,10 @@ def place_first(planning: Planning, workload: Workload) -> bool:
         or where.prefer_green
         or workload.failover.standbys
         or not namespace.readable
+        or namespace.frozen
+        or template.demands
+        or template.local_volumes
+        or not is_plain(workload)
         or namespace.quota is not None
         or planning.neighbours.active
         or workload.uid in planning.holders.by_workload

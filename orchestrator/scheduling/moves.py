@@ -1,22 +1,23 @@
-"""Replicas that must leave their node or change on it, one workload at a time.
+"""Replicas that must leave their node, whatever else changes, one workload at a time.
 
 A replica that serves is replaced start first: its new holder says which stay it replaces, and the
 old one stops when the new one has been seen ready. Nothing runs twice for longer than that, and
-nothing stops for want of a place.
+nothing stops for want of a place, but for the deadline of a drain and the deletion of its node.
 
-    placed on another node, replaces set --ready--> the old one stops with the cause of the move
-      its node fails or will not do any more --> the new one stops, the old one stays
+    placed beside it, `replaces` set --ready--> the old one stops with the cause of the change
+      its node fails, or nobody wants it any more --> the new one stops, the old one stays
       the old one's node is lost or deleted --> the new one is the holder at once
 """
 
-from orchestrator.domain.liveness import Liveness
+from orchestrator.domain.liveness import FLAP_PATIENCE, FLAP_WINDOW_S
 from orchestrator.scheduling import filters
+from orchestrator.scheduling.chooser import Chooser
 from orchestrator.scheduling.decisions import Cause, NonCompliant, Revise
-from orchestrator.scheduling.holders import Holder, template_of
-from orchestrator.scheduling.part import Part, Planning, ordered, revised
+from orchestrator.scheduling.holders import Holder
+from orchestrator.scheduling.part import Part, Planning, is_lost, ordered, revised
 from orchestrator.scheduling.rules import SOVEREIGNTY
-from orchestrator.scheduling.snapshot import Mode, Workload
-from orchestrator.scheduling.table import asks_no_more
+from orchestrator.scheduling.snapshot import Mode, Node, Workload
+from orchestrator.scheduling.table import Mask, asks_no_more
 
 
 class Moves(Part):
@@ -24,7 +25,11 @@ class Moves(Part):
 
     def __init__(self, planning: Planning, workload: Workload) -> None:
         super().__init__(planning, workload)
-        self._stuck: dict[tuple[str, str], list[Holder]] = {}
+        self._stuck: dict[tuple[str, str, bool], list[Holder]] = {}
+        self._admitting: dict[int, Mask] = {}
+        # Of jobs: ended replicas whose stay goes. They are not missing until their job says so.
+        self._ended: set[str] = set()
+        self._damped: dict[str, list[str]] = {}  # replicas by lost node
 
     # --- replacements under way ------------------------------------------------------------------
 
@@ -35,38 +40,55 @@ class Moves(Part):
             old = self._held[name]
             before, now = self._node(old), self._node(new)
             fault = self._fault(new)
-            if before is None or before.deleting or before.liveness is Liveness.LOST:
+            if before is None or before.deleting or is_lost(before):
                 lost = before is None or not before.deleting
                 cause = Cause.NODE_LOST if lost else Cause.NODE_DELETED
                 self._take_over(name, cause, f"node {old.node} is gone")
             elif now is None or fault:
-                del self._incoming[name]
-                self._stop(new, Cause.REPLACEMENT_FAILED, fault or f"node {new.node} is gone")
-                self._use_quota(new, -1)
-                self._use_quota(old, 1)
-                self._lazy_chooser = None
-            elif self._is_ready(new) and new.record.revision == self._workload.revision:
-                cause = Cause(new.record.because)
-                self._take_over(name, cause, f"its replacement is ready on node {new.node}")
+                self._give_up(name, fault or f"node {new.node} is gone")
+            elif new.record.revision != self._lanes.wanted(new):
+                if self._follow_revision(old, new):
+                    waiting.append(name)
+            elif self._is_available(new):
+                self._take_over(name, Cause(new.record.because), _ready_text(old, new))
             else:
-                if new.record.revision != self._workload.revision:
-                    self._update_in_place(new)
                 waiting.append(name)
         if waiting:
             text = "the old holder stops when the new one is running and ready"
             self._explain("ReplacementWaits", text, tuple(waiting))
+
+    def _follow_revision(self, old: Holder, new: Holder) -> bool:
+        """The wanted revision changed while it starts; whether the replacement goes on."""
+        name, revision = new.record.replica, self._lanes.wanted(new)
+        stays = old.record.revision == self._lanes.wanted(old)
+        if stays and self._reason_to_leave(old) is None and self._is_compliant(old):
+            text = f"revision {new.record.revision} is not wanted any more, and what it was to "
+            self._give_up(name, text + f"replace has revision {old.record.revision}")
+            return False
+        if not self._update_in_place(new, revision):
+            self._give_up(name, f"revision {revision} has no room on node {new.node}")
+            return False
+        return True
 
     def _take_over(self, name: str, cause: Cause, message: str) -> None:
         old, new = self._held[name], self._incoming.pop(name)
         self._held[name] = new
         self._stop(old, cause, message, moved_to=new.node)
 
+    def _give_up(self, name: str, message: str) -> None:
+        """The replacement stops, and the old holder stays."""
+        new = self._incoming.pop(name)
+        self._stop(new, Cause.REPLACEMENT_FAILED, message)
+        self._use_quota(new, -1)
+        self._use_quota(self._held[name], 1)
+        self._choosers.clear()
+
     def _fault(self, new: Holder) -> str:
         """Why a node will not do for the replacement that starts on it; empty: it will."""
         node = self._node(new)
         if node is None or new.row is None:
             return ""
-        if node.liveness is Liveness.LOST or node.deleting or node.draining:
+        if is_lost(node) or node.deleting or node.draining:
             return f"node {node.name} is lost, drained or deleted"
         broken = filters.reasons(
             (*filters.STAYING_RULES, SOVEREIGNTY), self._table, self._need, new.row
@@ -76,20 +98,50 @@ class Moves(Part):
     # --- what cannot wait ------------------------------------------------------------------------
 
     def _leave_forced(self) -> None:
-        """Deleted nodes are left whatever comes of it; lost ones if another place exists."""
+        """Deleted nodes and those whose drain is overdue are left whatever comes of it; lost ones
+        if another place exists."""
         for holder in ordered(self._held):
             node = self._node(holder)
-            if node is None or holder.record.replica in self._incoming:
+            if node is None:
                 continue
-            if node.deleting:
-                message = f"node {node.name} is being deleted"
-                if not self._move(holder, Cause.NODE_DELETED, message):
-                    self._stop(holder, Cause.NODE_DELETED, message)
-                    self._drop(holder.record.replica)
-            elif node.liveness is Liveness.LOST and self._workload.mode is not Mode.PER_NODE:
-                message = f"node {node.name} has been silent for too long"
-                if not self._move(holder, Cause.NODE_LOST, message):
-                    self._cannot_move(holder, message)
+            name, waits = holder.record.replica, holder.record.replica in self._incoming
+            if node.drain_overdue and node.draining and self._workload.mode is not Mode.PER_NODE:
+                message = f"the deadline for draining node {node.name} is over"
+                if waits:
+                    self._take_over(name, Cause.DRAINED, message)
+                else:
+                    self._evict(holder, Cause.DRAINED, message)
+            elif node.deleting and not waits:
+                self._evict(holder, Cause.NODE_DELETED, f"node {node.name} is being deleted")
+            elif is_lost(node) and not waits and self._workload.mode is not Mode.PER_NODE:
+                self._leave_lost(holder, node)
+        patience_s = FLAP_PATIENCE * self._snapshot.lost_after_s
+        for lost, names in self._damped.items():
+            text = f"moved for a lost node less than {FLAP_WINDOW_S:.0f} s ago; they move again "
+            text += f"when node {lost} has been silent for {patience_s:.0f} s"
+            self._explain("FlapDamped", text, tuple(names))
+
+    def _evict(self, holder: Holder, cause: Cause, message: str) -> None:
+        ended = self._has_ended(holder)
+        if ended or not self._move(holder, cause, message):
+            self._stop(holder, cause, message)
+            self._drop(holder.record.replica)
+            if ended:
+                self._ended.add(holder.record.replica)
+
+    def _leave_lost(self, holder: Holder, node: Node) -> None:
+        if self._has_ended(holder):
+            return
+        now, record = self._planning.now, holder.record
+        patience_s = FLAP_PATIENCE * self._snapshot.lost_after_s
+        moved_s = now - record.placed_at_ms / 1000
+        was_moved = record.because == Cause.NODE_LOST and moved_s < FLAP_WINDOW_S
+        if was_moved and now - node.since < patience_s:
+            self._damped.setdefault(node.name, []).append(record.replica)
+            return
+        message = f"node {node.name} has been silent for too long"
+        if not self._move(holder, Cause.NODE_LOST, message):
+            self._cannot_move(holder, message)
 
     def _leave_forbidden(self) -> None:
         """Replicas whose site no longer meets their policy: all at once, each start first."""
@@ -109,73 +161,11 @@ class Moves(Part):
             where = replacement.node if replacement is not None else ""
             self._out.noncompliant.append(NonCompliant(holder.node, holder.record, reasons, where))
 
-    # --- what can wait for its turn --------------------------------------------------------------
+    def _is_compliant(self, holder: Holder) -> bool:
+        failing = SOVEREIGNTY.failing(self._table, self._need)
+        return holder.row is not None and not failing[holder.row]
 
-    def _change_gently(self) -> None:
-        """Moves and updates: replicas that are not ready at once, ready ones one at a time.
-
-        A replica of a lost node holds nobody up; one of a node that is only silent does.
-        """
-        due = [holder for holder in ordered(self._held) if self._is_due(holder)]
-        if not due:
-            return
-        busy = [holder for holder in ordered(self._held) if self._is_under_way(holder)]
-        waiting: list[str] = []
-        # Those that serve nobody first; then those whose progress can be seen.
-        for holder in sorted(due, key=lambda h: (self._serves(h), not self._is_live(h), h.order)):
-            if busy and self._serves(holder):
-                waiting.append(holder.record.replica)
-            elif self._change(holder):
-                busy.append(holder)
-        if waiting:
-            blocker = busy[0].record.replica
-            self._explain(
-                "UpdateWaits",
-                f"{len(waiting)} of its replicas change when {blocker} is running and ready",
-                tuple(waiting),
-            )
-
-    def _is_due(self, holder: Holder) -> bool:
-        if holder.row is None or holder.record.replica in self._incoming:
-            return False
-        outdated = holder.record.revision != self._workload.revision
-        return outdated or self._reason_to_leave(holder) is not None
-
-    def _is_under_way(self, holder: Holder) -> bool:
-        """Changed or being replaced, and not yet seen to run and be ready that way."""
-        if holder.record.replica in self._incoming:
-            return self._incoming[holder.record.replica].record.because != Cause.NON_COMPLIANT
-        node = self._node(holder)
-        if node is None or node.liveness not in (Liveness.LIVE, Liveness.SILENT):
-            return False
-        if holder.record.revision != self._workload.revision:
-            return False
-        return not self._is_ready(holder)
-
-    def _serves(self, holder: Holder) -> bool:
-        """Ready as far as is known; of a silent node's replicas nothing else can be assumed."""
-        if not self._is_live(holder):
-            return True
-        seen = self._observed(holder)
-        return seen is not None and seen.running and seen.ready
-
-    def _change(self, holder: Holder) -> bool:
-        """Move or update one replica; whether that was possible."""
-        reason = self._reason_to_leave(holder)
-        if reason is not None:
-            cause, message = reason
-            if self._leave(holder, cause, message):
-                return True
-            self._cannot_move(holder, message)
-            if holder.record.revision == self._workload.revision:
-                return False
-        if self._update_in_place(holder):
-            return True
-        message = f"revision {self._workload.revision} has no room on node {holder.node}"
-        if self._leave(holder, Cause.MOVED, message):
-            return True
-        self._cannot_move(holder, message)
-        return False
+    # --- ways to change --------------------------------------------------------------------------
 
     def _reason_to_leave(self, holder: Holder) -> tuple[Cause, str] | None:
         node = self._node(holder)
@@ -190,71 +180,97 @@ class Moves(Part):
             return Cause.DRAINED, f"node {node.name} is being drained"
         return None
 
-    def _update_in_place(self, holder: Holder) -> bool:
+    def _update_in_place(self, holder: Holder, revision: int) -> bool:
+        """Another template where it is; whether there is room and right for it."""
         assert holder.row is not None
-        before = template_of(self._snapshot, self._workload.uid, holder.record.revision)
+        row, template = holder.row, self._lanes.template(revision)
+        before = self._lanes.template(holder.record.revision)
         quotas, namespace = self._planning.quotas, self._workload.namespace
-        if not quotas.allows_update(namespace, before, self._template):
+        if not self._may_run(row, revision) or not quotas.allows_update(
+            namespace, before, template
+        ):
             return False
-        self._table.release(holder.row, before)
-        fits = asks_no_more(self._template, before) or self._table.has_room(
-            holder.row, self._template
-        )
-        self._table.hold(holder.row, self._template if fits else before)
+        if template.local_volumes and self._home(holder.record.replica) not in (None, row):
+            return False
+        self._table.release(row, before)
+        fits = asks_no_more(template, before) or self._table.has_room(row, template)
+        self._table.hold(row, template if fits else before)
         if not fits:
             return False
         quotas.use(namespace, before, -1)
-        quotas.use(namespace, self._template)
-        self._out.revise.append(Revise(holder.node, holder.record, self._workload.revision))
+        quotas.use(namespace, template)
+        self._out.revise.append(Revise(holder.node, holder.record, revision))
+        self._bind(holder.record.replica, holder.node, template)
         place = self._held if self._held.get(holder.record.replica) is holder else self._incoming
-        place[holder.record.replica] = revised(holder, self._workload.revision)
-        self._lazy_chooser = None  # its idea of what is free is out of date
+        place[holder.record.replica] = revised(holder, revision)
+        for chooser in self._choosers.values():
+            chooser.look_again(row)
         return True
 
-    # --- leaving ---------------------------------------------------------------------------------
-
-    def _leave(self, holder: Holder, cause: Cause, message: str) -> bool:
-        """Start first if it serves, otherwise at once; False when no node fits."""
-        if self._serves(holder):
-            return self._start_replacement(holder, cause)
-        return self._move(holder, cause, message)
+    def _may_run(self, row: int, revision: int) -> bool:
+        """Whether the node and the namespace let the revision's template in."""
+        if revision not in self._admitting:
+            need = self._lanes.need(revision)
+            rules = (*filters.TEMPLATE_RULES, SOVEREIGNTY)
+            self._admitting[revision] = filters.passing(rules, self._table, need)
+        return bool(self._admitting[revision][row])
 
     def _move(self, holder: Holder, cause: Cause, message: str) -> bool:
         """Give the replica another node and stop it on this one; False when no node fits."""
-        row = self._row_to_go(holder)
-        if row is None:
+        found = self._elsewhere(holder)
+        if found is None:
             return False
-        self._place(holder.record.replica, row, leaving=holder)
+        row, chooser = found
+        self._place(holder.record.replica, row, chooser, leaving=holder, because=cause.value)
         self._stop(holder, cause, message, moved_to=self._table.nodes[row].name)
         return True
 
     def _start_replacement(self, holder: Holder, cause: Cause) -> bool:
-        row = self._row_to_go(holder)
-        if row is None:
+        """On another node; False when none fits."""
+        found = self._elsewhere(holder)
+        if found is None:
             return False
-        self._place(holder.record.replica, row, leaving=holder, because=cause.value)
+        row, chooser = found
+        self._place(
+            holder.record.replica, row, chooser, leaving=holder, because=cause.value, beside=True
+        )
         return True
 
-    def _row_to_go(self, holder: Holder) -> int | None:
-        if self._workload.mode is Mode.PER_NODE or not self._quota_allows(holder):
+    def _elsewhere(self, holder: Holder) -> tuple[int, Chooser] | None:
+        if self._workload.mode is Mode.PER_NODE:
             return None
-        return self._chooser().choose(self._scope(holder), leaving=holder.row)
+        lanes = self._lanes.for_move(holder)
+        return self._choose(holder.record.replica, lanes, self._scope(holder), holder)
 
-    def _quota_allows(self, holder: Holder) -> bool:
-        """A move counts once; one that brings a larger template has to fit."""
-        before = template_of(self._snapshot, self._workload.uid, holder.record.revision)
-        namespace = self._workload.namespace
-        return self._planning.quotas.allows_update(namespace, before, self._template)
+    # --- telling ---------------------------------------------------------------------------------
 
     def _cannot_move(self, holder: Holder, message: str, code: str = "CannotMove") -> None:
-        self._stuck.setdefault((code, message), []).append(holder)
+        tied = bool(self._template.local_volumes) and holder.row is not None
+        tied = tied and self._home(holder.record.replica) == holder.row
+        self._stuck.setdefault((code, message, tied), []).append(holder)
 
     def _explain_stuck(self) -> None:
         """One explanation for all that would leave for one reason: they lack the same place."""
-        for (code, message), holders in self._stuck.items():
-            text, found = self._fits_nowhere(self._scope(holders[0]), "other ", holders[0].row)
+        for (code, message, tied), holders in self._stuck.items():
             names = tuple(holder.record.replica for holder in holders)
+            if tied:
+                volumes = ", ".join(self._template.local_volumes)
+                text = f"{message}; it stays, for the data of its volume {volumes} is there"
+                self._explain(code, text, names)
+                continue
+            text, found = self._fits_nowhere(self._scope(holders[0]), "other ", holders[0].row)
             self._explain(code, f"{message}; it stays, for {text}", names, found)
+
+    def _has_ended(self, holder: Holder) -> bool:
+        """It ran once, and is kept for its logs."""
+        seen = self._observed(holder)
+        return seen is not None and seen.finished
+
+
+def _ready_text(old: Holder, new: Holder) -> str:
+    if new.node == old.node:
+        return f"its successor of revision {new.record.revision} is ready on the same node"
+    return f"its replacement is ready on node {new.node}"
 
 
 def cause_of(broken: list[filters.Reason]) -> Cause:

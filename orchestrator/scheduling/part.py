@@ -14,6 +14,7 @@ from orchestrator.scheduling import filters
 from orchestrator.scheduling.affinity import Neighbours
 from orchestrator.scheduling.chooser import Chooser
 from orchestrator.scheduling.decisions import (
+    Bind,
     Cause,
     Explanation,
     NonCompliant,
@@ -21,16 +22,18 @@ from orchestrator.scheduling.decisions import (
     Revise,
     Standbys,
     Stop,
+    Unbind,
 )
-from orchestrator.scheduling.desired import replica_uid
+from orchestrator.scheduling.desired import place_names, replica_uid
 from orchestrator.scheduling.filters import ReasonCount
 from orchestrator.scheduling.holders import Holder, Holders, template_of
+from orchestrator.scheduling.lanes import Lane, Lanes
 from orchestrator.scheduling.placements import Places
 from orchestrator.scheduling.placer import Placer, Rows
 from orchestrator.scheduling.preemption import Preemption
 from orchestrator.scheduling.quota import Quotas
-from orchestrator.scheduling.reasons import need_of
-from orchestrator.scheduling.snapshot import Mode, Node, Observed, Snapshot, Workload
+from orchestrator.scheduling.reasons import Need
+from orchestrator.scheduling.snapshot import Mode, Node, Observed, Snapshot, Template, Workload
 from orchestrator.scheduling.standbys import StandbyChooser
 from orchestrator.scheduling.table import Mask, NodeTable
 
@@ -46,19 +49,24 @@ class Decisions:
     stop: list[Stop] = field(default_factory=list)
     revise: list[Revise] = field(default_factory=list)
     standbys: list[Standbys] = field(default_factory=list)
+    bind: list[Bind] = field(default_factory=list)
+    unbind: list[Unbind] = field(default_factory=list)
     noncompliant: list[NonCompliant] = field(default_factory=list)
     explanations: list[Explanation] = field(default_factory=list)
     desired: list[tuple[str, int]] = field(default_factory=list)
 
 
 class Planning:
-    """One plan in the making."""
+    """One plan in the making. `now`: unix seconds."""
 
-    def __init__(self, snapshot: Snapshot, table: NodeTable, holders: Holders) -> None:
+    def __init__(
+        self, snapshot: Snapshot, table: NodeTable, holders: Holders, now: float = 0.0
+    ) -> None:
         self.snapshot = snapshot
         self.table = table
         self.holders = holders
-        self.out = Decisions(Places(table.nodes, snapshot.revision))
+        self.now = now
+        self.out = Decisions(Places(table.nodes, snapshot.revision, int(now * 1000)))
         self.neighbours = Neighbours(snapshot.workloads)
         self.placer = Placer(table, self.neighbours)
         self.quotas = Quotas(snapshot.namespaces)
@@ -98,23 +106,58 @@ class Part:
         self._held = dict(planning.holders.by_workload.get(workload.uid, {}))
         self._incoming = dict(planning.holders.incoming.get(workload.uid, {}))
         self._out = planning.out
-        self._template = template_of(snapshot, workload.uid, workload.revision)
-        self._need = need_of(snapshot, workload, self._template)
+        self._lanes = Lanes(snapshot, planning.table, workload)
+        # Of a new replica.
+        self._need = self._lanes.first.need
+        self._template = self._need.template
         self._pack = planning.packs(workload.namespace)
-        self._lazy_chooser: Chooser | None = None
+        self._choosers: dict[int, Chooser] = {}  # by the lane's revision
         self._lazy_staying: Mask | None = None
         self._lazy_standbys: StandbyChooser | None = None
         self._more_rows: list[int] = []  # of replicas that this plan placed beside `held`
+        self._named: set[str] = set()  # names that it placed, where replicas have no index
 
     # --- doing -----------------------------------------------------------------------------------
 
-    def _place(self, name: str, row: int, leaving: Holder | None = None, because: str = "") -> None:
-        """A new holder on `row`. With `because`, `leaving` stays until the new one is ready."""
-        self._chooser().take(row)
+    def _place(
+        self,
+        name: str,
+        row: int,
+        chooser: Chooser,
+        *,
+        leaving: Holder | None = None,
+        because: str = "",
+        beside: bool = False,
+    ) -> None:
+        """A new holder on `row`, found by `chooser`. `leaving` is what it moves away from; with
+        `beside` that stays until the new one is ready."""
+        lanes = self._lanes
+        revision = lanes.at(row) if leaving is None else lanes.after_move(leaving, row)
+        chooser.take(row, lanes.template(revision))
+        self._choosers = {key: one for key, one in self._choosers.items() if one is chooser}
+        self._write_down(name, row, revision, leaving, because, beside)
+
+    def _place_beside(self, holder: Holder, row: int, revision: int) -> None:
+        """A new holder of another revision on the same node, for an update."""
+        self._table.hold(row, self._lanes.template(revision))
+        for chooser in self._choosers.values():
+            chooser.look_again(row)
+        name = holder.record.replica
+        self._write_down(name, row, revision, holder, Cause.UPDATED.value, beside=True)
+
+    def _write_down(
+        self,
+        name: str,
+        row: int,
+        revision: int,
+        leaving: Holder | None,
+        because: str,
+        beside: bool,
+    ) -> None:
+        workload, template = self._workload, self._lanes.template(revision)
         node = self._table.nodes[row].name
-        epoch = self._snapshot.revision
-        workload = self._workload
         (standbys,) = self._standbys_for([row])
+        epoch = self._snapshot.revision
         record = AssignmentRecord(
             namespace=workload.namespace,
             workload=workload.name,
@@ -122,21 +165,29 @@ class Part:
             replica=name,
             replica_uid=replica_uid(workload.uid, name, epoch),
             epoch=epoch,
-            revision=workload.revision,
+            revision=revision,
             standbys=standbys,
-            replaces=leaving.record.replica_uid if leaving is not None and because else "",
+            replaces=leaving.record.replica_uid if leaving is not None and beside else "",
             because=because,
+            placed_at_ms=int(self._planning.now * 1000),
             once=workload.once,
         )
         self._out.place.append(Place(node, record, leaving.node if leaving is not None else ""))
+        self._bind(name, node, template)
         self._planning.neighbours.add(workload.uid, [row])
         if leaving is not None:
             self._use_quota(leaving, -1)
-            self._planning.quotas.use(workload.namespace, self._template)
-            if because and leaving.row is not None:
+            self._planning.quotas.use(workload.namespace, template)
+            if beside and leaving.row is not None:
                 self._planning.neighbours.leave(workload.uid, [leaving.row])
-        target = self._incoming if because else self._held
+        target = self._incoming if beside else self._held
         target[name] = Holder(node, row, record)
+
+    def _bind(self, name: str, node: str, template: Template) -> None:
+        """The data of its local volumes is on the node that it was first placed on."""
+        key = (self._workload.namespace, name)
+        if template.local_volumes and self._snapshot.volumes.get(key) != node:
+            self._out.bind.append(Bind(*key, template.local_volumes, node))
 
     def _stop(self, holder: Holder, cause: Cause, message: str, moved_to: str = "") -> None:
         self._out.stop.append(Stop(holder.node, holder.record, cause, message, moved_to))
@@ -190,12 +241,55 @@ class Part:
 
     # --- looking up ------------------------------------------------------------------------------
 
-    def _chooser(self) -> Chooser:
-        if self._lazy_chooser is None:
-            self._lazy_chooser = self._planning.placer.chooser(
-                self._workload, self._need, self._rows(), self._pack
-            )
-        return self._lazy_chooser
+    def _chooser(self, lane: Lane | None = None) -> Chooser:
+        """For a lane; None: for a new replica."""
+        key, need = (lane.revision, lane.need) if lane else (self._lanes.first.revision, self._need)
+        found = self._choosers.get(key)
+        if found is None:
+            found = self._planning.placer.chooser(self._workload, need, self._rows(), self._pack)
+            self._choosers[key] = found
+        return found
+
+    def _choose(
+        self,
+        name: str,
+        lanes: tuple[Lane, ...],
+        among: Mask | None = None,
+        leaving: Holder | None = None,
+    ) -> tuple[int, Chooser] | None:
+        """A node for a replica, in the first of the lanes that has one, and who found it."""
+        for lane in lanes:
+            scope = _within(_within(among, lane.rows), self._home_mask(name, lane.need))
+            if not self._quota_allows(lane.need, leaving):
+                continue
+            chooser = self._chooser(lane)
+            row = chooser.choose(scope, None if leaving is None else leaving.row)
+            if row is not None:
+                return row, chooser
+        return None
+
+    def _quota_allows(self, need: Need, leaving: Holder | None) -> bool:
+        """A move counts once; one that brings a larger template has to fit."""
+        quotas, namespace = self._planning.quotas, self._workload.namespace
+        if leaving is None:
+            return quotas.room(namespace, need.template, 1) > 0
+        before = self._lanes.template(leaving.record.revision)
+        return quotas.allows_update(namespace, before, need.template)
+
+    def _home(self, name: str) -> int | None:
+        """The row of the node that has the data of the replica's local volumes."""
+        row = self._table.index.get(
+            self._snapshot.volumes.get((self._workload.namespace, name), ""), -1
+        )
+        return None if row < 0 or self._table.nodes[row].deleting else row
+
+    def _home_mask(self, name: str, need: Need) -> Mask | None:
+        row = self._home(name) if need.template.local_volumes else None
+        if row is None:
+            return None
+        mask = np.zeros(self._table.size, dtype=np.bool_)
+        mask[row] = True
+        return mask
 
     def _rows(self) -> list[int]:
         """Where its replicas count, those that are about to be replaced at their new place."""
@@ -220,6 +314,16 @@ class Part:
         rows = np.flatnonzero(rules & ~self._table.flags("deleting"))
         names = (self._table.site_names[code] for code in np.unique(self._table.site_codes[rows]))
         return sorted(name for name in names if name)
+
+    def _missing_places(self) -> list[tuple[str, str]]:
+        """(name, site or node) of what perSite and perNode lack."""
+        if self._workload.mode is Mode.PER_SITE:
+            places = self._sites()
+        else:
+            usable = self._chooser().usable & ~self._table.flags("deleting")
+            places = [self._table.nodes[row].name for row in np.flatnonzero(usable)]
+        named = place_names(self._workload, places)
+        return [(n, place) for n, place in named if n not in self._held and n not in self._named]
 
     def _site_mask(self, site: str) -> Mask:
         mask: Mask = self._table.site_codes == self._table.site_names.index(site)
@@ -252,6 +356,27 @@ class Part:
             and seen.ready
             and seen.revision == holder.record.revision
         )
+
+    def _is_available(self, holder: Holder) -> bool:
+        """Ready, and for so long that it counts; not about to be stopped."""
+        seen = self._observed(holder)
+        return (
+            self._is_ready(holder)
+            and seen is not None
+            and seen.ready_for_s >= self._workload.update.min_ready
+            and not seen.terminating
+        )
+
+
+def is_lost(node: Node) -> bool:
+    """Silent for so long, and alone with it, that what it has may be given to others."""
+    return node.liveness is Liveness.LOST and not node.suspect
+
+
+def _within(one: Mask | None, other: Mask | None) -> Mask | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one & other
 
 
 def ordered(held: dict[str, Holder]) -> list[Holder]:

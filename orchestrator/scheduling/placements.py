@@ -30,20 +30,24 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Numbered replicas of one workload: `indexes[i]` on row `rows[i]`."""
+    """Numbered replicas of one workload: `indexes[i]` on row `rows[i]`, with `revisions[i]` of its
+    template, or `revision` for all (0: the workload's)."""
 
     workload: Workload
     indexes: Sequence[int] | Ints
     rows: Sequence[int] | Ints
     standbys: Sequence[tuple[str, ...]] = ()
+    revision: int = 0
+    revisions: Ints | None = None
 
 
 class Places(Sequence[Place]):
     """What a plan places, in order of decision. Equal to another of the same places."""
 
-    def __init__(self, nodes: Sequence[Node] = (), epoch: int = 0) -> None:
+    def __init__(self, nodes: Sequence[Node] = (), epoch: int = 0, now_ms: int = 0) -> None:
         self._nodes = nodes
         self._epoch = epoch
+        self._now_ms = now_ms
         self._parts: list[Place | Batch] = []
         self._ends: list[int] = []
         self._total = 0
@@ -108,6 +112,9 @@ class Places(Sequence[Place]):
     def _made(self, batch: Batch, offset: int) -> Place:
         workload, epoch = batch.workload, self._epoch
         name = f"{workload.name}-{batch.indexes[offset]}"
+        revision = batch.revision or workload.revision
+        if batch.revisions is not None:
+            revision = int(batch.revisions[offset])
         record = AssignmentRecord(
             namespace=workload.namespace,
             workload=workload.name,
@@ -115,8 +122,9 @@ class Places(Sequence[Place]):
             replica=name,
             replica_uid=replica_uid(workload.uid, name, epoch),
             epoch=epoch,
-            revision=workload.revision,
+            revision=revision,
             standbys=batch.standbys[offset] if batch.standbys else (),
+            placed_at_ms=self._now_ms,
             once=workload.once,
         )
         return Place(self._nodes[batch.rows[offset]].name, record)

@@ -41,7 +41,7 @@ class Placer:
     ) -> Rows:
         """Rows for up to `number` replicas, in order, with their room held. `held`: rows of those
         that the workload has already; a row per replica."""
-        if workload.uid == self.nowhere_for:
+        if workload.uid == self.nowhere_for or need.forbidden:
             return ()
         required, preferred = rules_of(self._table, self._neighbours, need, workload.uid)
         where = need.placement

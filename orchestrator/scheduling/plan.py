@@ -7,7 +7,7 @@ the answer; tests and `bench/` call it with worlds that they make up.
 from collections.abc import Iterable
 
 from orchestrator.records import NodePlacement
-from orchestrator.scheduling.decisions import Cause, Plan, Stop
+from orchestrator.scheduling.decisions import Cause, Plan, Stop, Unbind
 from orchestrator.scheduling.demands import Demands
 from orchestrator.scheduling.first import place_first
 from orchestrator.scheduling.holders import Holders, answers, find_holders
@@ -30,9 +30,12 @@ def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
         return Plan(snapshot.revision)
     table = NodeTable(snapshot.nodes, snapshot.sites, now, seed)
     holders = find_holders(snapshot, table)
-    planning = Planning(snapshot, table, holders)
+    planning = Planning(snapshot, table, holders, now)
     out = planning.out
+    frozen = frozen_workloads(snapshot)
     for older, newer in holders.superseded:
+        if older.record.workload_uid in frozen:
+            continue
         message = f"epoch {newer.record.epoch} of it is on node {newer.node}"
         out.stop.append(Stop(older.node, older.record, Cause.MOVED, message))
     out.stop += _endings(snapshot, holders)
@@ -56,6 +59,8 @@ def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
         stop=tuple(out.stop) if snapshot.nodes else (),
         revise=tuple(out.revise),
         standbys=tuple(out.standbys),
+        bind=tuple(out.bind),
+        unbind=_unbound(snapshot, table),
         noncompliant=tuple(out.noncompliant),
         prune=_prunable(snapshot),
         refresh=tuple(
@@ -79,6 +84,24 @@ def _endings(snapshot: Snapshot, holders: Holders) -> list[Stop]:
             cause, message = job.ending[holder.record.replica_uid]
             found.append(Stop(holder.node, holder.record, Cause(cause), message))
     return found
+
+
+def frozen_workloads(snapshot: Snapshot) -> frozenset[str]:
+    """Uids of the workloads about which nothing may change, by themselves or by namespace."""
+    closed = {name for name, namespace in snapshot.namespaces.items() if namespace.frozen}
+    return frozenset(
+        workload.uid
+        for workload in snapshot.workloads
+        if workload.frozen or (closed and workload.namespace in closed)
+    )
+
+
+def _unbound(snapshot: Snapshot, table: NodeTable) -> tuple[Unbind, ...]:
+    """Data that went with its node. A snapshot without any node says nothing of nodes."""
+    if not snapshot.nodes:
+        return ()
+    gone = ((key, node) for key, node in snapshot.volumes.items() if node not in table.index)
+    return tuple(Unbind(namespace, name, node) for (namespace, name), node in sorted(gone))
 
 
 def follows_others(workload: Workload) -> bool:

@@ -151,11 +151,14 @@ class Preemption:
             self._by_row = defaultdict(list)
             for workload in self._snapshot.workloads:
                 namespace = self._snapshot.namespaces.get(workload.namespace)
-                if namespace is not None and not namespace.preemptible:
+                kept = namespace is not None and (not namespace.preemptible or namespace.frozen)
+                if kept or workload.frozen:
                     continue
                 moving = self._holders.incoming.get(workload.uid, {})
                 for name, holder in self._holders.by_workload.get(workload.uid, {}).items():
-                    if holder.row is None or name in moving:
+                    seen = self._snapshot.observed.get((holder.node, holder.record.replica_uid))
+                    ended = seen is not None and seen.finished
+                    if holder.row is None or name in moving or ended:
                         continue
                     number = holder.record.revision
                     template = template_of(self._snapshot, workload.uid, number)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.scheduling.snapshot import Snapshot, Template, Workload
+from orchestrator.scheduling.snapshot import Namespace, Snapshot, Template, Workload
 from polder.manifest import Placement
 from polder.manifest.policy import SovereigntySpec
 from polder.sovereignty import tighten
@@ -48,6 +48,8 @@ class Need:
     floor: SovereigntySpec = NO_POLICY
     namespace: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    # What the template demands and its namespace does not allow: then no node will do.
+    forbidden: tuple[str, ...] = ()
 
     @property
     def effective(self) -> SovereigntySpec:
@@ -66,7 +68,22 @@ def need_of(snapshot: Snapshot, workload: Workload, template: Template) -> Need:
         floor,
         workload.namespace,
         workload.labels,
+        forbidden(namespace, template),
     )
+
+
+def forbidden(namespace: Namespace | None, template: Template) -> tuple[str, ...]:
+    """What of the template's demands its namespace does not allow."""
+    if not template.demands:
+        return ()
+    allowed = namespace.allow if namespace is not None else frozenset[str]()
+    return tuple(name for name in template.demands if name not in allowed)
+
+
+def forbidden_reason(namespace: str, name: str) -> Reason:
+    """In the same words at apply, in a plan and in `edgectl why`."""
+    text = f"the template asks for {name}, which namespace.spec.allow of {namespace} does not list"
+    return Reason("NotAllowed", text, f"namespace.spec.allow.{name}")
 
 
 def effective_policy(snapshot: Snapshot, workload: Workload) -> SovereigntySpec:

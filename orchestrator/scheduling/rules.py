@@ -9,8 +9,10 @@ from functools import partial
 
 import numpy as np
 
+from orchestrator.domain.inventory import covers
 from orchestrator.scheduling.expressions import holds, phrase
-from orchestrator.scheduling.reasons import NO_POLICY, Need, Reason
+from orchestrator.scheduling.reasons import NO_POLICY, Need, Reason, forbidden_reason
+from orchestrator.scheduling.snapshot import Node
 from orchestrator.scheduling.table import Mask, NodeTable
 from polder.manifest import Taint, Toleration
 from polder.manifest.placement import LabelExpression
@@ -175,6 +177,50 @@ def tolerates(toleration: Toleration, taint: Taint) -> bool:
     )
 
 
+class HostPaths:
+    """Paths of the box that the box's own configuration does not let replicas see."""
+
+    code = "HostPathNotAllowed"
+
+    def failing(self, table: NodeTable, need: Need) -> Mask:
+        paths = need.template.host_paths
+        if not paths:
+            return table.nowhere
+
+        def compute() -> Mask:
+            failing = [bool(self._refused(node, paths)) for node in table.nodes]
+            return np.array(failing, dtype=np.bool_)
+
+        return table.memo((self.code, paths), compute)
+
+    def why(self, table: NodeTable, need: Need, row: int) -> tuple[Reason, ...]:
+        node = table.nodes[row]
+        allowed = ", ".join(node.host_paths) or "none"
+        return tuple(
+            Reason(
+                self.code,
+                f"the box does not let replicas see {path}; its host_paths: {allowed}",
+                "template.volumes.hostPath",
+            )
+            for path in self._refused(node, need.template.host_paths)
+        )
+
+    def _refused(self, node: Node, paths: tuple[str, ...]) -> list[str]:
+        return [path for path in paths if not any(covers(one, path) for one in node.host_paths)]
+
+
+class Allowance:
+    """What the namespace must allow: if it does not, no node will do."""
+
+    code = "NotAllowed"
+
+    def failing(self, table: NodeTable, need: Need) -> Mask:
+        return ~table.nowhere if need.forbidden else table.nowhere
+
+    def why(self, table: NodeTable, need: Need, row: int) -> tuple[Reason, ...]:
+        return tuple(forbidden_reason(need.namespace, name) for name in need.forbidden)
+
+
 class NearSite:
     code = "TooFar"
 
@@ -236,7 +282,10 @@ def loosened(reason: SovereigntyReason) -> str | float | None:
 SOVEREIGNTY = Sovereignty()
 _MANIFEST_RULES = (Architecture(), Selector(), DeviceAttributes(), NearSite())
 PLAIN_RULES = (*_MANIFEST_RULES, Taints("NoSchedule", "NoExecute"))
-RULES = (*PLAIN_RULES, SOVEREIGNTY)
+HOST_PATHS = HostPaths()
+TEMPLATE_RULES = (HOST_PATHS, Allowance())
+"""Of new stays only: what runs is left alone."""
+RULES = (*PLAIN_RULES, *TEMPLATE_RULES, SOVEREIGNTY)
 STAYING_RULES = (*_MANIFEST_RULES, Taints("NoExecute"))
 """What moves a replica that is there already. A replica that is no longer compliant is another
 matter: it moves when a compliant place exists, and never just stops."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from orchestrator.scheduling import filters
 from orchestrator.scheduling.reasons import NO_POLICY, Need
+from orchestrator.scheduling.rules import HOST_PATHS
 from orchestrator.scheduling.staircase import Staircase
 from orchestrator.scheduling.table import CPU, DISK, MEMORY, Floats, Ints, Mask, NodeTable
 
@@ -43,7 +44,7 @@ class SingleChooser:
 
     def cells(self, need: Need) -> tuple[Mask, Mask | None]:
         """Cells that pass all rules and conditions, room apart; and rows, where nodes of a cell
-        differ. Do not change the answer."""
+        differ. Do not change the answer. What a namespace forbids the caller has seen to."""
         cells, rows = self._static_masks(need)
         if need.policy is not NO_POLICY or need.floor is not NO_POLICY:
             admitted = self._table.policies.admitted(need.policy, need.floor)
@@ -125,13 +126,20 @@ class SingleChooser:
             tuple(where.node_selector.items()) if where.node_selector else None,
             where.match_expressions,
             where.device_expressions,
+            need.template.host_paths,
         )
         found = self._static.get(key)
         if found is None:
             table = self._table
             plain = filters.passing((*filters.PLAIN_RULES, *filters.CONDITIONS), table, need)
+            plain &= ~HOST_PATHS.failing(table, need)
             cells = np.logical_or.reduceat(plain, table.cell_start)
-            differ = where.node_selector or where.match_expressions or where.device_expressions
+            differ = bool(
+                where.node_selector
+                or where.match_expressions
+                or where.device_expressions
+                or need.template.host_paths
+            )
             found = (cells, plain if differ else None)
             if len(self._static) * table.size > STATIC_BYTES_MAX:
                 self._static.clear()

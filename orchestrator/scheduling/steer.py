@@ -7,10 +7,13 @@ in its own module and knows nothing of the others.
 
 from dataclasses import dataclass, replace
 
+from orchestrator.domain.guard import DEFAULT, GuardSettings
 from orchestrator.domain.jobs_runs import step_jobs
 from orchestrator.domain.jobs_step import JobsMemory
 from orchestrator.scheduling.decisions import Plan
+from orchestrator.scheduling.guards_step import GuardMemory, after_plan, before_plan
 from orchestrator.scheduling.plan import plan
+from orchestrator.scheduling.rollouts import RolloutMemory, steer_rollouts
 from orchestrator.scheduling.tick import Moment, Tell, World, Write
 
 __all__ = ["Memory", "Moment", "Steering", "Tell", "World", "Write", "steer"]
@@ -27,7 +30,9 @@ class Memory:
     was seen, and never what was decided.
     """
 
+    guards: GuardMemory = GuardMemory()
     jobs: JobsMemory = JobsMemory()
+    rollouts: RolloutMemory = RolloutMemory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +47,27 @@ class Steering:
     due_s: float = DUE_MAX_S
 
 
-def steer(world: World, memory: Memory, moment: Moment, seed: int = 0) -> Steering:
+def steer(
+    world: World, memory: Memory, moment: Moment, seed: int = 0, guards: GuardSettings = DEFAULT
+) -> Steering:
     """What to write, to do and to tell. `seed` breaks ties between nodes that are equally good.
 
-    A world that is incomplete, or that knows no node at all, stops nothing.
+    A world that is incomplete, or that cannot be true, changes nothing; one that knows no node at
+    all stops nothing.
     """
-    jobs = step_jobs(world, memory.jobs, moment)
+    guarded = before_plan(world, memory.guards, moment, guards)
+    memory = replace(memory, guards=guarded.memory)
+    if guarded.refused:
+        nothing = Plan(world.snapshot.revision)
+        return Steering(nothing, guarded.writes, guarded.tells, memory)
+    jobs = step_jobs(guarded.world, memory.jobs, moment)
+    rollouts = steer_rollouts(replace(world, snapshot=jobs.snapshot), memory.rollouts, moment)
+    decided = plan(rollouts.snapshot, moment.now, seed)
+    decided, held, told = after_plan(decided, guarded, moment, guards)
     return Steering(
-        plan(jobs.snapshot, moment.now, seed),
-        writes=jobs.writes,
-        tells=jobs.tells,
-        memory=replace(memory, jobs=jobs.memory),
-        due_s=min(DUE_MAX_S, jobs.due_s),
+        decided,
+        writes=(*guarded.writes, *jobs.writes, *rollouts.writes, *held),
+        tells=(*guarded.tells, *jobs.tells, *rollouts.tells, *told),
+        memory=replace(memory, jobs=jobs.memory, rollouts=rollouts.memory),
+        due_s=min(DUE_MAX_S, jobs.due_s, rollouts.due_s),
     )

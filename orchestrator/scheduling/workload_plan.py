@@ -7,22 +7,26 @@ replica at a time, then what is missing gets a place.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from orchestrator.scheduling import filters
+from orchestrator.scheduling.changes import Changes
+from orchestrator.scheduling.chooser import Chooser
 from orchestrator.scheduling.decisions import Cause, Standbys
-from orchestrator.scheduling.desired import is_indexed, place_names
+from orchestrator.scheduling.desired import index_names, is_indexed, place_names
 from orchestrator.scheduling.holders import Holder
-from orchestrator.scheduling.moves import Moves, cause_of
+from orchestrator.scheduling.lanes import Lane
+from orchestrator.scheduling.moves import cause_of
 from orchestrator.scheduling.part import Planning, ordered
 from orchestrator.scheduling.placements import Batch, names_of
 from orchestrator.scheduling.placer import Rows
 from orchestrator.scheduling.snapshot import Mode, Workload
-from orchestrator.scheduling.table import Mask
+from orchestrator.scheduling.table import Ints, Mask
 
 
-class WorkloadPlan(Moves):
+class WorkloadPlan(Changes):
     """Make one, and call `delete` or `decide` once.
 
     For a workload that goes where others are: `change_held`, `place_some` as long as anybody
@@ -32,11 +36,15 @@ class WorkloadPlan(Moves):
     def __init__(self, planning: Planning, workload: Workload) -> None:
         super().__init__(planning, workload)
         self._blockers = filters.blockers(planning.snapshot, workload)
+        namespace = planning.snapshot.namespaces.get(workload.namespace)
+        self._frozen = workload.frozen or (namespace is not None and namespace.frozen)
         self._done: list[Rows] = []  # indexes that this plan placed
-        self._named: set[str] = set()  # names that it placed, where replicas have no index
 
     def delete(self) -> None:
         """Stop everything: the workload has a tombstone."""
+        if self._frozen:
+            self._tell_frozen("it was deleted, and goes")
+            return
         message = f"workload {self._workload.name} was deleted"
         for held in (self._held, self._incoming):
             for holder in ordered(held):
@@ -50,6 +58,9 @@ class WorkloadPlan(Moves):
 
     def change_held(self) -> None:
         """What its present replicas need: to stop, to move, to change."""
+        if self._frozen:
+            self._tell_frozen("nothing about it changes, and what is due is done")
+            return
         for blocker in self._blockers:
             self._explain(blocker.code, blocker.text)
         if self._held and not self._blockers:
@@ -62,9 +73,9 @@ class WorkloadPlan(Moves):
 
     def place_some(self) -> bool:
         """Place what can be placed now, without a word on the rest; whether that was any."""
-        if self._blockers:
+        if self._blockers or self._frozen:
             return False
-        self._lazy_chooser = None  # others may have placed something since
+        self._choosers.clear()  # others may have placed something since
         if self._workload.mode is Mode.REPLICAS:
             return self._place_numbers(self._missing()) > 0
         missing = self._missing_places()
@@ -72,8 +83,10 @@ class WorkloadPlan(Moves):
 
     def finish(self) -> None:
         """Place what is missing, and explain what is not as it should be."""
+        if self._frozen:
+            return
         if self._done or self._named:
-            self._lazy_chooser = None
+            self._choosers.clear()
         wanted = len(self._held) + len(self._named) + sum(len(part) for part in self._done)
         if not self._blockers:
             wanted += self._place_missing()
@@ -81,12 +94,17 @@ class WorkloadPlan(Moves):
             self._explain_stuck()
         self._out.desired.append((self._workload.uid, wanted))
 
+    def _tell_frozen(self, what: str) -> None:
+        names = tuple(holder.record.replica for holder in ordered(self._held))
+        self._explain("Frozen", f"{what} after `edgectl thaw`", names)
+        self._out.desired.append((self._workload.uid, len(self._held)))
+
     # --- surplus ---------------------------------------------------------------------------------
 
     def _stop_surplus(self) -> None:
         match self._workload.mode:
             case Mode.REPLICAS:
-                kept = {name for name in self._held if is_indexed(self._workload, name)}
+                kept = self._kept_numbers()
             case Mode.PER_SITE:
                 sites = self._sites(filters.PLAIN_RULES)
                 kept = {name for name, _ in place_names(self._workload, sites)}
@@ -103,7 +121,16 @@ class WorkloadPlan(Moves):
             if replacement is not None:
                 self._stop(replacement, cause, message)
 
+    def _kept_numbers(self) -> set[str]:
+        if self._workload.indexes is not None:
+            return set(index_names(self._workload)).intersection(self._held)
+        return {name for name in self._held if is_indexed(self._workload, name)}
+
     def _surplus_cause(self, holder: Holder) -> tuple[Cause, str]:
+        if self._workload.indexes is not None:
+            ended = self._has_ended(holder)
+            message = "it is finished" if ended else "its job does not want it any more"
+            return Cause.COMPLETED, message
         if holder.row is not None and self._workload.mode is not Mode.REPLICAS:
             if self._table.nodes[holder.row].deleting:
                 return Cause.NODE_DELETED, f"node {holder.node} is being deleted"
@@ -132,32 +159,21 @@ class WorkloadPlan(Moves):
                     self._make_room(tuple(waiting), self._mask([site]), f"of site {site} ")
         return len(missing)
 
-    def _missing_places(self) -> list[tuple[str, str]]:
-        """(name, site or node) of what perSite and perNode lack."""
-        if self._workload.mode is Mode.PER_SITE:
-            places = self._sites()
-        else:
-            usable = self._chooser().usable & ~self._table.flags("deleting")
-            places = [self._table.nodes[row].name for row in np.flatnonzero(usable)]
-        named = place_names(self._workload, places)
-        return [(n, place) for n, place in named if n not in self._held and n not in self._named]
-
     def _place_in_rounds(self, missing: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """Those that got no node. A place that will not do for now may when others have theirs."""
         masks = {place: self._mask([place]) for place in {place for _, place in missing}}
-        quotas, namespace = self._planning.quotas, self._workload.namespace
         waiting, progress = missing, True
         while progress:
             left, full = [], set[str]()
             for name, place in waiting:
-                row = None
-                if place not in full and quotas.room(namespace, self._template, 1):
-                    row = self._chooser().choose(masks[place])
-                if row is None:
+                found = None
+                if place not in full:
+                    found = self._choose(name, self._lanes.for_new(), masks[place])
+                if found is None:
                     full.add(place)
                     left.append((name, place))
                 else:
-                    self._place_new(name, row)
+                    self._place_new(name, *found)
             progress = len(left) < len(waiting)
             waiting = left
         return waiting
@@ -173,32 +189,96 @@ class WorkloadPlan(Moves):
 
     def _place_numbered(self) -> int:
         missing = self._missing()
-        placed = self._place_numbers(missing)
-        if placed < len(missing):
+        self._place_numbers(missing)
+        left = self._missing() if len(missing) else missing
+        if self._template.local_volumes:
+            left = self._explain_tied(left)
+        if len(left):
             quotas, namespace = self._planning.quotas, self._workload.namespace
-            left = missing[placed:]
             self._explain_missing(left, quotas.room(namespace, self._template, len(left)))
         return len(missing)
 
     def _place_numbers(self, missing: Rows) -> int:
         """How many of them found a node, the first ones first."""
+        placed = 0
+        if self._template.local_volumes:
+            tied = [int(i) for i in missing if self._home(self._name(i)) is not None]
+            placed = self._place_singly(tied, self._lanes.for_new())
+            missing = np.setdiff1d(np.asarray(missing), tied)
+        many = self._place_many(missing)
+        placed += many
+        if self._lanes.mixed and many < len(missing):
+            # What has room for one of two revisions only.
+            for lane in self._lanes.for_new()[1:]:
+                self._choosers.clear()
+                placed += self._place_singly(self._missing(), (lane,), stop=True)
+        return placed
+
+    def _place_many(self, missing: Rows) -> int:
         planning, workload = self._planning, self._workload
         allowed = planning.quotas.room(workload.namespace, self._template, len(missing))
         if not allowed:
             return 0
         rows = planning.placer.rows_for(workload, self._need, allowed, self._rows(), self._pack)
         placed = len(rows)
-        if placed:
-            standbys = self._standbys_for(rows) if workload.failover.standbys else ()
-            self._out.place.add(Batch(workload, missing[:placed], rows, standbys))
+        if not placed:
+            return 0
+        indexes = missing[:placed]
+        standbys = self._standbys_for(rows) if workload.failover.standbys else ()
+        batch = Batch(workload, indexes, rows, standbys, self._lanes.usual)
+        if self._lanes.mixed:
+            batch = replace(batch, revisions=self._revisions_at(np.asarray(rows)))
+        else:
             planning.quotas.use(workload.namespace, self._template, placed)
-            self._done.append(missing[:placed])
-            self._lazy_chooser = None
-            self._more_rows += [int(row) for row in rows]
+        self._out.place.add(batch)
+        if self._template.local_volumes:
+            for index, row in zip(indexes, rows, strict=True):
+                node = self._table.nodes[int(row)].name
+                self._bind(self._name(index), node, self._template)
+        self._done.append(indexes)
+        self._choosers.clear()
+        self._more_rows += [int(row) for row in rows]
         return placed
 
+    def _revisions_at(self, rows: Ints) -> Ints:
+        """Of new replicas that were placed with the needs of both revisions; what they do not need
+        is given back."""
+        revisions = self._lanes.at_rows(rows)
+        namespace = self._workload.namespace
+        for row, revision in zip(rows.tolist(), revisions.tolist(), strict=True):
+            template = self._lanes.template(revision)
+            self._planning.quotas.use(namespace, template)
+            self._table.release(row, self._template)
+            self._table.hold(row, template)
+        return revisions
+
+    def _place_singly(self, indexes: Rows, lanes: tuple[Lane, ...], stop: bool = False) -> int:
+        """One after the other, with `stop` up to the first that finds no node."""
+        placed = 0
+        for index in indexes:
+            found = self._choose(self._name(index), lanes)
+            if found is not None:
+                self._place_new(self._name(index), *found)
+                self._named.discard(self._name(index))
+                self._done.append((int(index),))
+                placed += 1
+            elif stop:
+                break
+        return placed
+
+    def _name(self, index: int) -> str:
+        return f"{self._workload.name}-{index}"
+
     def _missing(self) -> Rows:
-        count = self._workload.count
+        workload = self._workload
+        if workload.indexes is not None:
+            there = {*self._held, *self._ended}
+            done = {int(index) for part in self._done for index in part}
+            return np.array(
+                [i for i in workload.indexes if i not in done and self._name(i) not in there],
+                dtype=np.int64,
+            )
+        count = workload.count
         if not self._held and not self._done:
             return range(count)
         lacks = np.ones(count, dtype=np.bool_)
@@ -208,6 +288,26 @@ class WorkloadPlan(Moves):
             lacks[np.asarray(part)] = False
         return np.flatnonzero(lacks)
 
+    def _explain_tied(self, missing: Rows) -> Rows:
+        """Those whose data is on a node that will not do are told by node; the others are left."""
+        tied: dict[int, list[str]] = {}
+        free = []
+        for index in missing:
+            home = self._home(self._name(index))
+            if home is None:
+                free.append(int(index))
+            else:
+                tied.setdefault(home, []).append(self._name(index))
+        volumes = ", ".join(self._template.local_volumes)
+        for row, names in tied.items():
+            mask = np.zeros(self._table.size, dtype=np.bool_)
+            mask[row] = True
+            text, found = self._fits_nowhere(mask, "")
+            node = self._table.nodes[row].name
+            text = f"the data of its volume {volumes} is on node {node}; {text}"
+            self._explain("Unschedulable", text, tuple(names), found)
+        return np.array(free, dtype=np.int64)
+
     def _explain_missing(self, missing: Rows, fitless: int) -> None:
         """`fitless` of them found no node; the others are over quota."""
         name = self._workload.name
@@ -216,13 +316,14 @@ class WorkloadPlan(Moves):
         if len(missing) > fitless:
             self._over_quota(names_of(name, missing[fitless:]))
 
-    def _place_new(self, name: str, row: int) -> None:
-        self._place(name, row)
-        self._planning.quotas.use(self._workload.namespace, self._template)
+    def _place_new(self, name: str, row: int, chooser: Chooser) -> None:
+        self._place(name, row, chooser)
         # Those that this plan placed are kept apart from those that were there.
+        placed = self._held.pop(name)
+        template = self._lanes.template(placed.record.revision)
+        self._planning.quotas.use(self._workload.namespace, template)
         self._more_rows.append(row)
         self._named.add(name)
-        del self._held[name]
 
     def _within_quota(self, names: Sequence[str]) -> bool:
         if self._planning.quotas.room(self._workload.namespace, self._template, 1):

@@ -10,6 +10,7 @@ from orchestrator.scheduling.decisions import Cause
 from orchestrator.scheduling.plan import plan
 from orchestrator.scheduling.snapshot import Mode, Resources, Snapshot, Template
 from polder.manifest import Placement, Spread, Taint, Toleration
+from polder.manifest.update import Update
 from tests.unit.scheduling_world import SMALL, World, box
 
 PORT = Template(host_ports=((8080, "TCP"),))
@@ -369,9 +370,9 @@ def test_a_changed_selector_moves_replicas_one_by_one() -> None:
 # --- updates --------------------------------------------------------------------------------------
 
 
-def test_an_update_rolls_one_ready_replica_at_a_time_under_the_same_uid() -> None:
+def test_without_surge_an_update_rolls_one_ready_replica_at_a_time_under_the_same_uid() -> None:
     world = three()
-    world.want("web", count=3)
+    world.want("web", count=3, update=Update(max_surge="0"))
     world.settle()
     before = {i.replica_uid for p in world.placements.values() for i in p.assignments}
     world.update("web", Template(Resources(cpu_millis=200)))
@@ -406,7 +407,7 @@ def test_an_update_without_room_moves() -> None:
     world.add(box("n3"))
     world.update("web", Template(Resources(cpu_millis=500)))
     stops = [stop for decided in world.settle() for stop in decided.stop]
-    assert [(s.node, s.cause, s.moved_to) for s in stops] == [(node, Cause.MOVED, "n3")]
+    assert [(s.node, s.cause, s.moved_to) for s in stops] == [(node, Cause.UPDATED, "n3")]
 
 
 def test_an_update_that_asks_for_less_fits_a_node_that_shrank() -> None:
