@@ -11,12 +11,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from agent.domain.files import host_rule
 from polder.manifest.quantity import cpu_millis, memory_bytes
 
 DEFAULT_FILE = Path("/etc/polder/agent.toml")
 ENV_PREFIX = "POLDER_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("json", "logfmt")
+HOST_PATHS_MAX = 256  # as many as an orchestrator believes
 _RESOURCE = re.compile(r"[a-z0-9][-a-z0-9.]*/[a-z0-9][-a-z0-9.]*")
 
 
@@ -47,7 +49,10 @@ class Reserved:
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """`devices` maps a resource name to the device node patterns and CDI kinds that make it up."""
+    """`devices` maps a resource name to the device node patterns and CDI kinds that make it up.
+
+    `host_paths` are what pods may see of the box: `PATH` with all below it, or `PATH:ro`.
+    """
 
     state_dir: Path = Path("/var/lib/polder-agent")
     log_dir: Path = Path("/var/log/polder/pods")
@@ -57,6 +62,7 @@ class AgentConfig:
     log_format: str = "json"
     reserved: Reserved = Reserved()
     devices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    host_paths: tuple[str, ...] = ()
 
 
 def _text(raw: object) -> str:
@@ -106,6 +112,16 @@ def _patterns(raw: object) -> tuple[str, ...]:
     for item in raw:
         if not item.startswith("/dev/") and not re.fullmatch(r"[\w.-]+/[\w.-]+", item):
             raise ValueError(f"{item!r} is neither a path below /dev nor a CDI kind vendor/class")
+    return tuple(raw)
+
+
+def _host_paths(raw: object) -> tuple[str, ...]:
+    if not isinstance(raw, list) or not all(isinstance(item, str) for item in raw):
+        raise ValueError("expected a list of paths")
+    if len(raw) > HOST_PATHS_MAX:
+        raise ValueError(f"{len(raw)} paths; at most {HOST_PATHS_MAX} are allowed")
+    for item in raw:
+        host_rule(item)
     return tuple(raw)
 
 
@@ -178,6 +194,7 @@ def parse_file(text: str, name: str = "agent.toml") -> AgentConfig:
     for resource, raw in table("devices").items():
         named = _patterns if _RESOURCE.fullmatch(resource) else _not_a_resource
         devices[resource] = read("devices", resource, named, raw)
+    host_paths = read("", "host_paths", _host_paths, data.pop("host_paths", []))
     top = {}
     for key, raw in data.items():
         attribute, parse = _TOP.get(key, (key, None))
@@ -187,6 +204,7 @@ def parse_file(text: str, name: str = "agent.toml") -> AgentConfig:
         made,
         reserved=replace(Reserved(), **reserved),  # type: ignore[arg-type]
         devices=devices,  # type: ignore[arg-type]
+        host_paths=host_paths,  # type: ignore[arg-type]
     )
 
 
@@ -232,6 +250,7 @@ def to_plain(config: AgentConfig) -> dict[str, Any]:
         for name in ("cpu", "memory", "disk")
         for share in [getattr(config.reserved, name)]
     }
+    plain["host_paths"] = list(config.host_paths)
     plain["devices"] = {resource: list(patterns) for resource, patterns in config.devices.items()}
     return plain
 
@@ -247,4 +266,5 @@ def from_plain(plain: dict[str, Any]) -> AgentConfig:
         log_format=plain["log_format"],
         reserved=Reserved(**{name: Share(*share) for name, share in plain["reserved"].items()}),
         devices={resource: tuple(patterns) for resource, patterns in plain["devices"].items()},
+        host_paths=tuple(plain["host_paths"]),
     )

@@ -49,7 +49,10 @@ class Amounts:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Facts that seldom change. `complaints` are what could not be read, for events."""
+    """Facts that seldom change. `complaints` are what could not be read, for events.
+
+    `host_paths` is what the box's configuration lets pods see of it.
+    """
 
     arch: str
     os: str
@@ -63,6 +66,7 @@ class Inventory:
     accelerators: tuple[Accelerator, ...]
     addresses: tuple[str, ...]
     runtime_version: str = ""
+    host_paths: tuple[str, ...] = ()
     complaints: tuple[str, ...] = ()
 
 
@@ -99,7 +103,10 @@ class Box:
 
 
 def take(
-    box: Box, reserved: Reserved, devices: Mapping[str, tuple[str, ...]] | None = None
+    box: Box,
+    reserved: Reserved,
+    devices: Mapping[str, tuple[str, ...]] | None = None,
+    host_paths: tuple[str, ...] = (),
 ) -> Inventory:
     """Look at the box. A few milliseconds: call it at start and every few minutes."""
     accelerators, complaints = find(box.root, devices or {})
@@ -132,6 +139,7 @@ def take(
         allocatable=free,
         accelerators=tuple(accelerators),
         addresses=_addresses(),
+        host_paths=host_paths,
         complaints=tuple(complaints),
     )
 

@@ -104,6 +104,7 @@ def inventory_message(inventory: Inventory) -> agent_pb2.NodeInventory:
             for a in inventory.accelerators
         ],
         addresses=inventory.addresses,
+        host_paths=inventory.host_paths,
         hostname=inventory.hostname,
     )
 

@@ -121,6 +121,7 @@ class Agent:
                 state_dir=config.state_dir,
                 log_dir=config.log_dir,
                 cgroup_parent=config.cgroup_parent,
+                host_paths=config.host_paths,
             ),
         )
         self.keeper = PlanKeeper(
@@ -145,7 +146,7 @@ class Agent:
     async def assemble(cls, config: AgentConfig, store: IdentityStore, runtime: Runtime) -> "Agent":
         """Look at the box and the runtime, and connect the pieces."""
         box = Box(disk=await _container_disk(runtime, config.state_dir))
-        inventory = take(box, config.reserved, config.devices)
+        inventory = take(box, config.reserved, config.devices, config.host_paths)
         inventory = with_runtime(inventory, await _runtime_version(runtime, ""))
         return cls(config, store, runtime, box, inventory)
 
@@ -195,7 +196,8 @@ class Agent:
             await asyncio.sleep(LOOK_EVERY_S)
             await self.keeper.retry_save()
             known = self.node.inventory
-            fresh = take(self._box, self._config.reserved, self._config.devices)
+            config = self._config
+            fresh = take(self._box, config.reserved, config.devices, config.host_paths)
             fresh = with_runtime(
                 fresh, await _runtime_version(self._runtime, known.runtime_version)
             )

@@ -13,6 +13,7 @@ WHOLE = """\
 state_dir = "/srv/polder"
 runtime_socket = "unix:///run/crio/crio.sock"
 log_level = "debug"
+host_paths = ["/srv/data", "/etc/ssl/certs:ro", "/dev/ttyUSB0"]
 
 [reserved]
 cpu = "250m"
@@ -32,6 +33,7 @@ def test_a_whole_file() -> None:
     assert config.reserved.cpu == Share(250)
     assert config.reserved.memory.of(1000) == 100
     assert config.reserved.disk == Share(5 << 30)
+    assert config.host_paths == ("/srv/data", "/etc/ssl/certs:ro", "/dev/ttyUSB0")
     assert config.devices["acme.example/radio"] == ("/dev/radio*",)
     assert from_plain(json.loads(json.dumps(to_plain(config)))) == config
 
@@ -52,6 +54,10 @@ def test_a_whole_file() -> None:
         ),
         ('[devices]\n"polder.eu/gpu" = ["x"]', "neither a path below /dev nor a CDI kind"),
         ('[devices]\n"gpu" = []', "agent.toml:2: devices.gpu: not a resource name"),
+        ('host_paths = "/srv"', "agent.toml:1: host_paths: expected a list of paths"),
+        ('host_paths = ["srv"]', "agent.toml:1: host_paths: 'srv' is no absolute path"),
+        ('host_paths = ["/srv/../etc"]', "without '..'"),
+        ('host_paths = ["//"]', "would give away the whole box"),
         ("reserved = 3", "agent.toml:1: reserved: expected a table"),
         ("log_level = x", "agent.toml: Invalid value (at line 1"),
     ],
