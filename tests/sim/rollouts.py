@@ -28,8 +28,8 @@ LOOK_S = 20.0
 class Life:
     """One seed's story. `run` raises Violation."""
 
-    def __init__(self, seed: int, verbose: bool = False) -> None:
-        self.world = World(seed, verbose)
+    def __init__(self, seed: int, verbose: bool = False, made: type[World] = World) -> None:
+        self.world = made(seed, verbose)
         self.events = Events(self.world)
 
     def run(self) -> None:
@@ -60,9 +60,9 @@ class Life:
         world.note(f"--- at rest, store revision {revision}")
 
 
-def check(seed: int, verbose: bool = False) -> World:
+def check(seed: int, made: type[World] = World) -> World:
     """Play one seed; returns its world for statistics. Raises Violation."""
-    life = Life(seed, verbose)
+    life = Life(seed, made=made)
     life.run()
     return life.world
 

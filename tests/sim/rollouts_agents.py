@@ -2,7 +2,7 @@
 
 It does what `agent/domain` does, as far as an orchestrator can see it: pulls before it stops the
 old, starts, becomes ready after a delay, backs off after crashes, reports, stops after the delay
-and the grace, runs a replica's successor beside it while the plan says so. Written apart from the
+and the grace, runs a replica's successor beside it, ends jobs. Written apart from the
 agent, in timers of virtual time.
 """
 
@@ -240,22 +240,14 @@ class Agent:
         elif want is None:
             pass
         elif pod is None:
-            if not self._predecessor_stops(rec) and self._fetched(rec, want):
+            if self._fetched(rec, want):
                 self._start(rec, want)
-        elif pod.want.digest != want.digest:
+        elif pod.want.digest != want.digest and not want.once:
             if self._fetched(rec, want):
                 self._terminate(rec, pod, "TemplateChanged")
         else:
             pod.want = want
         self._report()
-
-    def _predecessor_stops(self, rec: Rec) -> bool:
-        for other in self.recs.values():
-            same = other is not rec and other.replica == rec.replica
-            if same and other.namespace == rec.namespace and other.stop and other.pod is not None:
-                rec.reason = "WaitingForPredecessor"
-                return True
-        return False
 
     def _fetched(self, rec: Rec, want: Want) -> bool:
         if want.image in self.pulled:
@@ -376,9 +368,6 @@ class Agent:
             if rec.pod is pod and self.powered:
                 rec.pod = None
                 self.step(rec)
-                for other in list(self.recs.values()):
-                    if other.replica == rec.replica and other is not rec:
-                        self.step(other)
 
         grace = min(3.0, pod.want.template.stop_grace)
         delay = pod.want.template.stop_delay if pod.running else 0.0

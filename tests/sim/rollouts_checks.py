@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.records import AssignmentRecord, NodePlacement, StoredResource
 from orchestrator.scheduling.decisions import Plan
-from orchestrator.store import keys
 from polder.manifest.quantity import amount_of
 from tests.sim.rollouts_agents import Rec
+from tests.sim.rollouts_jobs import JobChecks
+from tests.sim.rollouts_records import assignments, is_numbered, is_wanted, kept_body
 
 if TYPE_CHECKING:
     from tests.sim.rollouts_world import World
@@ -23,6 +24,7 @@ HEARD_S = 10.0
 WINDOW_S = 300.0
 DOUBLE_MAX_S = 150.0
 SUSPICION_S = 600.0
+TOGETHER_S = 15.0
 
 # What an operator ordered, or a fault that came before: no budget holds for it.
 NOT_VOLUNTARY = {
@@ -55,6 +57,8 @@ class Checks:
         self._budgets: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
         self._surges: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
         self._double: dict[tuple[str, str], float] = {}
+        self._jobs = JobChecks(world)
+        self._proven: set[tuple[str, int]] = set()
         self._canaries: dict[tuple[str, int], list[tuple[float, str]]] = {}
 
     # --- what agents do --------------------------------------------------------------------------
@@ -123,9 +127,14 @@ class Checks:
             self._check_stops(before, after)
             self._check_frozen(before, after)
             for workload in self._workloads():
+                if workload.spec.get("run") == "once":
+                    self._jobs.check(workload, before, after)
+                    continue
                 self._check_availability(workload, before, after)
                 self._check_surge(workload, before, after)
                 self._check_canary(workload, after)
+        for workload in self._workloads():
+            self._check_proven(workload)
         self._check_doubles()
 
     def _hear(self) -> None:
@@ -157,7 +166,7 @@ class Checks:
     def _total(self, workload: StoredResource, placements: Mapping[str, NodePlacement]) -> int:
         if is_numbered(workload):
             return int(workload.spec.get("replicas", 1))
-        return len({a.replica for _, a in _assignments(workload.uid, placements)})
+        return len({a.replica for _, a in assignments(workload.uid, placements)})
 
     # --- availability ----------------------------------------------------------------------------
 
@@ -167,7 +176,7 @@ class Checks:
         before: Mapping[str, NodePlacement],
         after: Mapping[str, NodePlacement],
     ) -> None:
-        if workload.deletion_requested_at_ms or workload.spec.get("run") == "once":
+        if workload.deletion_requested_at_ms:
             return
         stops = {
             stop.replica_uid: (node, stop.cause)
@@ -176,8 +185,8 @@ class Checks:
             if stop.workload_uid == workload.uid
         }
         was, now, ordered = set(), set(), {}
-        stays_after = {a.replica_uid: a for _, a in _assignments(workload.uid, after)}
-        for node, item in _assignments(workload.uid, before):
+        stays_after = {a.replica_uid: a for _, a in assignments(workload.uid, after)}
+        for node, item in assignments(workload.uid, before):
             kept = stays_after.get(item.replica_uid)
             available = self._is_available(workload, node, item)
             if available:
@@ -193,7 +202,7 @@ class Checks:
             if not excused and (available or not self._heard(node)):
                 self._taken[item.replica_uid] = cause
                 self.voluntary_stops += 1
-        for node, item in _assignments(workload.uid, after):
+        for node, item in assignments(workload.uid, after):
             if item.replica in was and self._is_available(workload, node, item):
                 now.add(item.replica)
         lost = {n for n in was - now if is_wanted(workload, n)}
@@ -288,13 +297,13 @@ class Checks:
         silent = {n for n in agents if not self._heard(n)}
         if len(agents) >= 2 and len(silent) == len(agents):
             self._world.broken(f"{item.replica} left {node} as lost while nobody is heard")
-        site = agents[node].site
-        here = [n for n in agents if agents[n].site == site]
-        quiet = [n for n in here if n in silent]
-        if len(quiet) >= 3 and 2 * len(quiet) > len(here):
-            since = min(agents[n].silent_since for n in quiet)
-            if self._world.steady - max(since, self._world.led_at) < SUSPICION_S:
-                self._world.broken(f"{item.replica} left {node} as lost; {len(quiet)} are silent")
+        site, since = agents[node].site, agents[node].silent_since
+        quiet = {n for n in silent if abs(agents[n].silent_since - since) < TOGETHER_S}
+        here = {n for n in agents if agents[n].site == site} - (silent - quiet)
+        quiet &= here
+        young = self._world.steady - max(since, self._world.led_at) < SUSPICION_S
+        if len(quiet) >= 3 and 2 * len(quiet) > len(here) and young:
+            self._world.broken(f"{item.replica} left {node} as lost; {len(quiet)} are silent")
 
     def _check_frozen(
         self, before: Mapping[str, NodePlacement], after: Mapping[str, NodePlacement]
@@ -320,7 +329,7 @@ class Checks:
         after: Mapping[str, NodePlacement],
     ) -> None:
         def replacing(placements: Mapping[str, NodePlacement]) -> set[str]:
-            found = [a for _, a in _assignments(workload.uid, placements)]
+            found = [a for _, a in assignments(workload.uid, placements)]
             uids = {a.replica_uid for a in found}
             return {a.replica for a in found if a.replaces and a.replaces in uids}
 
@@ -336,7 +345,7 @@ class Checks:
         if canary is None or self._world.needs_no_canary(workload):
             return
         met = self._canaries.setdefault((workload.uid, target), [])
-        for node, item in _assignments(workload.uid, after):
+        for node, item in assignments(workload.uid, after):
             if item.revision != target or node not in self._world.agents:
                 continue
             site = self._world.agents[node].site
@@ -378,6 +387,18 @@ class Checks:
         for key in self._double.keys() - serving.keys():
             del self._double[key]
 
+    def _check_proven(self, workload: StoredResource) -> None:
+        """What cannot work is never one to return to."""
+        for past in kept_body(self._world, workload).get("history", ()):
+            revision = self._world.mirror.revision_of(workload.uid, past["number"])
+            if past["standing"] != "Proven" or revision is None:
+                continue
+            image = self._world.image(revision.decoded.containers[0].image)
+            slow = image.kind == "crash_late" and workload.decoded.update.proven_after < 300
+            if image.is_bad and not slow and (workload.uid, past["number"]) not in self._proven:
+                self._world.broken(f"{workload.name} r{past['number']} is proven: {image.name}")
+            self._proven.add((workload.uid, past["number"]))
+
     # --- records ---------------------------------------------------------------------------------
 
     def _workloads(self) -> list[StoredResource]:
@@ -385,27 +406,6 @@ class Checks:
 
     def _workload(self, uid: str) -> StoredResource | None:
         return next((w for w in self._workloads() if w.uid == uid), None)
-
-
-def _assignments(
-    uid: str, placements: Mapping[str, NodePlacement]
-) -> list[tuple[str, AssignmentRecord]]:
-    return [
-        (node, item)
-        for node, placement in placements.items()
-        for item in placement.assignments
-        if item.workload_uid == uid
-    ]
-
-
-def is_numbered(workload: StoredResource) -> bool:
-    return "perNode" not in workload.spec and "perSite" not in workload.spec
-
-
-def is_wanted(workload: StoredResource, name: str) -> bool:
-    if not is_numbered(workload):
-        return True
-    return int(name.rpartition("-")[2]) < int(workload.spec.get("replicas", 1))
 
 
 def _budgets(workload: StoredResource, total: int) -> dict[str, int]:
@@ -420,9 +420,3 @@ def _budgets(workload: StoredResource, total: int) -> dict[str, int]:
 
 def _surge(workload: StoredResource, total: int) -> int:
     return amount_of(workload.decoded.update.max_surge, total, up=True)
-
-
-def kept_body(world: "World", workload: StoredResource) -> dict[str, Any]:
-    """The rollout's record, as JSON; empty when there is none."""
-    record = world.mirror.kept_at(keys.rollout(workload.uid))
-    return record.body if record is not None else {}

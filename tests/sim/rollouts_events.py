@@ -70,6 +70,8 @@ class Events:
             self.new_node()
         for _ in range(dice.randint(1, 4)):
             self.new_workload()
+        if dice.random() < 0.3:
+            self._table += [(4, self.new_job), (2, self.new_schedule)]
 
     def happen(self) -> None:
         weights = [weight for weight, _ in self._table]
@@ -147,6 +149,43 @@ class Events:
             spec["priority"] = dice.choice([-5, 5])
         namespace = dice.choice(["default", "default", "b"])
         self._world.operator.apply("Workload", namespace, name, spec)
+        return f"{name}: {spec}"
+
+    def _job(self) -> dict[str, Any]:
+        dice = self._world.dice
+        self._images += 1
+        kind = dice.choice(["good", "good", "job_flaky", "job_fails", "pull_fails"])
+        name = f"job:{self._images}-{kind.replace('_', '-')}"
+        self._world.images[name] = Image(name, kind, dice.uniform(0.1, 5.0), 0.5)
+        container = {"name": "c", "image": name, "resources": {"cpu": "100m"}}
+        completions = dice.randint(1, 8)
+        return {
+            "run": "once",
+            "template": {"containers": [container]},
+            "job": {
+                "completions": completions,
+                "parallelism": dice.randint(1, completions),
+                "retries": dice.choice([0, 2, 5]),
+                "deadline": "600s",
+            },
+        }
+
+    def new_job(self) -> str:
+        self._named += 1
+        name, spec = f"job{self._named}", self._job()
+        self._world.operator.apply("Workload", "default", name, spec)
+        return f"{name}: {spec}"
+
+    def new_schedule(self) -> str:
+        self._named += 1
+        dice = self._world.dice
+        schedule = {
+            "cron": dice.choice(["* * * * *", "*/2 * * * *", "0 0 31 2 *"]),
+            "concurrency": dice.choice(["Forbid", "Replace", "Allow"]),
+            "missed": dice.choice(["Skip", "RunOnce"]),
+        }
+        name, spec = f"cron{self._named}", {**self._job(), "schedule": schedule}
+        self._world.operator.apply("Workload", "default", name, spec)
         return f"{name}: {spec}"
 
     def _changed(self, workload: StoredResource, **fields: Any) -> None:
@@ -379,6 +418,5 @@ class Events:
 
     def jump(self) -> str:
         jump = self._world.dice.choice([DAY_S, -DAY_S, 3600.0, -20.0])
-        self._world.skew += jump
-        self._world.wake()
+        self._world.jump(jump)
         return f"{jump:.0f} s"

@@ -5,7 +5,8 @@ Used by `rollouts.py`.
 
 from orchestrator.records import AssignmentRecord, StoredResource
 from tests.sim.rollouts_agents import Rec
-from tests.sim.rollouts_checks import is_numbered, is_wanted, kept_body
+from tests.sim.rollouts_jobs import unfinished
+from tests.sim.rollouts_records import is_numbered, is_wanted, kept_body
 from tests.sim.rollouts_world import World
 
 SETTLED = ("Proven", "RolledBack", "Failed")
@@ -23,6 +24,11 @@ def heal(world: World) -> None:
         agent.power_on()
         agent.connect()
     for record in list(world.mirror.resources("Workload")):
+        if "schedule" in record.spec:
+            world.operator.delete("Workload", record.namespace, record.name)
+            continue
+        if record.spec.get("run") == "once":
+            continue
         update = {k: v for k, v in record.spec.get("update", {}).items() if k != "paused"}
         if not record.deletion_requested_at_ms:
             world.operator.change("Workload", record.namespace, record.name, update=update)
@@ -40,7 +46,7 @@ def check_rest(world: World) -> list[str]:
         if workload.deletion_requested_at_ms:
             problems.append(f"{workload.name} is still being deleted")
         elif workload.spec.get("run") == "once":
-            problems += world.check_job(workload)
+            problems += unfinished(world, workload)
         else:
             reason = explained.get((workload.namespace, workload.name), "")
             problems += _check_workload(world, workload, reason)

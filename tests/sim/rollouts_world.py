@@ -11,6 +11,8 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from orchestrator.domain.freezes import Freeze
+from orchestrator.domain.holds import holds_in
 from orchestrator.election import Term
 from orchestrator.fleet import Fleet
 from orchestrator.leader_commit import Committer
@@ -18,6 +20,7 @@ from orchestrator.leader_world import WorldBuilder
 from orchestrator.records import NodeStatusRecord, StoredResource
 from orchestrator.scheduling.decisions import Plan
 from orchestrator.scheduling.steer import Memory, Moment, Steering, Write, steer
+from orchestrator.scheduling.steer import World as LeaderView
 from orchestrator.store import keys
 from orchestrator.store.port import Compare, CompareTarget, Delete, Op, Put
 from tests.sim.rollouts_agents import Agent, Image, Rec
@@ -42,6 +45,7 @@ class World:
         self.seed = seed
         self.steady = 1000.0
         self.skew = 0.0
+        self._jumped_at = 0.0
         self.ticks = 0
         self.story: deque[str] = deque(maxlen=STORY_LINES)
         self._verbose = verbose
@@ -134,10 +138,13 @@ class World:
         self.wake()
 
     def decide(self) -> Steering:
-        """The whole of the leader's thinking; a self-check replaces it by a worse one."""
-        world = self.builder.build(self.wall, self.led_at, self.steady)
-        self.seen = world
-        return steer(world, self.memory, Moment(self.wall, self.steady))
+        """The whole of the leader's thinking."""
+        self.seen = self.distorted(self.builder.build(self.wall, self.led_at, self.steady))
+        return steer(self.seen, self.memory, Moment(self.wall, self.steady))
+
+    def distorted(self, seen: LeaderView) -> LeaderView:
+        """What the leader sees. The self-check of the simulation makes it believe something."""
+        return seen
 
     def tick(self) -> None:
         """One turn of the leader, in the order of `orchestrator/leader.py`."""
@@ -212,21 +219,33 @@ class World:
     # --- operators' words that are records of their own -----------------------------------------
 
     def freeze(self, namespace: str) -> None:
-        pass
+        record = Freeze(namespace, "operator/sim", "", int(self.wall * 1000)).record()
+        self.store.transact([], [Put(record.key, record.to_bytes())])
 
     def thaw(self, namespace: str) -> None:
-        pass
+        self.store.transact([], [Delete(keys.freeze(namespace))])
 
     def approve_all(self) -> None:
-        pass
-
-    def check_job(self, workload: StoredResource) -> list[str]:
-        return []
+        """Whatever waits for an operator's word."""
+        for hold in holds_in(self.mirror.kept(keys.HOLDS)).values():
+            if not hold.approved:
+                self.note(f"approve {hold.id}: {hold.message}")
+                approved = hold.by("operator/sim", self.wall).record()
+                self.store.transact([], [Put(hold.key, approved.to_bytes())])
 
     # --- what the checks ask ---------------------------------------------------------------------
 
     def is_frozen(self, namespace: str) -> bool:
         return any(self.mirror.kept_at(keys.freeze(name)) for name in ("", namespace))
+
+    def jump(self, seconds: float) -> None:
+        """The wall clock is set."""
+        self.skew += seconds
+        self._jumped_at = self.steady
+        self.wake()
+
+    def jumped_since(self, steady: float) -> bool:
+        return self._jumped_at >= steady
 
     def region(self, site: str) -> str:
         record = self.mirror.resource("Site", "", site)
