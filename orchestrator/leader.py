@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from math import inf
 
 from orchestrator.cache import Cache, Change
+from orchestrator.domain.guard import DEFAULT, GuardSettings
 from orchestrator.domain.liveness import DEFAULT_PERIODS, Periods
+from orchestrator.domain.nodes import remark
 from orchestrator.election import TTL_S, Deposed, Election, Term
 from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
@@ -52,6 +54,7 @@ class LeaderSettings:
     inline_size_max: int = 1_000
     seed: int = 0
     periods: Periods = DEFAULT_PERIODS
+    guards: GuardSettings = DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ class Leader:
 
     @property
     def led_since(self) -> float:
-        """Seconds of the fleet's steady clock; silence of nodes counts from here at the earliest."""
+        """Seconds of the fleet's steady clock; silence of nodes from before does not count."""
         return self._led_since
 
     @property
@@ -129,6 +132,21 @@ class Leader:
     def told_ago_s(self) -> float:
         """Seconds since `explanations` were said; infinite while they are nobody's."""
         return inf if self._told_steady is None else self._steady() - self._told_steady
+
+    @property
+    def doubted(self) -> Mapping[str, str]:
+        """Nodes whose silence proves nothing, and why. Empty while another member leads."""
+        return self._memory.guards.doubted if self.is_leading else {}
+
+    def remarks(self, node: str) -> list[tuple[str, str]]:
+        """(condition, message) that the leader has to add about a node."""
+        guards = self._memory.guards
+        seen, found = guards.nodes.get(node), []
+        if self.is_leading and seen is not None and (text := remark(seen, self._steady())):
+            found.append(("Flapping", text))
+        if text := self.doubted.get(node, ""):
+            found.append(("Suspect", text))
+        return found
 
     async def run(self) -> None:
         """Until cancelled: stand for election, lead, lose, stand again."""
@@ -247,9 +265,11 @@ class Leader:
 
     async def _steer(self, world: World, moment: Moment) -> Steering:
         size = max(1, len(world.snapshot.nodes)) * len(world.snapshot.workloads)
-        if size <= self._settings.inline_size_max:
-            return steer(world, self._memory, moment, self._settings.seed)
-        return await asyncio.to_thread(steer, world, self._memory, moment, self._settings.seed)
+        settings = self._settings
+        asked = (world, self._memory, moment, settings.seed, settings.guards)
+        if size <= settings.inline_size_max:
+            return steer(*asked)
+        return await asyncio.to_thread(steer, *asked)
 
     async def _commit(self, decided: Steering, snapshot: Snapshot, term: Term) -> Committed:
         """The writes, then the plan, which counts on them; events only of what stands."""

@@ -5,18 +5,21 @@ mirror and happens on the loop; what is concluded from it runs in a thread and t
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar, cast
 
 from orchestrator.api.overlay import Overlay
 from orchestrator.cache import Cache
+from orchestrator.domain.freezes import freezes_in
 from orchestrator.domain.liveness import DEFAULT_PERIODS, Periods
 from orchestrator.fleet import Fleet
 from orchestrator.leader_snapshot import SnapshotBuilder
 from orchestrator.records import StoredResource, TemplateRevision
 from orchestrator.refusals import exhausted, unavailable
+from orchestrator.scheduling.guards_step import as_seen
 from orchestrator.scheduling.snapshot import Snapshot
+from orchestrator.store import keys
 
 T = TypeVar("T")
 
@@ -30,6 +33,9 @@ class Leads(Protocol):
     @property
     def led_since(self) -> float: ...
 
+    @property
+    def doubted(self) -> Mapping[str, str]: ...
+
 
 class Thinking:
     """`close` ends its threads; what runs by then is not waited for."""
@@ -42,6 +48,7 @@ class Thinking:
         leader: Leads,
         periods: Periods = DEFAULT_PERIODS,
     ) -> None:
+        self._cache = cache
         self._overlay = Overlay(cache)
         # It reads the mirror through the overlay, which is one in all that a builder asks.
         self._builder = SnapshotBuilder(cast(Cache, self._overlay), fleet, periods)
@@ -70,7 +77,7 @@ class Thinking:
         if not found.complete:
             text = "the store has not been read yet, so nothing can be said"
             raise unavailable("NotReady", text, "try again in a moment")
-        return found
+        return as_seen(found, freezes_in(self._cache.kept(keys.FREEZES)), self._leader.doubted)
 
     async def ask(self, question: Callable[[], T]) -> T:
         """The answer, from a thread. Raises Refused (Busy) when too many wait already."""

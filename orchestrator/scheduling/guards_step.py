@@ -87,6 +87,21 @@ def after_plan(
     return replace(held.plan, explanations=explained), _writes(held.holds, stored), tells
 
 
+def as_seen(snapshot: Snapshot, freezes: Freezes, doubted: Mapping[str, str]) -> Snapshot:
+    """As the leader lets the scheduler see it: for those who only ask what would be planned."""
+    if doubted:
+        nodes = tuple(_doubted(node, doubted.get(node.name, "")) for node in snapshot.nodes)
+        snapshot = replace(snapshot, nodes=nodes)
+    return frozen(snapshot, freezes)
+
+
+def _doubted(node: Node, why: str) -> Node:
+    """Silent, and not lost."""
+    if not why or node.liveness is not Liveness.LOST:
+        return node
+    return replace(node, liveness=Liveness.SILENT, suspect=why)
+
+
 # --- the store --------------------------------------------------------------------------------
 
 
@@ -162,8 +177,7 @@ def _watch(
         told += said
         if word is Word.DOUBTED:
             doubted[node.name] = why
-            node = replace(node, liveness=Liveness.SILENT, suspect=why)
-        seen.append(node)
+        seen.append(_doubted(node, why))
     stored = [hold for hold in holds.values() if hold.kind is HoldKind.SILENCE]
     return _Watched(
         snapshot if not doubted else replace(snapshot, nodes=tuple(seen)),
