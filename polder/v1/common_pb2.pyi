@@ -263,6 +263,7 @@ class Event(_message.Message):
     FIRST_AT_MS_FIELD_NUMBER: _builtins.int
     LAST_AT_MS_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
     type: Global___EventType.ValueType
     reason: _builtins.str
     message: _builtins.str
@@ -271,6 +272,8 @@ class Event(_message.Message):
     first_at_ms: _builtins.int
     last_at_ms: _builtins.int
     count: _builtins.int
+    uid: _builtins.str
+    """Of the object, where it has a record of its own: another one may have had its name before."""
     @_builtins.property
     def object(self) -> Global___ResourceRef: ...
     def __init__(
@@ -284,10 +287,11 @@ class Event(_message.Message):
         first_at_ms: _builtins.int = ...,
         last_at_ms: _builtins.int = ...,
         count: _builtins.int = ...,
+        uid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["object", b"object"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "first_at_ms", b"first_at_ms", "last_at_ms", b"last_at_ms", "message", b"message", "object", b"object", "reason", b"reason", "source", b"source", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "first_at_ms", b"first_at_ms", "last_at_ms", b"last_at_ms", "message", b"message", "object", b"object", "reason", b"reason", "source", b"source", "type", b"type", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -558,10 +558,13 @@ class EventsRequest(_message.Message):
     OBJECT_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty: all that the caller may see."""
     follow: _builtins.bool
     limit: _builtins.int
+    uid: _builtins.str
+    """Not empty: without events of an earlier object of the same name."""
     @_builtins.property
     def object(self) -> _common_pb2.ResourceRef:
         """Kind and name may be empty."""
@@ -573,10 +576,11 @@ class EventsRequest(_message.Message):
         object: _common_pb2.ResourceRef | None = ...,
         follow: _builtins.bool = ...,
         limit: _builtins.int = ...,
+        uid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["object", b"object"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "limit", b"limit", "namespace", b"namespace", "object", b"object"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "limit", b"limit", "namespace", b"namespace", "object", b"object", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
