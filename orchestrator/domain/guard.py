@@ -30,6 +30,7 @@ EXPLICIT = frozenset(
         Cause.DEADLINE_EXCEEDED,
         Cause.REPLACED,
         Cause.JOB_RETRY,
+        Cause.JOB_FAILED,
     }
 )
 """Stops that were asked for, or after which as much runs as before. All others are counted, also
