@@ -400,20 +400,24 @@ class DeleteResponse(_message.Message):
 
     RESOURCE_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     finished: _builtins.bool
     @_builtins.property
     def resource(self) -> _common_pb2.Resource:
         """The resource as it is now; its deletion may still be under way."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
         resource: _common_pb2.Resource | None = ...,
         finished: _builtins.bool = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resource", b"resource"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "resource", b"resource"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "resource", b"resource", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2227,7 +2231,7 @@ class HoldInfo(_message.Message):
     id: _builtins.str
     """What Approve takes."""
     scope: _builtins.str
-    """"fleet", "site" or "namespace", and which."""
+    """"fleet", "site" or "namespace", and which; "store" when records vanished that nobody deleted."""
     name: _builtins.str
     message: _builtins.str
     stops: _builtins.int
