@@ -70,6 +70,7 @@ class ImageSpec:
     links: dict[str, str] = field(default_factory=dict)
     environment: tuple[str, ...] = ("PATH=/usr/sbin:/usr/bin:/sbin:/bin",)
     stop_signal: str = "SIGTERM"
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,7 @@ def busybox_image(
     *,
     entrypoint: tuple[str, ...],
     extra: dict[str, bytes] | None = None,
+    user: str = "",
 ) -> ImageSpec:
     """An image with busybox and a link for each of its applets. Raises FileNotFoundError."""
     busybox = find_busybox()
@@ -156,6 +158,7 @@ def busybox_image(
         architecture=architecture or host_architecture(),
         entrypoint=entrypoint,
         files={"/bin/busybox": busybox.read_bytes(), **(extra or {})},
+        user=user,
         links={f"/bin/{applet}": "busybox" for applet in applets if applet != "busybox"},
     )
 
@@ -173,6 +176,7 @@ def build(spec: ImageSpec) -> BuiltImage:
                     "Cmd": list(spec.command),
                     "WorkingDir": "/",
                     "StopSignal": spec.stop_signal,
+                    **({"User": spec.user} if spec.user else {}),
                 },
                 "rootfs": {"type": "layers", "diff_ids": [layer.digest]},
             }

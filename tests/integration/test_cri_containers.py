@@ -72,7 +72,7 @@ async def test_containers_are_confined_by_default(pods: Pods) -> None:
     _, log = await pods.ended_with_log(script)
     lines = log.splitlines()
     assert "Read-only file system" in lines[0]
-    assert lines[1].split() == ["NoNewPrivs:", "0"] and lines[2].split() == ["Seccomp:", "2"]
+    assert lines[1].split() == ["NoNewPrivs:", "1"] and lines[2].split() == ["Seccomp:", "2"]
     assert "permission denied" in lines[3].lower() or "not permitted" in lines[3].lower()
     assert int(lines[-1]) < 8  # only its own processes
 
