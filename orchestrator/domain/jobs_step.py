@@ -221,17 +221,21 @@ class JobsTick:
 
     def forget_records(self) -> None:
         """Of workloads that are gone, unless a node still holds a replica of theirs."""
-        known = {record.uid for record in self.world.workloads if record.uid in self.records}
+        useless = {
+            key.removeprefix(keys.JOBS): Write(key, None, kept.store_revision)
+            for key, kept in self.world.kept.items()
+            if key.startswith(keys.JOBS) and key.removeprefix(keys.JOBS) not in self.records
+        }
+        if not useless:
+            return
+        present = {record.uid for record in self.world.workloads}
         orphaned = {
             item.workload_uid
             for placement in self.world.snapshot.placements.values()
             for item in placement.assignments
-            if item.once and item.workload_uid not in known
+            if item.workload_uid not in present
         }
-        for key, kept in self.world.kept.items():
-            uid = key.removeprefix(keys.JOBS)
-            if key.startswith(keys.JOBS) and uid not in known and uid not in orphaned:
-                self.writes.append((Write(key, None, kept.store_revision),))
+        self.writes += [(write,) for uid, write in useless.items() if uid not in orphaned]
 
     def snapshot(self) -> Snapshot:
         before = self.world.snapshot

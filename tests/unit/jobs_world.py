@@ -118,10 +118,11 @@ class JobsWorld:
         raise AssertionError("it does not settle")
 
     def run(self, seconds: float, every: float = 5.0) -> None:
-        """Time passes in steps, with a tick each."""
+        """Time passes in steps, with a tick each; then it settles."""
         for _ in range(int(seconds / every)):
             self.pass_s(every)
             self.tick()
+        self.settle()
 
     # --- agents ----------------------------------------------------------------------------------
 
