@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.cache import Cache
 from orchestrator.domain.revisions import ORPHAN_AGE_S, collectable
+from orchestrator.domain.volumes import released, volume_records
 from orchestrator.election import Deposed, Term
 from orchestrator.fleet import Fleet
 from orchestrator.records import NodePlacement, StoredResource
@@ -51,6 +52,7 @@ class Committed:
     refused: list[str] = field(default_factory=list)  # nodes, or keys, whose part was stale
     too_large: list[str] = field(default_factory=list)  # nodes whose record does not fit the Store
     finished: list[StoredResource] = field(default_factory=list)
+    released: list[StoredResource] = field(default_factory=list)  # volumes whose node is gone
 
 
 class Committer:
@@ -114,6 +116,9 @@ class Committer:
         await self._write_all(second, records, term, done)
         for uid in plan.finished_workloads:
             await self._finish_workload(uid, snapshot, term, done)
+        for unbind in plan.unbind:
+            for volume in released(unbind, list(self._cache.resources("Volume"))):
+                await self._release(volume, term, done)
         for name in plan.finished_nodes:
             await self._finish_node(name, records, term, done)
         return done
@@ -157,9 +162,13 @@ class Committer:
         )
         key = keys.placement(node)
         compare = Compare(key, CompareTarget.MOD_REVISION, before.store_revision)
+        ops: list[Op] = [Put(key, after.to_bytes())]
+        for bind in change.bind:
+            for volume in volume_records(bind, self._cache.revision, self._now_ms()):
+                ops.append(Put(keys.spec(*volume.ref), volume.to_bytes()))
         async with self._gate:
             try:
-                result = await self._txn(term, [compare], [Put(key, after.to_bytes())])
+                result = await self._txn(term, [compare], ops)
             except LimitExceeded:
                 done.too_large.append(node)
                 return
@@ -221,6 +230,15 @@ class Committer:
             done.revision = max(done.revision, result.revision)
             done.finished.append(resource)
         return result.committed
+
+    async def _release(self, volume: StoredResource, term: Term, done: Committed) -> None:
+        """The record of data that went with its node."""
+        key = keys.spec(*volume.ref)
+        unchanged = Compare(key, CompareTarget.MOD_REVISION, volume.store_revision)
+        result = await self._txn(term, [unchanged], [Delete(key)])
+        if result.committed:
+            done.revision = max(done.revision, result.revision)
+            done.released.append(volume)
 
     async def collect_revisions(self, now: float, term: Term) -> int:
         """Deletes template revisions that nobody needs; returns how many. See domain/revisions."""

@@ -25,7 +25,8 @@ _ALARMING = {
     Cause.PREEMPTED,
     Cause.REPLACEMENT_FAILED,
 }
-_QUIET = {"UpdateWaits", "ReplacementWaits"}  # a normal part of every update and move
+# A normal part of every update, move and drain.
+_QUIET = {"UpdateWaits", "DrainBlocked", "ReplacementWaits", "NodeDaemon"}
 
 
 class Reporter:
@@ -67,6 +68,10 @@ class Reporter:
             self._recorder.record(
                 *resource.ref, _NORMAL, "Deleted", "nothing of it is left", self._source
             )
+        for volume in done.released:
+            node = volume.spec.get("node", "")
+            text = f"node {node} was deleted, and its data with it; the replica is free to go"
+            self._recorder.record(*volume.ref, _WARNING, "VolumeReleased", text, self._source)
         for node in done.too_large:
             message = "its plan does not fit into the store; it keeps the last one"
             self._recorder.record("Node", "", node, _WARNING, "PlanTooLarge", message, self._source)

@@ -15,6 +15,7 @@ from functools import cached_property
 
 import grpc
 
+from orchestrator.api.allowances import not_allowed
 from orchestrator.api.index import PlacementIndex
 from orchestrator.api.sovereignty_checks import Changing, SovereigntyChecks
 from orchestrator.api.wire import to_wire
@@ -25,7 +26,15 @@ from orchestrator.records import StoredResource, TemplateRevision
 from orchestrator.refusals import FieldViolation, Refused, conflict, exhausted, invalid
 from orchestrator.store import keys
 from orchestrator.store.port import Compare, CompareTarget, Delete, Op, Put, Store
-from polder.manifest import InvalidManifest, Manifest, Violation, decode_document, digest
+from polder.manifest import (
+    InvalidManifest,
+    Manifest,
+    NamespaceSpec,
+    Violation,
+    WorkloadSpec,
+    decode_document,
+    digest,
+)
 from polder.v1 import operator_pb2
 
 DOCUMENTS_MAX = 2_000
@@ -35,7 +44,7 @@ BATCH_DOCUMENTS = 40
 BATCH_BYTES_MAX = 1_400_000
 REVISIONS_KEPT = 10
 _ATTEMPTS = 16
-_ORDER = ("Namespace", "Provider", "Site", "Node", "Secret", "Workload")
+_ORDER = ("Namespace", "Provider", "Site", "Node", "Secret", "Config", "Workload")
 _RESERVED = "polder.eu/"
 
 Key = tuple[str, str, str]
@@ -163,7 +172,7 @@ class Applier:
 
     def _plan(self, batch: Sequence[Wanted], request: Sequence[Wanted]) -> list[Step]:
         """Raises Refused with everything that stands against the documents."""
-        coming = {item.manifest.ref for item in request}
+        coming = {item.manifest.ref: item for item in request}
         violations: list[FieldViolation] = []
         steps = []
         for item in batch:
@@ -178,7 +187,7 @@ class Applier:
         return steps
 
     def _violations(
-        self, item: Wanted, existing: StoredResource | None, coming: set[Key]
+        self, item: Wanted, existing: StoredResource | None, coming: Mapping[Key, Wanted]
     ) -> list[FieldViolation]:
         manifest = item.manifest
         kind, namespace, name = manifest.ref
@@ -191,11 +200,28 @@ class Applier:
             found.append(("spec.site", f"is fixed when a node joins: {existing.spec.get('site')}"))
         if namespace and not self._exists("Namespace", namespace, coming):
             found.append(("metadata.namespace", f"there is no namespace {namespace}"))
+        if isinstance(manifest.spec, WorkloadSpec) and (
+            existing is None or manifest.raw_spec != existing.spec
+        ):
+            found += not_allowed(manifest.spec, self._allowed(namespace, coming), namespace)
         if kind == "Site" and not self._exists("Provider", manifest.spec.provider, coming):
             found.append(("spec.provider", f"there is no provider {manifest.spec.provider}"))
         return [(item.number, path, text) for path, text in found]
 
-    def _exists(self, kind: str, name: str, coming: set[Key]) -> bool:
+    def _allowed(self, name: str, coming: Mapping[Key, Wanted]) -> tuple[str, ...]:
+        """What pods of the namespace may demand, as it will be after this request."""
+        key = ("Namespace", "", name)
+        stored = self._cache.resource(*key)
+        if key in coming:
+            spec = coming[key].manifest.spec
+        else:
+            try:
+                spec = stored.decoded if stored is not None else None
+            except InvalidManifest:
+                spec = None
+        return spec.allow if isinstance(spec, NamespaceSpec) else ()
+
+    def _exists(self, kind: str, name: str, coming: Mapping[Key, Wanted]) -> bool:
         found = self._cache.resource(kind, "", name)
         if found is not None:
             return not found.deletion_requested_at_ms

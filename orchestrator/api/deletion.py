@@ -43,7 +43,7 @@ class Deleter:
     ) -> operator_pb2.DeleteResponse:
         """Raises Refused (NotFound, InUse, Conflict, Forbidden) and StoreError."""
         ref = checked_ref(request.ref)
-        if not KINDS[ref.kind].editable:
+        if not KINDS[ref.kind].editable and ref.kind != "Volume":
             instead = "edgectl revoke" if ref.kind == "Operator" else "delete or scale its Workload"
             raise invalid(f"{KINDS[ref.kind].plural} cannot be deleted", instead)
         require_write(caller, ref.kind, ref.namespace, ref.name)
@@ -111,12 +111,16 @@ class Deleter:
         if record.kind == "Namespace":
             return sorted(
                 f"{kind.lower()}/{other.name}"
-                for kind in ("Workload", "Secret")
+                for kind in ("Workload", "Secret", "Config", "Volume")
                 for other in self._cache.resources(kind)
                 if other.namespace == record.name
             )
         if record.kind == "Site":
             return sorted(f"node/{node}" for node in self._index.nodes_at(record.name))
+        if record.kind == "Volume":
+            # Its data would be left on the node, and nobody would know any more.
+            replica = self._index.replica(record.namespace, str(record.spec.get("replica", "")))
+            return [f"replica/{replica.assignment.replica}"] if replica is not None else []
         if record.kind == "Provider":
             return sorted(
                 f"site/{site.name}"

@@ -110,7 +110,7 @@ class PlacementIndex:
         for item in placement.assignments:
             placed = Placed(placement.node, item)
             self._workloads[item.namespace, item.workload].placed[item.replica_uid] = placed
-            self._replicas.setdefault((item.namespace, item.replica), {})[placement.node] = placed
+            self._replicas.setdefault((item.namespace, item.replica), {})[item.replica_uid] = placed
         for stop in placement.stops:
             stopping = Stopping(placement.node, stop)
             self._workloads[stop.namespace, stop.workload].stopping[stop.replica_uid] = stopping
@@ -123,7 +123,8 @@ class PlacementIndex:
             if found is not None and found.node == placement.node:
                 del workload.placed[item.replica_uid]
             current = self._replicas.get((item.namespace, item.replica), {})
-            current.pop(placement.node, None)
+            if (stay := current.get(item.replica_uid)) and stay.node == placement.node:
+                del current[item.replica_uid]
             if not current:
                 self._replicas.pop((item.namespace, item.replica), None)
             self._forget_empty(item.namespace, item.workload)

@@ -173,9 +173,20 @@ def told(item: Explanation) -> str:
     return f"{item.message} ({details})" if details else item.message
 
 
+# They have a node, or soon will.
+_PLACED = (
+    "UpdateWaits",
+    "DrainBlocked",
+    "ReplacementWaits",
+    "Preempting",
+    "NodeDaemon",
+    "FlapDamped",
+    "Frozen",
+)
+
+
 def _lacking(explanations: Iterable[Explanation]) -> list[Explanation]:
-    waits = ("UpdateWaits", "ReplacementWaits", "Preempting")
-    return [item for item in explanations if item.replicas and item.code not in waits]
+    return [item for item in explanations if item.replicas and item.code not in _PLACED]
 
 
 def _revised(before: Snapshot, after: Snapshot) -> frozenset[str]:

@@ -242,14 +242,14 @@ async def test_a_failing_tick_is_told_and_tried_again(
         build = SnapshotBuilder.build
         failures = 0
 
-        def broken(self: SnapshotBuilder, now: float, led_since: float) -> Any:
+        def broken(self: SnapshotBuilder, *moment: float) -> Any:
             nonlocal failures
             failures += 1
             if failures <= 2:
                 raise ZeroDivisionError("a bug")
             if failures == 3:
                 raise StoreUnavailable("away")
-            return build(self, now, led_since)
+            return build(self, *moment)
 
         monkeypatch.setattr(SnapshotBuilder, "build", broken)
         ticks = home.leader.stats.ticks
