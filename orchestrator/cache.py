@@ -88,6 +88,11 @@ class Cache:
     def resource(self, kind: str, namespace: str, name: str) -> StoredResource | None:
         return self._resources[kind].get(keys.spec(kind, namespace, name))
 
+    def uid_of(self, kind: str, namespace: str, name: str) -> str:
+        """Empty when there is no such resource, or its kind has no records of its own."""
+        found = self.resource(kind, namespace, name)
+        return found.uid if found is not None else ""
+
     def resources(self, kind: str) -> Iterable[StoredResource]:
         return self._resources[kind].values()
 

@@ -52,7 +52,11 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EventRecord:
-    """One event. `type` is a `common_pb2.EventType`; times are unix milliseconds."""
+    """One event. `type` is a `common_pb2.EventType`; times are unix milliseconds.
+
+    `uid` is the object's, so that a node that joins again has not done what the former of its name
+    did; empty for objects without a record of their own.
+    """
 
     kind: str
     namespace: str
@@ -64,6 +68,7 @@ class EventRecord:
     first_at_ms: int
     last_at_ms: int
     count: int = 1
+    uid: str = ""
 
     @property
     def object(self) -> ObjectKey:
@@ -72,8 +77,12 @@ class EventRecord:
     @property
     def identifier(self) -> str:
         """The same for every repeat."""
-        parts = (*self.object, self.reason, self.message)
+        parts = (*self.object, self.reason, self.message, *([self.uid] if self.uid else []))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+    def is_of(self, uid: str, created_at_ms: int) -> bool:
+        """Whether it is about the object with this uid, and not about an earlier one."""
+        return self.uid == uid if self.uid else self.last_at_ms >= created_at_ms
 
     @property
     def key(self) -> str:
@@ -92,15 +101,25 @@ class EventRecord:
             first_at_ms=self.first_at_ms,
             last_at_ms=self.last_at_ms,
             count=self.count,
+            uid=self.uid,
         )
 
 
 class EventRecorder:
-    """`start` reads what the Store has; `stop` writes what it has not."""
+    """`start` reads what the Store has; `stop` writes what it has not.
 
-    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+    `uid_of`: which object has a (kind, namespace, name) now; empty: none.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Callable[[], float],
+        uid_of: Callable[[str, str, str], str] = lambda *_: "",
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._uid_of = uid_of
         # By key, least recently seen first: what retention drops stands at the front.
         self._events: OrderedDict[str, EventRecord] = OrderedDict()
         self._of_object: defaultdict[ObjectKey, OrderedDict[str, None]] = defaultdict(OrderedDict)
@@ -165,6 +184,7 @@ class EventRecorder:
             now_ms,
             now_ms,
             count,
+            self._uid_of(kind, namespace, name),
         )
         key = event.key
         before = self._events.get(key)

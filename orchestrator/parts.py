@@ -73,7 +73,7 @@ def build_parts(
     cache = Cache(store, clock)
     index = PlacementIndex(cache)
     fleet = Fleet(started_at=clock())
-    events = EventRecorder(store, clock)
+    events = EventRecorder(store, clock, cache.uid_of)
     member_id = MemberId(authority.trust_domain, config.region, config.member_name)
     member = MemberIdentity(
         authority, member_id, clock, life_s=config.member_certificate_life, hosts=config.hosts

@@ -32,9 +32,12 @@ async def stream_events(
     if namespace:
         require(caller, Level.VIEWER, namespace, "read events")
 
+    created_ms = _created_ms(cache, wanted, request.uid)
+
     def matches(event: EventRecord) -> bool:
         return (
-            namespace in ("", event.namespace)
+            (not request.uid or _is_its_own(wanted, event, request.uid, created_ms))
+            and namespace in ("", event.namespace)
             and (
                 (wanted.kind in ("", event.kind) and wanted.name in ("", event.name))
                 or _of_its_replica(cache, wanted, event)
@@ -73,6 +76,20 @@ async def stream_events(
     finally:
         if end is not None:
             end()
+
+
+def _created_ms(cache: Cache, wanted: common_pb2.ResourceRef, uid: str) -> int:
+    record = cache.resource(wanted.kind, wanted.namespace, wanted.name) if uid else None
+    return record.created_at_ms if record is not None and record.uid == uid else 0
+
+
+def _is_its_own(
+    wanted: common_pb2.ResourceRef, event: EventRecord, uid: str, created_ms: int
+) -> bool:
+    """Not of a former object of the same name. A replica's events are told apart by their time."""
+    if event.kind == wanted.kind:
+        return event.is_of(uid, created_ms)
+    return event.last_at_ms >= created_ms
 
 
 def _of_its_replica(cache: Cache, wanted: common_pb2.ResourceRef, event: EventRecord) -> bool:

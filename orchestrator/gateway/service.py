@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from orchestrator.authz import caller_of
-from orchestrator.cache import Cache
+from orchestrator.cache import Cache, Change
 from orchestrator.domain import inventory
 from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
@@ -27,7 +27,9 @@ from orchestrator.gateway.sessions import LiveSession, Sessions
 from orchestrator.gateway.settings import GatewaySettings
 from orchestrator.identity.member import MemberCredentials
 from orchestrator.identity.nodes import NodeIdentities
+from orchestrator.records import StoredResource
 from orchestrator.refusals import Refused, invalid, not_found
+from orchestrator.store import keys
 from orchestrator.store.port import Store
 from polder.v1 import agent_pb2, agent_pb2_grpc, common_pb2
 
@@ -67,6 +69,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         )
         self._greeting = 0
         self._closing = False
+        cache.subscribe(self._forget_former)
 
     async def run(self) -> None:
         """Publishes plans and watches over silence, until cancelled."""
@@ -85,6 +88,13 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self.sessions.emptied()
+
+    def _forget_former(self, changes: list[Change]) -> None:
+        """A node that was deleted said nothing of the one that joins under its name next."""
+        nodes = keys.spec_prefix("Node")
+        for change in changes:
+            if change.key.startswith(nodes) and _uid(change.previous) != _uid(change.value):
+                self._fleet.forget(change.key.rpartition("/")[2])
 
     # --- the RPCs --------------------------------------------------------------------------------
 
@@ -270,3 +280,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
     def _tell(self, node: str, severity: int, reason: str, message: str) -> None:
         source = f"gateway/{self._settings.member}"
         self._events.record("Node", "", node, severity, reason, message, source)
+
+
+def _uid(value: object) -> str:
+    return value.uid if isinstance(value, StoredResource) else ""

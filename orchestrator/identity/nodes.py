@@ -108,10 +108,11 @@ class NodeIdentities:
                 Compare.unchanged(site),
             ]
             result = await self._store.txn(compares, ops)
+            # The Site may have changed; and the event of the join is of the record that it made.
+            await catch_up(self._cache, result.revision)
             if result.committed:
-                self._report_join(identity, request, token)
+                self._report_join(identity, request, token, anew=spec_entry is None)
                 return self._response(identity, issued)
-            await catch_up(self._cache, result.revision)  # the Site may have changed
         raise unavailable("Contention", "the join kept colliding with other changes", "try again")
 
     async def _token(self, secret: str) -> tuple[Entry, TokenRecord]:
@@ -214,16 +215,28 @@ class NodeIdentities:
         )
 
     def _report_join(
-        self, identity: NodeId, request: agent_pb2.JoinRequest, token: TokenRecord
+        self,
+        identity: NodeId,
+        request: agent_pb2.JoinRequest,
+        token: TokenRecord,
+        *,
+        anew: bool,
     ) -> None:
+        """`anew`: it has a new record. Another node may have had the name before."""
         source = f"gateway/{self._settings.member}"
+        again = not anew or bool(self._events.list(kind="Node", name=identity.node, limit=1))
+        message = f"joined site {identity.site} with a token of {token.created_by}"
+        if again and anew:
+            message += "; it is a new node: what is older is of another one that had its name"
+        elif again:
+            message += "; the node stays the same, with a new certificate"
         self._events.record(
             "Node",
             "",
             identity.node,
             common_pb2.EVENT_TYPE_NORMAL,
-            "Joined",
-            f"joined site {identity.site} with a token of {token.created_by}",
+            "JoinedAgain" if again else "Joined",
+            message,
             source,
         )
         machine = request.machine_id[:128]
