@@ -309,8 +309,9 @@ class World:
         assert plan is not None
         self.checks.single(pods)
         by_uid = {uid_of(pod): pod for pod in pods}
-        if doubles := len(pods) - len(by_uid):
-            raise Violation(f"{doubles} pods too many: {[uid_of(pod) for pod in pods]}")
+        uids = [uid_of(pod) for pod in pods]
+        if doubles := {uid for uid in self.wanted if uids.count(uid) > 1}:
+            raise Violation(f"two pods are left of {sorted(doubles)}")
         if left := by_uid.keys() & plan.stops.keys():
             raise Violation(f"{sorted(left)} should have been stopped")
         if extra := by_uid.keys() - self.wanted.keys() - self.checks.orphans:

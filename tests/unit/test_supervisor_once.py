@@ -71,7 +71,11 @@ def test_a_job_that_ends_well_has_succeeded_and_stays(play: Play) -> None:
         status = box.status["a"]
         assert (status.ready, status.reason, status.restarts) == (False, "Completed", 0)
         container = status.containers[0]
-        assert (container.state, container.exit_code, container.reason) == ("exited", 0, "Completed")
+        assert (container.state, container.exit_code, container.reason) == (
+            "exited",
+            0,
+            "Completed",
+        )
         assert container.finished_at_ms > container.started_at_ms > 0
         updates = box.updates
         await asyncio.sleep(1000)
@@ -404,10 +408,10 @@ def test_a_container_that_is_refused_does_not_hold_the_others(play: Play) -> Non
     async def scene(box: Box) -> None:
         real = box.runtime.start_container
 
-        async def refuse(pod_id: str, spec: PodSpec, wanted: ContainerSpec) -> str:
-            if wanted.image == "bad:1":
+        async def refuse(pod_id: str, pod: PodSpec, spec: ContainerSpec) -> str:
+            if spec.image == "bad:1":
                 raise ContainerFailure("ContainerStart", "command 'x' not found in the image")
-            return await real(pod_id, spec, wanted)
+            return await real(pod_id, pod, spec)
 
         box.runtime.start_container = refuse  # type: ignore[method-assign]
         box.supervisor.submit_plan(plan(1, [assignment("a", pod("bad:1", "app:1"))]))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from agent.runtime.port import ContainerPhase
+from agent.volumes import Prepared, Volumes
 from polder.v1 import agent_pb2, plan_pb2
 from tests.sim import virtual_time
 from tests.sim.agent_plans import assignment, plan, stop, template
@@ -117,8 +118,14 @@ def test_the_newer_starts_while_the_older_still_stops(play: Play) -> None:
         ),
     ],
 )
-def test_what_cannot_be_shared_is_waited_for(play: Play, shared: dict[str, Any], what: str) -> None:
+def test_what_cannot_be_shared_is_waited_for(
+    play: Play, monkeypatch: pytest.MonkeyPatch, shared: dict[str, Any], what: str
+) -> None:
+    async def nothing_to_mount(*_: object) -> Prepared:
+        return Prepared()
+
     async def scene(box: Box) -> None:
+        monkeypatch.setattr(Volumes, "prepare", nothing_to_mount)
         box.supervisor.submit_plan(plan(1, [old(template(**shared))]))
         await box.until(lambda: box.ready("old"))
         box.supervisor.submit_plan(plan(2, [old(template(**shared)), new(template(**shared))]))
