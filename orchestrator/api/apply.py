@@ -17,6 +17,7 @@ import grpc
 
 from orchestrator.api.allowances import not_allowed
 from orchestrator.api.index import PlacementIndex
+from orchestrator.api.job_checks import not_schedulable
 from orchestrator.api.sovereignty_checks import Changing, SovereigntyChecks
 from orchestrator.api.wire import to_wire
 from orchestrator.authz import Caller, require_write, sees_secrets
@@ -204,6 +205,7 @@ class Applier:
             existing is None or manifest.raw_spec != existing.spec
         ):
             found += not_allowed(manifest.spec, self._allowed(namespace, coming), namespace)
+            found += not_schedulable(manifest.spec, existing, self._clock())
         if kind == "Site" and not self._exists("Provider", manifest.spec.provider, coming):
             found.append(("spec.provider", f"there is no provider {manifest.spec.provider}"))
         return [(item.number, path, text) for path, text in found]

@@ -57,11 +57,15 @@ class PlacementIndex:
         )
         self._replicas: dict[ReplicaKey, dict[str, Placed]] = {}
         self._site_nodes: defaultdict[str, set[str]] = defaultdict(set)
+        self._names: dict[str, WorkloadKey] = {}
         self._requests: dict[tuple[str, int], dict[str, int]] = {}
         cache.subscribe(self._on_changes)
 
     def workload(self, namespace: str, name: str) -> WorkloadPlacement:
         return self._workloads.get((namespace, name), _NOTHING)
+
+    def name_of(self, workload_uid: str) -> WorkloadKey | None:
+        return self._names.get(workload_uid)
 
     def replica(self, namespace: str, name: str) -> Placed | None:
         """Where the replica is assigned; while a replacement starts, the one that still serves."""
@@ -102,6 +106,8 @@ class PlacementIndex:
                 self._add(change.value)
             if change.key.startswith(_NODES):
                 self._move_node(change)
+            elif change.key.startswith(_WORKLOADS):
+                self._name(change)
             elif change.key.startswith(keys.REVISIONS) and change.value is None:
                 uid, _, number = change.key.removeprefix(keys.REVISIONS).partition("/")
                 self._requests.pop((uid, int(number)), None)
@@ -137,6 +143,12 @@ class PlacementIndex:
         if not found.placed and not found.stopping:
             del self._workloads[namespace, workload]
 
+    def _name(self, change: Change) -> None:
+        if isinstance(change.previous, StoredResource):
+            self._names.pop(change.previous.uid, None)
+        if isinstance(change.value, StoredResource):
+            self._names[change.value.uid] = (change.value.namespace, change.value.name)
+
     def _move_node(self, change: Change) -> None:
         if isinstance(change.previous, StoredResource):
             self._site_nodes[str(change.previous.spec.get("site"))].discard(change.previous.name)
@@ -145,6 +157,7 @@ class PlacementIndex:
 
 
 _NODES = keys.spec_prefix("Node")
+_WORKLOADS = keys.spec_prefix("Workload")
 
 
 def requested(template: PodTemplate) -> dict[str, int]:

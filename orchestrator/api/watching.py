@@ -224,6 +224,10 @@ class WatchHub:
             elif change.key.startswith(keys.IDENTITIES):
                 kind, _, name = change.key.removeprefix(keys.IDENTITIES).partition("/")
                 self._mark("Node" if kind == "node" else "Operator", ("", name))
+            elif change.key.startswith((keys.JOBS, keys.ROLLOUTS)):
+                workload = self._catalog.index.name_of(change.key.rpartition("/")[2])
+                if workload is not None:
+                    self._mark("Workload", workload)
             elif change.key.startswith(keys.NODE_STATUS):
                 self._mark("Node", ("", change.key.removeprefix(keys.NODE_STATUS)))
 
