@@ -108,6 +108,26 @@ class Config:
         minimum=1,
         **_DURATION,
     )
+    hold_stops_above: int = spec(
+        "So many replicas may stop at once without an approval.",
+        key="hold_stops_above",
+        default=10,
+        minimum=0,
+    )
+    hold_share_above: float = spec(
+        "And such a share of those of the fleet, a site or a namespace. 1: no stop is held.",
+        key="hold_share_above",
+        default=0.5,
+        minimum=0,
+        maximum=1,
+    )
+    suspicion_limit: float = spec(
+        "A site or region that fell silent at once is doubted so long, while others are heard.",
+        key="suspicion_limit",
+        default=600.0,
+        minimum=1,
+        **_DURATION,
+    )
     shutdown_grace: float = spec(
         "For RPCs that run when the process is told to stop.",
         key="shutdown_grace",

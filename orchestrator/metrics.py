@@ -13,7 +13,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from orchestrator.cache import Cache
+from orchestrator.domain.holds import HoldKind, holds_in
 from orchestrator.fleet import Fleet, NodeObservation
+from orchestrator.store import keys
 from orchestrator.store.port import Compare, Entry, Op, RangeResult, Store, TxnResult, WatchBatch
 
 NODES_MAX = 20_000
@@ -127,6 +129,7 @@ class _FleetCollector(Collector):
         yield _gauge("polder_nodes_heard", "Nodes heard of lately.", len(nodes))
         yield _gauge("polder_store_revision", "Of the mirror.", self._cache.revision)
         yield _gauge("polder_cache_age_seconds", "0: current.", self._cache.age_s())
+        yield from self._guards(known)
         for kind in ("Provider", "Site", "Node", "Namespace", "Workload", "Secret"):
             family = GaugeMetricFamily(
                 f"polder_resources_{kind.lower()}", f"Resources of kind {kind}."
@@ -134,6 +137,20 @@ class _FleetCollector(Collector):
             family.add_metric((), len(list(self._cache.resources(kind))))
             yield family
         yield from _per_node(nodes[:NODES_MAX])
+
+    def _guards(self, known: Sequence[NodeObservation]) -> Iterator[Metric]:
+        """What waits for an operator: each of these is worth an alert when it is not 0."""
+        freezes = len(self._cache.kept(keys.FREEZES))
+        yield _gauge("polder_freezes", "Freezes that stand.", freezes)
+        holds = GaugeMetricFamily(
+            "polder_holds", "Held back until somebody approves.", labels=("kind",)
+        )
+        waiting = [h for h in holds_in(self._cache.kept(keys.HOLDS)).values() if not h.approved]
+        for kind in HoldKind:
+            holds.add_metric((kind.value,), sum(1 for hold in waiting if hold.kind is kind))
+        yield holds
+        refusing = sum(1 for node in known if node.plan_error)
+        yield _gauge("polder_nodes_refusing_plans", "Nodes that refuse their plan.", refusing)
 
     def _is_heard(self, node: NodeObservation, steady: float) -> bool:
         if node.heartbeat is None or node.heard_at is None:

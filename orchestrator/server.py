@@ -14,12 +14,14 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
 
+from orchestrator.api.guards import Guards
 from orchestrator.api.insight import Insight, build_insight
 from orchestrator.api.relaying import Relaying
 from orchestrator.api.service import OperatorService
 from orchestrator.api.thinking import Thinking
 from orchestrator.background import Background
 from orchestrator.config import Config, parse_address
+from orchestrator.domain.guard import GuardSettings
 from orchestrator.gateway.service import AgentGateway
 from orchestrator.gateway.settings import GatewaySettings
 from orchestrator.http import HttpServer
@@ -41,6 +43,15 @@ from orchestrator.store import keys
 from orchestrator.store.sqlite import open_sqlite
 
 log = logging.getLogger(__name__)
+
+
+def _guards(config: Config) -> GuardSettings:
+    return GuardSettings(
+        stops_max=config.hold_stops_above,
+        share_max=config.hold_share_above,
+        suspicion_s=config.suspicion_limit,
+        spared_s=config.lost_after,
+    )
 
 
 def running_version() -> str:
@@ -168,7 +179,7 @@ class Orchestrator:
             parts.fleet,
             parts.events,
             self._clock,
-            LeaderSettings(member=config.member_name, periods=parts.periods),
+            LeaderSettings(config.member_name, periods=parts.periods, guards=_guards(config)),
         )
         parts.explaining.use(self.leader)
 
@@ -185,6 +196,7 @@ class Orchestrator:
             parts.events,
             parts.cache,
             self._clock,
+            Guards(parts.store, parts.cache, parts.events, self._clock),
         )
         return Listeners(parts, self.gateway, operators)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from orchestrator.api.conditions import condition
 from orchestrator.api.index import Placed, PlacementIndex, Stopping
 from orchestrator.api.views import (
     LeaderView,
@@ -25,10 +26,12 @@ from orchestrator.api.views import (
 from orchestrator.api.workload_view import Said, workload_status
 from orchestrator.authz import Caller, may_read, sees_secrets
 from orchestrator.cache import Cache
+from orchestrator.domain.freezes import freeze_of, freezes_in
 from orchestrator.domain.liveness import DEFAULT_PERIODS, Liveness, NodeLiveness, Periods
 from orchestrator.domain.maintenance import Standing, cordons
 from orchestrator.fleet import Fleet
 from orchestrator.records import IdentityRecord, StoredResource
+from orchestrator.store import keys
 from polder.manifest import KINDS, InvalidManifest
 
 MIRROR_OLD_S = 5.0
@@ -46,6 +49,8 @@ class Explained(Protocol):
 
     @property
     def current(self) -> bool: ...
+
+    def remarks(self, node: str) -> list[tuple[str, str]]: ...
 
     def unplaced(self, namespace: str, name: str) -> Sequence[Mapping[str, Any]]: ...
 
@@ -168,13 +173,28 @@ class Catalog:
 
     def _status(self, record: StoredResource) -> Status | None:
         if record.kind == "Node":
-            return node_status(self.node_facts(record.name))
+            return self._node_status(record.name)
         if record.kind == "Workload":
-            return self._workload_status(record)
+            return {**self._workload_status(record), **self._frozen(record.namespace)}
+        if record.kind == "Namespace":
+            return self._frozen(record.name) or None
         if record.kind == "Site":
             nodes = sorted(self.index.nodes_at(record.name))
             return site_status([self._is_ready(node) for node in nodes])
         return None
+
+    def _node_status(self, node: str) -> Status:
+        """With what the leader has to say of it, besides the node itself and the gateway."""
+        status = node_status(self.node_facts(node))
+        told_ms, source = self._explained.told_at_ms, self._explained.source
+        for kind, message in self._explained.remarks(node):
+            said = condition(kind, True, source, message=message, heard_ms=told_ms)
+            status["conditions"] = [*status["conditions"], said]
+        return status
+
+    def _frozen(self, namespace: str) -> Status:
+        freeze = freeze_of(freezes_in(self.cache.kept(keys.FREEZES)), namespace)
+        return {"frozen": f"{freeze}; {freeze.thaw}"} if freeze is not None else {}
 
     def node_facts(self, node: str) -> NodeFacts:
         placement = self.cache.placement(node)

@@ -29,6 +29,8 @@ class Explains(Protocol):
     @property
     def member(self) -> str: ...
 
+    def remarks(self, node: str) -> list[tuple[str, str]]: ...
+
 
 class Explaining:
     """Reads the leader of this process, once there is one."""
@@ -54,6 +56,10 @@ class Explaining:
     def current(self) -> bool:
         """Whether it still says so."""
         return self._leader is not None and self._leader.told_ago_s <= SILENT_AFTER_S
+
+    def remarks(self, node: str) -> list[tuple[str, str]]:
+        """(condition, message) of what the leader has to add about a node."""
+        return self._leader.remarks(node) if self._leader is not None else []
 
     def unplaced(self, namespace: str, name: str) -> Sequence[Mapping[str, Any]]:
         """Of a workload's replicas without a node: [{replica, reasons, message}], bounded."""

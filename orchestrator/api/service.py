@@ -14,6 +14,7 @@ from orchestrator.api.access import Access
 from orchestrator.api.apply import Applier
 from orchestrator.api.deletion import Deleter
 from orchestrator.api.event_stream import stream_events
+from orchestrator.api.guards import Guards
 from orchestrator.api.insight import Insight
 from orchestrator.api.reading import Reading
 from orchestrator.api.relaying import Relaying
@@ -46,6 +47,7 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         events: EventRecorder,
         cache: Cache,
         clock: Callable[[], float],
+        guards: Guards,
     ) -> None:
         self._applier = applier
         self._reading = reading
@@ -57,11 +59,12 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         self._events = events
         self._cache = cache
         self._clock = clock
+        self._guards = guards
 
     async def Apply(  # noqa: N802
         self, request: operator_pb2.ApplyRequest, context: Context
     ) -> operator_pb2.ApplyResponse:
-        return await self._applier.apply(caller_of(context), request)
+        return self._guards.warned(await self._applier.apply(caller_of(context), request))
 
     async def Get(  # noqa: N802
         self, request: operator_pb2.GetRequest, context: Context
@@ -81,7 +84,9 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
     async def Delete(  # noqa: N802
         self, request: operator_pb2.DeleteRequest, context: Context
     ) -> operator_pb2.DeleteResponse:
-        return await self._deleter.delete(caller_of(context), request)
+        response = await self._deleter.delete(caller_of(context), request)
+        response.warnings.extend(self._guards.warnings(response.resource))
+        return response
 
     def Logs(  # noqa: N802
         self, request: operator_pb2.LogsRequest, context: Context
@@ -156,22 +161,22 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
     async def Freeze(  # noqa: N802
         self, request: operator_pb2.FreezeRequest, context: Context
     ) -> operator_pb2.FreezeResponse:
-        raise unavailable_yet("Freeze")
+        return await self._guards.freeze(caller_of(context), request)
 
     async def Thaw(  # noqa: N802
         self, request: operator_pb2.ThawRequest, context: Context
     ) -> operator_pb2.ThawResponse:
-        raise unavailable_yet("Thaw")
+        return await self._guards.thaw(caller_of(context), request)
 
     async def Guards(  # noqa: N802
         self, request: operator_pb2.GuardsRequest, context: Context
     ) -> operator_pb2.GuardsResponse:
-        raise unavailable_yet("Guards")
+        return self._guards.guards(caller_of(context), request)
 
     async def Approve(  # noqa: N802
         self, request: operator_pb2.ApproveRequest, context: Context
     ) -> operator_pb2.ApproveResponse:
-        raise unavailable_yet("Approve")
+        return await self._guards.approve(caller_of(context), request)
 
     async def Story(  # noqa: N802
         self, request: operator_pb2.StoryRequest, context: Context

@@ -4,9 +4,10 @@
     any word from the agent leads back to LIVE.
 
 Silence is measured on a steady clock: a wall clock that jumps by a day makes no node silent, and
-none live. Nobody can have heard a node before it started to listen: after a start, or a new leader's
-election, silence counts from there. So a restart of the orchestrator never makes a node lost at
-once. Called through `orchestrator/fleet.py`; what the leader makes of it is `domain/nodes.py`.
+none live. Nobody can have heard a node before it started to listen: after a start, or a new
+leader's election, silence counts from there. So a restart of the orchestrator never makes a node
+lost at once. Called through `orchestrator/fleet.py`; what the leader makes of it is
+`orchestrator/domain/nodes.py`.
 """
 
 from dataclasses import dataclass
