@@ -121,7 +121,7 @@ class Guards:
         """Raises Refused (NotFound, Forbidden, Conflict) and StoreError."""
         for _ in range(_ATTEMPTS):
             hold = holds_in(self.cache.kept(keys.HOLDS)).get(request.id)
-            if hold is None or not self._concerns(caller, hold, ""):
+            if hold is None:
                 hint = "edgectl guards shows what waits; what no longer applies has gone by itself"
                 raise not_found(f"nothing waits under the id {request.id!r}", hint)
             own = hold.name if hold.scope is Scope.NAMESPACE else ""

@@ -78,7 +78,8 @@ EXPECTED: dict[str, frozenset[str]] = {
     f"{P}{A}/Freeze": frozenset({"operator", "admin"}),
     f"{P}{A}/Thaw": frozenset({"operator", "admin"}),
     f"{P}{A}/Guards": frozenset({"viewer", "operator", "admin"}),
-    f"{P}{A}/Approve": frozenset({"operator", "admin"}),
+    # The namespace is that of what is approved: see test_guards_api.py.
+    f"{P}{A}/Approve": frozenset({"operator", "operator of another namespace", "admin"}),
     f"{P}{A}/Story": frozenset({"viewer", "operator", "admin"}),
 }
 _DEFAULT_WORKLOAD = ref("Workload", "w", "default")
