@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from orchestrator.api.conditions import condition
 from orchestrator.api.index import Placed, PlacementIndex, Stopping
+from orchestrator.api.job_views import with_job
 from orchestrator.api.views import (
     LeaderView,
     NodeFacts,
@@ -140,7 +141,7 @@ class Catalog:
         for item in self._explained.unplaced(workload.namespace, workload.name):
             yield str(item["replica"])
         spec = workload.decoded
-        if spec.per_site is None and spec.per_node is None:
+        if spec.per_site is None and spec.per_node is None and spec.run != "once":
             for number in range(1 if spec.replicas is None else spec.replicas):
                 yield f"{workload.name}-{number}"
 
@@ -250,7 +251,12 @@ class Catalog:
             self.leader_view(),
         )
         now_ms = int(self._clock() * 1000)
-        return workload_status(workload, placement, replicas, said, now_ms)
+        status = workload_status(workload, placement, replicas, said, now_ms)
+        if workload.spec.get("run") != "once":
+            return status
+        kept = self.cache.kept_at(keys.job(workload.uid))
+        stays = [stay for _, stay in replicas]
+        return with_job(status, workload, kept, stays, said.leader, self._mirror_ms())
 
     def _replica(self, namespace: str, name: str) -> Shown | None:
         placed = self.index.replica(namespace, name)
