@@ -73,6 +73,9 @@ class Node:
     def ready(self, uid: str) -> bool:
         return uid in self.status and self.status[uid].ready
 
+    def phase(self, uid: str) -> int:
+        return self.status[uid].phase if uid in self.status else 0
+
     def reason(self, uid: str) -> str:
         return self.status[uid].reason if uid in self.status else ""
 
@@ -136,8 +139,10 @@ async def test_crash_loop_shows_exit_code_and_last_lines(node: Node) -> None:
 
 
 async def test_liveness_restarts(node: Node) -> None:
-    probe = {"exec": {"command": ["test", "!", "-e", "/stuck"]}, "period": "200ms"}
-    script = f"[ $POLDER_EPOCH = 1 ] || exit 9; (sleep 1; touch /stuck) & {FOREVER}"
+    probe = {"exec": {"command": ["test", "!", "-e", "/dev/shm/stuck"]}, "period": "200ms"}
+    # /dev/shm is the pod's: it can be written to, and outlives the container.
+    stuck = "rm -f /dev/shm/stuck; (sleep 1; touch /dev/shm/stuck) &"
+    script = f"[ $POLDER_EPOCH = 1 ] || exit 9; {stuck} {FOREVER}"
     node.supervisor.submit_plan(
         node.plan(
             [assignment("live", shell(script, livenessProbe=probe | {"failureThreshold": 2}))]
@@ -170,17 +175,22 @@ async def test_dead_sandboxes_are_made_anew(node: Node, containerd: PrivateConta
     await node.until(lambda: node.ready("cold"))
     before = set(await node.containers())
     await node.kill()
-    stopper = CriRuntime(str(containerd.paths.socket))
-    from agent.runtime.cri.pb import api_pb2 as pb
-
-    for pod in await stopper.list_pods():
-        request = pb.StopPodSandboxRequest(pod_sandbox_id=pod.id)
-        await stopper._runtime.StopPodSandbox(request, timeout=20)
-    await stopper.close()
+    await stop_sandboxes(containerd)
     await node.start(wanted)
     await node.until(lambda: node.ready("cold"))
     after = await node.containers()
     assert after and not before & set(after)
+
+
+async def stop_sandboxes(containerd: PrivateContainerd) -> None:
+    """As after a reboot: they are known, and dead."""
+    from agent.runtime.cri.pb import api_pb2 as pb
+
+    stopper = CriRuntime(str(containerd.paths.socket))
+    for pod in await stopper.list_pods():
+        request = pb.StopPodSandboxRequest(pod_sandbox_id=pod.id)
+        await stopper._runtime.StopPodSandbox(request, timeout=20)
+    await stopper.close()
 
 
 async def test_a_taken_host_port_is_pending_until_it_is_free(node: Node) -> None:
@@ -231,3 +241,92 @@ async def test_logs_follow_the_replica(node: Node) -> None:
                 if "tick 20\n" in text:
                     break
     assert text.splitlines()[:21] == [f"tick {n}" for n in range(21)]
+
+
+SUCCEEDED, FAILED = agent_pb2.REPLICA_PHASE_SUCCEEDED, agent_pb2.REPLICA_PHASE_FAILED
+
+
+async def test_init_containers_run_first_and_are_not_repeated(node: Node) -> None:
+    pod = shell(FOREVER)
+    first = {**shell("sleep 0.5; echo prepared")["containers"][0], "name": "prepare"}
+    check = {**shell("true")["containers"][0], "name": "check"}
+    pod["initContainers"] = [first, check]
+    wanted = node.plan([assignment("staged", pod)])
+    node.supervisor.submit_plan(wanted)
+    await node.until(lambda: node.reason("staged") == "Init")
+    assert node.phase("staged") == agent_pb2.REPLICA_PHASE_PENDING
+    await node.until(lambda: node.ready("staged"))
+    runs = {c.name: c for c in (await node.containers()).values()}
+    assert runs["prepare"].finished_at <= runs["check"].started_at
+    assert runs["check"].finished_at <= runs["app"].started_at
+    await node.kill()
+    await node.start(wanted)
+    assert await node.supervisor.wait_settled(5)
+    for name in ("prepare", "check"):
+        await node.runtime.remove_container(runs[name].id)
+    await asyncio.sleep(1.5)  # long enough for a mistaken decision to show
+    assert {c.name for c in (await node.containers()).values()} == {"app"}
+    assert node.ready("staged")
+
+
+async def test_what_runs_once_ends_as_it_ended(node: Node, containerd: PrivateContainerd) -> None:
+    wanted = node.plan(
+        [
+            assignment("well", shell("echo all done"), run_once=True),
+            assignment("ill", shell("echo no such patient; exit 3"), run_once=True),
+            assignment("bad", no_program(), run_once=True),
+        ]
+    )
+    node.supervisor.submit_plan(wanted)
+
+    def ended() -> bool:
+        phases = [node.phase(uid) for uid in ("well", "ill", "bad")]
+        return phases == [SUCCEEDED, FAILED, FAILED]
+
+    await node.until(ended)
+    await node.until(lambda: node.status["ill"].containers[0].last_exit.last_log)
+    last = node.status["ill"].containers[0].last_exit
+    assert (last.exit_code, last.last_log) == (3, "no such patient\n")
+    assert node.reason("bad") == "ContainerStart"
+    assert "/no/such/program" in node.status["bad"].message
+    before = await node.containers()
+    assert len(before) == 2 and node.supervisor.counts() == (0, 0)
+    await node.kill()
+    await stop_sandboxes(containerd)
+    await node.start(wanted)
+    await node.until(lambda: node.phase("well") == SUCCEEDED and node.phase("ill") == FAILED)
+    await node.until(lambda: node.phase("bad") == FAILED)
+    assert (await node.containers()).keys() == before.keys(), "it did not run again"
+
+
+def no_program() -> dict[str, Any]:
+    return template(HELLO, imagePullPolicy="Never", command=["/no/such/program"])
+
+
+async def test_two_stays_of_one_replica_run_side_by_side(node: Node) -> None:
+    older = assignment("old", shell(FOREVER), replica="web-0", epoch=1)
+    newer = assignment(
+        "new", shell(FOREVER + " "), replica="web-0", epoch=2, revision=2, replaces="old"
+    )
+    node.supervisor.submit_plan(node.plan([older]))
+    await node.until(lambda: node.ready("old"))
+    node.supervisor.submit_plan(node.plan([older, newer]))
+    await node.until(lambda: node.ready("new"))
+    assert node.ready("old") and len(await node.runtime.list_pods()) == 2
+    assert len({p.ip for p in await node.runtime.list_pods()}) == 2
+    node.supervisor.submit_plan(node.plan([newer], [stop("old", "Updated", "web-0")]))
+    await node.until(lambda: "old" in node.gone)
+    assert node.ready("new") and len(await node.runtime.list_pods()) == 1
+
+
+async def test_a_stop_is_told_and_then_waited_for(node: Node) -> None:
+    node.supervisor.submit_plan(node.plan([assignment("web", shell(FOREVER, stopDelay="2s"))]))
+    await node.until(lambda: node.ready("web"))
+    node.supervisor.submit_plan(node.plan([], [stop("web", "Drained")]))
+    await node.until(lambda: node.reason("web") == "Terminating")
+    told = time.monotonic()
+    assert not node.ready("web") and node.phase("web") == agent_pb2.REPLICA_PHASE_STOPPING
+    await asyncio.sleep(1.0)
+    assert [c.phase.value for c in (await node.containers()).values()] == ["running"]
+    await node.until(lambda: "web" in node.gone)
+    assert time.monotonic() - told >= 2.0
