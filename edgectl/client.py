@@ -130,6 +130,20 @@ class Client:
         self.settle()
         return self._unary(lambda stub: stub.UndoRollout, request, attempts=1)
 
+    def freeze(self, namespace: str, reason: str) -> operator_pb2.FreezeResponse:
+        request = operator_pb2.FreezeRequest(namespace=namespace, reason=reason)
+        return self._unary(lambda stub: stub.Freeze, request)
+
+    def thaw(self, namespace: str) -> operator_pb2.ThawResponse:
+        return self._unary(lambda stub: stub.Thaw, operator_pb2.ThawRequest(namespace=namespace))
+
+    def guards(self, namespace: str) -> operator_pb2.GuardsResponse:
+        request = operator_pb2.GuardsRequest(namespace=namespace)
+        return self._unary(lambda stub: stub.Guards, request)
+
+    def approve(self, identifier: str) -> operator_pb2.ApproveResponse:
+        return self._unary(lambda stub: stub.Approve, operator_pb2.ApproveRequest(id=identifier))
+
     def story(self, ref: common_pb2.ResourceRef) -> operator_pb2.StoryResponse:
         return self._unary(lambda stub: stub.Story, operator_pb2.StoryRequest(ref=ref))
 

@@ -5,6 +5,7 @@ Called by cordon, uncordon, drain, label and taint.
 
 import json
 import random
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from edgectl.client import Client
 from edgectl.errors import CallError
 from edgectl.resources import Item
+from edgectl.text import safe
 from polder.v1 import common_pb2, operator_pb2
 
 MAX_ATTEMPTS = 8
@@ -39,11 +41,13 @@ def edit(
             expected_revision=answer.resource.metadata.revision,
         )
         try:
-            client.apply([document], dry_run=dry_run)
+            answered = client.apply([document], dry_run=dry_run)
         except CallError as error:
             if error.reason != "Conflict" or attempt == MAX_ATTEMPTS - 1:
                 raise
             time.sleep(random.uniform(0.01, 0.1 * 2**attempt))
         else:
+            for warning in (text for result in answered.results for text in result.warnings):
+                print(f"warning: {item.label}: {safe(warning)}", file=sys.stderr)
             return True
     raise AssertionError("unreachable")

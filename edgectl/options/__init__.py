@@ -5,8 +5,9 @@ A new verb is a `Verb` row in one of these modules and a function in `edgectl.ve
 
 from edgectl.options.changing import CHANGING
 from edgectl.options.client import CLIENT
+from edgectl.options.guards import GUARDS
 from edgectl.options.nodes import NODES
 from edgectl.options.reading import READING
 from edgectl.options.rollouts import ROLLOUTS
 
-VERBS = (*CHANGING, *ROLLOUTS, *READING, *NODES, *CLIENT)
+VERBS = (*CHANGING, *ROLLOUTS, *READING, *NODES, *GUARDS, *CLIENT)

@@ -11,6 +11,7 @@ DYNAMIC = {
     "node": "nodes",
     "kind": "kinds",
     "context": "contexts",
+    "hold": "holds",
 }
 _LOOKUP_TIMEOUT = "2s"  # a completion that takes longer is worse than none
 _MAX_NAMES = 500
@@ -54,6 +55,9 @@ def _words(invocation: Invocation, what: str) -> list[str]:
     invocation.options.request_timeout = _LOOKUP_TIMEOUT
     if what == "nodes":
         return [r.metadata.name for r in invocation.client.list_all("Node")[0]]
+    if what == "holds":
+        answer = invocation.client.guards("")
+        return [*(hold.id for hold in answer.holds), *(s.id for s in answer.silences)]
     words = [info.plural for info in KINDS.values()]
     for kind in ("Node", "Workload", "Replica"):
         namespace = invocation.namespace if KINDS[kind].namespaced else ""

@@ -1,5 +1,6 @@
 """`edgectl delete`: asks for the deletion, then waits until the resource is gone."""
 
+import sys
 import time
 
 from edgectl import targets
@@ -10,6 +11,7 @@ from edgectl.invocation import Invocation
 from edgectl.manifests import load_references
 from edgectl.progress import Progress
 from edgectl.resources import reference
+from edgectl.text import safe
 from edgectl.waiting import wait_for
 from polder.v1 import common_pb2
 
@@ -57,6 +59,8 @@ def _delete(invocation: Invocation, ref: common_pb2.ResourceRef) -> bool:
             print(f"{label} not found")
             return True
         raise
+    for warning in response.warnings:
+        print(f"warning: {label}: {safe(warning)}", file=sys.stderr)
     if options.dry_run:
         print(f"{label} deleted (dry run)")
     elif response.finished:

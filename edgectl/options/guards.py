@@ -1,0 +1,48 @@
+"""The guard rails: freeze, thaw, guards, approve. See `__init__`."""
+
+from edgectl.arguments import Parser, Verb, completes, nothing, output
+
+
+def _freeze(p: Parser) -> None:
+    p.add_argument("--reason", default="", metavar="TEXT", help="for those who wonder why")
+
+
+def _guards(p: Parser) -> None:
+    output(p, "json or yaml")
+
+
+def _approve(p: Parser) -> None:
+    action = p.add_argument("ids", metavar="ID", nargs="+", help="as edgectl guards shows it")
+    completes(action, "hold")
+
+
+GUARDS = (
+    Verb(
+        "freeze",
+        "stop all automation, or that of --namespace, until thaw; what runs runs on",
+        _freeze,
+        "guards:freeze",
+        example='freeze --namespace umc-utrecht --reason "incident 4711"',
+    ),
+    Verb(
+        "thaw",
+        "let automation go on, everywhere or in --namespace",
+        nothing,
+        "guards:thaw",
+        example="thaw --namespace umc-utrecht",
+    ),
+    Verb(
+        "guards",
+        "show what holds automation back: freezes, held stops, mass silence",
+        _guards,
+        "guards:show",
+        example="guards",
+    ),
+    Verb(
+        "approve",
+        "let go what a guard rail holds back",
+        _approve,
+        "guards:approve",
+        example="approve stops-1a2b3c4d5e",
+    ),
+)
