@@ -17,6 +17,7 @@ from orchestrator.cache import Cache, Change
 from orchestrator.domain.guard import DEFAULT, GuardSettings
 from orchestrator.domain.liveness import DEFAULT_PERIODS, Periods
 from orchestrator.domain.nodes import remark
+from orchestrator.domain.rollout_state import RolloutState
 from orchestrator.election import TTL_S, Deposed, Election, Term
 from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
@@ -147,6 +148,15 @@ class Leader:
         if text := self.doubted.get(node, ""):
             found.append(("Suspect", text))
         return found
+
+    def rollout(self, workload_uid: str) -> RolloutState | None:
+        """Of its last tick; None while another member leads, and of what it has not seen yet."""
+        followed = self._memory.rollouts.followed.get(workload_uid)
+        return followed.state if followed is not None and self.is_leading else None
+
+    def wants(self, namespace: str, name: str) -> int | None:
+        """How many replicas its last plan was for; None: it has made none."""
+        return self.desired.get((namespace, name))
 
     async def run(self) -> None:
         """Until cancelled: stand for election, lead, lose, stand again."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.cache import Cache
 from orchestrator.domain.revisions import ORPHAN_AGE_S, collectable
+from orchestrator.domain.rollout_state import needed_revisions
 from orchestrator.domain.volumes import released, volume_records
 from orchestrator.election import Deposed, Term
 from orchestrator.fleet import Fleet
@@ -196,7 +197,7 @@ class Committer:
         await self._delete_revisions(
             uid, [number for owner, number in snapshot.templates if owner == uid], term
         )
-        await self._finish(resource, [], term, done)
+        await self._finish(resource, [keys.rollout(uid), keys.job(uid)], term, done)
 
     async def _finish_node(
         self, name: str, records: dict[str, NodePlacement], term: Term, done: Committed
@@ -259,7 +260,10 @@ class Committer:
         for uid, numbers in stored.items():
             used = in_use.get(uid, set())
             keep = {} if uid in current else {"keep_last": 0}
-            useless = collectable(numbers, current.get(uid, 0), used, **keep)
+            needed = needed_revisions(self._cache.kept_at(keys.rollout(uid)))
+            if needed is None:
+                continue  # what may be returned to is not known
+            useless = collectable(numbers, needed | {current.get(uid, 0)}, used, **keep)
             await self._delete_revisions(uid, useless, term)
             collected += len(useless)
         return collected

@@ -17,6 +17,7 @@ from pathlib import Path
 from orchestrator.api.guards import Guards
 from orchestrator.api.insight import Insight, build_insight
 from orchestrator.api.relaying import Relaying
+from orchestrator.api.rollouts import Rollouts
 from orchestrator.api.service import OperatorService
 from orchestrator.api.thinking import Thinking
 from orchestrator.background import Background
@@ -197,6 +198,7 @@ class Orchestrator:
             parts.cache,
             self._clock,
             Guards(parts.store, parts.cache, parts.events, self._clock),
+            Rollouts(parts.catalog, parts.applier, self.leader),
         )
         return Listeners(parts, self.gateway, operators)
 
@@ -204,7 +206,13 @@ class Orchestrator:
         thinking = Thinking(parts.cache, parts.fleet, self._clock, self.leader, parts.periods)
         self._undo.callback(thinking.close)
         return build_insight(
-            thinking, parts.cache, parts.applier, parts.events, self.leader, time.monotonic
+            thinking,
+            parts.catalog,
+            parts.explaining,
+            parts.applier,
+            parts.events,
+            self.leader,
+            time.monotonic,
         )
 
     def _run_background(self, parts: Parts) -> None:

@@ -23,6 +23,7 @@ from orchestrator.api.wire import to_wire
 from orchestrator.authz import Caller, require_write, sees_secrets
 from orchestrator.cache import Cache
 from orchestrator.catching_up import catch_up
+from orchestrator.domain.rollout_state import needed_revisions
 from orchestrator.records import StoredResource, TemplateRevision
 from orchestrator.refusals import FieldViolation, Refused, conflict, exhausted, invalid
 from orchestrator.store import keys
@@ -36,6 +37,7 @@ from polder.manifest import (
     decode_document,
     digest,
 )
+from polder.manifest.quantity import format_timestamp
 from polder.v1 import operator_pb2
 
 DOCUMENTS_MAX = 2_000
@@ -59,6 +61,7 @@ class Wanted:
     manifest: Manifest
     expected_revision: int
     size: int
+    by: str = ""  # as in Event.source
 
     @cached_property
     def template_digest(self) -> str:
@@ -130,7 +133,7 @@ class Applier:
 
         Not strict: what sovereignty has against them is a warning, for those who ask why.
         """
-        wanted = decode_request(documents)
+        wanted = decode_request(documents, caller.source)
         for item in wanted:
             require_write(caller, *item.manifest.ref)
         steps = self._plan(wanted, wanted)
@@ -245,7 +248,13 @@ class Applier:
         annotations = manifest.metadata.annotations
         if not spec_changed and (labels, annotations) == (existing.labels, existing.annotations):
             return Step(item, operator_pb2.APPLY_OUTCOME_UNCHANGED, existing)
-        record = replace(existing, labels=labels, annotations=annotations)
+        record = replace(
+            existing,
+            labels=labels,
+            annotations=annotations,
+            changed_by=item.by,
+            changed_at_ms=self._now_ms(),
+        )
         step = Step(item, operator_pb2.APPLY_OUTCOME_CONFIGURED, record)
         if spec_changed:
             generation = existing.generation + 1
@@ -256,6 +265,7 @@ class Applier:
     def _create(self, item: Wanted) -> Step:
         manifest = item.manifest
         kind, namespace, name = manifest.ref
+        now_ms = self._now_ms()
         record = StoredResource(
             kind=kind,
             namespace=namespace,
@@ -264,7 +274,9 @@ class Applier:
             spec=manifest.raw_spec,
             labels=dict(manifest.metadata.labels),
             annotations=dict(manifest.metadata.annotations),
-            created_at_ms=int(self._clock() * 1000),
+            created_at_ms=now_ms,
+            changed_by=item.by,
+            changed_at_ms=now_ms,
         )
         step = Step(item, operator_pb2.APPLY_OUTCOME_CREATED, record)
         self._revise(step)
@@ -294,7 +306,8 @@ class Applier:
             number,
             manifest.raw_spec["template"],
             fingerprint,
-            int(self._clock() * 1000),
+            self._now_ms(),
+            step.wanted.by,
         )
         revision.__dict__["decoded"] = manifest.spec.template
         step.revision = revision
@@ -302,11 +315,19 @@ class Applier:
         self._cache.expect(key, raw, revision)
         step.ops.append(Put(key, raw))
         old = number - REVISIONS_KEPT
+        if old > 0 and self._is_useless(record, old):
+            step.ops.append(Delete(keys.revision(record.uid, old)))
+
+    def _is_useless(self, record: StoredResource, number: int) -> bool:
+        """Whether nobody runs the revision, is led to it, or may be led back to it."""
         placed = self._index.workload(record.namespace, record.name)
         in_use = {item.assignment.revision for item in placed.placed.values()}
         in_use |= {item.stop.revision for item in placed.stopping.values()}
-        if old > 0 and old not in in_use:
-            step.ops.append(Delete(keys.revision(record.uid, old)))
+        needed = needed_revisions(self._cache.kept_at(keys.rollout(record.uid)))
+        return needed is not None and number not in in_use | needed
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
 
     def _finish(self, step: Step, store_revision: int) -> Step:
         key, raw = keys.spec(*step.record.ref), step.record.to_bytes()
@@ -317,8 +338,8 @@ class Applier:
         return step
 
 
-def decode_request(documents: Sequence[operator_pb2.Document]) -> list[Wanted]:
-    """The documents, checked without looking at the Store. Raises Refused."""
+def decode_request(documents: Sequence[operator_pb2.Document], by: str) -> list[Wanted]:
+    """The documents, checked without looking at the Store; `by` wants them. Raises Refused."""
     if not documents:
         raise invalid("the request has no documents", reason="InvalidManifest")
     if len(documents) > DOCUMENTS_MAX:
@@ -340,7 +361,7 @@ def decode_request(documents: Sequence[operator_pb2.Document]) -> list[Wanted]:
             text = f"{manifest.kind} {manifest.metadata.name} is in document {first} too"
             violations.append((number, "metadata.name", text))
         size = len(document.json)
-        wanted.append(Wanted(number, manifest, document.expected_revision, size))
+        wanted.append(Wanted(number, manifest, document.expected_revision, size, by))
     if violations:
         raise _invalid_manifest(violations)
     return wanted
@@ -384,11 +405,19 @@ def _check_expected(item: Wanted, existing: StoredResource | None) -> None:
     if item.expected_revision == -1 and existing is not None:
         raise conflict(f"{kind} {name} exists already", "apply without expecting it to be new")
     if item.expected_revision > 0 and current != item.expected_revision:
-        now = f"is at revision {current}" if existing is not None else "does not exist"
+        now = _changed_since(existing) if existing is not None else "does not exist"
         raise conflict(
             f"{kind} {name} {now}, not at {item.expected_revision}",
             "get it again, make the change again, and retry",
         )
+
+
+def _changed_since(existing: StoredResource) -> str:
+    """By whom and when, since the other has to be asked."""
+    by = f", changed by {existing.changed_by}" if existing.changed_by else ""
+    if by and existing.changed_at_ms:
+        by += f" at {format_timestamp(existing.changed_at_ms / 1000)}"
+    return f"is at revision {existing.store_revision}{by}"
 
 
 def _labels(manifest: Manifest, existing: StoredResource) -> dict[str, str]:

@@ -18,6 +18,7 @@ from orchestrator.api.guards import Guards
 from orchestrator.api.insight import Insight
 from orchestrator.api.reading import Reading
 from orchestrator.api.relaying import Relaying
+from orchestrator.api.rollouts import Rollouts
 from orchestrator.api.watching import WatchHub
 from orchestrator.authz import caller_of
 from orchestrator.cache import Cache
@@ -48,6 +49,7 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         cache: Cache,
         clock: Callable[[], float],
         guards: Guards,
+        rollouts: Rollouts,
     ) -> None:
         self._applier = applier
         self._reading = reading
@@ -60,6 +62,7 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         self._cache = cache
         self._clock = clock
         self._guards = guards
+        self._rollouts = rollouts
 
     async def Apply(  # noqa: N802
         self, request: operator_pb2.ApplyRequest, context: Context
@@ -151,12 +154,13 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
     async def Rollout(  # noqa: N802
         self, request: operator_pb2.RolloutRequest, context: Context
     ) -> operator_pb2.RolloutResponse:
-        raise unavailable_yet("Rollout")
+        now_ms = int(self._clock() * 1000)
+        return self._rollouts.rollout(caller_of(context), request, now_ms)
 
     async def UndoRollout(  # noqa: N802
         self, request: operator_pb2.UndoRolloutRequest, context: Context
     ) -> operator_pb2.UndoRolloutResponse:
-        raise unavailable_yet("UndoRollout")
+        return await self._rollouts.undo(caller_of(context), request)
 
     async def Freeze(  # noqa: N802
         self, request: operator_pb2.FreezeRequest, context: Context
@@ -181,4 +185,4 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
     async def Story(  # noqa: N802
         self, request: operator_pb2.StoryRequest, context: Context
     ) -> operator_pb2.StoryResponse:
-        raise unavailable_yet("Story")
+        return self._insight.story.story(caller_of(context), request)

@@ -37,6 +37,8 @@ def to_wire(
             annotations=record.annotations,
             created_at_ms=record.created_at_ms,
             deletion_requested_at_ms=record.deletion_requested_at_ms,
+            changed_by=record.changed_by,
+            changed_at_ms=record.changed_at_ms,
         ),
         spec_json=dump(spec),
         status_json=dump(status) if status is not None else b"",

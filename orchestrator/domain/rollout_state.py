@@ -32,6 +32,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
+from orchestrator.records import KeptRecord
+
 HISTORY_MAX = 10
 """So many revisions are remembered, and those that are in use or proven."""
 _TEXT_MAX = 512
@@ -233,6 +235,16 @@ class RolloutState:
             for past in self.history
         ]
         return body
+
+
+def needed_revisions(record: KeptRecord | None) -> frozenset[int] | None:
+    """Revisions that a rollout leads to or may return to; None: its record cannot be read."""
+    if record is None:
+        return frozenset()
+    try:
+        return from_dict(record.body).needed
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def from_dict(body: Mapping[str, Any]) -> RolloutState:

@@ -132,6 +132,6 @@ def test_when_a_stopped_replica_is_gone(
 
 
 def test_revisions_that_may_go() -> None:
-    assert collectable(range(1, 31), 30, {3}) == [n for n in range(1, 21) if n != 3]
-    assert collectable(range(1, 6), 5, set()) == []
-    assert collectable([1, 2], 0, {2}, keep_last=0) == [1]
+    assert collectable(range(1, 31), {30, 7}, {3}) == [n for n in range(1, 21) if n not in (3, 7)]
+    assert collectable(range(1, 6), {5}, set()) == []
+    assert collectable([1, 2], {0}, {2}, keep_last=0) == [1]
