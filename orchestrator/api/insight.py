@@ -1,18 +1,19 @@
-"""The five questions about placement, wired: what OperatorService asks of them."""
+"""The questions about placement, and the stories, wired: what OperatorService asks of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.api.apply import Applier
+from orchestrator.api.catalog import Catalog
 from orchestrator.api.compliance import Compliance
 from orchestrator.api.concentration import Concentration
-from orchestrator.api.explaining import Explains
+from orchestrator.api.explaining import Explaining, Explains
 from orchestrator.api.planning import Planning
 from orchestrator.api.simulating import Simulating
+from orchestrator.api.telling import Telling
 from orchestrator.api.thinking import Leads, Thinking
-from orchestrator.api.whying import Whying
-from orchestrator.cache import Cache
+from orchestrator.api.whying import Whying, facts_met
 from orchestrator.events import EventRecorder
 
 
@@ -29,21 +30,29 @@ class Insight:
     simulate: Simulating
     concentration: Concentration
     compliance: Compliance
+    story: Telling
 
 
 def build_insight(
     thinking: Thinking,
-    cache: Cache,
+    catalog: Catalog,
+    explaining: Explaining,
     applier: Applier,
     events: EventRecorder,
     leader: Leader,
     timer: Callable[[], float],
 ) -> Insight:
     """`timer` is a monotonic clock, in seconds."""
+    cache = catalog.cache
+
+    def because(key: tuple[str, str], node: str) -> tuple[str, ...]:
+        return facts_met(thinking.snapshot(), key, node, thinking.now())
+
     return Insight(
         why=Whying(thinking, applier, leader),
         plan=Planning(thinking, applier, timer),
         simulate=Simulating(thinking, timer),
         concentration=Concentration(thinking, cache),
         compliance=Compliance(thinking, events),
+        story=Telling(catalog, explaining, events, thinking.now, because),
     )

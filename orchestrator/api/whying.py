@@ -101,6 +101,17 @@ class Whying:
         return snapshot, keys, warnings
 
 
+def facts_met(snapshot: Snapshot, key: Key, node: str, now: float) -> tuple[str, ...]:
+    """The facts by which a workload (namespace, name) may be on a node; empty without a policy."""
+    workload = _workload(snapshot, key)
+    found = next((item for item in snapshot.nodes if item.name == node), None)
+    site = snapshot.sites.get(found.site) if found is not None else None
+    if workload is None or site is None or site.facts is None:
+        return ()
+    policy = effective_policy(snapshot, workload)
+    return () if policy == NO_POLICY else tuple(demands_met(policy, site.facts, now))
+
+
 def _check_names(snapshot: Snapshot, request: operator_pb2.WhyRequest) -> None:
     """A name that is mistyped must not read as: no reasons."""
     nodes = {node.name for node in snapshot.nodes}
