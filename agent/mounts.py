@@ -5,6 +5,8 @@ Format of mountinfo: proc_pid_mountinfo(5).
 
 import os
 import re
+import socket
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ MOUNTINFO = Path("/proc/self/mountinfo")
 IN_MEMORY = ("tmpfs", "ramfs")
 MS_NOSUID, MS_NODEV = 2, 4
 MNT_DETACH = 2
+SOCKET_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +64,18 @@ def _is_within(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
-def is_shared_with_runtime() -> bool:
-    """Whether what this process mounts is seen by the rest of the box.
+def is_shared_with(listener: Path) -> bool:
+    """Whether what this process mounts is seen by the one that listens on a Unix socket.
 
     A service with PrivateTmp=, ProtectSystem= or the like has a mount namespace of its own.
     """
     try:
-        return os.readlink("/proc/self/ns/mnt") == os.readlink("/proc/1/ns/mnt")  # noqa: PTH115
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(SOCKET_S)
+            probe.connect(str(listener))
+            raw = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        (pid, _, _) = struct.unpack("3i", raw)
+        return Path("/proc/self/ns/mnt").readlink() == Path(f"/proc/{pid}/ns/mnt").readlink()
     except OSError:
         return False
 

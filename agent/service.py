@@ -122,6 +122,7 @@ class Agent:
                 log_dir=config.log_dir,
                 cgroup_parent=config.cgroup_parent,
                 host_paths=config.host_paths,
+                runtime_socket=config.runtime_socket,
             ),
         )
         self.keeper = PlanKeeper(

@@ -87,6 +87,7 @@ class SupervisorConfig:
     cgroup_parent: str = ""
     dns_servers: tuple[str, ...] = ()
     host_paths: tuple[str, ...] = ()
+    runtime_socket: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,9 @@ class Supervisor:
         self._config = config
         self._clock = clock or SystemClock()
         self._list_every_s = list_every_s
-        self._volumes = Volumes(config.state_dir, config.host_paths)
+        self._volumes = Volumes(
+            config.state_dir, config.host_paths, runtime_socket=config.runtime_socket
+        )
         self._operations = Operations(runtime, Prober(runtime), config.arch, self._volumes)
         self._reconciler = Reconciler(
             Settings(

@@ -74,10 +74,20 @@ class Prepared:
 
 
 class Volumes:
-    """`host_paths` as in the agent's configuration. Its methods may be called at any time."""
+    """`host_paths` as in the agent's configuration. Its methods may be called at any time.
 
-    def __init__(self, state: Path, host_paths: Iterable[str] = (), run: Path = RUN) -> None:
+    `runtime_socket`: of the runtime that is to see what is mounted here; None: it does.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        host_paths: Iterable[str] = (),
+        run: Path = RUN,
+        runtime_socket: Path | None = None,
+    ) -> None:
         self._state = state
+        self._runtime_socket = runtime_socket
         self._host_paths = tuple(host_paths)
         self._pods = state / "pods"
         self._local = state / "volumes"
@@ -150,7 +160,8 @@ class Volumes:
             elif isinstance(volume, Local):
                 _own(_open_directory(self._local, directory), owner)
             else:
-                _scratch(_open_directory(self._pods, directory), volume)
+                made = _open_directory(self._pods, directory)
+                _scratch(made, volume, self._runtime_socket)
             read_only = mount.read_only or isinstance(volume, Projected)
             shown.append(Mount(str(directory), mount.mount_path, read_only))
         return Prepared(tuple(shown), tuple(devices))
@@ -253,10 +264,10 @@ def _own(directory: Path, owner: Owner) -> None:
         os.chown(directory, uid, gid)
 
 
-def _scratch(directory: Path, volume: Scratch) -> None:
+def _scratch(directory: Path, volume: Scratch, runtime_socket: Path | None) -> None:
     if not volume.memory_bytes or directory.is_mount():
         return
-    if not mounts.is_shared_with_runtime():
+    if runtime_socket is not None and not mounts.is_shared_with(runtime_socket):
         text = "the agent's service has a mount namespace of its own: a memory volume made there"
         raise ContainerFailure("MemoryVolume", f"{text} would not be seen by the container runtime")
     mounts.mount_memory(directory, volume.memory_bytes)

@@ -61,9 +61,6 @@ def serve(record: Record, pod: PodState, assignment: Assignment, turn: Turn, may
     assert template is not None
     for container in due(pod, template):
         _serve_one(record, pod, assignment, container, turn, may_act)
-    for container in containers_of(template) if may_act else ():
-        if ("container", container.name) not in record.inflight:
-            _clean(record, runs_of(pod, container.name), turn)
 
 
 def due(pod: PodState, template: PodTemplate) -> tuple[Container, ...]:
@@ -72,8 +69,10 @@ def due(pod: PodState, template: PodTemplate) -> tuple[Container, ...]:
     That a later one is there says that the earlier ones ended well, also when their own records
     were removed meanwhile: a restart of a container does not run them again, a new pod does.
     """
-    there = {run.name for run in pod.containers}
     first = template.init_containers
+    if not first:
+        return template.containers
+    there = {run.name for run in pod.containers}
     if any(container.name in there for container in template.containers):
         return template.containers
     begun = max((i for i, container in enumerate(first) if container.name in there), default=0)
@@ -93,7 +92,8 @@ def _serve_one(
     may_act: bool,
 ) -> None:
     """The row of the container's table in `situation.py`."""
-    newest = next(iter(runs_of(pod, container.name)), None)
+    runs = runs_of(pod, container.name)
+    newest = runs[0] if runs else None
     memory = record.memory(container.name)
     _remember_attempts(memory, newest)
     situation = classify_container(
@@ -115,6 +115,7 @@ def _serve_one(
         _probe(record, pod, container, memory, newest, turn)
     if may_act and ("container", container.name) not in record.inflight:
         _act(record, pod, assignment, container, newest, situation, turn)
+        _clean(record, runs, turn)
 
 
 def _remember_attempts(memory: ContainerMemory, newest: ContainerState | None) -> None:

@@ -260,8 +260,9 @@ class Reconciler:
         pods.recognise(record, main)
         record.verdict = once.verdict(record, main)
         self._doom(record, turn)
-        main = record.main_pod()
-        pods.recognise(record, main)
+        if main is not None and main.id in record.doomed:
+            main = record.main_pod()
+            pods.recognise(record, main)
         self._judge(record, turn)
         stays = main is not None and pods.stays(record, main)
         self._find_block(record, main, stays, turn)

@@ -152,11 +152,10 @@ class Record:
 
 def runs_of(pod: PodState, name: str) -> list[ContainerState]:
     """All runs of a container in a pod, newest first."""
-    return sorted(
-        (c for c in pod.containers if c.name == name),
-        key=lambda c: (c.attempt, c.created_at),
-        reverse=True,
-    )
+    found = [c for c in pod.containers if c.name == name]
+    if len(found) > 1:
+        found.sort(key=lambda c: (c.attempt, c.created_at), reverse=True)
+    return found
 
 
 def containers_of(template: PodTemplate) -> tuple[Container, ...]:
