@@ -6,6 +6,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from edgectl import jobs
 from edgectl.resources import Item
 from edgectl.text import NONE, age, clock, since
 from edgectl.windows import open_until
@@ -170,6 +171,8 @@ def containers(status: dict[str, Any]) -> list[dict[str, Any]]:
 def _workload(item: Item) -> list[str]:
     status = item.status
     ready = f"{number(status.get('ready'))}/{number(status.get('replicas'))}"
+    if jobs.is_job(item) or jobs.is_schedule(item):
+        ready = jobs.progress(item)
     return [ready, _phase(item, "updatedAt"), str(number(status.get("revision")))]
 
 

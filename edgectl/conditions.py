@@ -1,4 +1,4 @@
-"""What one can wait for: ready, running, delete, a condition, a value. Pure.
+"""What one can wait for: ready, running, delete, a job's end, a condition, a value. Pure.
 
 A condition looks at a resource (None: it does not exist) and gives a `Verdict`; called by wait,
 delete and drain.
@@ -7,6 +7,7 @@ delete and drain.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edgectl import jobs
 from edgectl.columns import conditions, number, status_words, unknown
 from edgectl.errors import UsageError
 from edgectl.jsonpath import Template
@@ -15,10 +16,11 @@ from edgectl.resources import Item
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`why` is what is missing, or what was found."""
+    """`why` is what is missing, or what was found. `hopeless`: it will not be met any more."""
 
     met: bool
     why: str = ""
+    hopeless: bool = False
 
 
 Condition = Callable[[Item | None], Verdict]
@@ -36,7 +38,8 @@ def parse(text: str) -> Condition:
         return _jsonpath(rest)
     raise UsageError(
         f"--for {text!r} is not something to wait for",
-        "wait for ready, running, delete, condition=TYPE[=STATUS] or jsonpath={PATH}[=VALUE]",
+        "wait for ready, running, delete, complete, failed, condition=TYPE[=STATUS] or "
+        "jsonpath={PATH}[=VALUE]",
     )
 
 
@@ -77,11 +80,39 @@ def gone(item: Item | None) -> Verdict:
     return Verdict(False, status_words(item))
 
 
-_SIMPLE: dict[str, Condition] = {"ready": ready, "running": running, "delete": gone}
+def complete(item: Item | None) -> Verdict:
+    """The job ended well. One that failed never will."""
+    if item is None:
+        return Verdict(False, "does not exist yet")
+    ended, why = jobs.outcome(item)
+    hopeless = ended not in ("", "Complete") or not jobs.is_job(item)
+    return Verdict(ended == "Complete", why, hopeless)
+
+
+def failed(item: Item | None) -> Verdict:
+    """The job ended, and not well."""
+    if item is None:
+        return Verdict(False, "does not exist yet")
+    ended, why = jobs.outcome(item)
+    hopeless = ended == "Complete" or not jobs.is_job(item)
+    return Verdict(ended not in ("", "Complete"), why, hopeless)
+
+
+_SIMPLE: dict[str, Condition] = {
+    "ready": ready,
+    "running": running,
+    "delete": gone,
+    "complete": complete,
+    "failed": failed,
+}
 
 
 def _workload(item: Item, key: str) -> Verdict:
     status = item.status
+    if jobs.is_schedule(item):
+        return Verdict(True, "it is scheduled")
+    if jobs.is_job(item) and (jobs.outcome(item)[0] or key == "ready"):
+        return complete(item)
     if number(status.get("observedGeneration")) < item.resource.metadata.generation:
         return Verdict(False, "the newest spec has not been looked at yet")
     desired, count = number(status.get("replicas")), number(status.get(key))

@@ -6,7 +6,7 @@ Values of secrets are never part of it.
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from edgectl import windows
+from edgectl import jobs, windows
 from edgectl.columns import conditions, containers, number, part, status_words, unknown
 from edgectl.resources import Item
 from edgectl.text import NONE, age, moment, safe, since
@@ -188,6 +188,8 @@ def _workload(item: Item) -> Iterator[str]:
         shown += f", {number(status['unknown'])} unknown"
     yield _pair("Counts", shown.replace("replicas", "wanted", 1))
     yield _pair("Revision", number(status.get("revision")))
+    for title, text in jobs.described(item):
+        yield _pair(title, text) if title else " " * _WIDTH + text
     yield from _rollout(item)
     yield _pair("Observed", moment(number(status.get("updatedAt")), item.now_ms))
     yield from _conditions(item)

@@ -15,7 +15,7 @@ def wait_for(
     deadline: float,
     progress: Progress,
 ) -> Verdict:
-    """The last verdict at the deadline (time.monotonic()) or once the condition is met.
+    """The last verdict at the deadline (time.monotonic()), or once it is final.
 
     Raises CallError when the orchestrator refuses.
     """
@@ -40,7 +40,7 @@ def wait_for(
         if not known:
             continue
         verdict = condition(item)
-        if verdict.met:
+        if verdict.met or verdict.hopeless:
             changes.close()
             return verdict
         progress.show(f"{label}: {verdict.why}")

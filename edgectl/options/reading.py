@@ -96,7 +96,8 @@ def _wait(p: Parser) -> None:
         dest="condition",
         required=True,
         metavar="WHAT",
-        help="ready, running, delete, condition=TYPE[=STATUS] or jsonpath={PATH}[=VALUE]",
+        help="ready, running, delete, complete, failed, condition=TYPE[=STATUS] or "
+        "jsonpath={PATH}[=VALUE]",
     )
     timeout(p, "60s")
 

@@ -22,6 +22,11 @@ def run(invocation: Invocation) -> int:
         for ref in refs:
             label = f"{ref.kind.lower()}/{ref.name}"
             verdict = wait_for(invocation.client, ref, condition, deadline, progress)
+            if verdict.hopeless:
+                raise CliError(
+                    f"{label} will not be {options.condition}: {verdict.why}",
+                    f"edgectl describe {label} and edgectl events --for {label} tell more",
+                )
             if not verdict.met:
                 raise CliError(
                     f"timed out after {options.timeout} waiting for {label} "
