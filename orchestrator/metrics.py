@@ -19,6 +19,9 @@ from orchestrator.store import keys
 from orchestrator.store.port import Compare, Entry, Op, RangeResult, Store, TxnResult, WatchBatch
 
 NODES_MAX = 20_000
+_COUNTED = (
+    "Provider", "Site", "Node", "Namespace", "Workload", "Secret", "Config", "Volume",
+)  # fmt: skip
 _FAST_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
@@ -130,7 +133,7 @@ class _FleetCollector(Collector):
         yield _gauge("polder_store_revision", "Of the mirror.", self._cache.revision)
         yield _gauge("polder_cache_age_seconds", "0: current.", self._cache.age_s())
         yield from self._guards(known)
-        for kind in ("Provider", "Site", "Node", "Namespace", "Workload", "Secret"):
+        for kind in _COUNTED:
             family = GaugeMetricFamily(
                 f"polder_resources_{kind.lower()}", f"Resources of kind {kind}."
             )

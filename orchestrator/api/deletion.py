@@ -24,6 +24,8 @@ from polder.v1 import operator_pb2
 
 _ATTEMPTS = 16
 _BY_LEADER = ("Workload", "Node")
+_AT_ONCE = ("Secret", "Config")
+"""What nothing refers to by its revision."""
 _SHOWN = 5
 
 
@@ -71,7 +73,7 @@ class Deleter:
         if dry_run:
             return record, not by_leader
         marked: StoredResource | None = record
-        if record.kind != "Secret" and not record.deletion_requested_at_ms:
+        if record.kind not in _AT_ONCE and not record.deletion_requested_at_ms:
             now_ms = int(self._clock() * 1000)
             marked = await self._put(record, replace(record, deletion_requested_at_ms=now_ms))
         if marked is None or by_leader:
