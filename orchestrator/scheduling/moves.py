@@ -144,7 +144,8 @@ class Moves(Part):
             self._cannot_move(holder, message)
 
     def _leave_forbidden(self) -> None:
-        """Replicas whose site no longer meets their policy: all at once, each start first."""
+        """Replicas whose site no longer meets their policy: all at once, each start first. A
+        job's must not run twice, and stop first."""
         failing = SOVEREIGNTY.failing(self._table, self._need)
         if failing is self._table.nowhere:
             return
@@ -153,12 +154,15 @@ class Moves(Part):
                 continue
             reasons = SOVEREIGNTY.why(self._table, self._need, holder.row)
             name = holder.record.replica
-            if name not in self._incoming and not self._start_replacement(
-                holder, Cause.NON_COMPLIANT
-            ):
+            if self._workload.once:
+                moved = self._move(holder, Cause.NON_COMPLIANT, reasons[0].text)
+            else:
+                moved = name in self._incoming or self._start_replacement(
+                    holder, Cause.NON_COMPLIANT
+                )
+            if not moved:
                 self._cannot_move(holder, reasons[0].text, "NonCompliant")
-            replacement = self._incoming.get(name)
-            where = replacement.node if replacement is not None else ""
+            where = self._incoming.get(name, self._held[name]).node if moved else ""
             self._out.noncompliant.append(NonCompliant(holder.node, holder.record, reasons, where))
 
     def _is_compliant(self, holder: Holder) -> bool:

@@ -293,3 +293,21 @@ def test_the_state_goes_with_the_workload_and_not_before(ended: bool) -> None:
     world.settle()
     assert len(world.placed()) == 1
     assert world.mirror.kept_at(keys.job(record.uid)) is not None
+
+
+def test_a_site_that_may_not_have_it_any_more_is_left_without_running_twice() -> None:
+    world = JobsWorld("n1", "n2")
+    for site, country in (("nl", "NL"), ("de", "DE")):
+        world.operator.apply("Site", "", site, {"provider": "telco", "country": country})
+    for node, site in (("n1", "nl"), ("n2", "de")):
+        world.operator.change("Node", "", node, site=site)
+    world.job(sovereignty={"residency": ["NL", "DE"]})
+    world.settle()
+    ((node, before),) = world.placed()
+    left, other = ("NL", "n2") if node == "n1" else ("DE", "n1")
+    world.job(sovereignty={"residency": ["DE" if left == "NL" else "NL"]})
+    world.settle()
+    ((now, after),) = world.placed()
+    assert now == other and not after.replaces
+    assert after.replica_uid != before.replica_uid
+    assert world.stops == [("job-0", "NonCompliant")]
