@@ -24,7 +24,7 @@ from agent.domain.instructions import (
 )
 from agent.domain.plan import Assignment
 from agent.domain.probes import ProbeKind, begin
-from agent.domain.record import Cause, ContainerMemory, Record, containers_of, runs_of
+from agent.domain.record import Cause, ContainerMemory, Record, runs_of
 from agent.domain.situation import ContainerSituation, classify_container
 from agent.domain.view import Exit
 from agent.runtime.port import ContainerPhase, ContainerState, PodState, PullPolicy
