@@ -12,6 +12,8 @@ from typing import Protocol, TypeVar, cast
 from orchestrator.api.overlay import Overlay
 from orchestrator.cache import Cache
 from orchestrator.domain.freezes import freezes_in
+from orchestrator.domain.jobs_runs import step_jobs
+from orchestrator.domain.jobs_step import JobsMemory
 from orchestrator.domain.liveness import DEFAULT_PERIODS, Periods
 from orchestrator.fleet import Fleet
 from orchestrator.leader_snapshot import SnapshotBuilder
@@ -19,6 +21,7 @@ from orchestrator.records import StoredResource, TemplateRevision
 from orchestrator.refusals import exhausted, unavailable
 from orchestrator.scheduling.guards_step import as_seen
 from orchestrator.scheduling.snapshot import Snapshot
+from orchestrator.scheduling.tick import Moment, World
 from orchestrator.store import keys
 
 T = TypeVar("T")
@@ -74,10 +77,15 @@ class Thinking:
         """
         with self._overlay.showing(unwritten, revisions):
             found = self._builder.build(self._clock(), self._leader.led_since)
+            records = tuple(self._overlay.resources("Workload"))
         if not found.complete:
             text = "the store has not been read yet, so nothing can be said"
             raise unavailable("NotReady", text, "try again in a moment")
-        return as_seen(found, freezes_in(self._cache.kept(keys.FREEZES)), self._leader.doubted)
+        freezes = freezes_in(self._cache.kept(keys.FREEZES))
+        found = as_seen(found, freezes, self._leader.doubted)
+        kept = {record.key: record for record in self._cache.kept(keys.JOBS)}
+        world = World(found, records, kept=kept)
+        return step_jobs(world, JobsMemory(), Moment(self._clock(), 0.0)).snapshot
 
     async def ask(self, question: Callable[[], T]) -> T:
         """The answer, from a thread. Raises Refused (Busy) when too many wait already."""
