@@ -27,6 +27,7 @@ from pathlib import Path
 
 from agent import pod_logs, translate
 from agent.conditions import Conditions
+from agent.domain import labels
 from agent.domain.compose import Settings
 from agent.domain.instructions import (
     Cancel,
@@ -183,15 +184,17 @@ class Supervisor:
     def find(self, uid: str, container: str = "", *, previous: bool = False) -> Located:
         """The newest run of a replica's container, or the one before it. Raises NotFound.
 
-        An empty `container` means the only one.
+        An empty `container` means the only one; init containers are only meant by their name.
         """
         pods = self._reconciler.pods_of(uid)
         if not pods:
             raise NotFound("ReplicaNotFound", f"replica {uid} has no pod on this node")
         names = sorted({c.name for pod in pods for c in pod.containers})
-        if not container and len(names) > 1:
+        first = {c.name for pod in pods for c in pod.containers if labels.INIT in c.labels}
+        likely = [name for name in names if name not in first] or names
+        if not container and len(likely) > 1:
             raise NotFound("ContainerNotFound", f"say which container: {', '.join(names)}")
-        name = container or (names[0] if names else "")
+        name = container or (likely[0] if likely else "")
         runs = runs_of(pods[0], name)
         if not runs:
             known = ", ".join(names) or "none has started yet"

@@ -181,7 +181,7 @@ def _shared(template: PodTemplate, other: Record) -> str:
     if theirs is None:
         return f"local volume {min(volumes)}, as far as is known" if volumes else ""
     volumes &= set(theirs.local_volumes())
-    if volumes:
+    if volumes and other.situation is not Situation.FINISHED:
         return f"local volume {min(volumes)}"
     taken = {(port.host_port, port.protocol) for port in theirs.host_ports()}
     ports = sorted(p.host_port for p in template.host_ports() if (p.host_port, p.protocol) in taken)

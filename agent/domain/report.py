@@ -99,7 +99,7 @@ def _reason(
 ) -> Cause:
     """Why it is not ready, or, when it is, why it is not yet what was assigned."""
     if record.situation is Situation.RETIRING:
-        return record.trouble or _retiring(next(iter(record.doomed.values()), NONE))
+        return _retiring(next(iter(record.doomed.values()), NONE), record.trouble or NONE)
     if record.situation is Situation.FINISHED and record.verdict is not None:
         return record.verdict.cause
     if record.block is not None:
@@ -130,12 +130,14 @@ def _reason(
     return record.trouble or NONE
 
 
-def _retiring(cause: Cause) -> Cause:
+def _retiring(cause: Cause, trouble: Cause) -> Cause:
     """Whoever sends it requests must turn elsewhere, whatever the cause."""
     if cause.at_once or not cause.reason:
-        return cause
-    why = f"{cause.reason}: {cause.message}" if cause.message else cause.reason
-    return Cause("Terminating", why)
+        return trouble if trouble.reason else cause
+    why = [f"{cause.reason}: {cause.message}" if cause.message else cause.reason]
+    if trouble.reason:
+        why.append(f"{trouble.reason}: {trouble.message}")
+    return Cause("Terminating", "; ".join(why))
 
 
 def _init(view: ContainerView, position: str) -> Cause:

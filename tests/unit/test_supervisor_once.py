@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from agent.domain.once import START_TRIES
-from agent.runtime.port import ContainerFailure, ContainerPhase, ContainerSpec, PodSpec
+from agent.runtime.port import (
+    ContainerFailure,
+    ContainerPhase,
+    ContainerSpec,
+    NotFound,
+    PodSpec,
+)
 from polder.v1 import agent_pb2
 from tests.sim import virtual_time
 from tests.sim.agent_plans import assignment, plan, stop, template
@@ -291,6 +297,8 @@ def test_init_containers_run_one_after_the_other_and_first(play: Play, once: boo
         assert [c.name for c in box.status["a"].containers] == ["c0", "c1", "i0", "i1"]
         assert "init:1" in box.runtime.pulls
         assert box.supervisor.find("a", "i0").running is False
+        with pytest.raises(NotFound, match="say which"):
+            box.supervisor.find("a")
 
     play(scene)
 
@@ -366,8 +374,10 @@ def test_an_agent_restart_takes_init_up_where_it_was(play: Play) -> None:
         box.start_agent()
         box.supervisor.submit_plan(wanted)
         await box.until(lambda: "(2 of 2) runs" in box.status["a"].message if box.status else 0)
+        assert box.supervisor.find("a").running, "the only one that there is"
         await box.until(lambda: box.ready("a"), 150)
         assert [name for name, _ in await runs(box)] == ["i1", "c0"]
+        assert box.supervisor.find("a") == box.supervisor.find("a", "c0")
 
     play(scene)
 
