@@ -7,6 +7,7 @@ from agent.domain.instructions import ExitRead, ReadExit
 from agent.operations import Operations
 from agent.probes import Prober
 from agent.runtime.simulated import SimulatedRuntime
+from agent.volumes import Volumes
 
 
 def read_exit(log: Path) -> ReadExit:
@@ -15,7 +16,7 @@ def read_exit(log: Path) -> ReadExit:
 
 async def test_last_words_that_come_after_the_exit_are_waited_for(tmp_path: Path) -> None:
     runtime = SimulatedRuntime()
-    operations = Operations(runtime, Prober(runtime), "amd64")
+    operations = Operations(runtime, Prober(runtime), "amd64", Volumes(tmp_path))
     log = tmp_path / "app_0.log"
     log.touch()
     reading = asyncio.create_task(operations.perform(read_exit(log)))
@@ -27,7 +28,7 @@ async def test_last_words_that_come_after_the_exit_are_waited_for(tmp_path: Path
 
 async def test_silence_is_not_waited_for_long(tmp_path: Path) -> None:
     runtime = SimulatedRuntime()
-    operations = Operations(runtime, Prober(runtime), "amd64")
+    operations = Operations(runtime, Prober(runtime), "amd64", Volumes(tmp_path))
     log = tmp_path / "app_0.log"
     log.touch()
     answer = await asyncio.wait_for(operations.perform(read_exit(log)), 2)
