@@ -50,7 +50,7 @@ class Reporter:
                     s.assignment,
                     s.cause.value,
                     f"stops on node {s.node}: {s.message}"
-                    + (f"; moves to node {s.moved_to}" if s.moved_to else ""),
+                    + (f"; moves to node {s.moved_to}" if s.moved_to not in ("", s.node) else ""),
                     _WARNING if s.cause in _ALARMING else _NORMAL,
                 )
                 for s in done.stop

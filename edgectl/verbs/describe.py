@@ -1,8 +1,8 @@
-"""`edgectl describe`: everything about a resource, with the events that concern it."""
+"""`edgectl describe`: everything about a resource, with its story or the events that concern it."""
 
 import sys
 
-from edgectl import selectors, targets
+from edgectl import selectors, stories, targets
 from edgectl.describing import description
 from edgectl.errors import CallError
 from edgectl.invocation import Invocation
@@ -12,6 +12,8 @@ from edgectl.verbs.get import collect
 from polder.v1 import common_pb2, operator_pb2
 
 MAX_EVENTS = 20
+WITH_STORY = ("Replica", "Workload", "Node")
+_COMPOSED = ("Replica", "Operator")  # their events know no uid
 
 
 def run(invocation: Invocation) -> int:
@@ -26,7 +28,7 @@ def run(invocation: Invocation) -> int:
         sys.stdout.write("\n".join(description(item)) + "\n")
         for line in _related(invocation, item):
             print(line)
-        for line in _events(invocation, item):
+        for line in _story(invocation, item) or _events(invocation, item):
             print(line)
     if missing:
         raise missing[-1]
@@ -52,9 +54,25 @@ def _related(invocation: Invocation, item: Item) -> list[str]:
     return ["Replicas:", *(f"  {line}" for line in table.lines(rows))]
 
 
+def _story(invocation: Invocation, item: Item) -> list[str]:
+    """Empty for kinds without one, and where the orchestrator does not know it yet."""
+    if item.kind not in WITH_STORY:
+        return []
+    try:
+        story = invocation.client.story(reference(item.kind, item.namespace, item.name))
+    except CallError as error:
+        if error.code in ("UNIMPLEMENTED", "NOT_FOUND"):
+            return []
+        return [f"Story: not available: {error.message}"]
+    return list(stories.lines(story))
+
+
 def _events(invocation: Invocation, item: Item) -> list[str]:
+    """Of this object, and not of one that had its name before."""
     ref: common_pb2.ResourceRef = reference(item.kind, item.namespace, item.name)
     request = operator_pb2.EventsRequest(namespace=item.namespace, object=ref, limit=MAX_EVENTS)
+    if item.kind not in _COMPOSED:
+        request.uid = item.resource.metadata.uid
     events: list[common_pb2.Event] = []
     now_ms = item.now_ms
     try:

@@ -17,7 +17,7 @@ from polder.v1 import common_pb2
 ENTRIES_MAX = 60
 BECAUSE_MAX = 8
 _WARNING = common_pb2.EVENT_TYPE_WARNING
-_SAME_MOMENT_MS = 10_000
+_SAME_MOMENT_MS = 1_000  # of a repeated event the first time is told, too, if it is apart
 _REPEATED = ("Placed",)  # the placement itself tells it better
 
 Status = Mapping[str, Any]
@@ -105,16 +105,27 @@ def replica_story(facts: ReplicaFacts) -> Story:
         during = [event for event in stay.events if event.last_at_ms >= at_ms]
         entries += _events(during, prefix=f"node {stay.node}: ")
         entries += _exits(stay)
-    about = [event for event in facts.workload_events if event.last_at_ms >= since_ms]
+    about = [
+        event
+        for event in facts.workload_events
+        if event.last_at_ms >= since_ms and not _of_a_sibling(event, facts.name)
+    ]
     entries += _events(about, prefix="its workload: ")
     entries += _now(facts.status)
     return Story(_in_order(entries), facts.circumstances.next_of_replica())
 
 
+def _of_a_sibling(event: EventRecord, replica: str) -> bool:
+    """Explanations begin with the names of their replicas."""
+    names, _, _ = event.message.partition(":")
+    return names.startswith(f"{event.name}-") and replica not in names and " more" not in names
+
+
 def workload_story(facts: WorkloadFacts) -> Story:
     """Its revisions and how they fared, and what happened to it and to its replicas."""
     record = facts.record
-    entries = [Entry(record.created_at_ms, "", "Created", "created")]
+    first = next((item.created_by for item in facts.revisions if item.number == 1), "")
+    entries = [Entry(record.created_at_ms, first, "Created", "created")]
     if record.changed_at_ms > record.created_at_ms:
         text = f"last changed (generation {record.generation})"
         entries.append(Entry(record.changed_at_ms, record.changed_by, "Changed", text))
@@ -184,7 +195,7 @@ def _events(
         if event.reason in _REPEATED and event.message in known:
             continue
         about = f"{event.name}: " if name and event.name != name else ""
-        yield Entry(
+        found = Entry(
             event.last_at_ms,
             event.source,
             event.reason,
@@ -192,6 +203,9 @@ def _events(
             event.type == _WARNING,
             event.count,
         )
+        if event.count > 1 and event.last_at_ms - event.first_at_ms > _SAME_MOMENT_MS:
+            yield replace(found, at_ms=event.first_at_ms, count=1)
+        yield found
 
 
 def _exits(stay: Stay) -> Iterator[Entry]:
