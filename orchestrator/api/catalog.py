@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from orchestrator.api.conditions import condition
 from orchestrator.api.index import Placed, PlacementIndex, Stopping
 from orchestrator.api.job_views import with_job
+from orchestrator.api.rollout_view import summary
 from orchestrator.api.views import (
     LeaderView,
     NodeFacts,
@@ -163,6 +164,11 @@ class Catalog:
         record = self.cache.resource(kind, namespace, name)
         return Shown(record, self._status(record)) if record is not None else None
 
+    @property
+    def lost_after_s(self) -> float:
+        """A node that is silent for so long counts as lost."""
+        return self._periods.lost_after_s
+
     def leader_view(self) -> LeaderView:
         explained = self._explained
         return LeaderView(explained.source, explained.told_at_ms, explained.current)
@@ -249,6 +255,7 @@ class Catalog:
             self._explained.waiting(workload.namespace, workload.name),
             self._explained.desired(workload.namespace, workload.name),
             self.leader_view(),
+            summary(workload, self.cache.kept_at(keys.rollout(workload.uid))),
         )
         now_ms = int(self._clock() * 1000)
         status = workload_status(workload, placement, replicas, said, now_ms)
