@@ -93,8 +93,8 @@ class Volumes:
         self._local = state / "volumes"
         self.secrets_in_memory = mounts.is_in_memory(run)
         own = sha256(str(state.resolve()).encode()).hexdigest()[:12]
-        self._secrets = run / f"polder-agent-{own}" if self.secrets_in_memory else state / "secrets"
-        self._roots = (self._pods, self._secrets)
+        self.secrets = run / f"polder-agent-{own}" if self.secrets_in_memory else state / "secrets"
+        self._roots = (self._pods, self.secrets)
         self._lock = asyncio.Lock()
         self._told = False
 
@@ -170,7 +170,7 @@ class Volumes:
         if isinstance(volume, Local):
             return self._local / volume.namespace / volume.replica / volume.volume
         secret = isinstance(volume, Projected) and volume.secret
-        return (self._secrets if secret else self._pods) / pod_id / volume.volume
+        return (self.secrets if secret else self._pods) / pod_id / volume.volume
 
     def _write(self, pod_id: str, volume: Projected) -> None:
         if volume.secret and not self.secrets_in_memory and not self._told:
@@ -211,7 +211,7 @@ class Volumes:
 
     def _is_ours(self, real: str) -> bool:
         """The agent's key, plans and secrets are never shown, whatever is allowed."""
-        own = (str(self._state.resolve()), str(self._secrets.resolve()))
+        own = (str(self._state.resolve()), str(self.secrets.resolve()))
         return any(is_within(real, path) or is_within(path, real) for path in own)
 
     # --- clearing away -------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Everything goes through the programs' own command lines, as an operator would do
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import grpc
 
+from agent.volumes import Volumes
+from devcluster import residue
 from devcluster.client import SITE_MANIFESTS, Context
 from devcluster.containerd import PrivateContainerd
 from devcluster.daemon import Daemon
@@ -159,9 +162,13 @@ class Installation:
         runtime: str = "cri",
         images: Sequence[ImageSpec] = (),
         netns: str = "",
+        settings: str = "",
     ) -> AgentProcess:
-        """Start its containerd, join it unless it has joined, start it, wait until it is Ready."""
-        agent = self.agent(name, runtime=runtime, netns=netns)
+        """Start its containerd, join it unless it has joined, start it, wait until it is Ready.
+
+        settings: text of its configuration file.
+        """
+        agent = self.agent(name, runtime=runtime, netns=netns, settings=settings)
         if agent.containerd is not None:
             agent.containerd.start()
             wanted = list(images or (hello_image(),))
@@ -171,7 +178,9 @@ class Installation:
         self.edgectl("wait", f"node/{name}", "--for=ready", "--timeout", "30s")
         return agent
 
-    def agent(self, name: str, *, runtime: str = "cri", netns: str = "") -> AgentProcess:
+    def agent(
+        self, name: str, *, runtime: str = "cri", netns: str = "", settings: str = ""
+    ) -> AgentProcess:
         """What is known of the agent, without starting anything."""
         if name in self.agents:
             return self.agents[name]
@@ -180,6 +189,10 @@ class Installation:
         containerd = None
         command = [EDGE_AGENT, "run", "--state-dir", str(state_dir)]
         command += ["--log-dir", str(folder / "pods"), "--log-format", "logfmt"]
+        if settings:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "agent.toml").write_text(settings)
+            command += ["--config", str(folder / "agent.toml")]
         if runtime == "cri":
             containerd = PrivateContainerd(folder / "containerd", netns=netns)
             command += ["--runtime-socket", containerd.socket]
@@ -216,6 +229,9 @@ class Installation:
             agent.daemon.stop()
             if agent.containerd is not None:
                 agent.containerd.stop(wipe=wipe)
+            residue.unmount_below(agent.state_dir)  # volumes in memory
+            if wipe:
+                shutil.rmtree(Volumes(agent.state_dir).secrets, ignore_errors=True)
         self.stop_orchestrator()
 
 
