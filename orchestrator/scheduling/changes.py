@@ -6,8 +6,10 @@ Replicas that serve nobody change at once, and first. One that serves is updated
     in its place, if one more may be unavailable;
     beside itself on another node;
 
-and otherwise waits. One that has to leave its node is replaced start first, while replacements may
-be started. Where none ever may (`maxSurge: 0`), it stops first, if one more may be unavailable.
+and otherwise waits. One whose node is not heard waits until it is: it may well serve there, and
+would be changed at some other time than now, together with others. One that has to leave its node
+is replaced start first, while replacements may be started. Where none ever may (`maxSurge: 0`), it
+stops first, if one more may be unavailable.
 """
 
 from collections.abc import Callable
@@ -48,7 +50,7 @@ class Changes(Moves):
                 self._change_idle(holder, reason)
                 continue
             settled = reason is not None and self._leave(holder, reason, budget)
-            if not settled and self._is_outdated(holder):
+            if not settled and self._is_live(holder) and self._is_outdated(holder):
                 self._update(holder, budget)
         self._explain_waits(budget)
 
@@ -59,7 +61,9 @@ class Changes(Moves):
             return False
         if self._workload.once and (self._has_ended(holder) or not self._is_live(holder)):
             return False
-        return self._is_outdated(holder) or self._reason_to_leave(holder) is not None
+        if self._is_live(holder) and self._is_outdated(holder):
+            return True
+        return self._reason_to_leave(holder) is not None
 
     def _is_outdated(self, holder: Holder) -> bool:
         return holder.record.revision != self._lanes.wanted(holder)
@@ -116,7 +120,7 @@ class Changes(Moves):
             budget.surging += 1
         elif may_update and self._update_in_place(holder, revision):
             budget.available -= counted
-        elif may_surge and self._tried(lambda: self._start_replacement(holder, Cause.UPDATED)):
+        elif may_surge and self._tried(lambda: self._start_updated(holder, revision)):
             budget.surging += 1
         elif (
             may_update

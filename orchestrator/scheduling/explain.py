@@ -14,6 +14,7 @@ from orchestrator.scheduling.part import Planning
 from orchestrator.scheduling.reasons import Reason, Value, forbidden_reason, need_of
 from orchestrator.scheduling.snapshot import Snapshot, Workload
 from orchestrator.scheduling.table import NodeTable
+from orchestrator.scheduling.tied import tied
 
 DETAILS_MAX = 200
 SUGGESTIONS_MAX = 8
@@ -126,9 +127,9 @@ class _Findings:
         self._need = need_of(snapshot, workload, template)
         rows = [holder.row for holder in now_held.values() if holder.row is not None]
         chooser = self._planning.placer.chooser(workload, self._need, rows, False)
-        self._filters = [
-            (item, item.failing(self.table, self._need)) for item in chooser.every_filter
-        ]
+        volumes = tied(snapshot, workload, template, held, self.table)
+        every = (*chooser.every_filter, *([] if volumes is None else [volumes]))
+        self._filters = [(item, item.failing(self.table, self._need)) for item in every]
 
     def verdicts(self, rows: Iterable[int]) -> Iterable[NodeVerdict]:
         for row in rows:

@@ -4,7 +4,6 @@
 move or change. Whatever is not as simple as that, or finds no node, goes the long way.
 """
 
-from orchestrator.scheduling.lanes import is_plain
 from orchestrator.scheduling.part import Planning
 from orchestrator.scheduling.placements import Batch
 from orchestrator.scheduling.reasons import NO_POLICY, Need
@@ -30,7 +29,9 @@ def place_first(planning: Planning, workload: Workload) -> bool:
         or namespace.frozen
         or template.demands
         or template.local_volumes
-        or not is_plain(workload)
+        or workload.stable
+        or workload.frozen
+        or workload.indexes is not None
         or namespace.quota is not None
         or planning.neighbours.active
         or workload.uid in planning.holders.by_workload

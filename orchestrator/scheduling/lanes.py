@@ -60,6 +60,13 @@ class Lanes:
             Lane(target, self.need(target), self.admitted),
         )
 
+    def where(self, revision: int) -> Lane:
+        """Where that very revision is wanted, of the two or of the one."""
+        if not self.mixed:
+            return Lane(revision, self.need(revision))
+        admitted = revision == self._workload.revision
+        return Lane(revision, self.need(revision), self.admitted if admitted else ~self.admitted)
+
     def for_move(self, holder: Holder) -> tuple[Lane, ...]:
         """The same for a replica that leaves its node."""
         own = holder.record.revision
@@ -152,11 +159,6 @@ def _asks(template: Template) -> tuple[object, ...]:
         template.local_volumes,
         template.demands,
     )
-
-
-def is_plain(workload: Workload) -> bool:
-    """Whether nothing but the target is wanted: replicas without a rollout, a job or a freeze."""
-    return not workload.stable and not workload.frozen and workload.indexes is None
 
 
 def place_count(workload: Workload) -> int:

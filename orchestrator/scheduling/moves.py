@@ -14,6 +14,7 @@ from orchestrator.scheduling import filters
 from orchestrator.scheduling.chooser import Chooser
 from orchestrator.scheduling.decisions import Cause, NonCompliant, Revise
 from orchestrator.scheduling.holders import Holder
+from orchestrator.scheduling.lanes import Lane
 from orchestrator.scheduling.part import Part, Planning, is_lost, ordered, revised
 from orchestrator.scheduling.rules import SOVEREIGNTY
 from orchestrator.scheduling.snapshot import Mode, Node, Workload
@@ -240,10 +241,22 @@ class Moves(Part):
         )
         return True
 
-    def _elsewhere(self, holder: Holder) -> tuple[int, Chooser] | None:
+    def _start_updated(self, holder: Holder, revision: int) -> bool:
+        """The same of an update: on a node where that revision is wanted."""
+        found = self._elsewhere(holder, (self._lanes.where(revision),))
+        if found is None:
+            return False
+        row, chooser = found
+        name, because = holder.record.replica, Cause.UPDATED.value
+        self._place(name, row, chooser, leaving=holder, because=because, beside=True)
+        return True
+
+    def _elsewhere(
+        self, holder: Holder, lanes: tuple[Lane, ...] = ()
+    ) -> tuple[int, Chooser] | None:
         if self._workload.mode is Mode.PER_NODE:
             return None
-        lanes = self._lanes.for_move(holder)
+        lanes = lanes or self._lanes.for_move(holder)
         return self._choose(holder.record.replica, lanes, self._scope(holder), holder)
 
     # --- telling ---------------------------------------------------------------------------------

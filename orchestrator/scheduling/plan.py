@@ -32,7 +32,7 @@ def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
     holders = find_holders(snapshot, table)
     planning = Planning(snapshot, table, holders, now)
     out = planning.out
-    frozen = frozen_workloads(snapshot)
+    frozen = frozen_workloads(snapshot) if holders.superseded else ()
     for older, newer in holders.superseded:
         if older.record.workload_uid in frozen:
             continue

@@ -426,6 +426,10 @@ def test_a_lost_node_does_not_hold_up_an_update() -> None:
     world.change("n2", liveness=Liveness.LOST)
     world.update("mon", SMALL)
     world.settle()
+    numbers = {n: {i.revision for i in p.assignments} for n, p in world.placements.items()}
+    assert numbers == {"n1": {2}, "n2": {1}, "n3": {2}}
+    world.change("n2", liveness=Liveness.LIVE)
+    world.settle()
     assert {i.revision for p in world.placements.values() for i in p.assignments} == {2}
 
 
