@@ -1,9 +1,12 @@
 """The transition table, row by row: every combination of facts has one situation."""
 
 import itertools
+import re
+from pathlib import Path
 
 import pytest
 
+from agent.domain import situation as table
 from agent.domain.situation import (
     FOLLOWS,
     NO_POD,
@@ -58,6 +61,17 @@ def test_every_combination_has_a_row() -> None:
             assert situation in SERVED, "a pod that nobody wants gone is served"
         if not facts["doomed"] and not facts["has_pod"]:
             assert situation in NO_POD
+
+
+def test_the_documentation_shows_the_tables_of_the_code() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "replica-lifecycle.md").read_text()
+    for text in (str(table.__doc__), page):
+        rows = re.findall(r"^    ([A-Z]+) ", text, re.MULTILINE)
+        wanted = [s.name for s in Situation] + [s.name for s in ContainerSituation]
+        assert sorted(row for row in rows if row != "SIGKILL") == sorted(wanted)
+    for line in str(table.__doc__).splitlines():
+        if line.startswith("    "):
+            assert line in page, f"docs/replica-lifecycle.md lacks: {line.strip()}"
 
 
 def test_what_must_go_never_serves_again() -> None:
