@@ -36,6 +36,12 @@ MIRRORED = (
 _RETRY_S = 0.5
 _PAGE = 1000
 _EXPECTED_MAX = 4096
+_FORGOTTEN_MAX = 100
+"""A read that misses more than so many records, and more than half of all, is not believed."""
+
+
+class Implausible(StoreError):
+    """The Store answered, and it cannot be true. The mirror stays as it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,7 @@ class Cache:
         self.revision = 0
         self.synced_at = 0.0
         self.healthy = False
+        self.doubt = ""  # why the last read was not believed
 
     async def start(self) -> None:
         """Raises StoreError when the first read fails."""
@@ -182,11 +189,9 @@ class Cache:
                 fresh.update((entry.key, entry) for entry in page.entries)
                 more = page.more
                 after = page.entries[-1].key if page.entries else ""
-        changes = [
-            Change(key, revision, None, self._values[key])
-            for key in self._values
-            if key not in fresh
-        ]
+        gone = [key for key in self._values if key not in fresh]
+        self._check(len(gone), revision)
+        changes = [Change(key, revision, None, self._values[key]) for key in gone]
         changes += [
             Change(key, entry.mod_revision, _decode(key, entry), self._values.get(key))
             for key, entry in fresh.items()
@@ -194,6 +199,17 @@ class Cache:
         ]
         self._apply(changes, revision)
         self.healthy = True
+
+    def _check(self, gone: int, revision: int) -> None:
+        """An empty read is not "everything was deleted". Raises Implausible."""
+        known = len(self._values)
+        self.doubt = ""
+        if revision < self.revision:
+            self.doubt = f"the store went back from revision {self.revision} to {revision}"
+        elif gone > max(_FORGOTTEN_MAX, known / 2):
+            self.doubt = f"{gone} of {known} records are not in the store any more"
+        if self.doubt:
+            raise Implausible(f"{self.doubt}; if that is true, restart this orchestrator")
 
     async def _follow(self) -> None:
         while True:

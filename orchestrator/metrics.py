@@ -132,6 +132,8 @@ class _FleetCollector(Collector):
         yield _gauge("polder_nodes_heard", "Nodes heard of lately.", len(nodes))
         yield _gauge("polder_store_revision", "Of the mirror.", self._cache.revision)
         yield _gauge("polder_cache_age_seconds", "0: current.", self._cache.age_s())
+        doubted = 1 if self._cache.doubt else 0
+        yield _gauge("polder_store_doubted", "1: a read of it was not believed.", doubted)
         yield from self._guards(known)
         for kind in _COUNTED:
             family = GaugeMetricFamily(

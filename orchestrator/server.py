@@ -241,7 +241,9 @@ class Orchestrator:
         """Why it is not ready; empty when it is."""
         if not self._serving:
             return "starting or stopping"
-        return "" if self.parts.cache.healthy else "the store cannot be read"
+        if self.parts.cache.healthy:
+            return ""
+        return self.parts.cache.doubt or "the store cannot be read"
 
     async def _end_calls(self, listeners: Listeners) -> None:
         grace_s = self._config.shutdown_grace

@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from orchestrator.cache import Cache
+from orchestrator.cache import Cache, Implausible
 from orchestrator.records import StoredResource
 from orchestrator.store import keys
-from orchestrator.store.port import Put, Store
+from orchestrator.store.port import Put, RangeResult, Store
 from orchestrator.store.sqlite import open_sqlite
 
 KEY = keys.spec("Namespace", "", "ward")
@@ -64,3 +65,39 @@ async def test_announcements_that_never_come_are_bounded(store: Store, cache: Ca
     for number in range(10_000):
         cache.expect(f"/specs/Namespace/_/n{number}", b"", record)
     assert len(cache._expected) <= 4096
+
+
+async def test_a_store_that_suddenly_knows_nothing_is_not_believed(
+    store: Store, cache: Cache
+) -> None:
+    for start in range(0, 300, 50):
+        batch = [
+            Put(keys.spec("Namespace", "", f"n{n}"), namespace(str(n)).to_bytes())
+            for n in range(start, start + 50)
+        ]
+        result = await store.txn((), batch)
+    await cache.wait_for(result.revision)
+    whole = store.range
+
+    async def nothing(prefix: str, *, after: str = "", limit: int = 0) -> RangeResult:
+        return replace(await whole(prefix, after=after, limit=limit), entries=(), more=False)
+
+    store.range = nothing  # type: ignore[method-assign]
+    with pytest.raises(Implausible):
+        await cache._load()
+    assert len(list(cache.resources("Namespace"))) == 300
+    assert cache.doubt == "300 of 300 records are not in the store any more"
+    store.range = whole  # type: ignore[method-assign]
+    await cache._load()
+    assert not cache.doubt and len(list(cache.resources("Namespace"))) == 300
+
+
+async def test_a_store_that_went_back_in_time_is_not_believed(store: Store, cache: Cache) -> None:
+    await written(store, cache, namespace("new"))
+
+    async def earlier() -> int:
+        return cache.revision - 1
+
+    store.revision = earlier  # type: ignore[method-assign]
+    with pytest.raises(Implausible, match="went back"):
+        await cache._load()
