@@ -380,14 +380,16 @@ class _Machine:
         return self._first_sites(begun)
 
     def _first_sites(self, state: RolloutState) -> RolloutState:
-        """The sites that try it first: by name, of those whose replicas can be reached."""
-        canary = self._update.canary
-        found = sorted(site for site, tally in self._progress.sites.items() if tally.reachable)
+        """The sites that try it first: by name, of those whose replicas can be reached; of all
+        while nobody is heard, as after the start of a leader: that is no reason to skip them."""
+        canary, sites = self._update.canary, self._progress.sites
+        found = sorted(site for site, tally in sites.items() if tally.reachable)
+        found = found or sorted(site for site, tally in sites.items() if tally.names)
         if canary is None or not found:
             return replace(state, wave=Wave.EVERYWHERE, sites=(), regions=())
-        sites = tuple(found[: canary.sites])
-        regions = sorted({self._progress.regions.get(site, "") for site in sites})
-        return replace(state, wave=Wave.CANARY, sites=sites, regions=tuple(regions))
+        first = tuple(found[: canary.sites])
+        regions = sorted({self._progress.regions.get(site, "") for site in first})
+        return replace(state, wave=Wave.CANARY, sites=first, regions=tuple(regions))
 
     def _next_wave(self, state: RolloutState) -> RolloutState:
         """A wave that would reach nobody new is left out, with its soak."""

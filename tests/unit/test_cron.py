@@ -112,6 +112,12 @@ def test_the_end_of_time_has_no_next() -> None:
     assert Calendar("* * * * *", "UTC").latest(0.0, 1e18) is None
 
 
+def test_a_stored_expression_that_nobody_could_have_applied_never_fires() -> None:
+    for cron in ("0 0 31 2 *", "99 0 * * *"):
+        assert Calendar(cron, "UTC").next_after(NOW) is None
+        assert Calendar(cron, "UTC").latest(0.0, NOW) is None
+
+
 def test_the_latest_of_a_year_of_minutes_is_found_at_once() -> None:
     started = time.perf_counter()
     assert Calendar("* * * * *", "UTC").latest(NOW - 365 * 86_400, NOW + 7) == NOW

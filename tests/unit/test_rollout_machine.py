@@ -382,6 +382,14 @@ def test_a_canary_whose_site_is_lost_goes_on_elsewhere() -> None:
     assert (state.phase, state.sites, state.held_s) == (Phase.PROGRESSING, ("b1",), 0.0)
 
 
+def test_a_change_that_comes_while_nobody_is_heard_has_its_canary_all_the_same() -> None:
+    """A new leader has heard nobody yet. (tests.sim rollouts, seed 174)"""
+    story = Story(replace(QUICK, canary=Canary(soak=10.0))).proven()
+    story.seen = Progress({"a1": Tally(away=2), "b1": Tally(away=1)}, REGIONS)
+    state = story.changes("two")
+    assert (state.wave, state.sites) == (Wave.CANARY, ("a1",))
+
+
 def test_pause_holds_everything_and_resume_goes_on() -> None:
     story = Story(replace(QUICK, canary=Canary(soak=10.0))).proven()
     story.seen = Progress({"a1": Tally(2, 2, 2), "b1": Tally(1, 0, 0)}, REGIONS, Health(2))
