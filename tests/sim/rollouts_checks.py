@@ -59,6 +59,8 @@ class Checks:
         self._double: dict[tuple[str, str], float] = {}
         self._jobs = JobChecks(world)
         self._proven: set[tuple[str, int]] = set()
+        self._rules: dict[tuple[str, int], tuple[bool, dict[str, Any]]] = {}
+        self._good: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         self._canaries: dict[tuple[str, int], list[tuple[float, str]]] = {}
 
     # --- what agents do --------------------------------------------------------------------------
@@ -155,6 +157,9 @@ class Checks:
         for workload in self._workloads():
             total = self._total(workload, placements)
             now = self._world.steady
+            runs = bool(assignments(workload.uid, placements))
+            began = (runs, workload.spec.get("update", {}))
+            self._rules.setdefault((workload.uid, workload.template_revision), began)
             budget = max(_budgets(workload, total).values())
             for history, amount in (
                 (self._budgets[workload.uid], budget),
@@ -184,7 +189,7 @@ class Checks:
             for stop in placement.stops
             if stop.workload_uid == workload.uid
         }
-        was, now, ordered = set(), set(), {}
+        was, now, ordered, taken = set[str](), set[str](), dict[str, str](), []
         stays_after = {a.replica_uid: a for _, a in assignments(workload.uid, after)}
         for node, item in assignments(workload.uid, before):
             kept = stays_after.get(item.replica_uid)
@@ -199,12 +204,16 @@ class Checks:
             cause = "Updated" if kept is not None else stops.get(item.replica_uid, ("", ""))[1]
             ordered[item.replica] = cause
             excused = cause in NOT_VOLUNTARY or (cause == "Drained" and self._overdue(node))
+            self._taken.pop(item.replica_uid, None)
             if not excused and (available or not self._heard(node)):
-                self._taken[item.replica_uid] = cause
-                self.voluntary_stops += 1
+                taken.append((item, cause))
         for node, item in assignments(workload.uid, after):
-            if item.replica in was and self._is_available(workload, node, item):
+            if self._is_available(workload, node, item):
                 now.add(item.replica)
+        for item, cause in taken:
+            self.voluntary_stops += 1
+            if item.replica not in now:  # otherwise its successor was there when it was decided
+                self._taken[item.replica_uid] = cause
         lost = {n for n in was - now if is_wanted(workload, n)}
         excused_names = {n for n in lost if self._excused(ordered.get(n, ""), n, before)}
         lost -= excused_names
@@ -237,9 +246,11 @@ class Checks:
         return deadline is not None and self._world.wall >= deadline
 
     def _heard(self, node: str) -> bool:
-        agent = self._world.agents.get(node)
+        """Lately, as far as anybody can know."""
         seen = self._world.fleet.get(node)
-        return agent is not None and agent.connected and seen is not None and seen.complete
+        if seen is None or not seen.complete or seen.heard_at is None:
+            return False
+        return self._world.steady - seen.heard_at <= HEARD_S
 
     def _is_available(self, workload: StoredResource, node: str, item: AssignmentRecord) -> bool:
         """As far as the leader was told: ready long enough, of the template that it has to be."""
@@ -331,7 +342,11 @@ class Checks:
         def replacing(placements: Mapping[str, NodePlacement]) -> set[str]:
             found = [a for _, a in assignments(workload.uid, placements)]
             uids = {a.replica_uid for a in found}
-            return {a.replica for a in found if a.replaces and a.replaces in uids}
+            return {
+                a.replica
+                for a in found
+                if a.replaces and a.replaces in uids and is_wanted(workload, a.replica)
+            }
 
         were, are = replacing(before), replacing(after)
         allowed = max((n for _, n in self._recent(self._surges[workload.uid])), default=0)
@@ -340,28 +355,47 @@ class Checks:
             self._world.broken(text)
 
     def _check_canary(self, workload: StoredResource, after: Mapping[str, NodePlacement]) -> None:
+        """The newest revision goes to so many sites, waits, to their regions, waits, everywhere."""
         canary = workload.decoded.update.canary
         target = workload.template_revision
-        if canary is None or self._world.needs_no_canary(workload):
+        placed = [
+            (self._world.agents[node].site, item)
+            for node, item in assignments(workload.uid, after)
+            if node in self._world.agents
+        ]
+        rules = self._rules.setdefault(
+            (workload.uid, target), (bool(placed), workload.spec["update"])
+        )
+        if rules != (True, workload.spec["update"]):
+            return  # there was nobody to protect, or the operator changed the waves on the way
+        if canary is None or target == 1 or self._was_proven(workload):
             return
         met = self._canaries.setdefault((workload.uid, target), [])
-        for node, item in assignments(workload.uid, after):
-            if item.revision != target or node not in self._world.agents:
-                continue
-            site = self._world.agents[node].site
-            if site not in {s for _, s in met}:
-                met.append((self._world.steady, site))
+        sites = {site for site, item in placed if item.revision == target}
+        known = {site for _, site in met}
+        met[:] = [item for item in met if item[1] in sites]  # the others went on without it
+        met += [(self._world.steady, site) for site in sorted(sites - known)]
         if not met:
             return
-        regions = {self._world.region(site) for _, site in met[: canary.sites]}
+        first = {site for _, site in met[: canary.sites]}
+        regions = {self._world.region(site) for site in first}
+        others = {s for s, _ in placed if s not in first and self._world.region(s) in regions}
         for at, site in met[canary.sites :]:
-            waited = at - met[0][0]
-            waves = 1 if self._world.region(site) in regions else 2
-            if waited < waves * canary.soak:
+            waves = 2 if others and self._world.region(site) not in regions else 1
+            if at - met[0][0] < waves * canary.soak:
                 self._world.broken(
-                    f"{workload.name} r{target} came to {site} after {waited:.0f} s:"
+                    f"{workload.name} r{target} came to {site} after {at - met[0][0]:.0f} s:"
                     f" {met}, soak {canary.soak:.0f} s"
                 )
+
+    def _was_proven(self, workload: StoredResource) -> bool:
+        """Whether its template, but for a restart, is one that was proven before."""
+
+        def plain(template: dict[str, Any]) -> dict[str, Any]:
+            return {key: value for key, value in template.items() if key != "restartedAt"}
+
+        wanted = plain(workload.spec["template"])
+        return any(plain(template) == wanted for template in self._good[workload.uid])
 
     def _check_doubles(self) -> None:
         """Two that serve under one name: only as long as a replacement takes."""
@@ -373,8 +407,12 @@ class Checks:
         now = self._world.steady
         for key, recs in serving.items():
             namespace = recs[0].namespace
-            held_up = self._world.is_frozen(namespace) or any(
-                not self._heard(rec.node) for rec in recs
+            workload = self._workload(key[0])
+            held_up = (
+                workload is None
+                or workload.decoded.update.paused
+                or self._world.is_frozen(namespace)
+                or any(not self._heard(rec.node) for rec in recs)
             )
             if len(recs) < 2 or held_up:
                 self._double.pop(key, None)
@@ -398,6 +436,8 @@ class Checks:
             if image.is_bad and not slow and (workload.uid, past["number"]) not in self._proven:
                 self._world.broken(f"{workload.name} r{past['number']} is proven: {image.name}")
             self._proven.add((workload.uid, past["number"]))
+            if revision.template not in self._good[workload.uid]:
+                self._good[workload.uid].append(revision.template)
 
     # --- records ---------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ class JobChecks:
     def __init__(self, world: "World") -> None:
         self._world = world
         self._succeeded: set[tuple[str, str]] = set()  # as the leader was told
+        self._ended: set[str] = set()
         self._runs: defaultdict[str, dict[str, float]] = defaultdict(dict)
 
     def check(
@@ -48,7 +49,7 @@ class JobChecks:
 
     def _hear(self, workload: StoredResource) -> set[str]:
         """Stays that ended, as far as the leader was told at some time."""
-        ended = set()
+        ended = self._ended
         for agent in self._world.agents.values():
             for rec in agent.recs.values():
                 if rec.workload_uid == workload.uid and rec.pod is not None and rec.pod.ended:
@@ -65,17 +66,15 @@ class JobChecks:
             now = self._world.steady
             last = max(runs.values(), default=-BURST_S)
             runs[run.name] = now
-            if now - last < BURST_S and not self._world.jumped_since(last):
+            if now - last < BURST_S and not self._world.jumped_since(last - BURST_S):
                 self._world.broken(f"{run.name} starts {now - last:.0f} s after the last run")
 
 
 def unfinished(world: "World", workload: StoredResource) -> list[str]:
     """Why a job is not at rest."""
     record = world.mirror.kept_at(keys.job(workload.uid))
-    phase = str(record.body.get("phase", "")) if record is not None else "not begun"
+    state = record.body.get("job", {}) if record is not None else {}
+    phase = state.get("phase", "not begun")
     if phase not in ENDED:
         return [f"job {workload.name} is {phase}"]
-    assert record is not None
-    return (
-        [] if record.body.get("message") else [f"job {workload.name} is {phase} without a reason"]
-    )
+    return [] if state.get("message") else [f"job {workload.name} is {phase} without a reason"]

@@ -83,6 +83,8 @@ def _check_workload(world: World, workload: StoredResource, explained: str) -> l
     body = kept_body(world, workload)
     phase = str(body.get("phase", ""))
     name, problems = workload.name, []
+    if workload.spec.get("replicas") == 0:
+        phase = ""  # what has no replica cannot go on, proves nothing, and need not
     waits = explained and phase in ("Progressing", "RollingBack")
     if phase and phase not in SETTLED and not waits:
         return [f"{name} is {phase}"]
@@ -125,7 +127,9 @@ def _check_replica(
     if phase == "Proven" and item.revision != workload.template_revision:
         problems.append(f"{replica} is at revision {item.revision} of a proven rollout")
     image = world.image(revision.decoded.containers[0].image)
-    if image.kind != "good" and not (phase == "Proven" and image.kind == "crash_late"):
+    if image.kind != "good" and not (
+        phase in ("Proven", "RolledBack") and image.kind == "crash_late"
+    ):
         problems.append(f"{replica} runs {image.name}: {phase}")
     elif image.kind == "good" and not _runs(rec, revision.digest):
         problems.append(f"{replica} on {node} does not serve")

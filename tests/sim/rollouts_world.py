@@ -17,7 +17,7 @@ from orchestrator.election import Term
 from orchestrator.fleet import Fleet
 from orchestrator.leader_commit import Committer
 from orchestrator.leader_world import WorldBuilder
-from orchestrator.records import NodeStatusRecord, StoredResource
+from orchestrator.records import NodeStatusRecord
 from orchestrator.scheduling.decisions import Plan
 from orchestrator.scheduling.steer import Memory, Moment, Steering, Write, steer
 from orchestrator.scheduling.steer import World as LeaderView
@@ -250,7 +250,3 @@ class World:
     def region(self, site: str) -> str:
         record = self.mirror.resource("Site", "", site)
         return str(record.spec.get("region", "")) if record is not None else ""
-
-    def needs_no_canary(self, workload: StoredResource) -> bool:
-        """Its first template, or one that was proven before."""
-        return workload.template_revision == 1
