@@ -52,6 +52,11 @@ def enter(record: Record, situation: Situation, turn: Turn) -> None:
             f"from {was.value} to {situation.value}; please report this",
             warning=True,
         )
+    ended = record.verdict
+    if situation is Situation.FINISHED and was not in (None, situation) and ended is not None:
+        reason = "Succeeded" if ended.succeeded else "Failed"
+        text = ended.cause.message or "every container ended with exit code 0"
+        turn.emit(record, reason, text, warning=not ended.succeeded)
     record.situation = situation
 
 

@@ -145,3 +145,22 @@ async def test_exec(runtime: SimulatedRuntime) -> None:
     runtime.crash(container_id)
     with pytest.raises(ContainerFailure):
         await runtime.exec_sync(container_id, ["x"], 1)
+
+
+async def test_a_container_that_lasts_a_while_ends_as_told(runtime: SimulatedRuntime) -> None:
+    runtime.exits["job:1"], runtime.lasts["job:1"] = 3, 0.01
+    _, container_id = await started(runtime, "job:1")
+    assert (await runtime.container_status(container_id)).phase is ContainerPhase.RUNNING
+    assert await runtime.changed(1.0), "its start"
+    assert await runtime.changed(1.0), "its end"
+    ended = await runtime.container_status(container_id)
+    assert (ended.phase, ended.exit_code) == (ContainerPhase.EXITED, 3)
+
+
+async def test_nobody_sees_how_a_container_ends_when_power_is_lost(
+    runtime: SimulatedRuntime,
+) -> None:
+    _, running = await started(runtime)
+    runtime.reboot()
+    ended = await runtime.container_status(running)
+    assert (ended.exit_code, ended.reason) == (255, "Unknown")

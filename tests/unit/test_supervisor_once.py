@@ -87,6 +87,7 @@ def test_a_job_that_ends_well_has_succeeded_and_stays(play: Play) -> None:
         await asyncio.sleep(1000)
         assert box.updates <= updates + 1 and await runs(box) == [("app", "exited")]
         assert box.supervisor.counts() == (0, 0)
+        assert box.reasons().count("Succeeded") == 1
         box.supervisor.submit_plan(plan(2, [], [stop("a", "Completed")]))
         await box.until(lambda: "a" in box.gone)
         assert not await box.pods()
@@ -108,6 +109,7 @@ def test_a_job_that_fails_is_not_started_again(play: Play) -> None:
         await asyncio.sleep(1000)
         assert await runs(box) == [("app", "exited")]
         assert box.status["a"].containers[0].last_exit.exit_code == 3
+        assert box.reasons().count("Failed") == 1
 
     play(scene)
 
