@@ -67,7 +67,8 @@ class GuardedWorld:
         for name, node in self.world.nodes.items():
             silence_s = self.steady - self.heard[name] if name in self.heard else None
             state = liveness(silence_s, name in self.heard, self.steady - self.listening_since)
-            self.world.nodes[name] = replace(node, liveness=state)
+            since = self.now - (silence_s or 0.0)
+            self.world.nodes[name] = replace(node, liveness=state, since=since)
         return replace(self.world.snapshot(), complete=self.complete)
 
     def tick(self) -> Plan:
@@ -111,6 +112,11 @@ class GuardedWorld:
             before = self.world.placements.get(node, NodePlacement(node))
             self.world.placements[node] = applied(before, change, now_ms=int(self.now * 1000))
             self.world.gone -= {(node, uid) for uid in change.prune}
+        for uid in decided.finished_workloads:
+            del self.world.workloads[uid]
+        for name in decided.finished_nodes:
+            del self.world.nodes[name]
+            self.world.placements.pop(name, None)
         self.world.obey()
         self.world.revision += 1
 
