@@ -29,7 +29,8 @@ _PHASES = {
     agent_pb2.REPLICA_PHASE_SUCCEEDED: "Succeeded",
     agent_pb2.REPLICA_PHASE_FAILED: "Failed",
 }
-_ENDED = ("Succeeded", "Failed")
+_AT_WORK_THERE = (agent_pb2.REPLICA_PHASE_RUNNING, agent_pb2.REPLICA_PHASE_ORPHANED)
+_STRAYS_SHOWN = 5
 _NOTHING = agent_pb2.Heartbeat()
 
 
@@ -125,7 +126,34 @@ def _node_conditions(
                 conditions.condition(kind, True, source, message=message, heard_ms=facts.mirror_ms)
             )
     at_ms = status["lastSeenAt"]
+    if strays := _strays(facts):
+        found.append(
+            conditions.condition(
+                "StrayReplicas",
+                True if heard else None,
+                f"agent/{node}",
+                reason="NotPlacedHere",
+                message=f"runs what nobody placed on it: {strays}; see the operating guide",
+                heard_ms=at_ms,
+            )
+        )
     return found + conditions.of_agent(heartbeat.conditions, node, at_ms, heard=heard)
+
+
+def _strays(facts: NodeFacts) -> str:
+    """Replicas that run there without being placed there, such as those of a former node that was
+    deleted while nobody could reach it."""
+    placed = {item.replica_uid for item in facts.placement.assignments}
+    placed |= {stop.replica_uid for stop in facts.placement.stops}
+    seen = facts.observation
+    names = sorted(
+        f"{found.namespace}/{found.replica}"
+        for uid, found in (seen.replicas.items() if seen is not None else ())
+        if uid not in placed and found.phase in _AT_WORK_THERE
+    )
+    shown = ", ".join(names[:_STRAYS_SHOWN])
+    more = len(names) - _STRAYS_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _node_readiness(
