@@ -50,27 +50,41 @@ def healths(draw: st.DrawFn) -> Health:
 
 
 GOOD = Progress({"a1": Tally(3, 3, 3)}, REGIONS, Health(3))
-SEEN = st.one_of(
-    st.just(GOOD),
-    st.just(GOOD),
-    st.builds(
-        Progress,
-        st.dictionaries(st.sampled_from(sorted(REGIONS)), tallies(), max_size=3),
-        st.just(REGIONS),
-        healths(),
-        healths(),
-    ),
+WAVES = Progress({"a1": Tally(2, 2, 2), "a2": Tally(1), "b1": Tally(1)}, REGIONS, Health(2))
+LOST = Progress({"a1": Tally(lost=2), "b1": Tally(2, 1, 0)}, REGIONS, Health(1), Health(1))
+CRASHING = Progress({"a1": Tally(3, 3, 0)}, REGIONS, Health(3, crashing=3))
+STUCK = Progress({"a1": Tally(3, 1, 0)}, REGIONS, Health(1), Health(2))
+ANYTHING = st.builds(
+    Progress,
+    st.dictionaries(st.sampled_from(sorted(REGIONS)), tallies(), max_size=3),
+    st.just(REGIONS),
+    healths(),
+    healths(),
 )
+SEEN = st.one_of(st.sampled_from([GOOD, GOOD, WAVES, LOST, CRASHING, STUCK]), ANYTHING)
+CHAPTERS: dict[str, list[tuple[str, Any]]] = {
+    "crashes late": [("sees", GOOD), ("waits", 0.0), ("waits", 5.0), ("sees", CRASHING)],
+    "crashes at once": [("sees", CRASHING)],
+    "never comes": [("sees", STUCK), ("waits", 60.0)],
+    "is well again": [("sees", GOOD), ("waits", 0.0), ("waits", 0.0)],
+}
+# What happens often stands several times.
 ACTIONS = st.one_of(
     st.tuples(st.just("sees"), SEEN),
-    st.tuples(st.just("waits"), st.sampled_from([0.0, 1.0, 10.0, 29.0, 60.0])),
+    st.tuples(st.just("sees"), st.just(GOOD)),
+    st.tuples(st.just("waits"), st.just(0.0)),
     st.tuples(st.just("waits"), st.sampled_from([5.0, 15.0, 30.0])),
-    st.tuples(st.just("jumps"), st.sampled_from([86_400.0, -86_400.0])),
+    st.tuples(st.just("waits"), st.sampled_from([0.0, 1.0, 10.0, 29.0, 60.0])),
     st.tuples(st.just("changes"), st.sampled_from(["one", "two", "two*", "three"])),
-    st.tuples(st.just("pauses"), st.booleans()),
-    st.tuples(st.just("rolls back"), st.booleans()),
-    st.tuples(st.just("counts"), st.sampled_from([0, 3])),
-    st.tuples(st.just("loses"), st.integers(1, 9)),
+    st.tuples(st.just("is told"), st.sampled_from(sorted(CHAPTERS))),
+    st.tuples(st.just("is told"), st.sampled_from(sorted(CHAPTERS))),
+    st.one_of(
+        st.tuples(st.just("jumps"), st.sampled_from([86_400.0, -86_400.0])),
+        st.tuples(st.just("pauses"), st.sampled_from([False, False, True])),
+        st.tuples(st.just("rolls back"), st.booleans()),
+        st.tuples(st.just("counts"), st.sampled_from([0, 3, 3])),
+        st.tuples(st.just("loses"), st.integers(1, 9)),
+    ),
 )
 
 
@@ -88,9 +102,17 @@ class Fate:
     held_s: float = 0.0  # while the target was everywhere and enough of it was available
     failed_late: set[int] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        """Most stories begin with something that is proven."""
+        for elapsed_s in (0.0, 0.0, self.update.proven_after, 0.0):
+            self.step(elapsed_s)
+
     def play(self, action: str, value: Any) -> None:
         elapsed_s = 0.0
         match action:
+            case "is told":
+                for part in CHAPTERS[value]:
+                    self.play(*part)
             case "sees":
                 self.seen = value
             case "waits":
