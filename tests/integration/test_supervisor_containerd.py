@@ -15,6 +15,7 @@ from agent.runtime.cri.adapter import CriRuntime
 from agent.runtime.port import ContainerState
 from agent.sources import ReplicaSources
 from agent.supervisor import Supervisor, SupervisorConfig
+from devcluster import residue
 from devcluster.containerd import PrivateContainerd
 from devcluster.image import HELLO, host_architecture
 from polder.v1 import agent_pb2, common_pb2
@@ -330,3 +331,29 @@ async def test_a_stop_is_told_and_then_waited_for(node: Node) -> None:
     assert [c.phase.value for c in (await node.containers()).values()] == ["running"]
     await node.until(lambda: "web" in node.gone)
     assert time.monotonic() - told >= 2.0
+
+
+async def test_after_a_power_cut_what_was_cut_off_runs_again(
+    node: Node, containerd: PrivateContainerd
+) -> None:
+    wanted = node.plan(
+        [
+            assignment("serves", shell(FOREVER)),
+            assignment("long", shell("sleep 1000"), run_once=True),
+            assignment("done", shell("exit 4"), run_once=True),
+        ]
+    )
+    node.supervisor.submit_plan(wanted)
+    await node.until(lambda: node.ready("serves") and node.ready("long"))
+    await node.until(lambda: node.phase("done") == FAILED)
+    before = {c.pod_id for c in (await node.containers()).values()}
+    await node.kill()
+    containerd.kill_daemon()
+    residue.kill_shims(str(containerd.paths.socket))
+    containerd.start()
+    await node.start(wanted)
+    await node.until(lambda: node.ready("serves") and node.ready("long"), 60)
+    assert node.phase("done") == FAILED and "exit code 4" in node.status["done"].message
+    after = {c.pod_id for c in (await node.containers()).values()}
+    kept = before & after
+    assert len(kept) == 1, "only what had ended stays"
