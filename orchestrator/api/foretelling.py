@@ -4,6 +4,7 @@ The second half of `story.py`. Nothing is guessed: each line is what a record, t
 agent says now. Times are unix milliseconds; 0: not known when.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from polder.manifest.update import Update
 
 NEXT_MAX = 20
 _SITES_SHOWN = 3
+_NEXT_START = re.compile(r"next start in ([0-9.]+) s")
 
 Status = Mapping[str, Any]
 
@@ -176,15 +178,17 @@ class Circumstances:
 
     def _crash_loops(self) -> Iterator[Ahead]:
         for container in self.containers:
-            if container.get("state") == "waiting" and container.get("reason") == "CrashLoop":
-                text = f"container {container.get('name')} is started again"
-                said = str(container.get("message") or "")
-                yield Ahead(
-                    f"agent/{self.node}",
-                    "CrashLoop",
-                    f"{text}: {said}" if said else text,
-                    warning=True,
-                )
+            if container.get("reason") != "CrashLoop" or container.get("state") == "running":
+                continue
+            text = f"container {container.get('name')} is started again"
+            said = str(container.get("message") or "")
+            yield Ahead(
+                f"agent/{self.node}",
+                "CrashLoop",
+                f"{text}: {said}" if said else text,
+                _next_start_ms(container, said),
+                warning=True,
+            )
 
     def _node_of_replica(self) -> Iterator[Ahead]:
         if self.replaces_on:
@@ -232,6 +236,13 @@ class Circumstances:
             text = f"its {self.replicas_left} replica(s) are replaced when it stays silent, each as"
             text += " its failover says"
             yield Ahead(self.leader, "NodeSilent", text, lost_ms, warning=True)
+
+
+def _next_start_ms(container: Status, said: str) -> int:
+    """The agent says how long it waits, from the end of the last run."""
+    found = _NEXT_START.search(said)
+    ended_ms = int((container.get("lastExit") or {}).get("finishedAt") or 0)
+    return ended_ms + int(float(found[1]) * 1000) if found and ended_ms else 0
 
 
 def _where(state: RolloutState) -> str:

@@ -277,10 +277,17 @@ def test_a_drain_and_a_window_are_told_with_their_ends() -> None:
 
 
 def test_a_crash_loop_says_when_it_is_started_again() -> None:
-    looping = {"name": "app", "state": "waiting", "reason": "CrashLoop", "message": "in 40 s"}
+    looping = {
+        "name": "app",
+        "state": "waiting",
+        "reason": "CrashLoop",
+        "message": "exit code 1; next start in 40 s",
+        "lastExit": {"finishedAt": NOW - 5_000},
+    }
     found = replace(HERE, containers=(looping,)).next_of_replica()
     assert (found[0].reason, found[0].source) == ("CrashLoop", "agent/n1")
-    assert found[0].message == "container app is started again: in 40 s"
+    assert found[0].message == "container app is started again: exit code 1; next start in 40 s"
+    assert found[0].at_ms == NOW + 35_000
 
 
 def test_who_takes_over_is_named() -> None:
