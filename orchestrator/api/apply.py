@@ -17,7 +17,7 @@ import grpc
 
 from orchestrator.api.allowances import not_allowed
 from orchestrator.api.index import PlacementIndex
-from orchestrator.api.job_checks import not_schedulable
+from orchestrator.api.job_checks import ended_warnings, not_schedulable
 from orchestrator.api.sovereignty_checks import Changing, SovereigntyChecks
 from orchestrator.api.wire import to_wire
 from orchestrator.authz import Caller, require_write, sees_secrets
@@ -142,6 +142,9 @@ class Applier:
             raise _invalid_manifest(found.violations)
         for number, path, text in found.violations:
             found.warnings[number].append(f"apply would refuse it: {path}: {text}")
+        for step in steps:
+            kept = self._cache.kept_at(keys.job(step.record.uid))
+            found.warnings[step.wanted.number] += ended_warnings(step.existing, step.record, kept)
         return Decided(steps, found.warnings)
 
     async def _write(

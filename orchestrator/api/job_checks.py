@@ -5,7 +5,9 @@ stand in the way of a label.
 """
 
 from orchestrator.domain.cron import BadSchedule, check
-from orchestrator.records import StoredResource
+from orchestrator.domain.jobs import Phase
+from orchestrator.domain.jobs_step import JOB
+from orchestrator.records import KeptRecord, StoredResource
 from polder.manifest import WorkloadSpec
 
 
@@ -24,3 +26,16 @@ def not_schedulable(
         except BadSchedule as error:
             found.append((f"spec.schedule.{error.field}", f"{error}; {error.hint}"))
     return found
+
+
+def ended_warnings(
+    existing: StoredResource | None, record: StoredResource, kept: KeptRecord | None
+) -> list[str]:
+    """For who changes a job that is over. `kept`: the leader's record of it."""
+    if existing is None or existing.spec == record.spec or kept is None:
+        return []
+    phase = str(kept.body.get(JOB, {}).get("phase", Phase.RUNNING.value))
+    if record.decoded.schedule is not None or phase == Phase.RUNNING.value:
+        return []
+    text = f"the job {record.name} is over ({phase}) and does not run again"
+    return [f"{text}; delete it first, or use another name"]

@@ -141,8 +141,10 @@ class JobsTick:
         self._save(workload.uid, stored, state, rules)
         orders = instruct(state, rules, [item.stay for item in placed])
         self.workloads[workload.uid] = ordered(workload, orders)
+        if workload.frozen:
+            return
         self.due_s = min(self.due_s, orders.due_s)
-        if orders.remove and not workload.frozen:
+        if orders.remove:
             self._expire(record, stored, rules)
 
     def _elapsed(self, uid: str, state: JobState) -> float:

@@ -18,6 +18,7 @@ it was; times that were started are remembered and not started again.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -134,14 +135,14 @@ def decide(
     state = _adopted(state, rules, now, since)
     if held:
         return Decision(state)
-    first = calendar.next_after(state.after)
+    first = _next_after(calendar, state.after)
     if first is None or first > now:
         return Decision(state, next_at=NEVER if first is None else first)
     latest = calendar.latest(state.after, now)
     if latest is None:  # the calendar does not agree with itself: nothing starts twice for that
         latest = first
     decided = replace(state, after=latest)
-    next_at = calendar.next_after(latest)
+    next_at = _next_after(calendar, latest)
     answer = Decision(decided, next_at=NEVER if next_at is None else next_at)
     if latest in state.fired:
         return answer
@@ -160,6 +161,12 @@ def decide(
         replace=active > 0 and rules.concurrency == "Replace",
         notes=notes,
     )
+
+
+@lru_cache(maxsize=20_000)
+def _next_after(calendar: Calendar, at: float) -> float | None:
+    """Asked in every tick, and mostly the same."""
+    return calendar.next_after(at)
 
 
 def _adopted(

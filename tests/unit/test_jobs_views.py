@@ -9,7 +9,7 @@ import pytest
 from edgectl import columns, conditions, describing
 from edgectl.resources import Item
 from orchestrator.api.index import WorkloadPlacement
-from orchestrator.api.job_checks import not_schedulable
+from orchestrator.api.job_checks import ended_warnings, not_schedulable
 from orchestrator.api.job_views import with_job
 from orchestrator.api.views import LeaderView, Status
 from orchestrator.api.workload_view import Said, workload_status
@@ -206,3 +206,13 @@ def test_a_workload_does_not_become_a_job() -> None:
     assert where == "spec.run" and "fixed: always" in text
     ((where, text),) = not_schedulable(before.decoded, record(), NOW)
     assert where == "spec.run" and "fixed: once" in text
+
+
+def test_a_change_of_a_job_that_is_over_is_warned_of() -> None:
+    over = KeptRecord(keys.job("u"), job_body(Failed(1, "b"), Failed(1, "c")))
+    changed = record(job={"completions": 9})
+    (text,) = ended_warnings(record(), changed, over)
+    assert text.startswith("the job job is over (Failed) and does not run again")
+    assert ended_warnings(record(), record(), over) == []
+    assert ended_warnings(None, changed, None) == []
+    assert ended_warnings(record(), changed, KeptRecord(keys.job("u"), job_body())) == []
