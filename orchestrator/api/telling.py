@@ -13,7 +13,6 @@ from orchestrator.api.explaining import Explaining
 from orchestrator.api.foretelling import Ahead, Circumstances
 from orchestrator.api.index import Placed, WorkloadPlacement
 from orchestrator.api.reading import checked_ref, describe_ref, missing
-from orchestrator.api.rollout_view import state_of
 from orchestrator.api.story import (
     Entry,
     NodeFacts,
@@ -30,6 +29,7 @@ from orchestrator.authz import Caller, may_read
 from orchestrator.domain.freezes import freeze_of, freezes_in
 from orchestrator.domain.holds import Hold, Scope, holds_in
 from orchestrator.domain.liveness import Liveness
+from orchestrator.domain.rollout_state import RolloutState
 from orchestrator.events import EventRecord, EventRecorder
 from orchestrator.records import AssignmentRecord, StoredResource
 from orchestrator.refusals import forbidden, invalid
@@ -44,7 +44,8 @@ Because = Callable[[tuple[str, str], str], tuple[str, ...]]
 
 
 class Telling:
-    """`because`: the facts by which a workload (namespace, name) may be on a node."""
+    """`because`: the facts by which a workload (namespace, name) may be on a node. `rollout_of`:
+    how far the rollout of a workload's uid has come."""
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class Telling:
         events: EventRecorder,
         clock: Callable[[], float],
         because: Because,
+        rollout_of: Callable[[str], RolloutState | None],
     ) -> None:
         self._catalog = catalog
         self._cache = catalog.cache
@@ -60,6 +62,7 @@ class Telling:
         self._events = events
         self._clock = clock
         self._because = because
+        self._rollout_of = rollout_of
 
     def story(
         self, caller: Caller, request: operator_pb2.StoryRequest
@@ -193,7 +196,7 @@ class Telling:
         return replace(
             found,
             deleting=bool(record.deletion_requested_at_ms),
-            rollout=state_of(self._cache.kept_at(keys.rollout(record.uid))),
+            rollout=self._rollout_of(record.uid),
             update=_update(record),
             holds=tuple(hold for hold in holds if name in hold.workloads),
             waits=tuple(
