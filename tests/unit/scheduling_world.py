@@ -48,6 +48,7 @@ class World:
     secrets: dict[tuple[str, str], str] = field(default_factory=dict)
     sites: dict[str, Site] = field(default_factory=dict)
     namespaces: dict[str, Namespace] = field(default_factory=dict)
+    volumes: dict[tuple[str, str], str] = field(default_factory=dict)
     revision: int = 1
     now: float = 0.0
 
@@ -85,6 +86,7 @@ class World:
             secrets=dict(self.secrets),
             sites=dict(self.sites),
             namespaces=dict(self.namespaces),
+            volumes=dict(self.volumes),
         )
 
     def step(self) -> Plan:
@@ -98,6 +100,9 @@ class World:
             demands = Demands(snapshot).digest(node, after.assignments)
             self.placements[node] = replace(after, secrets_digest=digest, demands_digest=demands)
             self.gone -= {(node, uid) for uid in change.prune}
+        self.volumes |= {(bind.namespace, bind.replica): bind.node for bind in decided.bind}
+        for unbind in decided.unbind:
+            del self.volumes[(unbind.namespace, unbind.replica)]
         for uid in decided.finished_workloads:
             del self.workloads[uid]
         for name in decided.finished_nodes:
