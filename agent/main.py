@@ -1,4 +1,4 @@
-"""The command line `edge-agent`: run, join, status, version. Called by `agent/__main__.py`.
+"""The command line `edge-agent`: run, join, status, volume, version. Called by `agent/__main__.py`.
 
 Exit codes: 0 done (or joined already), 1 it did not work, 2 usage or settings.
 """
@@ -21,7 +21,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edge-agent", description="Runs containers on this box as Polder's orchestrators say."
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="run|join|status|version")
+    verbs = parser.add_subparsers(
+        dest="verb", required=True, metavar="run|join|status|volume|version"
+    )
 
     def verb(name: str, text: str) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=text, description=text)
@@ -54,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     join.add_argument("--force", action="store_true", help="replace an identity that is there")
     status = verb("status", "Show who this box is and how its agent does.")
     status.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    volume = verb("volume", "Local data of replicas on this box: nothing else ever deletes it.")
+    volume.add_argument("action", choices=("list", "delete"))
+    volume.add_argument("name", nargs="?", default="", metavar="NAMESPACE/REPLICA/VOLUME")
     verbs.add_parser("version", help="Print the version.")
     return parser
 
@@ -84,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(config, options.runtime)
     if options.verb == "join":
         return _join(config, options)
+    if options.verb == "volume":
+        return _volume(config, options)
     return _status(config, as_json=options.output == "json")
 
 
@@ -147,6 +154,25 @@ def _token_text(options: argparse.Namespace) -> str:
         return sys.stdin.read(16_384)
     with Path(options.token_file).open(encoding="utf-8", errors="replace") as file:
         return file.read(16_384)
+
+
+# --- volume -------------------------------------------------------------------------------------
+
+
+def _volume(config: settings.AgentConfig, options: argparse.Namespace) -> int:
+    from agent import volume_command
+
+    if (options.action == "delete") != bool(options.name):
+        return _fail("usage: edge-agent volume list | delete NAMESPACE/REPLICA/VOLUME", USAGE)
+    try:
+        if options.action == "list":
+            sys.stdout.write(volume_command.table(config.state_dir, time.time()))
+        else:
+            volume_command.delete(config.state_dir, options.name)
+            sys.stdout.write(f"{options.name} deleted\n")
+    except (volume_command.VolumeRefused, OSError) as error:
+        return _fail(str(error))
+    return OK
 
 
 # --- status -------------------------------------------------------------------------------------

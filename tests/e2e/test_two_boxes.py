@@ -180,7 +180,7 @@ def test_exec_with_a_terminal(polder: Installation) -> None:
         # Values are computed inside, so that the echo of what was typed is not taken for them.
         then = "echo code=$?; stty -g | sed s/^/after=/"
         terminal.type(f"{EDGECTL} exec -it replica/pair-0 -- sh; {then}\n")
-        terminal.until("/ # |~ # ")
+        terminal.until(r"(/|~) [#$] ")
         terminal.type("stty size; echo $((40+1)) lines\n")
         terminal.until(r"33 101\s+41 lines")
         terminal.resize(44, 122)

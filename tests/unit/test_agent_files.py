@@ -24,6 +24,7 @@ from agent.domain.files import (
 )
 from agent.domain.given import Given, Unresolved, given_by
 from agent.domain.plan import Assignment
+from agent.main import main
 from agent.runtime.port import ContainerFailure, ContainerSpec, Device, ImageUser, Mount
 from agent.volumes import DATA, Owner, Volumes, write_volume
 from polder.manifest.volumes import VolumeMount
@@ -405,3 +406,38 @@ def test_a_volume_is_written_off_the_event_loop(tmp_path: Path) -> None:
         await writing
 
     asyncio.run(main())
+
+
+def test_local_data_is_deleted_by_hand_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for replica in ("web-0", "web-1"):
+        directory = tmp_path / "volumes/ns" / replica / "data"
+        directory.mkdir(parents=True)
+        (directory / "x").write_text("kept")
+    plan_ = plan_pb2.NodePlan(
+        assignments=[plan_pb2.Assignment(namespace="ns", replica="web-0", replica_uid="u")]
+    )
+    signed = plan_pb2.SignedNodePlan(node_plan=plan_.SerializeToString())
+    (tmp_path / "plan-current.pb").write_bytes(signed.SerializeToString())
+
+    def run(*arguments: str) -> tuple[int, str]:
+        code = main(["volume", "--state-dir", str(tmp_path), *arguments])
+        shown = capsys.readouterr()
+        return code, shown.out + shown.err
+
+    code, shown = run("list")
+    rows = [line.split() for line in shown.splitlines()]
+    assert code == 0 and rows[0] == ["NAMESPACE/REPLICA/VOLUME", "SIZE", "CHANGED", "USED"]
+    assert [(row[0], row[-1]) for row in rows[1:]] == [
+        ("ns/web-0/data", "yes"),
+        ("ns/web-1/data", "no"),
+    ]
+    assert run("delete", "ns/web-0/data")[0] == 1
+    assert "is assigned to this box" in run("delete", "ns/web-0/data")[1]
+    for wrong in ("ns/web-1/..", "ns/web-1", "../../etc", "ns/web-9/data"):
+        assert run("delete", wrong)[0] == 1
+    assert run("delete")[0] == run("list", "ns/web-1/data")[0] == 2
+    assert run("delete", "ns/web-1/data") == (0, "ns/web-1/data deleted\n")
+    assert not (tmp_path / "volumes/ns/web-1").exists()
+    assert (tmp_path / "volumes/ns/web-0/data/x").exists()
