@@ -1,6 +1,7 @@
 """The machine of a job: its table of transitions, what counts, when it tries again and ends."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -316,3 +317,12 @@ def test_whatever_happens_successes_stay_and_attempts_are_bounded(data: st.DataO
         assert all(count <= rules.retries + 1 for count in attempts.values())
     if state.phase is Phase.COMPLETE:
         assert state.succeeded.below(rules.completions) == rules.completions
+
+
+def test_the_table_in_the_guide_is_the_one_in_the_code() -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "jobs.md").read_text()
+    rows = [
+        f"| {phase.value} | {event.__name__} | {', '.join(p.value for p in Phase if p in after)} |"
+        for (phase, event), after in TRANSITIONS.items()
+    ]
+    assert [row for row in rows if row not in guide] == []
