@@ -122,15 +122,20 @@ class Step:
 
 
 def begin(wanted: Wanted, progress: Progress, now: float) -> RolloutState:
-    """Of a workload without a record: new, or from before records were kept."""
+    """Of a workload without a record: new, or from before records were kept.
+
+    One that already runs another revision, such as one that was changed in a freeze before it had
+    a record, is not new: it has its canary.
+    """
     others = progress.in_use - {wanted.newest}
-    return RolloutState(
+    state = RolloutState(
         newest=wanted.newest,
         target=wanted.newest,
         base=max(others, default=0),
         since_ms=_ms(now),
         history=(Past(wanted.newest, wanted.digest, wanted.plain),),
     )
+    return _Machine(state, wanted, progress).first_sites(state) if others else state
 
 
 def admitted(state: RolloutState, regions: Mapping[str, str]) -> frozenset[str] | None:
@@ -340,7 +345,7 @@ class _Machine:
             case Event.PAUSED | Event.RESUMED:
                 return replace(moved, best=state.best)
             case Event.SITES_GONE:
-                return self._first_sites(_fresh(moved))
+                return self.first_sites(_fresh(moved))
             case Event.SOAKED:
                 return self._next_wave(_fresh(moved))
             case Event.EVERYWHERE | Event.RECOVERED:
@@ -377,9 +382,9 @@ class _Machine:
         ).remembering(Past(wanted.newest, wanted.digest, wanted.plain))
         if begun.has_proven(wanted.plain):
             return replace(begun, wave=Wave.EVERYWHERE, sites=(), regions=())
-        return self._first_sites(begun)
+        return self.first_sites(begun)
 
-    def _first_sites(self, state: RolloutState) -> RolloutState:
+    def first_sites(self, state: RolloutState) -> RolloutState:
         """The sites that try it first: by name, of those whose replicas can be reached; of all
         while nobody is heard, as after the start of a leader: that is no reason to skip them."""
         canary, sites = self._update.canary, self._progress.sites

@@ -107,6 +107,15 @@ def test_a_first_revision_goes_everywhere_at_once_and_is_proven_when_it_held() -
     assert story.reasons == ["RolloutProven"]
 
 
+def test_one_that_was_changed_before_it_had_a_record_has_its_canary() -> None:
+    """Such as in a freeze that came right after it was made. (tests.sim rollouts, seed 424)"""
+    sites = {"a1": Tally(2, 0, 0), "b1": Tally(1, 0, 0)}
+    seen = Progress(sites, REGIONS, in_use=frozenset({1}))
+    story = Story(replace(QUICK, canary=Canary(soak=10.0)), seen=seen)
+    state = story.changes("two")
+    assert (state.target, state.base, state.sites) == (2, 1, ("a1",))
+
+
 def test_a_new_revision_goes_in_waves_and_each_of_the_first_two_is_watched() -> None:
     sites = {"a1": Tally(2, 0, 0), "a2": Tally(1, 0, 0), "b1": Tally(2, 0, 0)}
     story = Story(replace(QUICK, canary=Canary(sites=1, soak=10.0)), count=5).proven()
