@@ -93,10 +93,12 @@ class Checks:
         workload = self._workload(uid)
         if workload is None or workload.deletion_requested_at_ms:
             return
+        placements = {item.node: item for item in self._world.mirror.placements()}
+        placed = {a.replica for _, a in assignments(uid, placements)}
         missing = {
             name: cause
             for (owner, name), cause in self._missing.items()
-            if owner == uid and is_wanted(workload, name)
+            if owner == uid and is_wanted(workload, name) and name in placed
         }
         allowed = max((n for _, n in self._recent(self._budgets[uid])), default=0)
         if len(missing) > allowed:
@@ -202,7 +204,8 @@ class Checks:
                 continue
             self.stops += 1
             cause = "Updated" if kept is not None else stops.get(item.replica_uid, ("", ""))[1]
-            ordered[item.replica] = cause
+            if available or item.replica not in ordered:
+                ordered[item.replica] = cause
             excused = cause in NOT_VOLUNTARY or (cause == "Drained" and self._overdue(node))
             self._taken.pop(item.replica_uid, None)
             if not excused and (available or not self._heard(node)):
@@ -350,7 +353,8 @@ class Checks:
 
         were, are = replacing(before), replacing(after)
         allowed = max((n for _, n in self._recent(self._surges[workload.uid])), default=0)
-        if are - were and len(are) > allowed:
+        # A stop that was refused is made good in the next tick; its successor was counted on it.
+        if are - were and len(are) > allowed and not self._world.refused:
             text = f"{workload.name}: {sorted(are)} have replacements, {allowed} may"
             self._world.broken(text)
 
@@ -371,7 +375,12 @@ class Checks:
         if canary is None or target == 1 or self._was_proven(workload):
             return
         met = self._canaries.setdefault((workload.uid, target), [])
-        sites = {site for site, item in placed if item.revision == target}
+        leaving = {item.replaces for _, item in placed}
+        sites = {
+            site
+            for site, item in placed
+            if item.revision == target and item.replica_uid not in leaving
+        }
         known = {site for _, site in met}
         met[:] = [item for item in met if item[1] in sites]  # the others went on without it
         met += [(self._world.steady, site) for site in sorted(sites - known)]

@@ -64,10 +64,11 @@ class JobChecks:
         runs = self._runs[parent]
         if run.name not in runs:
             now = self._world.steady
-            last = max(runs.values(), default=-BURST_S)
+            # One may be late, after a freeze for example, and the next on time.
+            last = sorted([-BURST_S, -BURST_S, *runs.values()])[-2]
             runs[run.name] = now
             if now - last < BURST_S and not self._world.jumped_since(last - BURST_S):
-                self._world.broken(f"{run.name} starts {now - last:.0f} s after the last run")
+                self._world.broken(f"{run.name} is the third within {now - last:.0f} s")
 
 
 def unfinished(world: "World", workload: StoredResource) -> list[str]:

@@ -47,6 +47,7 @@ class World:
         self.skew = 0.0
         self._jumped_at = 0.0
         self.ticks = 0
+        self.refused = False  # some of the last tick's writes
         self.story: deque[str] = deque(maxlen=STORY_LINES)
         self._verbose = verbose
         self._queue: list[tuple[float, int, Callable[[], object]]] = []
@@ -160,6 +161,7 @@ class World:
             done = self._loop.run_until_complete(commit)
             refused = bool(done.refused)
             self._tell(decided.plan)
+        self.refused = refused
         self.checks.committed(before, decided.plan)
         for name, agent in self.agents.items():
             now, then = self.mirror.placement(name), before.get(name)
