@@ -150,9 +150,9 @@ def test_github_2018_10_21_forty_three_seconds_and_a_failover_of_everything() ->
 
 
 def test_kubernetes_zones_whose_nodes_are_all_not_ready() -> None:
-    """Kubernetes' node controller evicts more slowly from a zone most of which is unhealthy, and not
-    at all when all zones are: then its own connectivity is the likely fault. Here: most of a site is
-    silent, and nobody is evicted there; a single dead box elsewhere is left as ever.
+    """Kubernetes' node controller evicts more slowly from a zone most of which is unhealthy, and
+    not at all when all zones are: then its own connectivity is the likely fault. Here: most of a
+    site is silent, and nobody is evicted there; a single dead box elsewhere is left as ever.
     https://kubernetes.io/docs/concepts/architecture/nodes/
     """
     home = running(40, a=10, b=10)
