@@ -249,29 +249,41 @@ class Committer:
                 in_use.setdefault(assignment.workload_uid, set()).add(assignment.revision)
             for stop in placement.stops:
                 in_use.setdefault(stop.workload_uid, set()).add(stop.revision)
-        current = {r.uid: r.template_revision for r in self._cache.resources("Workload")}
+        owners = {r.uid: r for r in self._cache.resources("Workload")}
         stored: dict[str, list[int]] = {}
         for revision in self._cache.revisions():
             uid = revision.workload_uid
             age_s = now - revision.created_at_ms / 1000
-            if uid in current or age_s > ORPHAN_AGE_S:
+            if uid in owners or age_s > ORPHAN_AGE_S:
                 stored.setdefault(uid, []).append(revision.number)
         collected = 0
         for uid, numbers in stored.items():
             used = in_use.get(uid, set())
-            keep = {} if uid in current else {"keep_last": 0}
+            owner = owners.get(uid)
+            keep = {"keep_last": 0} if owner is None else {}
             needed = needed_revisions(self._cache.kept_at(keys.rollout(uid)))
             if needed is None:
                 continue  # what may be returned to is not known
-            useless = collectable(numbers, needed | {current.get(uid, 0)}, used, **keep)
-            await self._delete_revisions(uid, useless, term)
-            collected += len(useless)
+            current = owner.template_revision if owner is not None else 0
+            useless = collectable(numbers, needed | {current}, used, **keep)
+            collected += await self._delete_revisions(uid, useless, term, owner)
         return collected
 
-    async def _delete_revisions(self, uid: str, numbers: list[int], term: Term) -> None:
+    async def _delete_revisions(
+        self, uid: str, numbers: list[int], term: Term, owner: StoredResource | None = None
+    ) -> int:
+        """How many are gone. Compared on `owner`: an undo may want one of them by now."""
+        compares = []
+        if owner is not None:
+            key = keys.spec(*owner.ref)
+            compares.append(Compare(key, CompareTarget.MOD_REVISION, owner.store_revision))
+        gone = 0
         for start in range(0, len(numbers), _CHUNK):
             chunk = numbers[start : start + _CHUNK]
-            await self._txn(term, [], [Delete(keys.revision(uid, n)) for n in chunk])
+            ops: list[Op] = [Delete(keys.revision(uid, n)) for n in chunk]
+            result = await self._txn(term, compares, ops)
+            gone += len(chunk) if result.committed else 0
+        return gone
 
     async def _txn(self, term: Term, compares: list[Compare], ops: list[Op]) -> TxnResult:
         """Every write of the leader goes through here."""

@@ -32,7 +32,7 @@ async def joined(home: Region, node: str) -> Agent:
 
 
 async def test_aws_2025_10_20_a_late_plan_and_the_clean_up_of_the_one_in_use(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A delayed enactor applied a plan that was older than the one in use, since it had compared
     long before it wrote; and the clean-up then deleted it as obsolete while it was in use. Here the
@@ -68,16 +68,20 @@ async def test_aws_2025_10_20_a_late_plan_and_the_clean_up_of_the_one_in_use(
         await home.store.txn(
             [], [Put(keys.revision(workload.uid, r.number), r.to_bytes()) for r in many]
         )
-        result = await home.store.txn(
-            [],
-            [
-                Put(
-                    keys.spec(*workload.ref),
-                    replace(workload, template_revision=newest - 1).to_bytes(),
-                )
-            ],
-        )
+        revised = replace(workload, template_revision=newest - 1)
+        written = Put(keys.spec(*workload.ref), revised.to_bytes())
+        result = await home.store.txn([], [written])
         await home.cache.wait_for(result.revision)
+        txn = home.store.txn
+
+        async def undone_meanwhile(compares: Any, ops: Any) -> Any:
+            await txn([], [written])  # an operator's change, that the mirror does not show yet
+            return await txn(compares, ops)
+
+        monkeypatch.setattr(home.store, "txn", undone_meanwhile)
+        assert await committer.collect_revisions(time.time(), term) == 0
+        monkeypatch.undo()
+        await home.cache.wait_for(await home.store.revision())
         assert await committer.collect_revisions(time.time(), term) > KEEP_LAST
         kept = {r.number async for r in _revisions(home, workload.uid)}
         assert 1 in kept  # many revisions old, and what n1 runs
