@@ -1,15 +1,22 @@
 """What the leader's snapshot says of a node, from what the Store and its agent say."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from math import inf
 from pathlib import Path
 
 from orchestrator.cache import Cache
+from orchestrator.domain.inventory import host_paths, problems
 from orchestrator.fleet import Fleet
-from orchestrator.leader_snapshot import SnapshotBuilder
-from orchestrator.records import StoredResource
+from orchestrator.leader_snapshot import SnapshotBuilder, template_from
+from orchestrator.records import AssignmentRecord, NodePlacement, StoredResource
+from orchestrator.scheduling.snapshot import Resources
 from orchestrator.store import keys
-from orchestrator.store.port import Put
+from orchestrator.store.port import Put, Store
 from orchestrator.store.sqlite import open_sqlite
+from polder.manifest import PodTemplate, decode
 from polder.v1 import agent_pb2
+from tests.integration.gateway_harness import eventually
 
 NOW = 1_000.0
 
@@ -36,3 +43,132 @@ async def test_a_runtime_that_is_down_and_up_again_reaches_the_scheduler(tmp_pat
     finally:
         await cache.stop()
         await store.close()
+
+
+# --- sites, windows, deadlines --------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def builder_of(
+    tmp_path: Path, *resources: StoredResource
+) -> AsyncIterator[tuple[SnapshotBuilder, Fleet, Store]]:
+    store = await open_sqlite(tmp_path / "polder.db")
+    for item in resources:
+        await store.txn((), (Put(keys.spec(*item.ref), item.to_bytes()),))
+    cache, fleet = Cache(store, lambda: NOW), Fleet(NOW)
+    await cache.start()
+    try:
+        yield SnapshotBuilder(cache, fleet), fleet, store
+    finally:
+        await cache.stop()
+        await store.close()
+
+
+def site(**spec: object) -> StoredResource:
+    return StoredResource("Site", "", "s", "us", {"provider": "p", "country": "NL", **spec})
+
+
+def node(**spec: object) -> StoredResource:
+    return StoredResource("Node", "", "n1", "un", {"site": "s", **spec})
+
+
+async def test_a_window_opens_and_closes_by_itself(tmp_path: Path) -> None:
+    window = {"start": "1970-01-01T00:20:00Z", "end": "1970-01-01T00:30:00Z", "drain": True}
+    async with builder_of(tmp_path, node(), site(maintenance=[window])) as (builder, _, _):
+        standings = []
+        for now in (1199.0, 1200.0, 1799.0, 1800.0):
+            (found,) = builder.build(now, 0.0).nodes
+            standings.append((found.cordoned, found.draining))
+        text = "maintenance of site s until 1970-01-01T00:30:00Z"
+        assert standings == [("", False), (text, True), (text, True), ("", False)]
+
+
+async def test_cordons_of_site_and_provider_are_told_apart(tmp_path: Path) -> None:
+    spec = {"legalName": "P", "seatCountry": "NL", "unschedulable": True}
+    provider = StoredResource("Provider", "", "p", "up", spec)
+    async with builder_of(tmp_path, node(), site(unschedulable=True), provider) as made:
+        (found,) = made[0].build(NOW, 0.0).nodes
+        assert found.cordoned == "site s is cordoned; provider p is cordoned"
+        assert not found.draining and not found.unschedulable
+
+
+async def test_a_drain_is_overdue_after_its_deadline(tmp_path: Path) -> None:
+    drained = node(draining=True, drainDeadline="1970-01-01T00:20:00Z")
+    async with builder_of(tmp_path, drained, site()) as (builder, _, _):
+        overdue = [builder.build(now, 0.0).nodes[0].drain_overdue for now in (1199.0, 1200.0)]
+        assert overdue == [False, True]
+
+
+# --- replicas -------------------------------------------------------------------------------------
+
+
+async def test_how_long_a_replica_is_ready_is_counted_by_the_steady_clock(tmp_path: Path) -> None:
+    async with builder_of(tmp_path, node(), site()) as (builder, fleet, store):
+        stay = AssignmentRecord("default", "w", "uw", "w-0", "u1", 1, 1)
+        placement = NodePlacement("n1", 1, (stay,))
+        await store.txn((), (Put(keys.placement("n1"), placement.to_bytes()),))
+        await eventually(lambda: builder.build(NOW, 0.0).placements, "the placement is mirrored")
+        seen = fleet.heard("n1", NOW)
+
+        def report(ready: bool, phase: str = "RUNNING", **more: object) -> None:
+            seen.replicas["u1"] = agent_pb2.ReplicaStatus(
+                replica_uid="u1", revision=1, ready=ready,
+                phase=agent_pb2.ReplicaPhase.Value(f"REPLICA_PHASE_{phase}"), **more,
+            )  # fmt: skip
+
+        def ready_for_s(now: float, steady: float) -> float:
+            return builder.build(now, 0.0, steady).observed[("n1", "u1")].ready_for_s
+
+        report(True)
+        assert ready_for_s(NOW, 50.0) == 0.0
+        assert ready_for_s(NOW + 86_400, 53.0) == 3.0  # the wall clock was set by a day
+        assert builder.build(NOW, 0.0).observed[("n1", "u1")].ready_for_s == inf
+        report(False, reason="Terminating", restarts=2)
+        found = builder.build(NOW, 0.0, 54.0).observed[("n1", "u1")]
+        assert found.terminating and found.restarts == 2 and found.ready_for_s == 0.0
+        report(True)
+        assert ready_for_s(NOW, 55.0) == 0.0
+        report(False, "FAILED")
+        found = builder.build(NOW, 0.0, 56.0).observed[("n1", "u1")]
+        assert found.finished and found.failed
+        report(False, "SUCCEEDED")
+        found = builder.build(NOW, 0.0, 57.0).observed[("n1", "u1")]
+        assert found.finished and not found.failed
+
+
+async def test_volumes_and_what_a_namespace_allows(tmp_path: Path) -> None:
+    spec = {"replica": "db-0", "volume": "data", "node": "n1"}
+    volume = StoredResource("Volume", "lab", "db-0-data", "uv", spec)
+    space = StoredResource("Namespace", "", "lab", "ul", {"allow": ["hostPath"]})
+    async with builder_of(tmp_path, volume, space) as (builder, _, _):
+        found = builder.build(NOW, 0.0)
+        assert found.volumes == {("lab", "db-0"): "n1"}
+        assert found.namespaces["lab"].allow == {"hostPath"}
+
+
+def test_init_containers_ask_for_the_largest_and_containers_for_the_sum() -> None:
+    def container(name: str, cpu: str, memory: str, **more: object) -> dict[str, object]:
+        return {"name": name, "image": "x", "resources": {"cpu": cpu, "memory": memory, **more}}
+
+    spec = {
+        "containers": [container("a", "100m", "64Mi"), container("b", "100m", "64Mi")],
+        "initContainers": [
+            container("x", "500m", "32Mi"),
+            container("y", "50m", "32Mi", devices={"polder.eu/gpu": 1}),
+        ],
+        "volumes": [{"name": "d", "local": {}}, {"name": "h", "hostPath": {"path": "/dev/x"}}],
+        "hostNetwork": True,
+    }
+    made = template_from(decode(PodTemplate, spec))
+    assert made.request == Resources(500, 128 << 20, 0, {"polder.eu/gpu": 1})
+    assert made.local_volumes == ("d",) and made.host_paths == ("/dev/x",)
+    assert made.demands == ("hostNetwork", "hostPath")
+
+
+def test_paths_that_a_box_lets_pods_see() -> None:
+    told = agent_pb2.NodeInventory(host_paths=["/srv/data:ro", "/dev/ttyS0"])
+    assert host_paths(told) == ("/dev/ttyS0", "/srv/data")
+    assert any(
+        "no absolute path" in text
+        for text in problems(agent_pb2.NodeInventory(arch="arm64", host_paths=["dev"]))
+    )
