@@ -32,6 +32,10 @@ BACKOFF_S = 10.0
 BACKOFF_MAX_S = 300.0
 RESTING_MAX = 100
 """Ended replicas of one job whose pods and logs are kept; the ones that ended first go."""
+COUNTED_MAX = 2_000
+"""Ends that are counted and whose stays still stand in a placement. The others wait their turn."""
+FAILING_MAX = 5_000
+"""Replicas of one job that have failed and not succeeded since. It fails when there are more."""
 NEVER = float("inf")
 
 
@@ -94,7 +98,8 @@ class JobState:
 
     `started_at` and `finished_at` are unix seconds, to be shown; durations count in `elapsed_s`,
     the seconds since the start by a steady clock. `failed_at_s` is the `elapsed_s` of each
-    replica's last failure, from which its backoff counts. `counted` are the stays whose end is
+    replica's last failure, from which its backoff counts, and `failures` counts those of a replica
+    until it succeeds; `failed` is the sum of all that were. `counted` are the stays whose end is
     counted, as long as a placement holds them: after a restart nobody else knows that they ended.
     """
 
@@ -104,15 +109,11 @@ class JobState:
     succeeded: IndexSet = IndexSet()
     failures: Mapping[int, int] = field(default_factory=dict)
     failed_at_s: Mapping[int, float] = field(default_factory=dict)
+    failed: int = 0
     counted: frozenset[str] = frozenset()
     finished_at: float = 0.0
     finished_after_s: float = 0.0
     message: str = ""
-
-    @property
-    def failed(self) -> int:
-        """Failed attempts, of all replicas together."""
-        return sum(self.failures.values())
 
     def to_body(self) -> dict[str, Any]:
         return {
@@ -122,6 +123,7 @@ class JobState:
             "succeeded": str(self.succeeded),
             "failures": {str(index): count for index, count in sorted(self.failures.items())},
             "failedAtS": {str(i): round(at, 3) for i, at in sorted(self.failed_at_s.items())},
+            "failed": self.failed,
             "counted": sorted(self.counted),
             "finishedAt": self.finished_at,
             "finishedAfterS": round(self.finished_after_s, 3),
@@ -138,6 +140,7 @@ class JobState:
             succeeded=IndexSet.parse(body["succeeded"]),
             failures={int(index): int(count) for index, count in body["failures"].items()},
             failed_at_s={int(index): float(at) for index, at in body["failedAtS"].items()},
+            failed=int(body["failed"]),
             counted=frozenset(body["counted"]),
             finished_at=float(body["finishedAt"]),
             finished_after_s=float(body["finishedAfterS"]),
@@ -176,9 +179,13 @@ def _succeed(state: JobState, event: Succeeded, rules: Job) -> JobState:
     if event.uid in state.counted or event.index in state.succeeded:
         return state
     succeeded = state.succeeded.with_index(event.index)
-    waits = {index: at for index, at in state.failed_at_s.items() if index != event.index}
-    counted = state.counted | {event.uid}
-    after = replace(state, succeeded=succeeded, failed_at_s=waits, counted=counted)
+    after = replace(
+        state,
+        succeeded=succeeded,
+        failures={i: count for i, count in state.failures.items() if i != event.index},
+        failed_at_s={i: at for i, at in state.failed_at_s.items() if i != event.index},
+        counted=state.counted | {event.uid},
+    )
     return _if_complete(after, rules)
 
 
@@ -199,8 +206,11 @@ def _fail(state: JobState, event: Failed, rules: Job) -> JobState:
         state,
         failures={**state.failures, event.index: count},
         failed_at_s={**state.failed_at_s, event.index: state.elapsed_s},
+        failed=state.failed + 1,
         counted=state.counted | {event.uid},
     )
+    if len(after.failures) > FAILING_MAX:
+        return replace(after, phase=Phase.FAILED, message=f"{FAILING_MAX} replicas have failed")
     if count <= rules.retries:
         return after
     times = "once" if count == 1 else f"{count} times"

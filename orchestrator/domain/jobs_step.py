@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from orchestrator.domain.jobs import (
+    COUNTED_MAX,
     NEVER,
     Ending,
     Event,
@@ -128,7 +129,11 @@ class JobsTick:
         state = stored or JobState(started_at=self.moment.now)
         elapsed_s = self._elapsed(workload.uid, state)
         state = replace(state, elapsed_s=max(state.elapsed_s, elapsed_s))
+        state = forget_stays(state, [item.record.replica_uid for item in placed])
         for event in _events(placed):
+            if len(state.counted) >= COUNTED_MAX:
+                self.due_s = 0.0
+                break
             after = advance(state, event, rules, self.moment.now)
             self._tell_of(record, state, after, event, rules)
             state = after
@@ -136,7 +141,6 @@ class JobsTick:
             after = advance(state, TimePassed(elapsed_s), rules, self.moment.now)
             self._tell_of(record, state, after, None, rules)
             state = after
-        state = forget_stays(state, [item.record.replica_uid for item in placed])
         self.states[workload.uid] = state
         self._save(workload.uid, stored, state, rules)
         orders = instruct(state, rules, [item.stay for item in placed])
@@ -269,14 +273,15 @@ def save_every_s(state: JobState, rules: Job) -> float:
 
 
 def _events(placed: list[Placed]) -> list[Event]:
-    """What agents report. What is counted already the machine knows."""
-    return [
+    """What agents report, successes first. What is counted already the machine knows."""
+    found: list[Event] = [
         Failed(item.index, item.record.replica_uid, item.reason)
         if item.failed
         else Succeeded(item.index, item.record.replica_uid)
         for item in placed
         if item.finished
     ]
+    return sorted(found, key=lambda event: isinstance(event, Failed))
 
 
 def _stays(snapshot: Snapshot, jobs: Mapping[str, Workload]) -> dict[str, list[Placed]]:

@@ -151,7 +151,7 @@ def decide(
     notes = () if missed is None else (_missed(calendar, first, missed),)
     if late and rules.missed == "Skip":
         return replace(answer, notes=notes)
-    refusal = _refusal(rules, active, latest)
+    refusal = _refusal(rules, active)
     if refusal is not None:
         return replace(answer, notes=(*notes, refusal))
     return replace(
@@ -184,13 +184,12 @@ def _adopted(
     return state
 
 
-def _refusal(rules: Schedule, active: int, at: float) -> Note | None:
+def _refusal(rules: Schedule, active: int) -> Note | None:
     if active and rules.concurrency == "Forbid":
-        text = f"the run of {moment(at)} is skipped: the last one is not over"
-        return Note(True, "RunSkipped", text)
+        # Of the same words each time, so that repeats count up instead of filling the events.
+        return Note(True, "RunSkipped", "a run is skipped: the last one is not over")
     if active >= ACTIVE_MAX and rules.concurrency == "Allow":
-        text = f"the run of {moment(at)} is skipped: {active} runs are not over"
-        return Note(True, "RunSkipped", text)
+        return Note(True, "RunSkipped", f"a run is skipped: {ACTIVE_MAX} are not over")
     return None
 
 

@@ -1,5 +1,6 @@
 """The machine of a job: its table of transitions, what counts, when it tries again and ends."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from orchestrator.domain.index_set import IndexSet
 from orchestrator.domain.jobs import (
+    COUNTED_MAX,
+    FAILING_MAX,
     RESTING_MAX,
     TRANSITIONS,
     Event,
@@ -24,6 +27,7 @@ from orchestrator.domain.jobs import (
     instruct,
 )
 from orchestrator.scheduling.decisions import Cause
+from orchestrator.store.port import MAX_VALUE_BYTES
 from polder.manifest.job import Job
 
 NOW = 1_800_000_000.0
@@ -126,6 +130,30 @@ def test_a_failure_says_which_replica_how_often_and_why() -> None:
     rules = Job(completions=2, retries=1)
     state = after(begun(), rules, Failed(1, "a", "Error"), Failed(1, "b", "OutOfMemory"))
     assert state.message == "replica 1 failed 2 times, at last with OutOfMemory"
+
+
+def test_a_replica_that_succeeds_has_no_failures_left_but_they_are_summed() -> None:
+    state = after(begun(), Job(completions=2), Failed(0, "a"), Failed(1, "b"), Succeeded(0, "c"))
+    assert state.failures == {1: 1}
+    assert state.failed_at_s.keys() == {1}
+    assert state.failed == 2
+
+
+def test_the_record_stays_small_enough_for_the_store() -> None:
+    """A job of very many replicas that all fail, or end in every other place."""
+    rules = Job(completions=100_000, parallelism=100_000, retries=1000)
+    odd = IndexSet(tuple((number, number) for number in range(1, 100_000, 2)))
+    failing = dict.fromkeys(range(90000, 90000 + 2 * FAILING_MAX, 2), 999)
+    state = JobState(
+        succeeded=odd,
+        failures=failing,
+        failed_at_s=dict.fromkeys(failing, 123456.789),
+        counted=frozenset(f"{number:032x}" for number in range(COUNTED_MAX)),
+    )
+    assert len(json.dumps(state.to_body())) < MAX_VALUE_BYTES / 1.5
+    after_one_more = advance(state, Failed(0, "one more"), rules, NOW)
+    assert after_one_more.phase is Phase.FAILED
+    assert after_one_more.message == f"{FAILING_MAX} replicas have failed"
 
 
 # --- instructions -------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import pytest
 
+from orchestrator.domain import jobs, jobs_step
 from orchestrator.domain.jobs import Phase
 from orchestrator.records import KeptRecord
 from orchestrator.store import keys
@@ -311,3 +312,18 @@ def test_a_site_that_may_not_have_it_any_more_is_left_without_running_twice() ->
     assert now == other and not after.replaces
     assert after.replica_uid != before.replica_uid
     assert world.stops == [("job-0", "NonCompliant")]
+
+
+def test_ends_are_counted_in_bounded_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs_step, "COUNTED_MAX", 3)
+    world = JobsWorld()
+    world.job(job={"completions": 8, "parallelism": 8, "ttl": "1h"})
+    world.settle()
+    monkeypatch.setattr(jobs, "RESTING_MAX", 2)
+    for number in range(8):
+        world.end(f"job-{number}")
+    world.tick()
+    assert len(world.state().succeeded) == 3
+    world.settle()
+    assert world.state().phase is Phase.COMPLETE
+    assert len(world.placed()) == 2
