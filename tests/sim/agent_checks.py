@@ -185,6 +185,8 @@ class WatchedRuntime(SimulatedRuntime):
         self._checks = checks
         self._dice = dice
         self.lose_answers = 0.0
+        self.hung: set[str] = set()  # containers that fail their probes
+        self.exec_handler = lambda run, _: (1, b"no answer") if run.id in self.hung else (0, b"")
         self._late: set[asyncio.Task[None]] = set()
 
     def now(self) -> list[PodState]:
@@ -242,7 +244,8 @@ class WatchedRuntime(SimulatedRuntime):
 
     async def stop_container(self, container_id: str, grace_s: float) -> None:
         state = self._find(container_id)
-        if state is not None and state.phase is ContainerPhase.RUNNING:
+        alive = state is not None and state.phase is ContainerPhase.RUNNING
+        if state is not None and alive and container_id not in self.hung:
             self._may_stop(state.pod_id)
         await super().stop_container(container_id, grace_s)
         self._maybe_lose()

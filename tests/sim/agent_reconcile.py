@@ -9,8 +9,8 @@ What must hold, at every moment (`agent_checks.py`):
 
 - of one stay of a replica there are never two pods with a running container;
 - nothing that runs is stopped without a cause: the plan stopped it, changed its template or gave
-  its name to a higher epoch, its sandbox was dead, or its neighbour failed in a pod that runs once
-  (liveness is not part of this simulation);
+  its name to a higher epoch, its sandbox was dead, it hung, or its neighbour failed in a pod that
+  runs once;
 - what is stopped was reported as not ready for its stop delay;
 - an orphan is never stopped;
 - init containers run in their order, and before the others;
@@ -48,6 +48,7 @@ IMAGES = ["app:1", "app:2", "app:3"]
 JOB_IMAGES = {"job:well": (0, 5.0), "job:ill": (3, 2.0), "job:long": (0, 200.0)}
 INIT_IMAGES = {"init:quick": (0, 0.0), "init:slow": (0, 4.0), "init:ill": (1, 0.5)}
 INITS = [(), (), ("init:slow",), ("init:quick", "init:slow"), ("init:ill", "init:quick")]
+PROBE = {"exec": {"command": ["check"]}, "period": "20s", "failureThreshold": 1}
 DELAYS = ["0s", "0s", "500ms", "10s"]
 STEPS = 60
 PHASES = {
@@ -70,6 +71,7 @@ class Wanted:
     revision: int = 1
     init: tuple[str, ...] = ()
     delay: str = "0s"
+    probed: bool = False
     replaces: str = ""
 
     @property
@@ -77,8 +79,11 @@ class Wanted:
         return self.uid.startswith("j")
 
     def assignment(self) -> plan_pb2.Assignment:
+        probes = {"livenessProbe": PROBE, "readinessProbe": PROBE} if self.probed else {}
         pod = {
-            "containers": [{"name": f"c{n}", "image": i} for n, i in enumerate(self.images)],
+            "containers": [
+                {"name": f"c{n}", "image": image, **probes} for n, image in enumerate(self.images)
+            ],
             "initContainers": [{"name": f"i{n}", "image": i} for n, i in enumerate(self.init)],
             "stopDelay": self.delay,
         }
@@ -151,6 +156,7 @@ class World:
             (6, self.change_plan),
             (2, self.send_rubbish),
             (3, self.crash),
+            (2, self.hang),
             (1, self.break_sandbox),
             (1, self.reboot),
             (2, self.restart_agent),
@@ -196,7 +202,8 @@ class World:
         elif what in ("change", "image"):
             fresh = self._any(wanted.uid)
             wanted.revision += 1
-            wanted.images, wanted.init, wanted.delay = fresh.images, fresh.init, fresh.delay
+            wanted.images, wanted.init = fresh.images, fresh.init
+            wanted.delay, wanted.probed = fresh.delay, fresh.probed
         else:
             if what == "replace" or wanted.once:
                 self._stop(wanted.uid, "Replaced")
@@ -214,7 +221,8 @@ class World:
         known = list(JOB_IMAGES) if uid.startswith("j") else IMAGES
         images = tuple(self.dice.choices(known, k=self.dice.choice([1, 1, 2])))
         init, delay = self.dice.choice(INITS), self.dice.choice(DELAYS)
-        return Wanted(uid, images, self.generation + 1, 1, init, delay, replaces)
+        probed = self.dice.random() < 0.3
+        return Wanted(uid, images, self.generation + 1, 1, init, delay, probed, replaces)
 
     def message(self) -> Any:
         return node_plan(
@@ -257,6 +265,11 @@ class World:
         runs = [run.id for pod in self.runtime.now() for run in running(pod)]
         if runs:
             self.runtime.crash(self.dice.choice(runs), self.dice.choice([0, 1, 137]))
+
+    async def hang(self) -> None:
+        runs = [run.id for pod in self.runtime.now() for run in running(pod)]
+        if runs:
+            self.runtime.hung.add(self.dice.choice(runs))
 
     async def break_sandbox(self) -> None:
         if self.runtime._pods:
