@@ -20,6 +20,7 @@ from orchestrator.leader_snapshot import SnapshotBuilder
 from orchestrator.records import StoredResource, TemplateRevision
 from orchestrator.refusals import exhausted, unavailable
 from orchestrator.scheduling.guards_step import as_seen
+from orchestrator.scheduling.rollouts import as_rolled_out
 from orchestrator.scheduling.snapshot import Snapshot
 from orchestrator.scheduling.tick import Moment, World
 from orchestrator.store import keys
@@ -83,9 +84,11 @@ class Thinking:
             raise unavailable("NotReady", text, "try again in a moment")
         freezes = freezes_in(self._cache.kept(keys.FREEZES))
         found = as_seen(found, freezes, self._leader.doubted)
-        kept = {record.key: record for record in self._cache.kept(keys.JOBS)}
+        prefixes = (keys.JOBS, keys.ROLLOUTS)
+        kept = {record.key: record for prefix in prefixes for record in self._cache.kept(prefix)}
         world = World(found, records, kept=kept)
-        return step_jobs(world, JobsMemory(), Moment(self._clock(), 0.0)).snapshot
+        found = step_jobs(world, JobsMemory(), Moment(self._clock(), 0.0)).snapshot
+        return as_rolled_out(found, kept)
 
     async def ask(self, question: Callable[[], T]) -> T:
         """The answer, from a thread. Raises Refused (Busy) when too many wait already."""
