@@ -2,13 +2,14 @@
 
 import struct
 import zlib
+from dataclasses import replace
 
 import pytest
 
 from agent.runtime.cri import errors, hostports, spdy, translate
 from agent.runtime.cri.hostports import Listener
 from agent.runtime.cri.pb import api_pb2 as pb
-from agent.runtime.port import ContainerSpec, PodSpec, PortMapping, Resources
+from agent.runtime.port import ContainerSpec, ImageUser, PodSpec, PortMapping, Resources
 
 POD = PodSpec("web-0", "shop", "u1", {"a": "b"}, {"c": "d"}, "/logs")
 
@@ -44,6 +45,41 @@ def test_container_is_confined_and_labelled() -> None:
     assert security.seccomp.profile_type == pb.SecurityProfile.RuntimeDefault
     assert "/proc/kcore" in security.masked_paths and "/proc/sys" in security.readonly_paths
     assert not security.HasField("run_as_user")
+
+
+def test_all_capabilities_but_the_given_ones_are_dropped() -> None:
+    spec = ContainerSpec("app", "i", 0, capabilities=("NET_ADMIN",), unconfined=True)
+    security = translate.container_config(spec, POD).linux.security_context
+    assert list(security.capabilities.drop_capabilities) == ["ALL"]
+    assert list(security.capabilities.add_capabilities) == ["NET_ADMIN"]
+    assert security.seccomp.profile_type == pb.SecurityProfile.Unconfined
+    assert security.no_new_privs, "whatever else is given"
+
+
+def test_a_pod_may_share_the_nodes_namespaces() -> None:
+    ports = (PortMapping(80, 80),)
+    spec = replace(POD, ports=ports, host_network=True, host_pid=True, host_ipc=True)
+    config = translate.sandbox_config(spec)
+    options = config.linux.security_context.namespace_options
+    assert (options.network, options.pid, options.ipc) == (pb.NODE, pb.NODE, pb.NODE)
+    assert not config.port_mappings and not config.hostname and not config.linux.sysctls
+    assert config.annotations["polder.eu/host-ports"] == "TCP//80", "the port is taken all the same"
+    container = translate.container_config(ContainerSpec("app", "i", 0), spec)
+    assert container.linux.security_context.namespace_options == options
+    sandbox = pb.PodSandbox(id="p", annotations=config.annotations)
+    assert translate.pod_state(sandbox, "", ()).ip == "127.0.0.1"
+
+
+def test_low_ports_are_open_in_a_network_of_its_own() -> None:
+    config = translate.sandbox_config(POD)
+    assert dict(config.linux.sysctls) == {"net.ipv4.ip_unprivileged_port_start": "0"}
+    assert translate.pod_state(pb.PodSandbox(id="p"), "", ()).ip == ""
+
+
+def test_users_of_images() -> None:
+    assert translate.image_user(pb.Image()) == ImageUser()
+    assert translate.image_user(pb.Image(uid=pb.Int64Value(value=0))) == ImageUser(uid=0)
+    assert translate.image_user(pb.Image(username="app")) == ImageUser(name="app")
 
 
 def test_user_zero_is_said_explicitly() -> None:
