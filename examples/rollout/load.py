@@ -18,7 +18,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from typing import IO
 
 PORT = 8080
@@ -41,7 +40,8 @@ class Replicas:
         threading.Thread(target=self._follow, args=(self._watch.stdout,), daemon=True).start()
 
     def _follow(self, stream: IO[str]) -> None:
-        for replica in documents(stream):
+        for line in stream:  # a JSON object for each change
+            replica = json.loads(line)
             if replica["spec"]["workload"] != self._workload:
                 continue
             status = replica["status"]
@@ -61,16 +61,6 @@ class Replicas:
     def close(self) -> None:
         self._watch.terminate()
         self._watch.wait()
-
-
-def documents(stream: IO[str]) -> Iterator[dict]:
-    """JSON objects that stand one after the other; each ends with a line that is only `}`."""
-    lines: list[str] = []
-    for line in stream:
-        lines.append(line)
-        if line.rstrip("\n") == "}":
-            yield json.loads("".join(lines))
-            lines.clear()
 
 
 class Counts:
