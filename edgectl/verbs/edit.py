@@ -23,6 +23,7 @@ from edgectl.verbs.apply import OUTCOMES
 from edgectl.yaml_nodes import Problem
 from polder.v1 import common_pb2, operator_pb2
 
+TRIES_MAX = 50  # an editor may be a program that never gets it right
 REDACTED = "REDACTED"  # what the server sends to whoever may not read secrets
 
 
@@ -56,7 +57,7 @@ class _Edit:
         text = editing.with_comments(comments, body)
         path = _temporary()
         problems: tuple[Problem, ...] = ()
-        while True:
+        for _ in range(TRIES_MAX):
             path.write_text(text)
             saved = editing.without_comments(self._edited(path))
             if not saved.strip() or saved == original:
@@ -74,6 +75,10 @@ class _Edit:
                 self._gone(path)
                 return 0
             text = editing.with_problems(comments, problems, body)
+        raise CliError(
+            f"{self._label} was not changed: after {TRIES_MAX} tries there are still problems",
+            *self._where(path),
+        )
 
     def _apply(self, body: str, path: Path) -> tuple[Problem, ...]:
         """What is wrong; empty when it stands. Raises CliError when editing again cannot help."""

@@ -7,7 +7,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -103,6 +103,12 @@ class FakeOperatorApi(operator_pb2_grpc.OperatorServiceServicer):
         self.refuse: tuple[grpc.StatusCode, str] | None = None
         self.server_violations: list[tuple[int, str, str]] = []
         self.resizes: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
+        # What Rollout answers: one after the other, and the last again and again.
+        self.before_apply: Callable[[], object] | None = None  # once: somebody who is faster
+        self.rollouts: list[operator_pb2.RolloutStatus] = []
+        self.revisions: list[operator_pb2.RevisionInfo] = []
+        self.templates: dict[int, dict[str, Any]] = {}
+        self.story: operator_pb2.StoryResponse | None = None
 
     # --- what tests do ------------------------------------------------------------------------
 
@@ -116,6 +122,7 @@ class FakeOperatorApi(operator_pb2_grpc.OperatorServiceServicer):
         namespace: str = "",
         labels: dict[str, str] | None = None,
         age_s: float = 60,
+        changed_by: str = "",
     ) -> common_pb2.Resource:
         where = (namespace or "default") if KINDS[kind].namespaced else ""
         with self.lock:
@@ -129,6 +136,7 @@ class FakeOperatorApi(operator_pb2_grpc.OperatorServiceServicer):
             meta.generation += spec is not None
             meta.uid = meta.uid or f"uid-{self.revision}"
             meta.created_at_ms = meta.created_at_ms or now_ms() - round(age_s * 1000)
+            meta.changed_by, meta.changed_at_ms = changed_by, now_ms() if changed_by else 0
             if labels is not None:
                 meta.labels.clear()
                 meta.labels.update(labels)
@@ -165,6 +173,9 @@ class FakeOperatorApi(operator_pb2_grpc.OperatorServiceServicer):
 
     def Apply(self, request: Any, context: Any) -> operator_pb2.ApplyResponse:
         self._begin("Apply", request, context)
+        if self.before_apply is not None:
+            hook, self.before_apply = self.before_apply, None
+            hook()
         if self.server_violations:
             metadata = detail("InvalidManifest", "fix the file", self.server_violations)
             self._fail(context, grpc.StatusCode.INVALID_ARGUMENT, "invalid manifests", metadata)
@@ -313,6 +324,31 @@ class FakeOperatorApi(operator_pb2_grpc.OperatorServiceServicer):
             while (event := stream.get()) is not None:
                 yield operator_pb2.EventsResponse(events=[event], now_ms=now_ms())
 
+    def Rollout(self, request: Any, context: Any) -> operator_pb2.RolloutResponse:
+        self._begin("Rollout", request, context)
+        self._found(request.ref, context)
+        status = self.rollouts.pop(0) if len(self.rollouts) > 1 else self.rollouts[0]
+        template = self.templates.get(request.revision)
+        return operator_pb2.RolloutResponse(
+            status=status,
+            revisions=self.revisions,
+            now_ms=now_ms(),
+            template_json=json.dumps(template).encode() if template else b"",
+        )
+
+    def UndoRollout(self, request: Any, context: Any) -> operator_pb2.UndoRolloutResponse:
+        self._begin("UndoRollout", request, context)
+        resource = self._found(request.ref, context)
+        to = request.to_revision or 1
+        return operator_pb2.UndoRolloutResponse(resource=resource, from_revision=3, to_revision=to)
+
+    def Story(self, request: Any, context: Any) -> operator_pb2.StoryResponse:
+        self._begin("Story", request, context)
+        if self.story is None:
+            self._fail(context, grpc.StatusCode.UNIMPLEMENTED, "an older orchestrator")
+        assert self.story is not None
+        return self.story
+
     def CreateJoinToken(self, request: Any, context: Any) -> operator_pb2.CreateJoinTokenResponse:
         self._begin("CreateJoinToken", request, context)
         return operator_pb2.CreateJoinTokenResponse(token="polder1.secret", expires_at_ms=now_ms())
@@ -339,6 +375,7 @@ class FakeOperatorApi(operator_pb2_grpc.OperatorServiceServicer):
             server_version="0.1.0",
             member="m0",
             region="local",
+            now_ms=now_ms(),
         )
 
     # --- the machinery ------------------------------------------------------------------------
