@@ -51,6 +51,7 @@ class Circumstances:
     revision: int = 0  # what the replica is to run now
     freeze: Freeze | None = None
     holds: tuple[Hold, ...] = ()
+    job: tuple[Ahead, ...] = ()  # of what runs once
     waits: tuple[tuple[str, str, str], ...] = ()
     stops: tuple[tuple[str, str, str], ...] = ()
     replaces_on: str = ""  # the node of the stay that it replaces
@@ -74,6 +75,7 @@ class Circumstances:
                 *self._guards(),
                 *self._stops(),
                 *self._waits(),
+                *self.job,
                 *self._rollout_of_replica(),
                 *self._crash_loops(),
                 *self._node_of_replica(),
@@ -84,7 +86,13 @@ class Circumstances:
 
     def next_of_workload(self) -> tuple[Ahead, ...]:
         return _bounded(
-            [*self._guards(), *self._rollout_of_workload(), *self._waits(), *self._stops()]
+            [
+                *self._guards(),
+                *self._rollout_of_workload(),
+                *self.job,
+                *self._waits(),
+                *self._stops(),
+            ]
         )
 
     def next_of_node(self) -> tuple[Ahead, ...]:

@@ -1,7 +1,7 @@
 """What operators see of jobs and schedules, on top of a workload's status.
 
-Pure; called by `catalog.py`. The leader's record counts, also while it is not heard: what is written there has happened. Times
-are unix milliseconds; 0 means not yet, or never.
+Pure; called by `catalog.py`. The leader's record counts, also while it is not heard: what is
+written there has happened. Times are unix milliseconds; 0 means not yet, or never.
 """
 
 from collections.abc import Sequence

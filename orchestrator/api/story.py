@@ -160,7 +160,7 @@ def node_story(facts: NodeFacts) -> Story:
 def _placement(stay: Stay, leader: str) -> Iterator[Entry]:
     item = stay.assignment
     where = f"node {stay.node}" + (f" at site {stay.site}" if stay.site else "")
-    text = f"placed on {where} (epoch {item.epoch}, revision {item.revision})"
+    text = f"placed on {where} (epoch {item.epoch})"
     if item.replaces:
         former = f" on node {stay.former_node}" if stay.former_node else ""
         text += f", to replace its stay{former}"
@@ -246,7 +246,7 @@ def _now(status: Status) -> Iterator[Entry]:
         at_ms = int(status.get("observedAt") or status.get("updatedAt") or 0)
         if word == "Running" and "placed" not in status:
             word = "Ready" if status.get("ready") else "NotReady"
-        good = word in ("Ready", "Running", "Succeeded", "Progressing")
+        good = word in ("Ready", "Running", "Succeeded", "Progressing", "Complete", "Scheduled")
     else:
         ready = status.get("ready")
         word = "Ready" if ready else "NotReady" if ready is False else "Unknown"

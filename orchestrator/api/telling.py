@@ -12,6 +12,7 @@ from orchestrator.api.catalog import Catalog, Shown
 from orchestrator.api.explaining import Explaining
 from orchestrator.api.foretelling import Ahead, Circumstances
 from orchestrator.api.index import Placed, WorkloadPlacement
+from orchestrator.api.job_story import ahead_of_job
 from orchestrator.api.reading import checked_ref, describe_ref, missing
 from orchestrator.api.story import (
     Entry,
@@ -103,7 +104,7 @@ class Telling:
             revision=self._cache.revision_of(uid, revision) if uid else None,
             events=self._since(self._of("Replica", namespace, name), owner),
             workload_events=self._since(self._of("Workload", namespace, workload), owner),
-            circumstances=self._of_replica(owner, current, placed, status, namespace),
+            circumstances=self._of_replica(owner, current, placed, status, (namespace, name)),
         )
         return replica_story(facts)
 
@@ -138,9 +139,12 @@ class Telling:
         current: Placed | None,
         placed: Iterable[Placed],
         status: dict[str, Any],
-        namespace: str,
+        key: tuple[str, str],
     ) -> Circumstances:
+        namespace, name = key
         found = self._of_workload(owner, namespace)
+        if owner is not None:
+            found = replace(found, job=self._job(owner, name))
         if current is None:
             reason, message = str(status.get("reason", "")), str(status.get("message", ""))
             return replace(found, waits=(("", reason, message),), stops=())
@@ -204,7 +208,12 @@ class Telling:
                 for w in [*waiting, *unplaced]
             ),
             stops=_stops(placement),
+            job=self._job(record),
         )
+
+    def _job(self, record: StoredResource, replica: str = "") -> tuple[Ahead, ...]:
+        kept = self._cache.kept_at(keys.job(record.uid))
+        return ahead_of_job(record, kept, self._explaining.source, self._clock(), replica)
 
     # --- a node ---------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from edgectl import columns, conditions, describing
 from edgectl.resources import Item
 from orchestrator.api.index import WorkloadPlacement
 from orchestrator.api.job_checks import ended_warnings, not_schedulable
+from orchestrator.api.job_story import ahead_of_job
 from orchestrator.api.job_views import with_job
 from orchestrator.api.views import LeaderView, Status
 from orchestrator.api.workload_view import Said, workload_status
@@ -216,3 +217,33 @@ def test_a_change_of_a_job_that_is_over_is_warned_of() -> None:
     assert ended_warnings(record(), record(), over) == []
     assert ended_warnings(None, changed, None) == []
     assert ended_warnings(record(), changed, KeptRecord(keys.job("u"), job_body())) == []
+
+
+# --- what comes next ----------------------------------------------------------------------------
+
+
+def ahead(body: dict[str, Any], replica: str = "", **spec: Any) -> list[str]:
+    kept = KeptRecord(keys.job("u"), body)
+    return [item.message for item in ahead_of_job(record(**spec), kept, "leader/m", NOW, replica)]
+
+
+def test_what_comes_next_for_a_job_and_its_replicas() -> None:
+    running = job_body(Succeeded(0, "a"), Failed(1, "b"))
+    assert ahead(running) == []
+    deadline = {"completions": 3, "retries": 1, "deadline": "1h"}
+    assert ahead(running, job=deadline) == ["the job fails if it takes longer than 60m"]
+    assert ahead(running, "job-0") == ["it is done, and does not run again"]
+    assert ahead(running, "job-1") == ["attempt 2 of 2 begins 10s after it failed"]
+    assert ahead(running, "job-2") == []
+    over = job_body(Failed(1, "b"), Failed(1, "c"))
+    gone = "it is deleted, with its logs, 24h after its end (job.ttl)"
+    assert ahead(over) == ahead(over, "job-1") == [gone]
+
+
+def test_what_comes_next_for_a_schedule() -> None:
+    nightly = {"cron": "0 3 * * *"}
+    assert ahead(schedule_body(), schedule=nightly) == ["a run starts at 2026-11-22 03:00 UTC"]
+    suspended = {**nightly, "suspended": True}
+    assert ahead(schedule_body(), schedule=suspended) == [
+        "no run starts while schedule.suspended is true"
+    ]
