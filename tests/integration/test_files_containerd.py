@@ -1,13 +1,14 @@
 """Volumes and rights on a real containerd, through the supervisor as an agent runs it."""
 
-import os
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent import mounts
 from agent.domain.plan import ParsedPlan
 from devcluster.containerd import PrivateContainerd
 from devcluster.image import HELLO
@@ -130,27 +131,38 @@ async def test_files_are_there_and_follow_their_source(node: FilesNode) -> None:
     assert set(await node.containers()) == before
 
 
+@pytest.fixture
+def small_disk(node: FilesNode) -> Iterator[Path]:
+    """The agent's state lies on a disk of half a megabyte."""
+    node.state.mkdir()
+    mounts.mount_memory(node.state, 512 << 10)
+    yield node.state
+    mounts.unmount(node.state)
+
+
 async def test_a_full_disk_keeps_the_old_files_and_says_so(
-    node: FilesNode, monkeypatch: pytest.MonkeyPatch
+    node: FilesNode, small_disk: Path
 ) -> None:
     template_ = pod({"name": "conf", "config": {"name": "web"}})
-    node.supervisor.submit_plan(node.plan([assignment("full", template_)], configs=[config(a="1")]))
+
+    def wanted(letter: str) -> ParsedPlan:
+        data = {"a": letter, "b": letter * 100_000}
+        return node.plan([assignment("full", template_)], configs=[config(**data)])
+
+    count = "cat /conf/a; wc -c < /conf/b; head -c 1 /conf/b; ls /conf"
+    node.supervisor.submit_plan(wanted("x"))
     await node.until(lambda: node.ready("full"))
-    real = os.open
-    blocked = True
-
-    def full(path: Any, *rest: Any, **more: Any) -> int:
-        if blocked and str(path).endswith("/a"):
-            raise OSError(28, "No space left on device")
-        return real(path, *rest, **more)
-
-    monkeypatch.setattr("agent.volumes.os.open", full)
-    node.supervisor.submit_plan(node.plan([assignment("full", template_)], configs=[config(a="2")]))
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as stream:
+        while True:
+            stream.write(bytes(4096))
+    node.supervisor.submit_plan(wanted("y"))
     await node.until(lambda: any(e.reason == "DiskFull" for e in node.events))
-    assert await node.sh("full", "cat /conf/a") == "1"
-    blocked = False
+    assert await node.sh("full", count) == "x100000\nxa\nb"
+    filler.unlink()
     await node.until(lambda: any(e.reason == "FilesRenewed" for e in node.events), 30)
-    assert await node.sh("full", "cat /conf/a") == "2"
+    assert await node.sh("full", count) == "y100000\nya\nb"
+    assert node.status["full"].restarts == 0
 
 
 async def test_a_missing_config_blocks_until_it_is_there(node: FilesNode) -> None:
