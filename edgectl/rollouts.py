@@ -109,9 +109,7 @@ def _wave(status: operator_pb2.RolloutStatus) -> str:
     shown = list(status.sites[:_SITES_SHOWN])
     more = len(status.sites) - len(shown)
     where = ", ".join(shown) + (f" and {more} more" if more > 0 else "")
-    if status.wave == "everywhere" or not where:
-        return f" ({status.wave})"
-    return f" ({status.wave}: {where})"
+    return f" ({status.wave}: {where})" if where else ""
 
 
 # --- history ----------------------------------------------------------------------------------

@@ -111,8 +111,7 @@ def replica_story(facts: ReplicaFacts) -> Story:
         if event.last_at_ms >= since_ms and not _of_a_sibling(event, facts.name)
     ]
     entries += _events(about, prefix="its workload: ")
-    entries += _now(facts.status)
-    return Story(_in_order(entries), facts.circumstances.next_of_replica())
+    return Story(_in_order(entries, facts.status), facts.circumstances.next_of_replica())
 
 
 def _of_a_sibling(event: EventRecord, replica: str) -> bool:
@@ -134,8 +133,7 @@ def workload_story(facts: WorkloadFacts) -> Story:
     events = [e for e in facts.events if e.last_at_ms >= record.created_at_ms]
     entries += _events(events, name=record.name)
     entries += _decisions(facts.circumstances.rollout, events)
-    entries += _now(facts.status)
-    return Story(_in_order(entries), facts.circumstances.next_of_workload())
+    return Story(_in_order(entries, facts.status), facts.circumstances.next_of_workload())
 
 
 def node_story(facts: NodeFacts) -> Story:
@@ -150,8 +148,7 @@ def node_story(facts: NodeFacts) -> Story:
         text = f"last changed (generation {record.generation})"
         entries.append(Entry(record.changed_at_ms, record.changed_by, "Changed", text))
     entries += _events(facts.events)
-    entries += _now(facts.status)
-    return Story(_in_order(entries), facts.circumstances.next_of_node())
+    return Story(_in_order(entries, facts.status), facts.circumstances.next_of_node())
 
 
 # --- what happened ------------------------------------------------------------------------------
@@ -258,16 +255,16 @@ def _now(status: Status) -> Iterator[Entry]:
     yield Entry(at_ms, str(status.get("source") or "agents"), word, text, not good)
 
 
-def _in_order(entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    """The newest, oldest first; and how many older ones are left out."""
+def _in_order(entries: Iterable[Entry], status: Status) -> tuple[Entry, ...]:
+    """Oldest first, and at the end how it is now, as of when that was heard. Of too many the oldest
+    go, but for the very first."""
     ordered = sorted(dict.fromkeys(entries), key=lambda entry: entry.at_ms)
-    if len(ordered) <= ENTRIES_MAX:
-        return tuple(ordered)
-    # What is known to be first, such as the placement, stays at the beginning of the story.
-    kept = ordered[-(ENTRIES_MAX - 2) :]
-    left = len(ordered) - len(kept) - 1
-    text = f"{left} entries between are left out"
-    return (ordered[0], Entry(ordered[1].at_ms, "", "LeftOut", text), *kept)
+    if len(ordered) >= ENTRIES_MAX:
+        kept = ordered[-(ENTRIES_MAX - 3) :]
+        left = len(ordered) - len(kept) - 1
+        text = f"{left} entries between are left out"
+        ordered = [ordered[0], Entry(ordered[1].at_ms, "", "LeftOut", text), *kept]
+    return (*ordered, *_now(status))
 
 
 def with_sources(story: Story, leader: str) -> Story:

@@ -2375,7 +2375,7 @@ class StoryResponse(_message.Message):
     now_ms: _builtins.int
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoryEntry]:
-        """Oldest first. Bounded."""
+        """Oldest first, and at the end how it is now, as of when that was heard. Bounded."""
 
     @_builtins.property
     def next(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoryEntry]:

@@ -65,7 +65,7 @@ def test_it_begins_with_why_the_replica_is_there() -> None:
     story = replica_story(replica(stays=(there,)))
     first, fact = story.entries[:2]
     assert first.message == (
-        "placed on node n1 at site s1 (epoch 41, revision 3), to replace its stay on node n0, "
+        "placed on node n1 at site s1 (epoch 41), to replace its stay on node n0, "
         "because: Drained"
     )
     assert (first.at_ms, first.source) == (NOW - 60_000, "leader/m")
@@ -208,6 +208,13 @@ HERE = Circumstances(now_ms=NOW, leader="leader/m", node="n1", site="s1")
 
 def lines(found: tuple[Ahead, ...]) -> dict[str, str]:
     return {item.reason: item.message for item in found}
+
+
+def test_how_it_is_now_comes_last_with_its_age() -> None:
+    later = event("NodeSilent", "nothing is heard", NOW - 1_000)
+    silent = {"phase": "Unknown", "reason": "NodeSilent", "observedAt": NOW - 9_000}
+    reasons = [e.reason for e in replica_story(replica(status=silent, events=(later,))).entries]
+    assert reasons[-2:] == ["NodeSilent", "Unknown"]
 
 
 @pytest.mark.parametrize(
