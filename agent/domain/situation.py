@@ -13,7 +13,9 @@ hold their row back (see `reconcile.py`), they do not make a row of their own.
     FETCHING    no pod; an image is not on the box          EnsureImage, with backoff      CREATING
     WAITING     no pod; the last sandbox failed             nothing until the backoff ends CREATING
     CREATING    no pod; all images are there                RunPod                         SERVING
-    SERVING     a ready pod of the wanted template          per container, below           (stays)
+    SERVING     a ready pod of the wanted template          per container, below;          (stays)
+                                                            UpdateFiles, when a Config or
+                                                            Secret of its files changed
     FINISHED    a pod that is to run once, and how it       StopContainer for what still   (stays)
                 ended is known                              runs after another failed
     REPLACING   a pod of another template than assigned     EnsureImage of the new one;    RETIRING
