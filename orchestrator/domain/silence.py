@@ -147,7 +147,12 @@ def _scopes(nodes: Iterable[Quiet]) -> dict[ScopeKey, list[Quiet]]:
         keys = (_WIDEST, (Scope.REGION, node.region), (Scope.SITE, node.site))
         for key in keys:
             found.setdefault(key, []).append(node)
-    return found
+    # A region of one site is that site, by its better known name.
+    return {
+        key: members
+        for key, members in found.items()
+        if key[0] is not Scope.REGION or any(node.site != members[0].site for node in members)
+    }
 
 
 def _wide_to_narrow(members: Mapping[ScopeKey, list[Quiet]]) -> list[ScopeKey]:

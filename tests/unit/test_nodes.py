@@ -11,6 +11,7 @@ from orchestrator.domain.nodes import TRANSITIONS, NodeMemory, Word, first, rema
 from orchestrator.domain.silence import TRANSITIONS as DOUBTS
 from orchestrator.domain.silence import Doubt, Sign
 from tests.unit.guard_world import GuardedWorld
+from tests.unit.scheduling_world import box
 
 LIVE, SILENT, LOST = Liveness.LIVE, Liveness.SILENT, Liveness.LOST
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "node-lifecycle.md"
@@ -125,6 +126,33 @@ def test_most_of_a_site_silent_stops_evictions_there_for_ten_minutes() -> None:
     home.run(600)
     assert {home.state(name) for name in dark} == {LOST} and not home.holds
     assert home.reasons().count("MassSilence") == 1
+
+
+def test_most_of_a_region_is_told_once_and_not_for_each_of_its_sites() -> None:
+    home = running(30, a=4, b=4, c=4)
+    for site in ("d", "e"):
+        home.add(*(box(f"{site}-{n}", site, region="west") for n in range(8)))
+    home.fall_silent(*(n for n in home.world.nodes if n.startswith(("a-", "b-"))))
+    home.run(60)
+    (hold,) = home.holds
+    assert (hold.scope, hold.name, hold.silent, hold.nodes) == (Scope.REGION, "eu", 8, 12)
+    home.speak(*(f"a-{n}" for n in range(4)))
+    home.run(10)
+    (hold,) = home.holds
+    assert (hold.scope, hold.name) == (Scope.SITE, "b") and home.state("b-0") is SILENT
+    home.approve(hold)
+    home.run(40)  # what the region's end gave them is over too
+    assert home.state("b-0") is LOST
+
+
+def test_who_approves_for_a_region_approves_for_its_sites() -> None:
+    home = running(30, a=4, b=4, c=4)
+    home.fall_silent(*(n for n in home.world.nodes if n.startswith(("a-", "b-"))))
+    home.run(60)
+    (hold,) = home.holds
+    home.approve(hold)
+    home.tick()
+    assert {home.state("a-0"), home.state("b-3")} == {LOST}
 
 
 def test_half_of_a_site_is_not_most_of_it() -> None:
