@@ -190,7 +190,8 @@ def _lacking(explanations: Iterable[Explanation]) -> list[Explanation]:
 
 
 def _revised(before: Snapshot, after: Snapshot) -> frozenset[str]:
-    numbers = {item.uid: item.revision for item in before.workloads}
+    """What a job runs stays as it is: only later replicas have the new template."""
+    numbers = {item.uid: item.revision for item in before.workloads if not item.once}
     return frozenset(
         item.uid for item in after.workloads if numbers.get(item.uid, 0) not in (0, item.revision)
     )
