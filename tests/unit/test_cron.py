@@ -118,6 +118,12 @@ def test_a_stored_expression_that_nobody_could_have_applied_never_fires() -> Non
         assert Calendar(cron, "UTC").latest(0.0, NOW) is None
 
 
+def test_an_expression_that_was_stored_unchecked_never_fires() -> None:
+    for calendar in (Calendar("61 * * * *", "UTC"), Calendar("* * * * *", "Mars/Base")):
+        assert calendar.next_after(NOW) is None
+        assert calendar.latest(0.0, NOW) is None
+
+
 def test_the_latest_of_a_year_of_minutes_is_found_at_once() -> None:
     started = time.perf_counter()
     assert Calendar("* * * * *", "UTC").latest(NOW - 365 * 86_400, NOW + 7) == NOW

@@ -252,3 +252,12 @@ def test_the_next_look_is_when_the_next_run_is_due() -> None:
     world = begun(cron="0 0 * * *")
     world.pass_s(86_400.0 - 30.0)
     assert 29.0 <= world.tick().due_s <= 30.0
+
+
+def test_a_schedule_that_cannot_be_read_is_told_of_and_harms_nobody() -> None:
+    world = JobsWorld()
+    world.job("other")
+    world.job(schedule={"cron": "61 * * * *"})  # as from a version that knew more
+    world.run(65)
+    assert world.running() == ["other-0"]
+    assert len(world.told("ScheduleUnreadable")) == 1
