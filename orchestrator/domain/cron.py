@@ -63,10 +63,8 @@ class Calendar:
                 yield found.timestamp()
         except (OverflowError, OSError, ValueError):  # beyond the years that a calendar has
             return
-        except (CronSimError, AssertionError):  # stored by another version: it never fires here
-            return
-        except CronSimError:  # refused at apply; whatever wrote it, it must not stop the leader
-            return
+        except (CronSimError, AssertionError):
+            return  # refused at apply; whatever wrote it, it must not stop the leader
 
 
 def check(cron: str, time_zone: str, now: float) -> Calendar:
