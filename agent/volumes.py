@@ -36,6 +36,7 @@ from agent import mounts
 from agent.domain.files import (
     HostPath,
     HostRule,
+    Kept,
     Local,
     PodFiles,
     Projected,
@@ -157,19 +158,24 @@ class Volumes:
             if isinstance(volume, Projected):
                 if not (directory / DATA).exists():  # newer contents are the business of `update`
                     self._write(pod_id, volume)
+            elif isinstance(volume, Kept):
+                if not (directory / DATA).exists():
+                    reason = "SecretMissing" if volume.secret else "ConfigMissing"
+                    text = f"volume {volume.volume}: its source is gone, and so are its files"
+                    raise ContainerFailure(reason, text)
             elif isinstance(volume, Local):
                 _own(_open_directory(self._local, directory), owner)
             else:
                 made = _open_directory(self._pods, directory)
                 _scratch(made, volume, self._runtime_socket)
-            read_only = mount.read_only or isinstance(volume, Projected)
+            read_only = mount.read_only or isinstance(volume, Projected | Kept)
             shown.append(Mount(str(directory), mount.mount_path, read_only))
         return Prepared(tuple(shown), tuple(devices))
 
-    def _directory(self, pod_id: str, volume: Projected | Scratch | Local) -> Path:
+    def _directory(self, pod_id: str, volume: Projected | Kept | Scratch | Local) -> Path:
         if isinstance(volume, Local):
             return self._local / volume.namespace / volume.replica / volume.volume
-        secret = isinstance(volume, Projected) and volume.secret
+        secret = isinstance(volume, Projected | Kept) and volume.secret
         return (self.secrets if secret else self._pods) / pod_id / volume.volume
 
     def _write(self, pod_id: str, volume: Projected) -> None:

@@ -220,7 +220,8 @@ def _start(
         files = PodFiles()
         if container.volume_mounts:
             rules = turn.settings.host_paths
-            files = pod_files(assignment, template, turn.given, rules)
+            started = bool(pod.containers)
+            files = pod_files(assignment, template, turn.given, rules, started=started)
     except (compose.Unresolved, DevicesTaken) as missing:
         memory.problem = Cause(missing.reason, missing.message)
         record.attend(turn.now + DEVICE_RETRY_S)

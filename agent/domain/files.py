@@ -28,6 +28,14 @@ class Projected:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """Files whose source is gone: they stay as they are."""
+
+    volume: str
+    secret: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Scratch:
     """An empty directory that goes with the pod. `memory_bytes` 0: on disk, without a limit."""
 
@@ -56,18 +64,27 @@ class HostPath:
 class PodFiles:
     """All volumes of one pod."""
 
-    volumes: tuple[Projected | Scratch | Local | HostPath, ...] = ()
+    volumes: tuple["PodVolume", ...] = ()
 
-    def projected(self) -> tuple[Projected, ...]:
-        """Those that follow their source while the pod runs."""
-        return tuple(v for v in self.volumes if isinstance(v, Projected))
+
+PodVolume = Projected | Kept | Scratch | Local | HostPath
 
 
 def pod_files(
-    assignment: Assignment, template: PodTemplate, given: Given, host_paths: Iterable[str]
+    assignment: Assignment,
+    template: PodTemplate,
+    given: Given,
+    host_paths: Iterable[str],
+    *,
+    started: bool = False,
 ) -> PodFiles:
-    """Raises Unresolved: ConfigMissing, SecretMissing, BadFileName, HostPathNotAllowed."""
-    return PodFiles(tuple(_volume(assignment, v, given, host_paths) for v in template.volumes))
+    """Raises Unresolved: ConfigMissing, SecretMissing, BadFileName, HostPathNotAllowed.
+
+    `started`: the pod had a container before, so its files are there. One that is started again
+    gets them as they are when their source is gone: a deletion must not end what runs.
+    """
+    made = (_volume(assignment, v, given, host_paths, started) for v in template.volumes)
+    return PodFiles(tuple(made))
 
 
 def projected_files(
@@ -79,9 +96,18 @@ def projected_files(
 
 
 def _volume(
-    assignment: Assignment, volume: Volume, given: Given, host_paths: Iterable[str]
-) -> Projected | Scratch | Local | HostPath:
-    projected = _projected(assignment.namespace, volume, given)
+    assignment: Assignment,
+    volume: Volume,
+    given: Given,
+    host_paths: Iterable[str],
+    started: bool,
+) -> PodVolume:
+    try:
+        projected = _projected(assignment.namespace, volume, given)
+    except Unresolved:
+        if not started:
+            raise
+        return Kept(volume.name, volume.secret is not None)
     if projected is not None:
         return projected
     if volume.local is not None:

@@ -165,6 +165,18 @@ async def test_a_full_disk_keeps_the_old_files_and_says_so(
     assert node.status["full"].restarts == 0
 
 
+async def test_what_ends_is_started_again_though_its_config_is_gone(node: FilesNode) -> None:
+    template_ = pod({"name": "conf", "config": {"name": "web"}})
+    node.supervisor.submit_plan(
+        node.plan([assignment("again", template_)], configs=[config(a="1")])
+    )
+    await node.until(lambda: node.ready("again"))
+    node.supervisor.submit_plan(node.plan([assignment("again", template_)]))
+    await node.sh("again", "kill 1")
+    await node.until(lambda: node.status["again"].restarts == 1 and node.ready("again"))
+    assert await node.sh("again", "cat /conf/a") == "1"
+
+
 async def test_a_missing_config_blocks_until_it_is_there(node: FilesNode) -> None:
     template_ = pod({"name": "conf", "config": {"name": "web"}})
     node.supervisor.submit_plan(node.plan([assignment("late", template_)]))

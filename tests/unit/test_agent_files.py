@@ -14,6 +14,7 @@ from agent import mounts
 from agent.domain.compose import DEFAULT_USER, Settings, as_user, check, environment
 from agent.domain.files import (
     HostPath,
+    Kept,
     Local,
     PodFiles,
     Projected,
@@ -91,6 +92,21 @@ def test_what_is_missing_is_said(volume: dict[str, Any], reason: str, words: str
     with pytest.raises(Unresolved, match=words) as caught:
         check(SETTINGS, found, found.template, given)
     assert caught.value.reason == reason
+
+
+def test_a_pod_that_was_started_keeps_files_whose_source_is_gone() -> None:
+    found, given = world(
+        volumes=[
+            {"name": "c", "config": {"name": "none"}},
+            {"name": "h", "hostPath": {"path": "/srv/data"}},
+        ]
+    )
+    assert found.template is not None
+    kept = pod_files(found, found.template, given, SETTINGS.host_paths, started=True)
+    assert kept.volumes == (Kept("c", False), HostPath("h", "/srv/data"))
+    with pytest.raises(Unresolved) as caught:  # what the box forbids it forbids
+        pod_files(found, found.template, given, (), started=True)
+    assert caught.value.reason == "HostPathNotAllowed"
 
 
 def test_variables_from_configs_and_facts() -> None:
@@ -441,3 +457,13 @@ def test_local_data_is_deleted_by_hand_only(
     assert run("delete", "ns/web-1/data") == (0, "ns/web-1/data deleted\n")
     assert not (tmp_path / "volumes/ns/web-1").exists()
     assert (tmp_path / "volumes/ns/web-0/data/x").exists()
+
+
+async def test_kept_files_must_be_there(tmp_path: Path) -> None:
+    keeper, wanted = volumes(tmp_path), [VolumeMount("c", "/c")]
+    with pytest.raises(ContainerFailure) as caught:
+        await keeper.prepare("p", PodFiles((Kept("c", False),)), wanted, NOBODY)
+    assert caught.value.reason == "ConfigMissing"
+    made = PodFiles((Projected("c", False, {"a": "1"}),))
+    first = await keeper.prepare("p", made, wanted, NOBODY)
+    assert await keeper.prepare("p", PodFiles((Kept("c", False),)), wanted, NOBODY) == first
