@@ -76,7 +76,7 @@ def after_plan(
     """The plan without what waits for an operator, and what to write and tell of that."""
     world, snapshot = guarded.world, guarded.world.snapshot
     plan = without_frozen(plan, snapshot, guarded.freezes)
-    generations = {resource.uid: resource.generation for resource in world.workloads}
+    generations = {r.uid: r.generation for r in world.workloads} if plan.stop else {}
     held = hold_back(plan, snapshot, guarded.holds, generations, moment.now, settings)
     stored = [hold for hold in guarded.holds.values() if hold.kind is HoldKind.STOPS]
     tells = tuple(

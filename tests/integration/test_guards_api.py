@@ -1,5 +1,6 @@
 """Freezes, held stops and approvals as operators meet them, and edgectl's verbs for them."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,6 +15,7 @@ from edgectl import config_file
 from edgectl.__main__ import main
 from orchestrator.domain.holds import Hold, HoldKind, Scope
 from orchestrator.domain.inventory import stored_form
+from orchestrator.domain.liveness import Liveness
 from orchestrator.records import NodeStatusRecord
 from orchestrator.store import keys
 from polder.v1 import agent_pb2, operator_pb2
@@ -118,6 +120,91 @@ async def test_a_tenant_approves_what_is_its_own(rig: Rig) -> None:
         assert (await refusal(who.Approve(request))).reason in ("Forbidden", "NotFound")
     unknown = await refusal(stub.Approve(operator_pb2.ApproveRequest(id="nothing")))
     assert unknown.reason == "NotFound" and "edgectl guards" in unknown.detail.hint
+
+
+# --- silent nodes ---------------------------------------------------------------------------------
+
+
+def silent(rig: Rig, *nodes: str) -> None:
+    fleet = rig.orchestrator.parts.fleet
+    for name in nodes:
+        fleet.heard(name, time.time()).heard_at = time.monotonic() - 60
+        fleet.touch(name)
+
+
+def heard(rig: Rig, *nodes: str) -> None:
+    fleet = rig.orchestrator.parts.fleet
+    for name in nodes:
+        fleet.heard(name, time.time()).heard_at = time.monotonic() + 600
+        fleet.touch(name)
+
+
+async def conditions(rig: Rig, node: str) -> dict[str, Any]:
+    answer = await rig.admin().Get(operator_pb2.GetRequest(ref=ref("Node", node)))
+    found = json.loads(answer.resource.status_json)["conditions"]
+    return {condition["type"]: condition for condition in found}
+
+
+async def eventually_condition(rig: Rig, node: str, kind: str) -> dict[str, Any]:
+    deadline = time.monotonic() + 10
+    while kind not in (found := await conditions(rig, node)):
+        assert time.monotonic() < deadline, f"never {kind}: {found}"
+        await asyncio.sleep(0.05)
+    shown: dict[str, Any] = found[kind]
+    return shown
+
+
+async def test_a_site_that_falls_silent_is_doubted_until_somebody_knows(tmp_path: Path) -> None:
+    async with running(tmp_path, silent_after="500ms", lost_after="1s") as rig:
+        await rig.site()
+        for name in ("n1", "n2", "n3"):
+            await box(rig, name)
+        await rig.apply(workload("app", replicas=6))
+        await until(lambda: placed(rig, "app") == 6, "placed")
+        index = rig.orchestrator.parts.catalog.index
+        before = {p.node for p in index.workload("default", "app").placed.values()}
+        assert before == {"n1", "n2", "n3"}
+        silent(rig, "n1", "n2")
+        said = await eventually_condition(rig, "n1", "Suspect")
+        (silence,) = (await guards(rig)).silences
+        assert (silence.scope, silence.name) == ("site", "ams-1")
+        assert (silence.silent, silence.nodes) == (2, 3) and silence.until_ms
+        assert f"`edgectl approve {silence.id}`" in said["message"]
+        assert said["source"] == f"leader/{rig.config.member_name}"
+        waiting = rig.orchestrator.parts.explaining.waiting("default", "app")
+        assert "NodeSuspect" in [item["reason"] for item in waiting]
+        metrics = generate_latest(rig.orchestrator.parts.metrics.registry).decode()
+        assert 'polder_holds{kind="silence"} 1.0' in metrics
+        await rig.admin().Approve(operator_pb2.ApproveRequest(id=silence.id))
+        await until(
+            lambda: {p.node for p in index.workload("default", "app").placed.values()} == {"n3"},
+            "those that are gone are left",
+        )
+        heard(rig, "n1", "n2")
+        cache = rig.orchestrator.parts.cache
+        await until(lambda: not cache.kept(keys.HOLDS), "and nothing is doubted any more")
+
+
+async def test_a_node_that_comes_and_goes_says_so_once(tmp_path: Path) -> None:
+    async with running(tmp_path, silent_after="500ms", lost_after="20s") as rig:
+        await rig.site()
+        await box(rig, "n1")
+
+        def state() -> Liveness | None:
+            known = rig.orchestrator.leader._memory.guards.nodes.get("n1")
+            return known.state if known is not None else None
+
+        await until(lambda: state() is Liveness.LIVE, "live")
+        for _ in range(5):
+            silent(rig, "n1")
+            await until(lambda: state() is Liveness.SILENT, "silent")
+            heard(rig, "n1")
+            await until(lambda: state() is Liveness.LIVE, "live again")
+        said = await eventually_condition(rig, "n1", "Flapping")
+        assert said["message"] == "it fell silent 5 times in the last 10 minutes"
+        told = rig.orchestrator.parts.events.list(kind="Node", name="n1")
+        assert [event.reason for event in told].count("NodeFlapping") == 1
+        assert sum(e.count for e in told if e.reason == "NodeSilent") == 2
 
 
 # --- freezes --------------------------------------------------------------------------------------
