@@ -60,6 +60,7 @@ class Checks:
         self._jobs = JobChecks(world)
         self._proven: set[tuple[str, int]] = set()
         self._rules: dict[tuple[str, int], tuple[bool, dict[str, Any]]] = {}
+        self._began: dict[tuple[str, int], float] = {}
         self._good: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         self._canaries: dict[tuple[str, int], list[tuple[float, str]]] = {}
 
@@ -94,7 +95,12 @@ class Checks:
         if workload is None or workload.deletion_requested_at_ms:
             return
         placements = {item.node: item for item in self._world.mirror.placements()}
-        placed = {a.replica for _, a in assignments(uid, placements)}
+        # What belongs to a place that is lost cannot be anywhere else, and holds nobody up.
+        placed = {
+            a.replica
+            for node, a in assignments(uid, placements)
+            if is_numbered(workload) or self._heard(node)
+        }
         missing = {
             name: cause
             for (owner, name), cause in self._missing.items()
@@ -374,6 +380,9 @@ class Checks:
             return  # there was nobody to protect, or the operator changed the waves on the way
         if canary is None or target == 1 or self._was_proven(workload):
             return
+        began = self._began.setdefault((workload.uid, target), self._world.steady)
+        if self._world.steady - began >= 2 * canary.soak:
+            return  # soaks add up, also over a time without replicas
         met = self._canaries.setdefault((workload.uid, target), [])
         leaving = {item.replaces for _, item in placed}
         sites = {
@@ -420,6 +429,7 @@ class Checks:
             held_up = (
                 workload is None
                 or workload.decoded.update.paused
+                or kept_body(self._world, workload).get("phase") == "Failed"
                 or self._world.is_frozen(namespace)
                 or any(not self._heard(rec.node) for rec in recs)
             )

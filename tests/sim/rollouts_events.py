@@ -49,6 +49,7 @@ class Events:
             (3, self.power_cut),
             (3, self.new_leader),
             (4, self.stale_commits),
+            (2, self.collect),
             (2, self.freeze_or_thaw),
             (3, self.jump),
         ]
@@ -415,6 +416,9 @@ class Events:
     def stale_commits(self) -> str:
         self._world.refuse_next(self._world.dice.choice([0.3, 1.0]))
         return "for a second"
+
+    def collect(self) -> str:
+        return f"{self._world.collect()} template revisions"
 
     def jump(self) -> str:
         jump = self._world.dice.choice([DAY_S, -DAY_S, 3600.0, -20.0])

@@ -15,14 +15,14 @@ from orchestrator.domain.freezes import Freeze
 from orchestrator.domain.holds import holds_in
 from orchestrator.election import Term
 from orchestrator.fleet import Fleet
-from orchestrator.leader_commit import Committer
+from orchestrator.leader_commit import Committed, Committer
 from orchestrator.leader_world import WorldBuilder
 from orchestrator.records import NodeStatusRecord
 from orchestrator.scheduling.decisions import Plan
-from orchestrator.scheduling.steer import Memory, Moment, Steering, Write, steer
+from orchestrator.scheduling.steer import Memory, Moment, Steering, steer
 from orchestrator.scheduling.steer import World as LeaderView
 from orchestrator.store import keys
-from orchestrator.store.port import Compare, CompareTarget, Delete, Op, Put
+from orchestrator.store.port import Delete, Op, Put
 from tests.sim.rollouts_agents import Agent, Image, Rec
 from tests.sim.rollouts_checks import Checks
 from tests.sim.rollouts_store import FakeStore, Mirror, Operator
@@ -153,14 +153,8 @@ class World:
         decided = self.last = self.decide()
         self.memory = decided.memory
         before = {item.node: item for item in self.mirror.placements()}
-        refused = not all(self._write(part) for part in decided.writes)
-        for tell in decided.tells if not refused else ():
-            self.note(f"tell {tell.kind}/{tell.name} {tell.reason}: {tell.message}")
-        if not refused and not decided.plan.changes_nothing:
-            commit = self.committer.commit(decided.plan, self.seen.snapshot, self.term)
-            done = self._loop.run_until_complete(commit)
-            refused = bool(done.refused)
-            self._tell(decided.plan)
+        done = self._loop.run_until_complete(self._commit(decided))
+        refused = bool(done.refused)
         self.refused = refused
         self.checks.committed(before, decided.plan)
         for name, agent in self.agents.items():
@@ -173,14 +167,26 @@ class World:
                 self.note(f"node {node} is gone")
         self._expect_tick(DEBOUNCE_S if refused else max(DEBOUNCE_S, min(IDLE_S, decided.due_s)))
 
-    def _write(self, part: Sequence[Write]) -> bool:
-        compares = [Compare(w.key, CompareTarget.MOD_REVISION, w.expected) for w in part]
-        ops: list[Op] = [Delete(w.key) if w.value is None else Put(w.key, w.value) for w in part]
-        committed = self.store.transact([self.term.fence, *compares], ops).committed
-        for write in part:
-            text = (write.value or b"deleted").decode()
-            self.note(f"{'write' if committed else 'REFUSED'} {write.key} {text[:300]}")
-        return committed
+    async def _commit(self, decided: Steering) -> Committed:
+        """The writes, then the plan, which counts on them."""
+        done = await self.committer.write(decided.writes, self.term)
+        for write in [write for part in decided.writes for write in part]:
+            self.note(f"write {write.key} {(write.value or b'deleted').decode()[:300]}")
+        if done.refused:
+            self.note(f"REFUSED {done.refused}")
+            return done
+        for tell in decided.tells:
+            self.note(f"tell {tell.kind}/{tell.name} {tell.reason}: {tell.message}")
+        if not decided.plan.changes_nothing:
+            done = await self.committer.commit(decided.plan, self.seen.snapshot, self.term)
+            self._tell(decided.plan)
+            if done.refused:
+                self.note(f"REFUSED {done.refused}")
+        return done
+
+    def collect(self) -> int:
+        """Template revisions that nobody needs are deleted, as the leader does now and then."""
+        return self._loop.run_until_complete(self.committer.collect_revisions(self.wall, self.term))
 
     def _tell(self, plan: Plan) -> None:
         for place in plan.place:
