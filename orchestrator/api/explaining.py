@@ -3,7 +3,8 @@
 Empty while another member leads.
 """
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from orchestrator.api.index import PlacementIndex
@@ -35,8 +36,11 @@ class Explains(Protocol):
 class Explaining:
     """Reads the leader of this process, once there is one."""
 
-    def __init__(self, index: PlacementIndex) -> None:
+    def __init__(self, index: PlacementIndex, steady: Callable[[], float] = time.monotonic) -> None:
+        """`steady`: seconds of a clock that never jumps."""
         self._index = index
+        self._steady = steady
+        self._since = steady()
         self._leader: Explains | None = None
 
     def use(self, leader: Explains) -> None:
@@ -54,8 +58,10 @@ class Explaining:
 
     @property
     def current(self) -> bool:
-        """Whether it still says so."""
-        return self._leader is not None and self._leader.told_ago_s <= SILENT_AFTER_S
+        """Whether it still says so. One that has just begun has a little time to say anything."""
+        if self._leader is not None and self._leader.told_ago_s <= SILENT_AFTER_S:
+            return True
+        return not self.told_at_ms and self._steady() - self._since <= SILENT_AFTER_S
 
     def remarks(self, node: str) -> list[tuple[str, str]]:
         """(condition, message) of what the leader has to add about a node."""
