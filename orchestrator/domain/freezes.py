@@ -12,6 +12,7 @@ guards_step.py`).
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from orchestrator.domain.guard import with_places
 from orchestrator.records import KeptRecord
 from orchestrator.scheduling.decisions import Plan
 from orchestrator.scheduling.snapshot import Snapshot
@@ -106,11 +107,10 @@ def without_frozen(plan: Plan, snapshot: Snapshot, freezes: Freezes) -> Plan:
     )
     if not still:
         return plan
+    plan = with_places(plan, lambda place: place.assignment.workload_uid not in still)
     return replace(
         plan,
-        place=[place for place in plan.place if place.assignment.workload_uid not in still]
-        if plan.place
-        else plan.place,
+        unbind=tuple(u for u in plan.unbind if not freeze_of(freezes, u.namespace)),
         stop=tuple(stop for stop in plan.stop if stop.assignment.workload_uid not in still),
         revise=tuple(r for r in plan.revise if r.assignment.workload_uid not in still),
         standbys=tuple(s for s in plan.standbys if s.assignment.workload_uid not in still),

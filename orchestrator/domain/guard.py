@@ -11,7 +11,7 @@ workload asks again. The rest of the plan goes on.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.domain.holds import WORKLOADS_MAX, Hold, HoldKind, Scope, identifier
@@ -202,4 +202,20 @@ def _without(plan: Plan, held: Sequence[Stop], snapshot: Snapshot) -> Plan:
             return True
         return (item.workload_uid, item.replica) in moving
 
-    return replace(plan, place=[place for place in plan.place if may_come(place)])
+    return with_places(plan, may_come)
+
+
+def with_places(plan: Plan, keep: Callable[[Place], bool]) -> Plan:
+    """The plan with only these places, and without the volumes that others would have bound."""
+    gone = {
+        (place.assignment.namespace, place.assignment.replica)
+        for place in plan.place
+        if not keep(place)
+    }
+    if not gone:
+        return plan
+    return replace(
+        plan,
+        place=[place for place in plan.place if keep(place)],
+        bind=tuple(bind for bind in plan.bind if (bind.namespace, bind.replica) not in gone),
+    )

@@ -115,8 +115,9 @@ class Explanation:
     belongs to the node), FlapDamped (its node is lost, and it was moved for that just before),
     NonCompliant (its site no longer meets its policy, and no compliant node fits), QuotaExceeded,
     Preempting (lower priorities make room), NamespaceUnreadable, MissingRevision (its template is
-    not in the store), Frozen (nothing about it changes until `edgectl thaw`). `replicas` may be
-    many, and then makes their names only when asked.
+    not in the store), Frozen (nothing about it changes until `edgectl thaw`), Held (too many would
+    stop at once: they wait for an approval), NodeSuspect (its node is silent with too many others
+    to be lost). `replicas` may be many, and then makes their names only when asked.
     """
 
     namespace: str

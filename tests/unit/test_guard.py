@@ -11,7 +11,7 @@ from orchestrator.domain.freezes import Freeze, freeze_of, freezes_in
 from orchestrator.domain.guard import DEFAULT, EXPLICIT, GuardSettings, hold_back
 from orchestrator.domain.holds import APPROVED_FOR_S, Hold, HoldKind, Scope, holds_in, read
 from orchestrator.records import AssignmentRecord, KeptRecord, NodePlacement
-from orchestrator.scheduling.decisions import Cause, Place, Plan, Stop
+from orchestrator.scheduling.decisions import Bind, Cause, Place, Plan, Stop
 from orchestrator.scheduling.snapshot import Namespace, Node, Quota, Snapshot
 from orchestrator.store import keys
 from tests.unit.guard_world import GuardedWorld
@@ -122,8 +122,9 @@ def test_the_rest_of_the_plan_goes_on_and_what_needs_the_quota_waits() -> None:
     moving = Stop("b_0", mover, Cause.DRAINED, "m", moved_to="a_0")
     due = (*(Stop("a_0", item, Cause.SCALED_DOWN, "m") for item in old), moving)
     places = [Place("a_0", new), Place("a_0", mover), Place("a_0", other)]
-    found = hold_back(Plan(1, place=places, stop=due), snapshot, {}, {}, NOW)
-    assert found.plan.stop == (moving,)
+    binds = (Bind("ward", new.replica, ("data",), "a_0"), Bind("x", "y-0", ("data",), "a_0"))
+    found = hold_back(Plan(1, place=places, stop=due, bind=binds), snapshot, {}, {}, NOW)
+    assert found.plan.stop == (moving,) and found.plan.bind == binds[1:]
     assert [place.assignment for place in found.plan.place] == [mover, other]
 
 
