@@ -55,6 +55,10 @@ def faults(before: Snapshot, decided: Plan, now: float) -> Iterator[str]:
             workload = workloads[stay.record.workload_uid]
             for fault in refusals(before, workload, nodes[stay.node], now):
                 yield f"{stay.record.replica} on {stay.node}: {fault}"
+            home = before.volumes.get((stay.record.namespace, stay.record.replica), stay.node)
+            tied = _template(before, stay.record).local_volumes and home in nodes
+            if tied and home != stay.node and not nodes[home].deleting:
+                yield f"{stay.record.replica} is on {stay.node}, and its data on {home}"
             preempted = [
                 Stay(stop.node, stop.assignment, False)
                 for stop in decided.stop
@@ -73,6 +77,15 @@ def refusals(before: Snapshot, workload: Workload, node: Node, now: float) -> It
         yield "its state"
     if node.not_ready:
         yield "its runtime"
+    if node.cordoned:
+        yield "its site or provider"
+    template = before.templates.get((workload.uid, workload.revision), NOTHING)
+    for path in template.host_paths:
+        if not any(path == one or path.startswith(one + "/") for one in node.host_paths):
+            yield f"the path {path}"
+    space = before.namespaces.get(workload.namespace)
+    if set(template.demands) - (space.allow if space is not None else set()):
+        yield "what its namespace allows"
     if node.allocatable is not None and not believable(node.allocatable):
         yield "its numbers"
     if where.arch and node.arch not in where.arch:

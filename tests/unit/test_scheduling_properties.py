@@ -123,6 +123,8 @@ class Drawn:
             taints=(self.taint(),) if self.maybe(0.1) else (),
             unschedulable=self.maybe(0.05),
             not_ready=self.maybe(0.05),
+            cordoned="the site is cordoned" if self.maybe(0.05) else "",
+            host_paths=dice.choice(((), ("/dev",), ("/dev/x", "/srv"))),
             allocatable=Resources(
                 dice.choice((500, 1000, 2000)), dice.choice((1, 2)) << 30, 10 << 30,
                 {"polder.eu/gpu": dice.randrange(3)},
@@ -144,6 +146,7 @@ class Drawn:
             floor=self.policy() if self.maybe(0.2) else SovereigntySpec(),
             quota=quota,
             pack=self.maybe(0.4),
+            allow=frozenset({"hostPath"} if self.maybe(0.8) else ()),
         )
 
     def want(self, name: str, count: int | None = None) -> None:
@@ -153,9 +156,20 @@ class Drawn:
             {"polder.eu/gpu": 1} if self.maybe(0.1) else {},
         )  # fmt: skip
         ports = ((8080, "TCP"),) if self.maybe(0.1) else ()
+        paths = ("/dev/x",) if self.maybe(0.15) else ()
+        data = ("data",) if not self.plain and self.maybe(0.1) else ()
+        for index in range(2 if data else 0):
+            key = ("ns", f"{name}-{index}")
+            self.world.volumes[key] = dice.choice([*self.world.nodes, "gone"])
         self.world.want(
             name,
-            Template(request, ports),
+            Template(
+                request,
+                ports,
+                host_paths=paths,
+                local_volumes=data,
+                demands=("hostPath",) if paths else (),
+            ),
             count=dice.choice((1, 1, 2, 5, 9)) if count is None else count,
             mode=dice.choice((Mode.REPLICAS,) * 4 + (Mode.PER_SITE, Mode.PER_NODE)),
             priority=0 if self.plain else dice.randrange(3),
@@ -330,7 +344,9 @@ def test_explain_gives_the_reasons_of_the_reference(seed: int) -> None:
     for workload in before.workloads:
         free = replace(workload, placement=replace(workload.placement, spread=None))
         uid = free.uid
-        world = replace(before, templates={(uid, 1): Template()})
+        asked = before.templates[(uid, 1)]
+        bare = Template(host_paths=asked.host_paths, demands=asked.demands)
+        world = replace(before, templates={(uid, 1): bare})
         fits = fitting(world, free)
         for node in before.nodes:
             refused = list(refusals(before, free, node, NOW))
