@@ -160,7 +160,9 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
     async def UndoRollout(  # noqa: N802
         self, request: operator_pb2.UndoRolloutRequest, context: Context
     ) -> operator_pb2.UndoRolloutResponse:
-        return await self._rollouts.undo(caller_of(context), request)
+        response = await self._rollouts.undo(caller_of(context), request)
+        response.warnings.extend(self._guards.warnings(response.resource))
+        return response
 
     async def Freeze(  # noqa: N802
         self, request: operator_pb2.FreezeRequest, context: Context
