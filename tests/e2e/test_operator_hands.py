@@ -2,13 +2,15 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from devcluster.client import workload
 from devcluster.image import HELLO
-from devcluster.installation import Installation
+from devcluster.installation import EDGECTL, Installation
 from tests.e2e.support import edgectl, eventually, get
 
 GOOD = "apiVersion: polder.eu/v1\nkind: Namespace\nmetadata: {name: made-by-accident}\n"
@@ -88,7 +90,8 @@ def test_every_verb_explains_itself(control: Installation) -> None:
     verbs = (
         *("apply", "diff", "get", "describe", "delete", "logs", "exec", "events", "wait", "token"),
         *("cordon", "uncordon", "drain", "revoke", "label", "taint", "explain", "config"),
-        *("version", "completion", "why", "plan", "simulate"),
+        *("version", "completion", "why", "plan", "simulate", "rollout", "scale", "set", "edit"),
+        *("undrain", "maintenance"),
     )
     for verb in verbs:
         assert re.search(rf"\b{verb}\b", top), f"{verb} is not in edgectl --help"
@@ -134,6 +137,72 @@ def test_cordon_label_taint_and_drain(control: Installation) -> None:
     assert edgectl(control, "delete", "workload/moving").returncode == 0
 
 
+def test_rollout_scale_set_image_and_undo(control: Installation) -> None:
+    made = workload("steered", image="polder.local/hello:1", replicas=2, readinessProbe=None)
+    made["spec"]["update"] = {"provenAfter": "1s"}
+    apply = edgectl(control, "apply", "-f", "-", stdin=json.dumps(made).encode())
+    assert apply.returncode == 0, apply.stderr
+    first = edgectl(control, "rollout", "status", "workload/steered", "--timeout", "40s")
+    assert first.returncode == 0, first.stderr
+    assert "revision 1 runs on 2 of 2 replicas and is proven" in first.stdout
+    changed = edgectl(control, "set", "image", "workload/steered", "web=polder.local/hello:2")
+    assert changed.stdout == "workload/steered image updated\n", changed.stderr
+    second = edgectl(control, "rollout", "status", "workload/steered", "--timeout", "40s")
+    assert second.returncode == 0, second.stderr
+    history = edgectl(control, "rollout", "history", "workload/steered").stdout.splitlines()
+    assert history[0].split() == ["REVISION", "STATE", "AGE", "BY", "IMAGES", "CAUSE"]
+    assert [line.split()[:2] for line in history[1:]] == [["2", "Proven"], ["1", "Proven"]]
+    old = edgectl(control, "rollout", "history", "workload/steered", "--revision", "1").stdout
+    assert "image: polder.local/hello:1" in old
+    undone = edgectl(control, "rollout", "undo", "workload/steered")
+    assert undone.returncode == 0, undone.stderr
+    third = edgectl(control, "rollout", "status", "workload/steered", "--timeout", "40s")
+    assert "revision 3 runs on 2 of 2" in third.stdout, third.stderr
+    images = get(control, "workload/steered")["spec"]["template"]["containers"][0]["image"]
+    assert images == "polder.local/hello:1"
+    assert edgectl(control, "rollout", "pause", "workload/steered").returncode == 0
+    assert edgectl(control, "rollout", "restart", "workload/steered").returncode == 1
+    assert edgectl(control, "rollout", "resume", "workload/steered").returncode == 0
+    assert edgectl(control, "rollout", "restart", "workload/steered").returncode == 0
+    scaled = edgectl(
+        control, "scale", "workload/steered", "--replicas=3", "--current-replicas", "2"
+    )
+    assert scaled.stdout == "workload/steered scaled from 2 to 3\n", scaled.stderr
+    stale = edgectl(control, "scale", "workload/steered", "--replicas=1", "--current-replicas", "2")
+    assert stale.returncode == 1 and "has 3 replicas, not 2" in stale.stderr
+    assert edgectl(control, "delete", "workload/steered").returncode == 0
+
+
+def test_the_second_of_two_editors_gets_a_conflict(control: Installation, tmp_path: Path) -> None:
+    made = workload("contested", image="polder.local/hello:1", readinessProbe=None)
+    edgectl(control, "apply", "-f", "-", stdin=json.dumps(made).encode())
+    # While the first has the editor open, a second operator scales.
+    program = tmp_path / "editor.py"
+    program.write_text(
+        "import pathlib, subprocess, sys\n"
+        f"subprocess.run([{EDGECTL!r}, 'scale', 'workload/contested', '--replicas', '2'])\n"
+        "path = pathlib.Path(sys.argv[1])\n"
+        "path.write_text(path.read_text() + '  priority: 5\\n')\n"
+    )
+    environment = {**control.environment(), "EDITOR": f"{sys.executable} {program}",
+                   "TMPDIR": str(tmp_path)}  # fmt: skip
+    done = subprocess.run(
+        [EDGECTL, "edit", "workload/contested"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout
+    assert "was changed by operator/admin at" in done.stderr
+    assert "+  replicas: 2" in done.stderr
+    assert "priority" not in get(control, "workload/contested")["spec"]
+    file = next(tmp_path.glob("edgectl-edit-*.yaml"))
+    assert str(file) in done.stderr and "priority: 5" in file.read_text()
+    edgectl(control, "delete", "workload/contested")
+
+
 def test_roles_bound_what_an_operator_may_do(control: Installation, tmp_path: Path) -> None:
     context = tmp_path / "viewer.yaml"
     made = edgectl(
@@ -156,7 +225,6 @@ def test_roles_bound_what_an_operator_may_do(control: Installation, tmp_path: Pa
 
 def test_tokens_are_refused_with_the_reason(control: Installation, tmp_path: Path) -> None:
     import os
-    import subprocess
 
     from devcluster.installation import EDGE_AGENT
 
