@@ -175,6 +175,7 @@ class Agent:
             inventory=good_inventory(),
         )
         self._call: Any = None
+        self._writing = asyncio.Lock()
         self._channel: aio.Channel | None = None
         self._reading: asyncio.Task[None] | None = None
 
@@ -205,7 +206,8 @@ class Agent:
         return self
 
     async def say(self, **message: Any) -> None:
-        await self._call.write(agent_pb2.SessionRequest(**message))
+        async with self._writing:  # a call takes one write at a time
+            await self._call.write(agent_pb2.SessionRequest(**message))
 
     async def beat(self, **facts: Any) -> None:
         await self.say(heartbeat=agent_pb2.Heartbeat(**facts))
