@@ -5,19 +5,17 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.scheduling.steer import World as LeaderView
-from polder.manifest.update import Update
 from tests.sim.rollouts import check
 from tests.sim.rollouts_world import Violation, World
 
 
-@pytest.mark.parametrize("first", range(0, 40, 10))
-def test_seeds_hold(first: int) -> None:
-    for seed in range(first, first + 10):
-        check(seed)
+@pytest.mark.parametrize("seed", range(16))
+def test_a_seed_holds(seed: int) -> None:
+    check(seed)
 
 
 def test_a_seed_replays() -> None:
-    assert list(check(7).story) == list(check(7).story)
+    assert list(check(3).story) == list(check(3).story)
 
 
 class Hasty(World):
@@ -41,16 +39,17 @@ class Careless(World):
             replace(workload, update=replace(workload.update, max_unavailable="100%"))
             for workload in snapshot.workloads
         )
-        assert Update().max_unavailable == "1"
         return replace(seen, snapshot=replace(snapshot, workloads=workloads))
 
 
 @pytest.mark.parametrize("made", [Hasty, Careless])
 def test_a_leader_that_breaks_the_budget_is_caught(made: type[World]) -> None:
-    caught = []
-    for seed in range(25):
+    told = []
+    for seed in range(30):
         try:
             check(seed, made)
         except Violation as violation:
-            caught.append(str(violation))
-    assert [text for text in caught if "taken away" in text], caught
+            told.append(str(violation))
+            if "taken away" in told[-1]:
+                return
+    raise AssertionError(f"nobody noticed: {told}")
