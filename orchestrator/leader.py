@@ -135,6 +135,10 @@ class Leader:
         return inf if self._told_steady is None else self._steady() - self._told_steady
 
     @property
+    def guards(self) -> GuardSettings:
+        return self._settings.guards
+
+    @property
     def doubted(self) -> Mapping[str, str]:
         """Nodes whose silence proves nothing, and why. Empty while another member leads."""
         return self._memory.guards.doubted if self.is_leading else {}
@@ -235,15 +239,14 @@ class Leader:
     async def _wait_for_cause(self) -> None:
         """A change, debounced; or enough time that clocks alone may have changed something."""
         settings = self._settings
-        while True:
+        idle_s = min(settings.idle_plan_every_s, self._due_s)
+        while (left_s := self._last_tick + idle_s - time.monotonic()) > 0:
             try:
-                async with asyncio.timeout(settings.poll_s):
+                async with asyncio.timeout(min(settings.poll_s, left_s)):
                     await self._wake.wait()
                 break
             except TimeoutError:
-                idle_s = min(settings.idle_plan_every_s, self._due_s)
-                if time.monotonic() - self._last_tick >= idle_s:
-                    break
+                continue
         # A long plan holds up everything else in the process: it may take its share and no more.
         spent_s = self.stats.plan_seconds + self.stats.commit_seconds
         interval_s = spent_s / settings.busy_share_max

@@ -4,7 +4,7 @@ They only write records; the leader sees them in the mirror and acts on them in 
 (`orchestrator/scheduling/guards_step.py`). Any member answers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from orchestrator.api.reading import missing
@@ -84,12 +84,11 @@ class Guards:
         """What freezes a namespace now; empty: what belongs to none."""
         return freeze_of(freezes_in(self.cache.kept(keys.FREEZES)), namespace)
 
-    def warned(self, response: operator_pb2.ApplyResponse) -> operator_pb2.ApplyResponse:
-        """The same, with a warning for each document that will have to wait."""
-        for result in response.results:
+    def warn(self, results: Iterable[operator_pb2.ApplyResult]) -> None:
+        """Adds a warning to each document that will have to wait."""
+        for result in results:
             if result.outcome != operator_pb2.APPLY_OUTCOME_UNCHANGED:
                 result.warnings.extend(self.warnings(result.resource))
-        return response
 
     # --- holds -----------------------------------------------------------------------------------
 

@@ -13,7 +13,9 @@ from orchestrator.api.apply import Applier, results_of
 from orchestrator.api.foresight import Outlook, outlook
 from orchestrator.api.thinking import Thinking
 from orchestrator.authz import Caller
+from orchestrator.domain.guard import GuardSettings, hold_back
 from orchestrator.scheduling.decisions import Cause, Explanation
+from orchestrator.scheduling.plan import plan
 from orchestrator.scheduling.snapshot import Snapshot
 from polder.roles import Level, level_in
 from polder.v1 import operator_pb2
@@ -81,12 +83,31 @@ class Planning:
             def enough() -> bool:
                 return self._timer() >= deadline
 
-            return compared(before, after, now, reads, enough)
+            response = compared(before, after, now, reads, enough)
+            response.results.extend(results_of(caller, steps, decided.warnings))
+            warn_of_holds(response.results, after, now, self._thinking.guards)
+            return response
 
         response = await self._thinking.ask(answer)
-        response.results.extend(results_of(caller, steps, decided.warnings))
         response.now_ms = int(now * 1000)
         return response
+
+
+def warn_of_holds(
+    results: Sequence[operator_pb2.ApplyResult], after: Snapshot, now: float, guards: GuardSettings
+) -> None:
+    """Adds to the documents behind a change what of it would wait for an approval."""
+    held = hold_back(plan(after, now), after, {}, {}, now, guards)
+    for hold in held.begun:
+        text = f"{hold.message}: they would run on until `edgectl approve`"
+        about = [r for r in results if _name(r) in hold.workloads] or results[:1]
+        for result in about:
+            result.warnings.append(text)
+
+
+def _name(result: operator_pb2.ApplyResult) -> str:
+    metadata = result.resource.metadata
+    return f"{metadata.namespace}/{metadata.name}" if result.resource.kind == "Workload" else ""
 
 
 def compared(

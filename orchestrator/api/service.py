@@ -67,7 +67,9 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
     async def Apply(  # noqa: N802
         self, request: operator_pb2.ApplyRequest, context: Context
     ) -> operator_pb2.ApplyResponse:
-        return self._guards.warned(await self._applier.apply(caller_of(context), request))
+        response = await self._applier.apply(caller_of(context), request)
+        self._guards.warn(response.results)
+        return response
 
     async def Get(  # noqa: N802
         self, request: operator_pb2.GetRequest, context: Context
@@ -134,7 +136,9 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
     async def Plan(  # noqa: N802
         self, request: operator_pb2.PlanRequest, context: Context
     ) -> operator_pb2.PlanResponse:
-        return await self._insight.plan.plan(caller_of(context), request)
+        response = await self._insight.plan.plan(caller_of(context), request)
+        self._guards.warn(response.results)
+        return response
 
     async def Simulate(  # noqa: N802
         self, request: operator_pb2.SimulateRequest, context: Context

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar, cast
 from orchestrator.api.overlay import Overlay
 from orchestrator.cache import Cache
 from orchestrator.domain.freezes import freezes_in
+from orchestrator.domain.guard import GuardSettings
 from orchestrator.domain.jobs_runs import step_jobs
 from orchestrator.domain.jobs_step import JobsMemory
 from orchestrator.domain.liveness import DEFAULT_PERIODS, Periods
@@ -40,6 +41,9 @@ class Leads(Protocol):
     @property
     def doubted(self) -> Mapping[str, str]: ...
 
+    @property
+    def guards(self) -> GuardSettings: ...
+
 
 class Thinking:
     """`close` ends its threads; what runs by then is not waited for."""
@@ -63,6 +67,11 @@ class Thinking:
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def guards(self) -> GuardSettings:
+        """How much the leader lets stop at once."""
+        return self._leader.guards
 
     def now(self) -> float:
         return self._clock()

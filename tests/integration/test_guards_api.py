@@ -22,6 +22,7 @@ from polder.v1 import agent_pb2, operator_pb2
 from tests.integration.edgectl_server import FakeInstallation, now_ms
 from tests.integration.orchestrator_rig import (
     Rig,
+    apply_request,
     manifest,
     ref,
     refusal,
@@ -67,7 +68,7 @@ async def guards(rig: Rig, stub: Any = None, namespace: str = "") -> operator_pb
     return await (stub or rig.admin()).Guards(request)
 
 
-def warnings(response: operator_pb2.ApplyResponse) -> list[str]:
+def warnings(response: Any) -> list[str]:
     return [text for result in response.results for text in result.warnings]
 
 
@@ -77,6 +78,12 @@ def warnings(response: operator_pb2.ApplyResponse) -> list[str]:
 async def test_a_scale_down_above_the_share_waits_for_its_approval(rig: Rig) -> None:
     await scaled(rig, COUNT)
     await until(lambda: placed(rig, "app") == COUNT, "placed")
+    documents = apply_request(workload("app", replicas=3)).documents
+    foretold = await rig.admin().Plan(operator_pb2.PlanRequest(documents=documents))
+    assert warnings(foretold) == [
+        "27 of 30 replicas of the whole fleet would stop at once (ScaledDown): "
+        "they would run on until `edgectl approve`"
+    ]
     await scaled(rig, 3)
     cache = rig.orchestrator.parts.cache
     await until(lambda: bool(cache.kept(keys.HOLDS)), "held")
