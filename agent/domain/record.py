@@ -120,8 +120,10 @@ class Record:
 
         The oldest, because the younger came from an answer that got lost.
         """
-        wanted = self.assignment.digest if self.assignment is not None else ""
         candidates = [p for p in self.pods.values() if p.id not in self.doomed]
+        if len(candidates) == 1:
+            return candidates[0]
+        wanted = self.assignment.digest if self.assignment is not None else ""
         return min(
             candidates,
             key=lambda p: (

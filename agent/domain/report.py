@@ -167,6 +167,8 @@ def _containers(
     if shown is not None and shown.template is not None:
         template = shown.template
         containers = tuple(_container(record, pod, c.name, c) for c in template.containers)
+        if not template.init_containers:
+            return (), containers
         first = [_container(record, pod, c.name, c, init=True) for c in template.init_containers]
         begun = any(view.id for view in containers)
         last = max((i for i, view in enumerate(first) if view.id), default=0)
