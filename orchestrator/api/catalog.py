@@ -28,6 +28,7 @@ from orchestrator.api.views import (
 from orchestrator.api.workload_view import Said, workload_status
 from orchestrator.authz import Caller, may_read, sees_secrets
 from orchestrator.cache import Cache
+from orchestrator.domain import reports
 from orchestrator.domain.freezes import freeze_of, freezes_in
 from orchestrator.domain.liveness import DEFAULT_PERIODS, Liveness, NodeLiveness, Periods
 from orchestrator.domain.maintenance import Standing, cordons
@@ -237,7 +238,11 @@ class Catalog:
         return self.fleet.liveness(node, ever_seen, self._periods)
 
     def _is_ready(self, node: str) -> bool:
-        return self.node_liveness(node).state is Liveness.LIVE
+        """As in the node's own status."""
+        identity, seen = self.cache.identity("node", node), self.fleet.get(node)
+        revoked = identity is not None and identity.revoked_at_ms > 0
+        live = self.node_liveness(node).state is Liveness.LIVE
+        return live and not revoked and not any(reports.unable(seen.heartbeat if seen else None))
 
     def _view(self, node: str) -> NodeView:
         return NodeView(self.node_liveness(node), self.fleet.get(node))

@@ -96,8 +96,13 @@ def _of_its_replica(cache: Cache, wanted: common_pb2.ResourceRef, event: EventRe
     """By the replica's name, WORKLOAD-INDEX, WORKLOAD-NODE or WORKLOAD-SITE: it may be gone."""
     if wanted.kind != "Workload" or not wanted.name or event.kind != "Replica":
         return False
-    rest = event.name.removeprefix(f"{wanted.name}-")
-    if rest == event.name:
+    return is_replica_of(cache, wanted.name, event.name)
+
+
+def is_replica_of(cache: Cache, workload: str, replica: str) -> bool:
+    """By its name alone."""
+    rest = replica.removeprefix(f"{workload}-")
+    if rest == replica:
         return False
     return rest.isdecimal() or any(
         cache.resource(kind, "", rest) is not None for kind in ("Node", "Site")

@@ -5,12 +5,16 @@ Empty while another member leads.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
 from orchestrator.api.index import PlacementIndex
 from orchestrator.scheduling.decisions import Explanation
 
 REPLICAS_SHOWN = 20
+NAMED_MAX = 1_000
+"""Of an explanation so many replicas are looked at: it may be about a million."""
+_REMEMBERED_MAX = 1_000
 SILENT_AFTER_S = 30.0
 """A leader that is there says something every few seconds, however quiet it is."""
 
@@ -42,6 +46,8 @@ class Explaining:
         self._steady = steady
         self._since = steady()
         self._leader: Explains | None = None
+        # Who waits for what, by workload, as long as the explanations are the same.
+        self._named: dict[Key, tuple[tuple[Explanation, ...], dict[str, Explanation]]] = {}
 
     def use(self, leader: Explains) -> None:
         self._leader = leader
@@ -85,7 +91,7 @@ class Explaining:
         """
         found: list[Mapping[str, Any]] = []
         for item in self._of((namespace, name)):
-            for replica in item.replicas or ("",):
+            for replica in islice(item.replicas or ("",), NAMED_MAX):
                 if len(found) >= REPLICAS_SHOWN:
                     return found
                 if not replica or self._index.replica(namespace, replica) is not None:
@@ -94,10 +100,8 @@ class Explaining:
 
     def waits(self, namespace: str, workload: str, replica: str) -> Mapping[str, Any] | None:
         """What one replica that has a node waits for."""
-        for item in self._of((namespace, workload)):
-            if replica in item.replicas:
-                return _waits(item, replica)
-        return None
+        found = self._by_replica((namespace, workload)).get(replica)
+        return _waits(found, replica) if found is not None else None
 
     def desired(self, namespace: str, name: str) -> int | None:
         """How many replicas the leader wants; None when it has not said."""
@@ -109,6 +113,19 @@ class Explaining:
             return {}
         current = self.current
         return {key: hash((items, current)) for key, items in self._leader.explanations.items()}
+
+    def _by_replica(self, key: Key) -> dict[str, Explanation]:
+        items = self._of(key)
+        known = self._named.get(key)
+        if known is None or known[0] is not items:
+            if len(self._named) >= _REMEMBERED_MAX:
+                self._named.clear()
+            named: dict[str, Explanation] = {}
+            for item in items:
+                for replica in islice(item.replicas, NAMED_MAX):
+                    named.setdefault(replica, item)
+            known = self._named[key] = (items, named)
+        return known[1]
 
     def _of(self, key: Key) -> tuple[Explanation, ...]:
         return self._leader.explanations.get(key, ()) if self._leader is not None else ()

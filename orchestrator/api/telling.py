@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.api.catalog import Catalog, Shown
+from orchestrator.api.event_stream import is_replica_of
 from orchestrator.api.explaining import Explaining
 from orchestrator.api.foretelling import Ahead, Circumstances
 from orchestrator.api.index import Placed, WorkloadPlacement
@@ -168,8 +169,11 @@ class Telling:
     def _workload(self, shown: Shown) -> Story:
         record = shown.record
         events = [*self._of("Workload", record.namespace, record.name)]
-        for name in sorted(set(self._catalog.replica_names(record))):
-            events += self._of("Replica", record.namespace, name)
+        events += [
+            event
+            for event in self._events.list(kind="Replica", namespace=record.namespace)
+            if is_replica_of(self._cache, record.name, event.name)
+        ]
         numbers = range(record.template_revision, 0, -1)
         kept = (self._cache.revision_of(record.uid, number) for number in numbers)
         revisions = [revision for revision in kept if revision is not None][:_REVISIONS_MAX]
