@@ -93,7 +93,6 @@ class WatchHub:
         self._touched: set[str] = set()
         self._liveness: dict[str, Liveness] = {}
         self._explanations: dict[Key, int] = {}
-        self._kept: set[str] = set()  # keys of rollouts and jobs that changed
         catalog.cache.subscribe(self._on_changes)
         catalog.fleet.subscribe(self._on_touch)
 
@@ -190,7 +189,6 @@ class WatchHub:
                 ticks = 0
                 self._notice_silence()
                 self._notice_explanations()
-                self._notice_kept()
             touched, self._touched = self._touched, set()
             for node in touched:
                 self._mark_node(node)
@@ -209,15 +207,6 @@ class WatchHub:
                 self._mark("Workload", key)
                 self._mark_replicas_of(key)
         self._explanations = now
-
-    def _notice_kept(self) -> None:
-        """How far rollouts and jobs have come is part of their workloads' status."""
-        changed, self._kept = self._kept, set()
-        if not changed:
-            return
-        for workload in self._catalog.cache.resources("Workload"):
-            if {keys.rollout(workload.uid), keys.job(workload.uid)} & changed:
-                self._mark("Workload", (workload.namespace, workload.name))
 
     def _on_touch(self, node: str) -> None:
         self._touched.add(node)
@@ -239,8 +228,6 @@ class WatchHub:
                 workload = self._catalog.index.name_of(change.key.rpartition("/")[2])
                 if workload is not None:
                     self._mark("Workload", workload)
-            elif change.key.startswith((keys.ROLLOUTS, keys.JOBS)):
-                self._kept.add(change.key)
             elif change.key.startswith(keys.NODE_STATUS):
                 self._mark("Node", ("", change.key.removeprefix(keys.NODE_STATUS)))
 
