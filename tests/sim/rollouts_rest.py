@@ -9,11 +9,14 @@ from tests.sim.rollouts_jobs import unfinished
 from tests.sim.rollouts_records import is_numbered, is_wanted, kept_body
 from tests.sim.rollouts_world import World
 
+LONGER_S = 15.0
+"""Between the leader's ticks, where nothing happens any more but what it expects itself."""
 SETTLED = ("Proven", "RolledBack", "Failed")
 
 
 def heal(world: World) -> None:
     """Boxes come back or are given up; operators take back what they stopped."""
+    world.idle_s = LONGER_S
     world.store.refuse = lambda _ops: False
     for name in ("", "default", "b"):
         world.thaw(name)

@@ -47,6 +47,7 @@ class World:
         self.skew = 0.0
         self._jumped_at = 0.0
         self.ticks = 0
+        self.idle_s = IDLE_S
         self.refused = False  # some of the last tick's writes
         self.story: deque[str] = deque(maxlen=STORY_LINES)
         self._verbose = verbose
@@ -165,7 +166,8 @@ class World:
             if self.mirror.resource("Node", "", node) is None and node in self.agents:
                 self.agents.pop(node).power_off()
                 self.note(f"node {node} is gone")
-        self._expect_tick(DEBOUNCE_S if refused else max(DEBOUNCE_S, min(IDLE_S, decided.due_s)))
+        due_s = 0.0 if refused else min(self.idle_s, decided.due_s)
+        self._expect_tick(max(DEBOUNCE_S, due_s))
 
     async def _commit(self, decided: Steering) -> Committed:
         """The writes, then the plan, which counts on them."""

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.scheduling.steer import World as LeaderView
+from tests.sim import rollouts
+from tests.sim.__main__ import main
 from tests.sim.rollouts import check
 from tests.sim.rollouts_world import Violation, World
 
@@ -16,6 +18,22 @@ def test_a_seed_holds(seed: int) -> None:
 
 def test_a_seed_replays() -> None:
     assert list(check(3).story) == list(check(3).story)
+
+
+def test_a_failing_seed_is_told_with_how_to_see_it_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(life: rollouts.Life) -> None:
+        life.events.begin()
+        life.world.broken("two of three are gone")
+
+    monkeypatch.setattr(rollouts.Life, "run", fails)
+    assert main(["rollouts", "--seeds", "1", "--first", "5"]) == 1
+    shown = capsys.readouterr().out
+    assert "seed 5 FAILED: Violation: two of three are gone" in shown
+    assert "replay: python -m tests.sim rollouts --seed 5 -v" in shown
+    monkeypatch.undo()
+    assert main(["rollouts", "--seed", "5"]) == 0
 
 
 class Hasty(World):
