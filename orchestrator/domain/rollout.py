@@ -10,6 +10,7 @@ explain, while those of other revisions do not; or that nothing becomes availabl
 `progressDeadline`. Nodes that cannot be reached say nothing about a revision.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -323,14 +324,15 @@ class _Machine:
         return (Event.RECOVERED if recovered else None), ""
 
     def due_s(self) -> float:
-        """Until one of the clocks may be over, if all goes on as it is."""
+        """Until one of the clocks may be over, if all goes on as it is. One that is over already,
+        and led to nothing, waits for something else than time."""
         state, update = self.state, self._update
         left = [update.progress_deadline - state.stalled_s]
         if state.phase is Phase.SOAKING:
             left.append(self._soak_s() - state.held_s)
         elif state.phase is Phase.PROVING:
             left.append(update.proven_after - state.held_s)
-        return max(0.0, min(left))
+        return min((s for s in left if s > 0), default=math.inf)
 
     # --- what follows ----------------------------------------------------------------------------
 

@@ -13,12 +13,12 @@ from orchestrator.records import AssignmentRecord, NodePlacement
 Stay = tuple[str, AssignmentRecord]
 """(node, the replica there)."""
 
-_Indexed = tuple[NodePlacement, Mapping[str, tuple[AssignmentRecord, ...]]]
+_Indexed = tuple[NodePlacement, Mapping[str, list[Stay]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """By node: the placement, and what it assigns by workload uid."""
+    """By node: the placement, and its stays by workload uid."""
 
     by_node: Mapping[str, _Indexed] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -36,14 +36,14 @@ class Holdings:
     def of(self, uids: frozenset[str]) -> dict[str, list[Stay]]:
         """Stays by workload uid, of these workloads."""
         found: dict[str, list[Stay]] = {uid: [] for uid in uids}
-        for node, (_, mine) in self.by_node.items():
+        for _, mine in self.by_node.values():
             for uid in mine.keys() & uids:
-                found[uid] += [(node, record) for record in mine[uid]]
+                found[uid] += mine[uid]
         return found
 
 
-def _by_workload(placement: NodePlacement) -> Mapping[str, tuple[AssignmentRecord, ...]]:
-    found: defaultdict[str, list[AssignmentRecord]] = defaultdict(list)
+def _by_workload(placement: NodePlacement) -> Mapping[str, list[Stay]]:
+    found: defaultdict[str, list[Stay]] = defaultdict(list)
     for record in placement.assignments:
-        found[record.workload_uid].append(record)
-    return {uid: tuple(records) for uid, records in found.items()}
+        found[record.workload_uid].append((placement.node, record))
+    return found

@@ -40,6 +40,11 @@ class Watch:
     unready_since: float | None = None
     crashing_since: float | None = None
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing speaks against it, or did lately."""
+        return self.unready_since is None and self.crashing_since is None and not self.restarted_at
+
 
 Watches = Mapping[tuple[str, str], Watch]
 """By (node, replica uid)."""
@@ -82,7 +87,9 @@ def watched(
 
 
 def _seen(before: Watch | None, seen: Observed, steady: float) -> Watch:
-    known = before or Watch(seen.revision, seen.restarts, seen.restarts)
+    known = before or Watch(seen.revision, seen.restarts, seen.restarts, was_ready=seen.ready)
+    if known.is_quiet and seen.ready and known.was_ready and seen.restarts == known.restarts:
+        return known  # as nearly always
     restarted_at = known.restarted_at
     if seen.restarts > known.restarts:
         restarted_at = (*restarted_at, steady)[-RESTARTS_MAX:]
@@ -114,52 +121,89 @@ def progress(
 ) -> Progress:
     """`watches`: of the last tick and of this one. `regions` of the answer is left empty."""
     names: dict[str, list[Stay]] = {}
-    health = {True: Health(), False: Health()}
+    counts = {True: _Count(), False: _Count()}
     reasons: Counter[str] = Counter()
-    for node, record in stays:
-        names.setdefault(record.replica, []).append((node, record))
-        if not is_reachable(nodes.get(node)):
+    available: set[tuple[str, str]] = set()
+    reachable = {name: is_reachable(nodes.get(name)) for name in {name for name, _ in stays}}
+    for stay in stays:
+        name, record = stay
+        names.setdefault(record.replica, []).append(stay)
+        if not reachable[name]:
             continue
-        key, mine = (node, record.replica_uid), record.revision == target
-        health[mine] = _counted(health[mine], key, watches, steady)
-        seen = observed.get(key)
-        if mine and not is_available(record, seen, min_ready_s):
-            reasons[_why(seen)] += 1
-    sites: dict[str, Tally] = {}
+        key, mine = (name, record.replica_uid), record.revision == target
+        counts[mine].add(watches[0].get(key), watches[1].get(key), steady)
+        if mine:
+            seen = observed.get(key)
+            if is_available(record, seen, min_ready_s):
+                available.add(key)
+            else:
+                reasons[_why(seen)] += 1
+    sites: dict[str, _Sum] = {}
     for holders in names.values():
-        site, tally = _tally(holders, target, nodes, observed, min_ready_s)
-        sites[site] = sites.get(site, Tally()) + tally
+        newest = holders[0] if len(holders) == 1 else max(holders, key=lambda s: s[1].epoch)
+        node = nodes.get(newest[0])
+        found = sites.setdefault(node.site if node is not None else "", _Sum())
+        there = [stay for stay in holders if reachable[stay[0]]]
+        if there:
+            keys = [(name, r.replica_uid) for name, r in there if r.revision == target]
+            found.reachable += 1
+            found.updated += bool(keys)
+            found.available += not available.isdisjoint(keys)
+        elif node is None or node.liveness in (Liveness.LOST, Liveness.NEVER_SEEN):
+            found.lost += 1
+        else:
+            found.away += 1
     return Progress(
-        sites=sites,
-        target=health[True],
-        others=health[False],
+        sites={site: found.tally() for site, found in sites.items()},
+        target=counts[True].health(),
+        others=counts[False].health(),
         reasons=tuple(reasons.most_common(3)),
         in_use=frozenset(record.revision for _, record in stays),
     )
+
+
+@dataclass(slots=True)
+class _Sum:
+    """Replicas at one site, while they are counted."""
+
+    reachable: int = 0
+    updated: int = 0
+    available: int = 0
+    away: int = 0
+    lost: int = 0
+
+    def tally(self) -> Tally:
+        return Tally(self.reachable, self.updated, self.available, self.away, self.lost)
+
+
+@dataclass(slots=True)
+class _Count:
+    """Health, while it is counted."""
+
+    stays: int = 0
+    crashing: int = 0
+    unready: int = 0
+    restarted: int = 0
+
+    def add(self, before: Watch | None, now: Watch | None, steady: float) -> None:
+        self.stays += 1
+        if now is None or (before is now and now.is_quiet):
+            return
+        if _is_crashing(now, steady):
+            self.crashing += 1
+        elif now.unready_since is not None and steady - now.unready_since >= UNREADY_S:
+            self.unready += 1
+        same = before is not None and before.revision == now.revision
+        self.restarted += same and before is not None and now.restarts > before.restarts
+
+    def health(self) -> Health:
+        return Health(self.stays, self.crashing, self.unready, self.restarted)
 
 
 def _why(seen: Observed | None) -> str:
     if seen is None:
         return "NotStarted"
     return seen.reason or ("NotReadyLongEnough" if seen.ready else "NotReady")
-
-
-def _counted(
-    health: Health, key: tuple[str, str], watches: tuple[Watches, Watches], steady: float
-) -> Health:
-    before, now = watches[0].get(key), watches[1].get(key)
-    if now is None:
-        return replace(health, stays=health.stays + 1)
-    crashing = _is_crashing(now, steady)
-    unready = now.unready_since is not None and steady - now.unready_since >= UNREADY_S
-    same = before is not None and before.revision == now.revision
-    restarted = same and before is not None and now.restarts > before.restarts
-    return Health(
-        stays=health.stays + 1,
-        crashing=health.crashing + crashing,
-        unready=health.unready + (unready and not crashing),
-        restarted=health.restarted + restarted,
-    )
 
 
 def _is_crashing(watch: Watch, steady: float) -> bool:
@@ -172,25 +216,3 @@ def _is_crashing(watch: Watch, steady: float) -> bool:
         watch.restarts - watch.first_restarts >= RESTARTS_MAX - 1
         or steady - watch.crashing_since >= CRASH_LOOP_S
     )
-
-
-def _tally(
-    holders: list[Stay],
-    target: int,
-    nodes: Mapping[str, Node],
-    observed: Mapping[tuple[str, str], Observed],
-    min_ready_s: float,
-) -> tuple[str, Tally]:
-    """One replica name, at the site of its newest stay."""
-    newest = nodes.get(max(holders, key=lambda stay: stay[1].epoch)[0])
-    site = newest.site if newest is not None else ""
-    there = [(n, r) for n, r in holders if is_reachable(nodes.get(n))]
-    if not there:
-        lost = newest is None or newest.liveness in (Liveness.LOST, Liveness.NEVER_SEEN)
-        return site, Tally(lost=1) if lost else Tally(away=1)
-    mine = [(n, r) for n, r in there if r.revision == target]
-    available = any(
-        is_available(record, observed.get((node, record.replica_uid)), min_ready_s)
-        for node, record in mine
-    )
-    return site, Tally(reachable=1, updated=int(bool(mine)), available=int(available))

@@ -38,6 +38,10 @@ SAVED_AT_ONCE_MAX = 20
 """Records that are written in one tick only because time passed."""
 WATCH_GAP_MAX_S = 15.0
 """A pause between two ticks that is longer was not watched beyond this."""
+LOOK_EVERY_S = (1.0, 10.0)
+"""What runs everywhere and is only watched is looked at so often: the more there are, the less."""
+WATCHED_PER_S = 200
+_WATCHED = (Phase.PROVING, Phase.FAILED)
 _TRANSACTION_RECORDS = 50
 
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})
@@ -46,20 +50,22 @@ _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 @dataclass(frozen=True, slots=True)
 class Followed:
     """One rollout between two ticks. `written`: the record's body that goes with `state`, None
-    when there is none yet; `record`: the record in which it was found again."""
+    when there is none yet; `record`: the record in which it was found again. Steady seconds:
+    `looked_at`, before which its time is counted, and `due_at`, when a clock may be over."""
 
     state: RolloutState
     written: Mapping[str, Any] | None
-    saved_at: float = 0.0
+    looked_at: float
+    saved_at: float
+    due_at: float = 0.0
     record: KeptRecord | None = None
     watches: Watches = field(default_factory=lambda: _NOTHING)
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutMemory:
-    """`steady`: of the last tick. `followed` is by workload uid."""
+    """`followed` is by workload uid."""
 
-    steady: float | None = None
     followed: Mapping[str, Followed] = field(default_factory=lambda: _NOTHING)
     unreadable: frozenset[str] = frozenset()
     holdings: Holdings = Holdings()
@@ -108,8 +114,6 @@ class _Rollouts:
         self._world = world
         self._before = memory
         self._moment = moment
-        gap_s = moment.steady - memory.steady if memory.steady is not None else 0.0
-        self._elapsed_s = min(max(0.0, gap_s), WATCH_GAP_MAX_S)
         self._active: list[tuple[Workload, Followed | None]] = []
         self._changed: dict[str, Workload] = {}
         self._followed: dict[str, Followed] = {}
@@ -134,9 +138,7 @@ class _Rollouts:
             snapshot=_with_workloads(snapshot, self._changed),
             writes=tuple(_in_transactions(self._writes)),
             tells=tuple(self._tells),
-            memory=RolloutMemory(
-                self._moment.steady, followed, frozenset(self._unreadable), holdings
-            ),
+            memory=RolloutMemory(followed, frozenset(self._unreadable), holdings),
             due_s=self._due_s,
         )
 
@@ -174,7 +176,8 @@ class _Rollouts:
                 return self._followed[uid]
         if record is None:
             return None
-        found = Followed(from_dict(record.body), record.body, self._moment.steady, record)
+        steady = self._moment.steady
+        found = Followed(from_dict(record.body), record.body, steady, steady, record=record)
         self._followed[uid] = found
         return found
 
@@ -190,20 +193,41 @@ class _Rollouts:
         snapshot = self._world.snapshot
         nodes = {node.name: node for node in snapshot.nodes}
         regions = _regions(snapshot.nodes)
-        stays = holdings.of(frozenset(workload.uid for workload, _ in self._active))
+        active = [item for item in self._active if not self._may_wait(*item, regions)]
+        stays = holdings.of(frozenset(workload.uid for workload, _ in active))
         aged: list[tuple[float, Workload, Followed]] = []
-        for workload, followed in self._active:
+        for workload, followed in active:
             stepped = self._step(workload, followed, stays[workload.uid], nodes, regions)
             if stepped is None:
                 continue
-            self._changed[workload.uid] = _led(
-                workload, stepped.state, regions, self._world.revisions
-            )
+            self._lead(workload, stepped.state, regions)
             self._followed[workload.uid] = stepped
             if self._is_aged(stepped):
                 aged.append((stepped.saved_at, workload, stepped))
         for _, workload, stepped in sorted(aged, key=lambda item: item[0])[:SAVED_AT_ONCE_MAX]:
             self._followed[workload.uid] = self._saved(workload, stepped)
+
+    def _may_wait(
+        self, workload: Workload, followed: Followed | None, regions: Mapping[str, str]
+    ) -> bool:
+        """Whether it is only watched, and was looked at just now."""
+        if followed is None or followed.state.phase not in _WATCHED:
+            return False
+        if followed.state.newest != workload.revision:
+            return False
+        least_s, most_s = LOOK_EVERY_S
+        every_s = min(most_s, max(least_s, len(self._active) / WATCHED_PER_S))
+        wait_s = min(followed.due_at, followed.looked_at + every_s) - self._moment.steady
+        if wait_s <= 0:
+            return False
+        self._due_s = min(self._due_s, wait_s)
+        self._lead(workload, followed.state, regions)
+        return True
+
+    def _lead(self, workload: Workload, state: RolloutState, regions: Mapping[str, str]) -> None:
+        led = _led(workload, state, regions, self._world.revisions)
+        if led is not workload:
+            self._changed[workload.uid] = led
 
     def _step(
         self,
@@ -214,9 +238,9 @@ class _Rollouts:
         regions: Mapping[str, str],
     ) -> Followed | None:
         """None: it cannot be begun yet."""
-        if workload.frozen:
-            return followed
         observed, steady = self._world.snapshot.observed, self._moment.steady
+        if workload.frozen:
+            return replace(followed, looked_at=steady) if followed is not None else None
         watches = followed.watches if followed is not None else _NOTHING
         now_watched = watched(stays, observed, watches, steady)
         target = followed.state.target if followed is not None else workload.revision
@@ -235,9 +259,16 @@ class _Rollouts:
             return followed
         if followed is None:
             return self._begun(workload, wanted, seen)
-        taken = step(followed.state, wanted, seen, self._elapsed_s, self._moment.now)
+        elapsed_s = min(max(0.0, steady - followed.looked_at), WATCH_GAP_MAX_S)
+        taken = step(followed.state, wanted, seen, elapsed_s, self._moment.now)
         self._due_s = min(self._due_s, taken.due_s)
-        after = replace(followed, state=taken.state, watches=now_watched)
+        after = replace(
+            followed,
+            state=taken.state,
+            watches=now_watched,
+            looked_at=steady,
+            due_at=steady + taken.due_s,
+        )
         if taken.event is not None:
             self._tell(workload, taken.said)
             return self._saved(workload, after)
@@ -247,7 +278,7 @@ class _Rollouts:
         """A workload's first revision needs no record before something has happened: what would
         be read back is what is begun here."""
         state = begin(wanted, seen, self._moment.now)
-        followed = Followed(state, None, self._moment.steady)
+        followed = Followed(state, None, self._moment.steady, self._moment.steady)
         self._due_s = min(self._due_s, wanted.update.progress_deadline)
         if state.newest == 1 and not seen.in_use:
             return followed
@@ -317,13 +348,12 @@ def _led(
     """The workload as `plan()` is to see it."""
     base = state.base if state.phase is not Phase.ROLLING_BACK else 0
     has_base = base != state.target and (workload.uid, base) in stored
-    return replace(
-        workload,
-        revision=state.target,
-        stable=base if has_base else 0,
-        admitted=admitted(state, regions),
-        paused=workload.update.paused or state.phase in (Phase.PAUSED, Phase.FAILED),
-    )
+    stable, sites = base if has_base else 0, admitted(state, regions)
+    paused = workload.update.paused or state.phase in (Phase.PAUSED, Phase.FAILED)
+    led = (state.target, stable, sites, paused)
+    if led == (workload.revision, workload.stable, workload.admitted, workload.paused):
+        return workload
+    return replace(workload, revision=state.target, stable=stable, admitted=sites, paused=paused)
 
 
 def _regions(nodes: Iterable[Node]) -> dict[str, str]:

@@ -15,7 +15,8 @@ from polder.v1 import agent_pb2, plan_pb2
 from tests.integration.gateway_harness import Agent, Region, eventually, region, status_of
 
 QUICK = LeaderSettings("m1", poll_s=0.05, idle_plan_every_s=0.1, lease_ttl_s=2.0)
-UPDATE = {"provenAfter": "500ms", "progressDeadline": "2s"}
+UPDATE = {"provenAfter": "500ms", "progressDeadline": "30s"}
+HASTY = {**UPDATE, "progressDeadline": "4s"}
 
 
 def template(image: str, **more: Any) -> dict[str, Any]:
@@ -107,7 +108,10 @@ async def reaches(home: Region, workload: StoredResource, phase: Phase, newest: 
         fits = state is not None and (state.phase, state.newest) == (phase, newest)
         return state if fits else None
 
-    return await eventually(there, f"revision {newest} is {phase}", 20.0)
+    try:
+        return await eventually(there, f"revision {newest} is {phase}", 45.0)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; it is {recorded(home, workload)}") from error
 
 
 async def test_three_updates_and_a_bad_one_that_rolls_back(tmp_path: Path) -> None:
@@ -134,7 +138,7 @@ async def test_a_bad_canary_stays_at_its_site(tmp_path: Path) -> None:
     async with fleet(tmp_path, "s1", "s2", "s3") as boxes:
         home = boxes.home
         boxes.fate["app:2"] = boxes.never_comes
-        update = {**UPDATE, "canary": {"sites": 1, "soak": "300ms"}}
+        update = {**HASTY, "canary": {"sites": 1, "soak": "300ms"}}
         web = await home.workload("web", template("app:1"), perNode=1, update=update)
         await reaches(home, web, Phase.PROVEN, 1)
         await home.workload("web", template("app:2"), perNode=1, update=update)
@@ -179,11 +183,11 @@ async def test_deletion_in_mid_rollout_leaves_no_record(tmp_path: Path) -> None:
 async def test_the_proven_revision_outlives_any_number_of_later_ones(tmp_path: Path) -> None:
     async with fleet(tmp_path, "s1") as boxes:
         home = boxes.home
-        web = await home.workload("web", template("app:1"), update=UPDATE)
+        web = await home.workload("web", template("app:1"), update=HASTY)
         await reaches(home, web, Phase.PROVEN, 1)
         for number in range(2, 16):
             boxes.fate[f"app:{number}"] = boxes.never_comes
-            await home.workload("web", template(f"app:{number}"), update=UPDATE)
+            await home.workload("web", template(f"app:{number}"), update=HASTY)
         await reaches(home, web, Phase.PROGRESSING, 15)
         home.leader._last_collection = None  # as if the time had come
         await eventually(lambda: home.leader._last_collection is not None, "collected")
