@@ -5,8 +5,11 @@ from contextlib import asynccontextmanager
 from math import inf
 from pathlib import Path
 
+import pytest
+
 from orchestrator.cache import Cache
 from orchestrator.domain.inventory import host_paths, problems
+from orchestrator.domain.liveness import Liveness
 from orchestrator.fleet import Fleet
 from orchestrator.leader_snapshot import SnapshotBuilder, template_from
 from orchestrator.records import AssignmentRecord, NodePlacement, StoredResource
@@ -43,6 +46,24 @@ async def test_a_runtime_that_is_down_and_up_again_reaches_the_scheduler(tmp_pat
     finally:
         await cache.stop()
         await store.close()
+
+
+async def test_the_silence_of_a_node_is_the_same_whatever_the_wall_clock_says(
+    tmp_path: Path,
+) -> None:
+    """By `now - since` a replica's patience with a lost node is counted (scheduling/moves.py)."""
+    async with builder_of(tmp_path, node(), site()) as (builder, fleet, _):
+        fleet.listening_since -= 1_000.0
+        seen = fleet.heard("n1", NOW)
+        assert seen.heard_at is not None
+        seen.heard_at -= 60.0
+        for now in (NOW, NOW + 86_400, NOW - 86_400, NOW):
+            (found,) = builder.build(now, 0.0).nodes
+            assert found.liveness is Liveness.LOST
+            assert now - found.since == pytest.approx(60.0, abs=5.0)
+        fleet.heard("n1", NOW)
+        (found,) = builder.build(NOW, 0.0).nodes
+        assert (found.liveness, found.since) == (Liveness.LIVE, 0.0)
 
 
 # --- sites, windows, deadlines --------------------------------------------------------------------
