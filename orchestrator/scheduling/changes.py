@@ -166,7 +166,10 @@ class Changes(Moves):
         if node.draining or not self._may_run(row, revision):
             return False
         need = self._lanes.need(revision)
-        if need.template.local_volumes or not self._table.has_room(row, need.template):
+        # Two that write to the same data, or open the same device of the box, disturb each other.
+        if need.template.local_volumes or need.template.host_paths:
+            return False
+        if not self._table.has_room(row, need.template):
             return False
         if not self._quota_allows(need, holder):
             return False

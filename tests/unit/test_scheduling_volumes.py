@@ -208,6 +208,17 @@ def test_only_boxes_that_allow_the_path_are_used(count: int) -> None:
     assert "the box does not let replicas see /dev/ttyS0; its host_paths: none" in example
 
 
+def test_what_opens_a_device_of_the_box_is_not_started_beside_itself_there() -> None:
+    world = World().add(box("n1", host_paths=("/dev",)))
+    world.namespaces["ns"] = Namespace("ns", allow=frozenset({"hostPath"}))
+    template = Template(Resources(10), host_paths=("/dev/ttyS0",), demands=("hostPath",))
+    world.want("meter", template)
+    world.settle()
+    world.update("meter", template)
+    decided = world.step()
+    assert len(decided.revise) == 1 and not decided.place
+
+
 # --- what a namespace allows ----------------------------------------------------------------------
 
 
