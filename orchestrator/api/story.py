@@ -6,6 +6,7 @@ the Story RPC. Times are unix milliseconds; 0: not known when.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from orchestrator.api.foretelling import Ahead, Circumstances
@@ -99,7 +100,8 @@ def replica_story(facts: ReplicaFacts) -> Story:
     since_ms = min((stay.assignment.placed_at_ms for stay in facts.stays), default=0)
     entries = [entry for stay in facts.stays for entry in _placement(stay, facts.leader)]
     entries += _revision(facts.revision, current=True)
-    entries += _events(facts.events, told={stay.node for stay in facts.stays})
+    placed = {stay.node: stay.assignment.placed_at_ms for stay in facts.stays}
+    entries += _events(facts.events, told=placed)
     for stay in facts.stays:
         at_ms = stay.assignment.placed_at_ms
         during = [event for event in stay.events if event.last_at_ms >= at_ms]
@@ -183,13 +185,16 @@ def _events(
     events: Iterable[EventRecord],
     *,
     prefix: str = "",
-    told: Iterable[str] = (),
+    told: Mapping[str, int] = MappingProxyType({}),
     name: str = "",
 ) -> Iterator[Entry]:
-    """`told`: nodes whose placements are told already; `name`: of the object that needs none."""
-    known = {f"placed on node {node}" for node in told}
+    """`told`: nodes whose placements are told already, and when those were; `name`: of the object
+    that needs none."""
+    known = {f"placed on node {node}": at_ms for node, at_ms in told.items()}
     for event in events:
         if event.reason in _REPEATED and event.message in known:
+            if event.first_at_ms + _SAME_MOMENT_MS < known[event.message]:  # an earlier stay there
+                yield Entry(event.first_at_ms, event.source, event.reason, event.message)
             continue
         about = f"{event.name}: " if name and event.name != name else ""
         found = Entry(
@@ -217,7 +222,8 @@ def _exits(stay: Stay) -> Iterator[Entry]:
         text = f"container {container.get('name')} ended with exit code {code}"
         text += f" ({why})" if why else ""
         if container.get("restarts"):
-            text += f"; it has been started again {container['restarts']} times"
+            times = int(container["restarts"])
+            text += f"; it has been started again {'once' if times == 1 else f'{times} times'}"
         at_ms = int(last["finishedAt"])
         yield Entry(at_ms, f"agent/{stay.node}", "Exited", text, warning=code != 0)
 

@@ -129,6 +129,12 @@ def test_a_placement_is_told_once() -> None:
     assert shown[0] == "Placed: placed on node n0"
 
 
+def test_an_earlier_stay_on_the_same_node_is_told_too() -> None:
+    twice = event("Placed", "placed on node n1", NOW - 60_000, first_at_ms=NOW - 90_000, count=2)
+    found = [e for e in replica_story(replica(events=(twice,))).entries if e.reason == "Placed"]
+    assert [entry.at_ms for entry in found] == [NOW - 90_000, NOW - 60_000]
+
+
 def test_of_a_repeated_event_the_first_and_the_last_time_are_told() -> None:
     often = event("CrashLoop", "exit 1", NOW - 1_000, first_at_ms=NOW - 50_000, count=7)
     found = [e for e in replica_story(replica(events=(often,))).entries if e.reason == "CrashLoop"]
