@@ -187,6 +187,8 @@ def _workload(item: Item) -> Iterator[str]:
     if number(status.get("unknown")):
         shown += f", {number(status['unknown'])} unknown"
     yield _pair("Counts", shown.replace("replicas", "wanted", 1))
+    if status.get("frozen"):
+        yield _pair("Frozen", status["frozen"])
     yield _pair("Revision", number(status.get("revision")))
     for title, text in jobs.described(item):
         yield _pair(title, text) if title else " " * _WIDTH + text
