@@ -198,8 +198,11 @@ def _check_replaced(before: Snapshot, decided: Plan) -> None:
         for item in p.assignments
         if item.replaces
     }
+    stopped = {(stop.node, stop.assignment.replica_uid) for stop in decided.stop}
     for stop in decided.stop:
         new = replacing.get(stop.assignment.replica_uid)
+        if new in stopped:  # it was given up: then this one leaves as if there had been none
+            new = None
         gentle = stop.cause.value in ("Drained", "Moved", "Unsatisfiable", "Untolerated")
         if new and gentle and stop.moved_to and not _is_ready(before, *new):
             raise Violation(f"{stop} stops before its replacement is ready")
