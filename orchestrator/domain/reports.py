@@ -10,7 +10,7 @@ from polder.v1 import agent_pb2, common_pb2
 
 REPLICAS_MAX = 1_000
 """Replica states that are kept per node."""
-CONTAINERS_MAX = 16
+CONTAINERS_MAX = 32  # as many containers as a pod may have, and as many init containers again
 EVENTS_MAX = 200
 """Events that are taken from one message."""
 TEXT_MAX = 1_024
