@@ -4,12 +4,15 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from orchestrator.domain.holds import HoldKind, Scope
-from orchestrator.domain.liveness import FLAP_WINDOW_S, Liveness
+from orchestrator.domain.liveness import FLAP_WINDOW_S, SILENT_AFTER_S, Liveness
 from orchestrator.domain.nodes import TRANSITIONS, NodeMemory, Word, first, remark, step
 from orchestrator.domain.silence import TRANSITIONS as DOUBTS
 from orchestrator.domain.silence import Doubt, Sign
+from orchestrator.scheduling.decisions import Cause
 from tests.unit.guard_world import GuardedWorld
 from tests.unit.scheduling_world import box
 
@@ -248,6 +251,44 @@ def test_nodes_that_died_one_by_one_are_no_news() -> None:
     home.fall_silent("a-2")
     home.run(60)
     assert home.state("a-2") is LOST and not home.holds
+
+
+NODES = [f"{site}-{number}" for site in "abc" for number in range(4)]
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.tuples(st.sets(st.sampled_from(NODES), max_size=12), st.booleans(), st.integers(3, 60)),
+        max_size=9,
+    )
+)
+def test_nobody_is_evicted_where_most_are_silent(
+    story: list[tuple[set[str], bool, int]],
+) -> None:
+    """Within the first ten minutes, before a suspicion can end by time."""
+    home = running(12, a=4, b=4, c=4)
+
+    def quiet(prefix: str) -> tuple[int, int]:
+        members = [name for name in NODES if name.startswith(prefix)]
+        silent = [n for n in members if home.steady - home.heard[n] > SILENT_AFTER_S]
+        return len(silent), len(members)
+
+    for names, falls, seconds in story:
+        if falls:
+            home.fall_silent(*names)
+        else:
+            home.speak(*names)
+        end = home.steady + seconds
+        while home.steady < end:
+            home.steady += 3.0
+            for name in set(NODES) - home.silent:
+                home.heard[name] = home.steady
+            lost = [stop for stop in home.tick().stop if stop.cause is Cause.NODE_LOST]
+            for stop in lost:
+                for prefix in (stop.node[0], ""):
+                    silent, there = quiet(prefix)
+                    assert 2 * silent <= there, (stop.node, silent, there)
 
 
 @pytest.mark.parametrize("jump_s", [86_400.0, -86_400.0])
