@@ -161,3 +161,13 @@ async def test_two_operators_at_once_and_the_second_learns_of_the_first(rig: Rig
     await rig.apply(workload("web", image="app:2", **NONE), stub=first, expected=read)
     late = await refusal(rig.apply(workload("web", image="app:3", **NONE), expected=read))
     assert late.reason == "Conflict" and "changed by operator/ann at 20" in late.message
+
+
+async def test_apply_never_forgets_a_revision_that_may_be_returned_to(rig: Rig) -> None:
+    await rig.apply(workload("web", **NONE))
+    await prove(rig, 1)
+    for number in range(2, 14):
+        await rig.apply(workload("web", image=f"app:{number}", **NONE))
+    kept = [item.number for item in (await rollout(rig)).revisions]
+    assert kept == [*range(13, 3, -1), 1]
+    assert (await undo(rig)).to_revision == 1

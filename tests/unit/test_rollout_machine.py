@@ -1,6 +1,7 @@
 """The rollout machine, phase by phase: what was seen goes in, state and events come out."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
@@ -449,14 +450,25 @@ def test_the_history_keeps_ten_and_what_is_needed() -> None:
     assert state.needed == {1, 30}
 
 
+def table_of(rows: list[list[str]]) -> dict[tuple[Phase, Event], Phase]:
+    found: dict[tuple[Phase, Event], Phase] = {}
+    for before, event, after, *_ in rows:
+        phases = list(Phase) if before == "(any)" else [Phase(before)]
+        found |= {(phase, Event(event)): Phase(after) for phase in phases}
+    return found
+
+
 def test_the_docstring_shows_the_table() -> None:
     text = rollout_state.__doc__ or ""
     rows = [line.split() for line in text.splitlines() if line.startswith("    ")][1:]
-    shown: dict[tuple[Phase, Event], Phase] = {}
-    for row in rows:
-        phases = list(Phase) if row[0] == "(any)" else [Phase(row[0])]
-        shown |= {(phase, Event(row[1])): Phase(row[2]) for phase in phases}
-    assert shown == dict(TRANSITIONS)
+    assert table_of(rows) == dict(TRANSITIONS)
+
+
+def test_the_guide_shows_the_table() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "rollouts.md").read_text()
+    part = text.partition("## Transitions")[2].partition("##")[0]
+    rows = [line.strip("| ").split(" | ") for line in part.splitlines() if line.startswith("|")]
+    assert table_of(rows[2:]) == dict(TRANSITIONS)
 
 
 def test_unknown_fields_of_a_newer_version_are_left_out() -> None:
