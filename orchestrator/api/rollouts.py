@@ -6,6 +6,7 @@ leader then rolls it out like any other.
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from typing import Protocol
 
 import grpc
@@ -22,9 +23,10 @@ from orchestrator.api.rollout_view import (
 )
 from orchestrator.authz import Caller, may_read, require_write
 from orchestrator.domain.liveness import Liveness
-from orchestrator.domain.rollout_state import RolloutState, Standing
+from orchestrator.domain.rollout_state import Phase, RolloutState, Standing
 from orchestrator.records import StoredResource, TemplateRevision
 from orchestrator.refusals import Refused, conflict, forbidden, invalid, not_found
+from orchestrator.scheduling.decisions import Explanation
 from orchestrator.store import keys
 from polder.manifest import API_VERSION, WorkloadSpec
 from polder.v1 import common_pb2, operator_pb2
@@ -42,6 +44,9 @@ class Follows(Protocol):
         ...
 
     def wants(self, namespace: str, name: str) -> int | None: ...
+
+    @property
+    def explanations(self) -> Mapping[tuple[str, str], tuple[Explanation, ...]]: ...
 
 
 class Rollouts:
@@ -62,10 +67,11 @@ class Rollouts:
         stays = self._stays(workload)
         stored = self._stored(workload, state, stays)
         used = Counter(stay.revision for stay in stays)
+        wants = self._leader.wants(workload.namespace, workload.name)
+        status = status_of(workload, state, stays, wants)
+        status.message = status.message or self._waits_for(workload, state)
         response = operator_pb2.RolloutResponse(
-            status=status_of(
-                workload, state, stays, self._leader.wants(workload.namespace, workload.name)
-            ),
+            status=status,
             revisions=revisions_of(stored.values(), state, used),
             now_ms=now_ms,
         )
@@ -152,6 +158,13 @@ class Rollouts:
         return seen_state(
             workload, live or state_of(self._cache.kept_at(keys.rollout(workload.uid)))
         )
+
+    def _waits_for(self, workload: StoredResource, state: RolloutState) -> str:
+        """Of a rollout under way: what the leader's last plan says of the workload."""
+        if state.phase not in (Phase.PROGRESSING, Phase.ROLLING_BACK):
+            return ""
+        found = self._leader.explanations.get((workload.namespace, workload.name), ())
+        return found[0].message if found else ""
 
     def _stays(self, workload: StoredResource) -> list[Stay]:
         placed = self._catalog.index.workload(workload.namespace, workload.name).placed

@@ -1,16 +1,21 @@
 """Rollouts over a real Store and real sessions; scripted agents say how it goes."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.domain.rollout_state import Phase, RolloutState, Standing, from_dict
+from orchestrator.election import Election
 from orchestrator.leader import LeaderSettings
-from orchestrator.records import StoredResource
+from orchestrator.leader_commit import Committer
+from orchestrator.records import KeptRecord, StoredResource
+from orchestrator.scheduling.steer import Write
 from orchestrator.store import keys
+from orchestrator.store.port import Put
 from polder.v1 import agent_pb2, plan_pb2
 from tests.integration.gateway_harness import Agent, Region, eventually, region, status_of
 
@@ -216,3 +221,28 @@ async def test_a_new_leader_goes_on_with_the_rollout(tmp_path: Path) -> None:
         update["canary"] = {"sites": 1, "soak": "0s"}
         await home.workload("web", template("app:2"), perNode=1, update=update)
         await reaches(home, web, Phase.PROVEN, 2)
+
+
+async def test_a_record_that_somebody_else_changed_is_read_again(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "s1") as boxes:
+        home = boxes.home
+        slow = {**UPDATE, "provenAfter": "1h"}
+        web = await home.workload("web", template("app:1"), update=slow)
+        state = await reaches(home, web, Phase.PROVING, 1)
+        key = keys.rollout(web.uid)
+        told = KeptRecord(key, {**replace(state, held_s=3599.0).to_dict(), "note": "from a newer"})
+        await home.store.txn([], [Put(key, told.to_bytes())])
+        state = await reaches(home, web, Phase.PROVEN, 1)
+        assert state.proven == 1
+
+
+async def test_a_stale_write_drops_the_plan_that_counts_on_it(tmp_path: Path) -> None:
+    async with region(tmp_path, leading=False) as home:
+        term = await Election(home.store, "m1", time.monotonic, 60.0).campaign()
+        committer = Committer(home.store, home.cache, home.fleet, time.time)
+        fine, stale = Write("/rollouts/a", b"{}", 0), Write("/rollouts/b", b"{}", 7)
+        done = await committer.write(((fine,), (stale, Write("/rollouts/c", b"{}", 0))), term)
+        assert done.refused == ["/rollouts/b"] and done.revision
+        assert [e.key for e in (await home.store.range(keys.ROLLOUTS)).entries] == ["/rollouts/a"]
+        gone = await committer.write(((Write("/rollouts/a", None, done.revision),),), term)
+        assert not gone.refused and not (await home.store.range(keys.ROLLOUTS)).entries
