@@ -3,15 +3,20 @@
 Called by the leader before each tick. What changes rarely is gathered again only when it changed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from orchestrator.cache import Cache, Change
 from orchestrator.domain.liveness import DEFAULT_PERIODS, Periods
 from orchestrator.fleet import Fleet
 from orchestrator.leader_snapshot import SnapshotBuilder
-from orchestrator.records import KeptRecord, TemplateRevision
+from orchestrator.records import KeptRecord, NodePlacement, TemplateRevision
 from orchestrator.scheduling.steer import World
+from orchestrator.scheduling.tick import Stray
 from orchestrator.store import keys
+from polder.v1 import agent_pb2
+
+_NAMED_MAX = 100_000  # nodes
+_AT_WORK = (agent_pb2.REPLICA_PHASE_RUNNING, agent_pb2.REPLICA_PHASE_ORPHANED)
 
 
 class WorldBuilder:
@@ -19,6 +24,8 @@ class WorldBuilder:
 
     def __init__(self, cache: Cache, fleet: Fleet, periods: Periods = DEFAULT_PERIODS) -> None:
         self._cache = cache
+        self._fleet = fleet
+        self._named: dict[str, tuple[NodePlacement, frozenset[str]]] = {}
         self._snapshots = SnapshotBuilder(cache, fleet, periods)
         self._revisions: Mapping[tuple[str, int], TemplateRevision] | None = None
         self._kept: Mapping[str, KeptRecord] | None = None
@@ -44,4 +51,41 @@ class WorldBuilder:
             workloads=tuple(self._cache.resources("Workload")),
             revisions=self._revisions,
             kept=self._kept,
+            strays=tuple(self._strays()),
         )
+
+    def _strays(self) -> Iterator[Stray]:
+        """What agents report that no record names."""
+        for seen in self._fleet.nodes():
+            if not (seen.connected and seen.complete and seen.replicas):
+                continue
+            if self._cache.resource("Node", "", seen.node) is None:
+                continue
+            named = self._uids(seen.node)
+            if seen.replicas.keys() <= named:
+                continue
+            for uid, status in seen.replicas.items():
+                if uid not in named and status.workload_uid and status.phase in _AT_WORK:
+                    yield Stray(
+                        seen.node,
+                        status.namespace,
+                        status.workload,
+                        status.workload_uid,
+                        status.replica,
+                        uid,
+                        status.epoch,
+                        status.revision,
+                        seen.acked_generation,
+                    )
+
+    def _uids(self, node: str) -> frozenset[str]:
+        """Of all stays that a node's placement names."""
+        placement = self._cache.placement(node)
+        known = self._named.get(node)
+        if known is None or known[0] is not placement:
+            uids = {item.replica_uid for item in placement.assignments}
+            uids.update(stop.replica_uid for stop in placement.stops)
+            if len(self._named) > _NAMED_MAX:
+                self._named.clear()
+            known = self._named[node] = (placement, frozenset(uids))
+        return known[1]

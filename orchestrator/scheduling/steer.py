@@ -14,6 +14,7 @@ from orchestrator.scheduling.decisions import Plan
 from orchestrator.scheduling.guards_step import GuardMemory, after_plan, before_plan
 from orchestrator.scheduling.plan import plan
 from orchestrator.scheduling.rollouts import RolloutMemory, steer_rollouts
+from orchestrator.scheduling.strays import recall
 from orchestrator.scheduling.tick import Moment, Tell, World, Write
 
 __all__ = ["Memory", "Moment", "Steering", "Tell", "World", "Write", "steer"]
@@ -60,14 +61,15 @@ def steer(
     if guarded.refused:
         nothing = Plan(world.snapshot.revision)
         return Steering(nothing, guarded.writes, guarded.tells, memory)
+    recalled, recalls = recall(guarded.world, moment)
     jobs = step_jobs(guarded.world, memory.jobs, moment)
     rollouts = steer_rollouts(replace(world, snapshot=jobs.snapshot), memory.rollouts, moment)
     decided = plan(rollouts.snapshot, moment.now, seed)
     decided, held, told = after_plan(decided, guarded, moment, guards)
     return Steering(
         decided,
-        writes=(*guarded.writes, *jobs.writes, *rollouts.writes, *held),
-        tells=(*guarded.tells, *jobs.tells, *rollouts.tells, *told),
+        writes=(*guarded.writes, *recalled, *jobs.writes, *rollouts.writes, *held),
+        tells=(*guarded.tells, *recalls, *jobs.tells, *rollouts.tells, *told),
         memory=replace(memory, jobs=jobs.memory, rollouts=rollouts.memory),
         due_s=min(DUE_MAX_S, jobs.due_s, rollouts.due_s),
     )

@@ -20,6 +20,21 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
+class Stray:
+    """A stay that an agent reports and no record names. `generation_seen`: of the plan it has."""
+
+    node: str
+    namespace: str
+    workload: str
+    workload_uid: str
+    replica: str
+    replica_uid: str
+    epoch: int
+    revision: int
+    generation_seen: int
+
+
+@dataclass(frozen=True, slots=True)
 class World:
     """What the Store and the agents say at one moment.
 
@@ -31,6 +46,7 @@ class World:
     workloads: tuple[StoredResource, ...] = ()
     revisions: Mapping[tuple[str, int], TemplateRevision] = field(default_factory=dict)
     kept: Mapping[str, KeptRecord] = field(default_factory=dict)
+    strays: tuple[Stray, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

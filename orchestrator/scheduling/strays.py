@@ -1,0 +1,94 @@
+"""Stays that run on a node although no record names them, and that a newer holder has replaced.
+
+So it comes when a node was deleted while nobody could reach it, and its box joins again: it still
+runs what it last had. A stop needs evidence (ADR 4): it is asked for only where another stay of the
+same replica, with a higher epoch, is ready. What has no such successor runs on, and is shown as the
+node's condition StrayReplicas.
+
+Pure; a part of the leader's tick (`steer.py`). The leader's world brings the strays along.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from orchestrator.records import AssignmentRecord, NodePlacement, StopRecord
+from orchestrator.scheduling.apply import GENERATION_LEAD_MAX
+from orchestrator.scheduling.decisions import Cause
+from orchestrator.scheduling.snapshot import Snapshot
+from orchestrator.scheduling.tick import Moment, Stray, Tell, World, Write
+from orchestrator.store import keys
+
+NODES_PER_TICK = 50
+
+
+def recall(world: World, moment: Moment) -> tuple[tuple[tuple[Write, ...], ...], tuple[Tell, ...]]:
+    """Writes, one transaction for each node, and what to tell."""
+    writes, tells = [], []
+    by_node: dict[str, list[Stray]] = {}
+    for stray in world.strays:
+        by_node.setdefault(stray.node, []).append(stray)
+    still = {workload.uid for workload in world.snapshot.workloads if workload.frozen}
+    for node in sorted(by_node)[:NODES_PER_TICK]:
+        stops = []
+        for stray in by_node[node]:
+            holder = _holder(world.snapshot, stray)
+            if holder is None or stray.workload_uid in still:
+                continue
+            where, assignment = holder
+            message = f"no record names this stay; {stray.replica} is held by node {where} "
+            message += f"(epoch {assignment.epoch})"
+            stops.append(_stop(stray, message, moment))
+            text = f"a stay on node {node} stops: {message}"
+            tells.append(Tell("Replica", stray.namespace, stray.replica, True, "StrayStops", text))
+        if stops:
+            before = world.snapshot.placements.get(node, NodePlacement(node))
+            after = _with_stops(before, stops, by_node[node][0].generation_seen, moment)
+            write = Write(keys.placement(node), after.to_bytes(), before.store_revision)
+            writes.append((write,))
+    return tuple(writes), tuple(tells)
+
+
+def _holder(snapshot: Snapshot, stray: Stray) -> tuple[str, AssignmentRecord] | None:
+    """A newer stay of the same replica that is ready, and its node."""
+    for node, assignment in _stays(snapshot, stray):
+        seen = snapshot.observed.get((node, assignment.replica_uid))
+        if assignment.epoch > stray.epoch and seen is not None and seen.ready:
+            return node, assignment
+    return None
+
+
+def _stays(snapshot: Snapshot, stray: Stray) -> Iterator[tuple[str, AssignmentRecord]]:
+    for node, placement in snapshot.placements.items():
+        for item in placement.assignments:
+            same = (item.workload_uid, item.replica) == (stray.workload_uid, stray.replica)
+            if same and item.namespace == stray.namespace:
+                yield node, item
+
+
+def _stop(stray: Stray, message: str, moment: Moment) -> StopRecord:
+    return StopRecord(
+        namespace=stray.namespace,
+        workload=stray.workload,
+        replica=stray.replica,
+        replica_uid=stray.replica_uid,
+        cause=Cause.MOVED.value,
+        message=message,
+        requested_at_ms=int(moment.now * 1000),
+        workload_uid=stray.workload_uid,
+        revision=stray.revision,
+    )
+
+
+def _with_stops(
+    placement: NodePlacement, stops: list[StopRecord], generation_seen: int, moment: Moment
+) -> NodePlacement:
+    """With a generation that the agent takes, whatever plan it still has."""
+    if generation_seen - placement.generation > GENERATION_LEAD_MAX:
+        generation_seen = 0
+    both = (*placement.stops, *stops)
+    return replace(
+        placement,
+        generation=max(placement.generation, generation_seen) + 1,
+        stops=tuple(sorted(both, key=lambda s: (s.namespace, s.replica, s.replica_uid))),
+        decided_at_ms=int(moment.now * 1000),
+    )

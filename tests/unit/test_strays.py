@@ -1,0 +1,82 @@
+"""Stays that no record names: stopped when a newer one is ready, and never for want of a record."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from orchestrator.records import AssignmentRecord, NodePlacement
+from orchestrator.scheduling.snapshot import Observed, Snapshot, Workload
+from orchestrator.scheduling.steer import Memory, World, steer
+from orchestrator.scheduling.strays import recall
+from orchestrator.scheduling.tick import Moment, Stray
+from orchestrator.store import keys
+from tests.unit.scheduling_world import box
+
+STRAY = Stray("box", "default", "w", "uid-w", "w-0", "old", 5, 1, generation_seen=57)
+HELD = AssignmentRecord("default", "w", "uid-w", "w-0", "new", 9, 1)
+MOMENT = Moment(1000.0, 1.0)
+
+
+def world(*strays: Stray, ready: bool = True, **changes: Any) -> World:
+    snapshot = Snapshot(
+        7,
+        placements={"other": NodePlacement("other", 3, (HELD,), store_revision=4)},
+        observed={("other", "new"): Observed(True, ready, 1)},
+    )
+    return World(replace(snapshot, **changes), strays=strays)
+
+
+def test_a_stay_with_a_newer_ready_holder_stops() -> None:
+    """The box was deleted while nobody could reach it, and has joined again."""
+    writes, tells = recall(world(STRAY), MOMENT)
+    (write,) = writes[0]
+    assert (write.key, write.expected) == (keys.placement("box"), 0)
+    assert write.value is not None
+    after = NodePlacement.from_bytes(write.value, 0)
+    assert after.generation == 58, "the agent has a plan of 57, and must take this one"
+    (stop,) = after.stops
+    assert (stop.replica_uid, stop.cause) == ("old", "Moved")
+    assert "w-0 is held by node other (epoch 9)" in stop.message
+    assert [(t.kind, t.name, t.reason, t.warning) for t in tells] == [
+        ("Replica", "w-0", "StrayStops", True)
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"placements": {}},  # nobody else has it: an absent record stops nothing
+        {"placements": {"other": NodePlacement("other", 3, (replace(HELD, epoch=4),))}},
+        {"placements": {"other": NodePlacement("other", 3, (replace(HELD, workload_uid="x"),))}},
+        {"placements": {"other": NodePlacement("other", 3, (replace(HELD, namespace="y"),))}},
+        {"observed": {}},  # it has a successor, which does not serve yet
+    ],
+)
+def test_without_evidence_it_runs_on(changes: dict[str, Any]) -> None:
+    assert recall(world(STRAY, **changes), MOMENT) == ((), ())
+
+
+def test_a_successor_that_is_not_ready_is_waited_for() -> None:
+    assert recall(world(STRAY, ready=False), MOMENT) == ((), ())
+
+
+def test_nothing_that_is_frozen_stops() -> None:
+    frozen = Workload("uid-w", "default", "w", frozen=True)
+    assert recall(world(STRAY, workloads=(frozen,)), MOMENT) == ((), ())
+
+
+def test_what_the_node_has_to_do_already_is_kept() -> None:
+    own = replace(HELD, replica="w-1", replica_uid="mine")
+    before = NodePlacement("box", 90, (own,), store_revision=12)
+    held = world(STRAY).snapshot.placements
+    writes, _ = recall(world(STRAY, placements={**held, "box": before}), MOMENT)
+    (write,) = writes[0]
+    assert write.expected == 12 and write.value is not None
+    after = NodePlacement.from_bytes(write.value, 0)
+    assert (after.generation, after.assignments) == (91, (own,))
+
+
+def test_a_tick_without_strays_writes_nothing_for_them() -> None:
+    still = Snapshot(7, nodes=(box("a"),), complete=True)
+    assert steer(World(still), Memory(), MOMENT).writes == ()
