@@ -41,7 +41,12 @@ class Moves(Part):
             old = self._held[name]
             before, now = self._node(old), self._node(new)
             fault = self._fault(new)
-            if before is None or before.deleting or is_lost(before):
+            if before is not None and is_lost(before) and now is not None and is_lost(now):
+                # Neither is heard, and of the two the older one may well serve where it is.
+                self._give_up(
+                    name, f"node {now.name} is lost, as is that of what it was to replace"
+                )
+            elif before is None or before.deleting or is_lost(before):
                 lost = before is None or not before.deleting
                 cause = Cause.NODE_LOST if lost else Cause.NODE_DELETED
                 self._take_over(name, cause, f"node {old.node} is gone")

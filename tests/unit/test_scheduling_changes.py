@@ -208,6 +208,26 @@ def test_rolling_back_changes_those_at_once_that_do_not_serve() -> None:
     assert len(world.step().revise) == 3
 
 
+@pytest.mark.parametrize("mode", [Mode.PER_NODE, Mode.REPLICAS])
+def test_a_node_lost_between_start_and_ready_keeps_what_served(mode: Mode) -> None:
+    """Both stays are on it: what is not known to be ready takes nothing over.
+    (tests.sim rollouts, seed 1137)"""
+    world = World().add(box("n1"))
+    world.want("web", mode=mode, update=surge("1"))
+    world.settle()
+    (served,) = world.placements["n1"].assignments
+    world.update("web", SMALL)
+    world.step()
+    assert len(world.placements["n1"].assignments) == 2
+    world.change("n1", liveness=Liveness.LOST)
+    assert [cause for _, cause in stops([world.step()])] == [Cause.REPLACEMENT_FAILED]
+    assert world.placements["n1"].assignments == (served,)
+    world.change("n1", liveness=Liveness.LIVE)
+    world.settle()
+    (after,) = world.placements["n1"].assignments
+    assert after.revision == 2
+
+
 def test_a_silent_nodes_replica_waits_and_counts_as_unavailable() -> None:
     world = three(update=surge("0", "1"))
     world.change("n1", liveness=Liveness.SILENT)
