@@ -4,12 +4,13 @@ import sys
 from itertools import groupby
 
 from edgectl import selectors, targets
+from edgectl.columns import number
 from edgectl.errors import CallError, UsageError
 from edgectl.invocation import Invocation
 from edgectl.output import Printer
 from edgectl.resources import Item, reference
 from edgectl.targets import Target
-from edgectl.text import safe
+from edgectl.text import safe, since
 
 
 def run(invocation: Invocation) -> int:
@@ -38,6 +39,7 @@ def run(invocation: Invocation) -> int:
             sys.stdout.write(printer.all(groups, single=single))
     elif not missing:
         print(_nothing_found(invocation, wanted), file=sys.stderr)
+    _say_old([item for _, items in groups for item in items])
     if missing:
         for error in missing[:-1]:
             print(f"error: {error.message}", file=sys.stderr)
@@ -116,6 +118,14 @@ def _watch(invocation: Invocation, wanted: list[Target], printer: Printer) -> in
         sys.stdout.write(text)
         sys.stdout.flush()
     return 0
+
+
+def _say_old(items: list[Item]) -> None:
+    """What is shown may be old: tables have no room to say so in each row."""
+    times = [number(item.status.get("asOfAt")) for item in items]
+    if any(times):
+        old = since(min(at for at in times if at), items[0].now_ms)
+        print(f"warning: the orchestrator cannot read its store {old}", file=sys.stderr)
 
 
 def _say_broken(error: CallError) -> None:

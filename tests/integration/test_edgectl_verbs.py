@@ -115,6 +115,14 @@ def test_get_selects_by_label_and_refuses_a_bad_selector(fake: FakeInstallation,
     assert len(fake.api.called("List")) == 1
 
 
+def test_what_may_be_old_is_said(fake: FakeInstallation, run: Run) -> None:
+    fake.api.put("Node", "a", {"site": "s"}, {"ready": True, "asOfAt": now_ms() - 180_000})
+    code, out, err = run("get", "nodes")
+    assert code == 0 and "Ready" in out
+    assert "cannot read its store since" in err and "(3m ago)" in err
+    assert "cannot read its store" in run("describe", "node/a")[1]
+
+
 def test_nothing_found_is_said_on_stderr(run: Run) -> None:
     assert run("get", "workloads") == (0, "", "No workloads in the namespace default.\n")
     code, out, _ = run("get", "workloads", "-o", "json")

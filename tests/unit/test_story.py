@@ -65,8 +65,7 @@ def test_it_begins_with_why_the_replica_is_there() -> None:
     story = replica_story(replica(stays=(there,)))
     first, fact = story.entries[:2]
     assert first.message == (
-        "placed on node n1 at site s1 (epoch 41), to replace its stay on node n0, "
-        "because: Drained"
+        "placed on node n1 at site s1 (epoch 41), to replace its stay on node n0, because: Drained"
     )
     assert (first.at_ms, first.source) == (NOW - 60_000, "leader/m")
     assert fact.message == "it may be there: residency: site s1 is in NL"
