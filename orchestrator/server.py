@@ -46,7 +46,8 @@ from orchestrator.store.sqlite import open_sqlite
 log = logging.getLogger(__name__)
 
 
-def _guards(config: Config) -> GuardSettings:
+def guard_settings(config: Config) -> GuardSettings:
+    """How much may stop at once, and how long silence is doubted."""
     return GuardSettings(
         stops_max=config.hold_stops_above,
         share_max=config.hold_share_above,
@@ -180,7 +181,9 @@ class Orchestrator:
             parts.fleet,
             parts.events,
             self._clock,
-            LeaderSettings(config.member_name, periods=parts.periods, guards=_guards(config)),
+            LeaderSettings(
+                config.member_name, periods=parts.periods, guards=guard_settings(config)
+            ),
         )
         parts.explaining.use(self.leader)
 

@@ -1,18 +1,25 @@
 """Changes that stop too much are held until somebody approves; freezes; a Store that forgets."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import generate_latest
 
+from orchestrator.cache import Cache
+from orchestrator.config import load_config
 from orchestrator.domain.census import missing, take
 from orchestrator.domain.freezes import Freeze, freeze_of, freezes_in
 from orchestrator.domain.guard import DEFAULT, EXPLICIT, GuardSettings, hold_back
 from orchestrator.domain.holds import APPROVED_FOR_S, Hold, HoldKind, Scope, holds_in, read
+from orchestrator.fleet import Fleet
+from orchestrator.metrics import Metrics
 from orchestrator.records import AssignmentRecord, KeptRecord, NodePlacement
 from orchestrator.scheduling.decisions import Bind, Cause, Place, Plan, Stop
 from orchestrator.scheduling.snapshot import Namespace, Node, Quota, Snapshot
+from orchestrator.server import guard_settings
 from orchestrator.store import keys
 from tests.unit.guard_world import GuardedWorld
 from tests.unit.scheduling_world import box
@@ -365,3 +372,36 @@ def test_an_incomplete_world_changes_nothing_and_forgets_nothing() -> None:
     home.complete = False
     assert home.tick().changes_nothing
     assert home.holds == holds and home.memory == memory
+
+
+# --- settings and gauges --------------------------------------------------------------------------
+
+
+def test_settings_come_from_the_configuration() -> None:
+    values = {"hold_stops_above": 3, "hold_share_above": 0.2, "suspicion_limit": "5m"}
+    config = load_config(None, {}, {**values, "lost_after": "40s"})
+    assert guard_settings(config) == GuardSettings(3, 0.2, 300.0, 40.0)
+    assert guard_settings(load_config(None, {}, {})) == DEFAULT
+
+
+def test_a_share_of_one_holds_nothing() -> None:
+    snapshot = world_of(s_0=[replica(n) for n in range(50)])
+    assert held_of(snapshot, stops(snapshot, 50), GuardSettings(share_max=1.0)) == 0
+
+
+def test_what_is_worth_an_alert_is_a_gauge() -> None:
+    store: Any = None
+    cache, fleet = Cache(store, lambda: NOW), Fleet(NOW)
+    metrics = Metrics("test", "m1", "eu")
+    metrics.observe_fleet(fleet, cache, 10.0)
+    fleet.observe("n1").plan_error = "Truncated: the plan announces more than it holds"
+    fleet.observe("n2")
+    cache.doubt = "300 of 300 records are not in the store any more"
+    shown = generate_latest(metrics.registry).decode()
+    for line in (
+        "polder_nodes_refusing_plans 1.0",
+        "polder_store_doubted 1.0",
+        "polder_freezes 0.0",
+        'polder_holds{kind="stops"} 0.0',
+    ):
+        assert line in shown
