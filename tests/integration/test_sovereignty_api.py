@@ -92,7 +92,7 @@ async def box(rig: Rig, name: str, where: str) -> None:
     inventory = agent_pb2.NodeInventory(arch="amd64", capacity=plenty, allocatable=plenty)
     record = NodeStatusRecord(name, "0.1", "boot", stored_form(inventory), 1)
     await rig.put(keys.node_status(name), record.to_bytes())
-    rig.orchestrator.parts.fleet.observe(name).last_seen = time.time() + 600
+    rig.orchestrator.parts.fleet.heard(name, time.time()).heard_at = time.monotonic() + 600
     rig.orchestrator.parts.fleet.touch(name)
 
 
