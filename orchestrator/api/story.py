@@ -19,6 +19,7 @@ ENTRIES_MAX = 60
 BECAUSE_MAX = 8
 _WARNING = common_pb2.EVENT_TYPE_WARNING
 _SAME_MOMENT_MS = 1_000  # of a repeated event the first time is told, too, if it is apart
+_OF_ROLLOUTS = ("Rollout", "RolledBack")
 _REPEATED = ("Placed",)  # the placement itself tells it better
 
 Status = Mapping[str, Any]
@@ -97,7 +98,8 @@ class NodeFacts:
 
 def replica_story(facts: ReplicaFacts) -> Story:
     """Why it is there, what happened to it, to its node meanwhile, and to its workload."""
-    since_ms = min((stay.assignment.placed_at_ms for stay in facts.stays), default=0)
+    known = [stay.assignment.placed_at_ms for stay in facts.stays]
+    since_ms = min((*known, *(event.first_at_ms for event in facts.events)), default=0)
     entries = [entry for stay in facts.stays for entry in _placement(stay, facts.leader)]
     entries += _revision(facts.revision, current=True)
     placed = {stay.node: stay.assignment.placed_at_ms for stay in facts.stays}
@@ -230,11 +232,11 @@ def _exits(stay: Stay) -> Iterator[Entry]:
 
 def _decisions(rollout: RolloutState | None, events: Sequence[EventRecord]) -> Iterator[Entry]:
     """What was concluded of each revision, if its event is not kept any more."""
-    oldest_ms = min((event.last_at_ms for event in events), default=0)
+    told_ms = [event.last_at_ms for event in events if event.reason.startswith(_OF_ROLLOUTS)]
     for past in rollout.history if rollout is not None else ():
         if not past.decided_at_ms or past.standing is Standing.CURRENT:
             continue
-        if oldest_ms and past.decided_at_ms >= oldest_ms:
+        if any(abs(at_ms - past.decided_at_ms) <= 2 * _SAME_MOMENT_MS for at_ms in told_ms):
             continue
         text = f"revision {past.number} was found {past.standing.lower()}"
         text += f": {past.cause}" if past.cause else ""

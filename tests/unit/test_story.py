@@ -120,6 +120,14 @@ def test_what_is_said_of_its_siblings_is_not_its_story() -> None:
     assert any("RolloutProven" in line for line in shown)
 
 
+def test_what_befell_its_workload_in_its_earlier_stays_is_told() -> None:
+    failed = event("RolloutFailed", "revision 2 failed", NOW - 70_000, "Workload", "w")
+    before = event("RolloutStarted", "revision 1 begins", NOW - 900_000, "Workload", "w")
+    own = event("Started", "container app", NOW - 80_000)
+    shown = str(told(replica_story(replica(events=(own,), workload_events=(before, failed)))))
+    assert "revision 2 failed" in shown and "revision 1 begins" not in shown
+
+
 def test_a_placement_is_told_once() -> None:
     again = event("Placed", "placed on node n1", NOW - 60_000)
     former = event("Placed", "placed on node n0", NOW - 90_000)
@@ -180,6 +188,16 @@ def test_a_workloads_story_has_its_revisions_and_how_they_fared() -> None:
     assert "Placed: w-0: placed on node n1" in shown
     assert "Changed: last changed (generation 4)" in shown
     assert shown[-1] == "Degraded: RolledBack"
+
+
+def test_a_decision_is_told_once() -> None:
+    state = RolloutState(1, 1, history=(Past(1, "a", "a", Standing.PROVEN, "", NOW - 9_000),))
+    said = (event("RolloutProven", "revision 1 held", NOW - 9_010, "Workload", "w"),)
+    facts = WorkloadFacts(WORKLOAD, {}, (), said, Circumstances(rollout=state))
+    shown = told(workload_story(facts))
+    assert [line for line in shown if line.startswith("Rollout")] == [
+        "RolloutProven: revision 1 held"
+    ]
 
 
 def test_decisions_older_than_the_events_are_told_from_the_record() -> None:
