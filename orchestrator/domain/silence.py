@@ -146,7 +146,8 @@ def _scopes(nodes: Iterable[Quiet]) -> dict[ScopeKey, list[Quiet]]:
     for node in nodes:
         keys = (_WIDEST, (Scope.REGION, node.region), (Scope.SITE, node.site))
         for key in keys:
-            found.setdefault(key, []).append(node)
+            if key[1] or key == _WIDEST:  # sites that declare no region have nothing in common
+                found.setdefault(key, []).append(node)
     # A region of one site is that site, by its better known name.
     return {
         key: members

@@ -11,7 +11,7 @@ from orchestrator.domain.holds import HoldKind, Scope
 from orchestrator.domain.liveness import FLAP_WINDOW_S, SILENT_AFTER_S, Liveness
 from orchestrator.domain.nodes import TRANSITIONS, NodeMemory, Word, first, remark, step
 from orchestrator.domain.silence import TRANSITIONS as DOUBTS
-from orchestrator.domain.silence import Doubt, Sign
+from orchestrator.domain.silence import Doubt, Quiet, Sign, judge
 from orchestrator.scheduling.decisions import Cause
 from tests.unit.guard_world import GuardedWorld
 from tests.unit.scheduling_world import box
@@ -303,3 +303,14 @@ def test_a_jump_of_the_wall_clock_neither_starts_nor_ends_a_suspicion(jump_s: fl
     assert home.state("a-0") is SILENT
     home.run(310)
     assert home.state("a-0") is LOST
+
+
+def test_sites_that_declare_no_region_are_no_region_together() -> None:
+    def quiet(number: int, site: str) -> Quiet:
+        return Quiet(f"n{number}", site, "", quiet=True, lost=True)
+
+    heard = [Quiet(f"h{number}", f"t{number}", "", quiet=False, lost=False) for number in range(2)]
+    scattered = [quiet(number, f"s{number}") for number in range(3)]
+    assert not judge([*scattered, *heard], {}, {}, 0.0, 0.0).doubted
+    together = [quiet(number, "s") for number in range(3)]
+    assert len(judge([*together, *heard], {}, {}, 0.0, 0.0).doubted) == 3
