@@ -130,6 +130,7 @@ class Checks:
         self._hear()
         after = {item.node: item for item in self._world.mirror.placements()}
         self._note_budgets(before)
+        self._note_budgets(after)  # places that lacked a replica count, too
         changed = any(after.get(node) is not item for node, item in before.items()) or (
             after.keys() != before.keys()
         )
