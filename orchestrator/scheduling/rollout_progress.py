@@ -8,6 +8,7 @@ mean something only in comparison with before.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from orchestrator.domain.liveness import Liveness
 from orchestrator.domain.rollout import Health, Progress, Tally
@@ -46,8 +47,8 @@ class Watch:
         return self.unready_since is None and self.crashing_since is None and not self.restarted_at
 
 
-Watches = Mapping[tuple[str, str], Watch]
-"""By (node, replica uid)."""
+Watches = Mapping[str, Watch]
+"""By replica uid, which is of one stay."""
 
 
 def is_reachable(node: Node | None) -> bool:
@@ -68,26 +69,33 @@ def is_available(record: AssignmentRecord, seen: Observed | None, min_ready_s: f
 
 def watched(
     stays: Sequence[Stay],
+    nodes: Mapping[str, Node],
     observed: Mapping[tuple[str, str], Observed],
     before: Watches,
     steady: float,
-) -> dict[tuple[str, str], Watch]:
-    """The watches of these stays now. What its agent does not tell now stays as it was."""
+) -> dict[str, Watch]:
+    """The watches of these stays now. What its agent does not tell now stays as it was.
+
+    On a node that cannot be reached nothing is watched, and what comes back begins anew: that it
+    was away, or started again there, is not its revision's doing.
+    """
     found = {}
     for node, record in stays:
-        key = (node, record.replica_uid)
-        known, seen = before.get(key), observed.get(key)
+        if not is_reachable(nodes.get(node)):
+            continue
+        uid = record.replica_uid
+        known, seen = before.get(uid), observed.get((node, uid))
         if known is not None and known.revision != record.revision:
             known = None
         if seen is not None and seen.revision == record.revision:
             known = _seen(known, seen, steady)
         if known is not None:
-            found[key] = known
+            found[uid] = known
     return found
 
 
 def _seen(before: Watch | None, seen: Observed, steady: float) -> Watch:
-    known = before or Watch(seen.revision, seen.restarts, seen.restarts, was_ready=seen.ready)
+    known = before or _begun(seen.revision, seen.restarts, seen.ready)
     if known.is_quiet and seen.ready and known.was_ready and seen.restarts == known.restarts:
         return known  # as nearly always
     restarted_at = known.restarted_at
@@ -102,6 +110,12 @@ def _seen(before: Watch | None, seen: Observed, steady: float) -> Watch:
         unready_since=_since(known.unready_since, known.was_ready and not seen.ready, steady),
         crashing_since=_since(known.crashing_since, crashing, steady),
     )
+
+
+@lru_cache(maxsize=256)
+def _begun(revision: int, restarts: int, ready: bool) -> Watch:
+    """Shared by the many that are alike: a workload may have a million stays."""
+    return Watch(revision, restarts, restarts, was_ready=ready)
 
 
 def _since(before: float | None, holds: bool, steady: float) -> float | None:
@@ -131,7 +145,8 @@ def progress(
         if not reachable[name]:
             continue
         key, mine = (name, record.replica_uid), record.revision == target
-        counts[mine].add(watches[0].get(key), watches[1].get(key), steady)
+        uid = record.replica_uid
+        counts[mine].add(watches[0].get(uid), watches[1].get(uid), steady)
         if mine:
             seen = observed.get(key)
             if is_available(record, seen, min_ready_s):
@@ -213,6 +228,6 @@ def _is_crashing(watch: Watch, steady: float) -> bool:
     if watch.crashing_since is None:
         return False
     return (
-        watch.restarts - watch.first_restarts >= RESTARTS_MAX - 1
+        watch.restarts - watch.first_restarts >= RESTARTS_MAX
         or steady - watch.crashing_since >= CRASH_LOOP_S
     )

@@ -41,6 +41,9 @@ WATCH_GAP_MAX_S = 15.0
 LOOK_EVERY_S = (1.0, 10.0)
 """What runs everywhere and is only watched is looked at so often: the more there are, the less."""
 WATCHED_PER_S = 200
+STAYS_PER_S = 20_000
+"""Nor is a workload looked at more often than this allows for its size: the plan gates each replica
+by itself, and waves can wait for seconds."""
 _WATCHED = (Phase.PROVING, Phase.FAILED)
 _TRANSACTION_RECORDS = 50
 
@@ -51,13 +54,15 @@ _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 class Followed:
     """One rollout between two ticks. `written`: the record's body that goes with `state`, None
     when there is none yet; `record`: the record in which it was found again. Steady seconds:
-    `looked_at`, before which its time is counted, and `due_at`, when a clock may be over."""
+    `looked_at`, up to which its time is counted, and `due_at`, when a clock may be over. `stays`:
+    how many there were."""
 
     state: RolloutState
     written: Mapping[str, Any] | None
     looked_at: float
     saved_at: float
     due_at: float = 0.0
+    stays: int = 0
     record: KeptRecord | None = None
     watches: Watches = field(default_factory=lambda: _NOTHING)
 
@@ -210,13 +215,13 @@ class _Rollouts:
     def _may_wait(
         self, workload: Workload, followed: Followed | None, regions: Mapping[str, str]
     ) -> bool:
-        """Whether it is only watched, and was looked at just now."""
-        if followed is None or followed.state.phase not in _WATCHED:
+        """Whether it is only watched, or large, and was looked at just now."""
+        if followed is None or followed.state.newest != workload.revision:
             return False
-        if followed.state.newest != workload.revision:
-            return False
-        least_s, most_s = LOOK_EVERY_S
-        every_s = min(most_s, max(least_s, len(self._active) / WATCHED_PER_S))
+        every_s = min(WATCH_GAP_MAX_S, followed.stays / STAYS_PER_S)
+        if followed.state.phase in _WATCHED:
+            least_s, most_s = LOOK_EVERY_S
+            every_s = max(every_s, least_s, min(most_s, len(self._active) / WATCHED_PER_S))
         wait_s = min(followed.due_at, followed.looked_at + every_s) - self._moment.steady
         if wait_s <= 0:
             return False
@@ -242,7 +247,7 @@ class _Rollouts:
         if workload.frozen:
             return replace(followed, looked_at=steady) if followed is not None else None
         watches = followed.watches if followed is not None else _NOTHING
-        now_watched = watched(stays, observed, watches, steady)
+        now_watched = watched(stays, nodes, observed, watches, steady)
         target = followed.state.target if followed is not None else workload.revision
         seen = progress(
             stays,
@@ -268,6 +273,7 @@ class _Rollouts:
             watches=now_watched,
             looked_at=steady,
             due_at=steady + taken.due_s,
+            stays=len(stays),
         )
         if taken.event is not None:
             self._tell(workload, taken.said)

@@ -46,7 +46,7 @@ class Watcher:
         }
         before, self.watches = (
             self.watches,
-            watched(self.stays, observed, self.watches, self.steady),
+            watched(self.stays, self.nodes, observed, self.watches, self.steady),
         )
         both = (before, self.watches)
         return progress(self.stays, 2, self.nodes, observed, both, self.steady, min_ready)
@@ -65,8 +65,9 @@ def test_available_is_ready_for_long_enough_with_the_revision_that_is_assigned()
 def test_one_crash_is_no_crash_loop_but_three_are() -> None:
     one = Watcher(stay("n1"))
     one.sees(READY)
-    assert one.sees(replace(CRASHED, restarts=1)).target.crashing == 0
-    seen = one.sees(replace(CRASHED, restarts=2), after_s=1.0)
+    for restarts in (1, 2):
+        assert one.sees(replace(CRASHED, restarts=restarts), after_s=1.0).target.crashing == 0
+    seen = one.sees(replace(CRASHED, restarts=3), after_s=2.0)
     assert (seen.target.crashing, seen.target.restarted) == (1, 1)
 
 
@@ -118,6 +119,18 @@ def test_nodes_that_cannot_be_reached_say_nothing() -> None:
         "": Tally(lost=1),
     }
     assert seen.target.stays == 1
+
+
+def test_a_box_that_was_away_does_not_count_against_what_starts_there_again() -> None:
+    one = Watcher(stay("n1"))
+    one.sees(READY)
+    here, away = one.nodes, {"n1": Node("n1", "s1", liveness=Liveness.SILENT)}
+    one.nodes = away
+    one.sees(READY, after_s=60.0)
+    one.nodes = here
+    one.sees(replace(DOWN, restarts=1))
+    seen = one.sees(replace(DOWN, restarts=1), after_s=60.0)
+    assert (seen.target.unready, seen.target.restarted) == (0, 0)
 
 
 def test_a_replica_with_two_stays_counts_once_at_the_newer_one() -> None:
