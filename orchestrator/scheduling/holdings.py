@@ -37,8 +37,10 @@ class Holdings:
         """Stays by workload uid, of these workloads."""
         found: dict[str, list[Stay]] = {uid: [] for uid in uids}
         for _, mine in self.by_node.values():
-            for uid in mine.keys() & uids:
-                found[uid] += mine[uid]
+            # Over the smaller of both: a set of one and a view of the other would not choose so.
+            for uid in mine if len(mine) < len(uids) else uids:
+                if uid in mine and uid in uids:
+                    found[uid] += mine[uid]
         return found
 
 
