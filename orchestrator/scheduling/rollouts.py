@@ -191,7 +191,7 @@ class _Rollouts:
         self._changed[workload.uid] = replace(workload, paused=True)
         self._unreadable.add(workload.uid)
         if workload.uid not in self._before.unreadable:
-            text = f"its rollout record cannot be read, so nothing of it is updated: {error!r:.200}"
+            text = f"its rollout record is not understood; nothing of it is updated: {error!r:.200}"
             self._tell(workload, [Said(True, "RolloutUnreadable", text)])
 
     def _step_all(self, holdings: Holdings) -> None:
@@ -202,7 +202,11 @@ class _Rollouts:
         stays = holdings.of(frozenset(workload.uid for workload, _ in active))
         aged: list[tuple[float, Workload, Followed]] = []
         for workload, followed in active:
-            stepped = self._step(workload, followed, stays[workload.uid], nodes, regions)
+            try:
+                stepped = self._step(workload, followed, stays[workload.uid], nodes, regions)
+            except Exception as error:  # one broken record must not stop all the others
+                self._cannot_read(workload, error)
+                continue
             if stepped is None:
                 continue
             self._lead(workload, stepped.state, regions)

@@ -200,15 +200,25 @@ def test_frozen_rollouts_wait_without_failing(world: RolloutWorld) -> None:
     assert world.state("web").phase is Phase.ROLLED_BACK
 
 
-def test_a_record_of_a_newer_version_changes_nothing_and_is_told_once(world: RolloutWorld) -> None:
+@pytest.mark.parametrize(
+    "body",
+    [{"phase": "Levitating"}, {"phase": "Proving", "held_s": "long"}],
+    ids=["newer", "broken"],
+)
+def test_a_record_that_is_not_understood_changes_nothing_and_stops_nobody_else(
+    world: RolloutWorld, body: dict[str, object]
+) -> None:
     world.apply("web", "app:1", count=4, update=QUICK)
     world.goes_on(5)
-    world.kept[KEY] = KeptRecord(KEY, {"phase": "Levitating", "newest": 1, "target": 1}, 99)
-    world.apply("web", "app:2")
-    world.goes_on(20)
+    body = {"newest": 1, "target": 1, **body}
+    world.kept[KEY] = KeptRecord(KEY, body, 99)
+    world.goes_on(10)
+    world.apply("other", "app:1", count=1, update=QUICK)
+    world.goes_on(30)
     assert set(world.versions("web").values()) == {1}
     assert world.told.count("RolloutUnreadable") == 1
-    assert world.kept[KEY].body["phase"] == "Levitating"
+    assert world.kept[KEY].body == body
+    assert world.state("other").phase is Phase.PROVEN
 
 
 def test_workloads_at_rest_are_handed_to_the_plan_as_they_are(world: RolloutWorld) -> None:
