@@ -227,8 +227,8 @@ class _Rollouts:
             least_s, most_s = LOOK_EVERY_S
             every_s = max(every_s, least_s, min(most_s, len(self._active) / WATCHED_PER_S))
         wait_s = min(followed.due_at, followed.looked_at + every_s) - self._moment.steady
-        if wait_s <= 0:
-            return False
+        if wait_s <= every_s / 2:
+            return False  # soon anyway: so those that are watched come to be looked at together
         self._due_s = min(self._due_s, wait_s)
         self._lead(workload, followed.state, regions)
         return True
