@@ -50,8 +50,8 @@ class Checks:
         self.voluntary_stops = 0
         # By stay: steady time since which the leader was told that it is ready.
         self._told_ready: dict[str, float] = {}
-        # Stays that an order ends although they were available or unknown: by uid, its cause.
-        self._taken: dict[str, str] = {}
+        # Stays that an order ends although they were available or unknown: by uid, its cause, when.
+        self._taken: dict[str, tuple[str, float]] = {}
         # (workload uid, replica) that were serving and are not, because of an order.
         self._missing: dict[tuple[str, str], str] = {}
         self._budgets: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
@@ -77,8 +77,10 @@ class Checks:
         self._world.note(f"  {rec.replica} on {rec.node} serves no more: {order}")
         if order in ("power", "crash", "ended"):
             return
-        cause = self._taken.get(rec.uid, "")
-        if cause and not self._serving(key):
+        cause, decided_at = self._taken.get(rec.uid, ("", 0.0))
+        # An order that was under way when its node fell silent comes when it comes.
+        late = self._world.agents[rec.node].silent_since > decided_at - HEARD_S
+        if cause and not late and not self._serving(key):
             self._missing[key] = cause
             self._count_missing(rec.workload_uid)
 
@@ -223,7 +225,7 @@ class Checks:
         for item, cause in taken:
             self.voluntary_stops += 1
             if item.replica not in now:  # otherwise its successor was there when it was decided
-                self._taken[item.replica_uid] = cause
+                self._taken[item.replica_uid] = (cause, self._world.steady)
         lost = {n for n in was - now if is_wanted(workload, n)}
         excused_names = {n for n in lost if self._excused(ordered.get(n, ""), n, before)}
         lost -= excused_names

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from orchestrator.records import NodePlacement, StoredResource
 from orchestrator.store import keys
+from polder.v1 import agent_pb2
 from tests.sim.rollouts_records import assignments
 
 if TYPE_CHECKING:
     from tests.sim.rollouts_world import World
 
 BURST_S = 50.0
+SUCCEEDED = agent_pb2.REPLICA_PHASE_SUCCEEDED
 ENDED = ("Complete", "Failed", "DeadlineExceeded")
 
 
@@ -34,8 +36,8 @@ class JobChecks:
         parent, dash, _ = workload.name.rpartition("-")
         if dash and parent.startswith("cron"):
             self._check_burst(parent, workload)
-        ended = self._hear(workload)
         were = {a.replica_uid for _, a in assignments(workload.uid, before)}
+        ended = self._hear(workload, were)
         active = set()
         for _, item in assignments(workload.uid, after):
             again = (workload.uid, item.replica) in self._succeeded
@@ -47,7 +49,7 @@ class JobChecks:
         if len(active) > allowed and not workload.deletion_requested_at_ms:
             self._world.broken(f"{workload.name}: {sorted(active)} run, {allowed} may at once")
 
-    def _hear(self, workload: StoredResource) -> set[str]:
+    def _hear(self, workload: StoredResource, assigned: set[str]) -> set[str]:
         """Stays that ended, as far as the leader was told at some time."""
         ended = self._ended
         for agent in self._world.agents.values():
@@ -56,7 +58,7 @@ class JobChecks:
                     ended.add(rec.uid)
         for seen in self._world.fleet.nodes():
             for status in seen.replicas.values():
-                if status.workload_uid == workload.uid and status.phase == 6:
+                if status.replica_uid in assigned and status.phase == SUCCEEDED:
                     self._succeeded.add((workload.uid, status.replica))
         return ended
 
