@@ -31,6 +31,8 @@ START = 1_700_000_000.0
 IDLE_S = 5.0
 DEBOUNCE_S = 0.05
 STORY_LINES = 60
+UNEXPECTED = ("RolloutUnreadable", "JobUnreadable")
+"""Events that tell of an error in the leader, which it survives: every record here is its own."""
 
 
 class Violation(AssertionError):
@@ -179,6 +181,8 @@ class World:
             return done
         for tell in decided.tells:
             self.note(f"tell {tell.kind}/{tell.name} {tell.reason}: {tell.message}")
+            if tell.reason in UNEXPECTED:
+                self.broken(f"{tell.name}: {tell.message}")
         if not decided.plan.changes_nothing:
             done = await self.committer.commit(decided.plan, self.seen.snapshot, self.term)
             self._tell(decided.plan)
