@@ -60,6 +60,7 @@ class Checks:
         self._jobs = JobChecks(world)
         self._proven: set[tuple[str, int]] = set()
         self._rules: dict[tuple[str, int], tuple[bool, dict[str, Any]]] = {}
+        self._crashed: dict[tuple[str, int], float] = {}
         self._began: dict[tuple[str, int], float] = {}
         self._good: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         self._canaries: dict[tuple[str, int], list[tuple[float, str]]] = {}
@@ -75,6 +76,9 @@ class Checks:
             self._world.later(settle_s, lambda: rec.serves and self._missing.pop(key, None))
             return
         self._world.note(f"  {rec.replica} on {rec.node} serves no more: {order}")
+        told = self._world.agents[rec.node].connected
+        if order == "crash" and rec.pod is not None and told:
+            self._crashed[rec.workload_uid, rec.pod.want.record.revision] = self._world.steady
         if order in ("power", "crash", "ended"):
             return
         cause, decided_at = self._taken.get(rec.uid, ("", 0.0))
@@ -454,8 +458,10 @@ class Checks:
             if past["standing"] != "Proven" or revision is None:
                 continue
             image = self._world.image(revision.decoded.containers[0].image)
-            slow = image.kind == "crash_late" and workload.decoded.update.proven_after < 300
-            if image.is_bad and not slow and (workload.uid, past["number"]) not in self._proven:
+            crashed_at = self._crashed.get((workload.uid, past["number"]), 0.0)
+            held_s = self._world.steady - crashed_at
+            held = image.kind == "crash_late" and held_s >= workload.decoded.update.proven_after - 5
+            if image.is_bad and not held and (workload.uid, past["number"]) not in self._proven:
                 self._world.broken(f"{workload.name} r{past['number']} is proven: {image.name}")
             self._proven.add((workload.uid, past["number"]))
             if revision.template not in self._good[workload.uid]:
