@@ -76,14 +76,16 @@ class Checks:
             self._world.later(settle_s, lambda: rec.serves and self._missing.pop(key, None))
             return
         self._world.note(f"  {rec.replica} on {rec.node} serves no more: {order}")
-        told = self._world.agents[rec.node].connected
-        if order == "crash" and rec.pod is not None and told:
+        agent = self._world.agents.get(rec.node)
+        if agent is None:
+            return  # the box is taken away
+        if order == "crash" and rec.pod is not None and agent.connected:
             self._crashed[rec.workload_uid, rec.pod.want.record.revision] = self._world.steady
         if order in ("power", "crash", "ended"):
             return
         cause, decided_at = self._taken.get(rec.uid, ("", 0.0))
         # An order that was under way when its node fell silent comes when it comes.
-        late = self._world.agents[rec.node].silent_since > decided_at - HEARD_S
+        late = agent.silent_since > decided_at - HEARD_S
         if cause and not late and not self._serving(key):
             self._missing[key] = cause
             self._count_missing(rec.workload_uid)
@@ -398,7 +400,8 @@ class Checks:
             if item.revision == target and item.replica_uid not in leaving
         }
         known = {site for _, site in met}
-        met[:] = [item for item in met if item[1] in sites]  # the others went on without it
+        if sites:  # what left one of them went on elsewhere; scaled to zero, it goes on there
+            met[:] = [item for item in met if item[1] in sites]
         met += [(self._world.steady, site) for site in sorted(sites - known)]
         if not met:
             return
@@ -436,6 +439,7 @@ class Checks:
             held_up = (
                 workload is None
                 or workload.decoded.update.paused
+                or not is_wanted(workload, key[1])  # its stop may wait for an operator
                 or kept_body(self._world, workload).get("phase") == "Failed"
                 or self._world.is_frozen(namespace)
                 or any(not self._heard(rec.node) for rec in recs)
