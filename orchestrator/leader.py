@@ -264,6 +264,7 @@ class Leader:
         world = self._worlds.build(moment.now, self._led_since, moment.steady)
         decided = await self._steer(world, moment)
         self._memory, self._due_s = decided.memory, decided.due_s
+        self._reporter.told(decided.tells)
         planned = time.monotonic()
         done = await self._commit(decided, world.snapshot, term)
         self._publish(world.snapshot, decided.plan, moment)
@@ -286,15 +287,14 @@ class Leader:
 
     async def _commit(self, decided: Steering, snapshot: Snapshot, term: Term) -> Committed:
         """The writes, then the plan, which counts on them; events only of what stands."""
-        written = await self._committer.write(decided.writes, term)
-        self._in_vain = decided.plan.changes_nothing and not decided.writes
+        written = await self._committer.write(decided.batches, term, self._reporter.told)
+        self._in_vain = decided.plan.changes_nothing and not decided.batches
         if written.refused:
             return Committed(written.revision, refused=written.refused)
         done = Committed()
         if not decided.plan.changes_nothing:
             done = await self._committer.commit(decided.plan, snapshot, term)
         done.revision = max(done.revision, written.revision)
-        self._reporter.told(decided.tells)
         return done
 
     async def _collect(self, moment: Moment, term: Term) -> None:

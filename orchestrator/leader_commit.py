@@ -23,7 +23,7 @@ from orchestrator.scheduling.decisions import Place, Plan, Revise, Stop
 from orchestrator.scheduling.demands import Demands
 from orchestrator.scheduling.secrets import Carried
 from orchestrator.scheduling.snapshot import Snapshot
-from orchestrator.scheduling.steer import Write
+from orchestrator.scheduling.tick import Batch, Tell
 from orchestrator.store import keys
 from orchestrator.store.port import (
     MAX_TXN_OPS,
@@ -71,20 +71,25 @@ class Committer:
         self._demands = Demands(Snapshot(0))
         self._carried = Carried(Snapshot(0))
 
-    async def write(self, transactions: Sequence[Sequence[Write]], term: Term) -> Committed:
-        """Records of rollouts, jobs and guards. `refused` are keys of transactions that were stale.
+    async def write(
+        self, batches: Sequence[Batch], term: Term, tell: Callable[[Sequence[Tell]], None]
+    ) -> Committed:
+        """Records of rollouts, jobs and guards. `refused` are keys of batches that were stale.
 
-        Each stands or falls alone. Raises Deposed and StoreError.
+        Each stands or falls alone, and is told once it stands. Raises Deposed and StoreError.
         """
         done = Committed()
-        for writes in transactions:
-            compares = [Compare(w.key, CompareTarget.MOD_REVISION, w.expected) for w in writes]
+        for batch in batches:
+            compares = [
+                Compare(w.key, CompareTarget.MOD_REVISION, w.expected) for w in batch.writes
+            ]
             ops: list[Op] = [
-                Delete(w.key) if w.value is None else Put(w.key, w.value) for w in writes
+                Delete(w.key) if w.value is None else Put(w.key, w.value) for w in batch.writes
             ]
             result = await self._txn(term, compares, ops)
             if result.committed:
                 done.revision = max(done.revision, result.revision)
+                tell(batch.tells)
             else:
                 done.refused += [compare.key for compare in result.failed]
         return done

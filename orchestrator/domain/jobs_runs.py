@@ -19,7 +19,7 @@ from orchestrator.domain.schedules import Decision, Run, ScheduleState, decide
 from orchestrator.records import StoredResource, TemplateRevision
 from orchestrator.scheduling.decisions import Cause
 from orchestrator.scheduling.snapshot import Snapshot, Workload
-from orchestrator.scheduling.tick import Moment, Tell, World, Write
+from orchestrator.scheduling.tick import Batch, Moment, Tell, World, Write
 from orchestrator.store import keys
 from polder.manifest import digest
 from polder.manifest.job import Schedule
@@ -33,10 +33,11 @@ SCHEDULED_AT = "polder.eu/scheduled-at"
 
 @dataclass(frozen=True, slots=True)
 class JobsStep:
-    """What jobs make of a tick. `snapshot` is the world's, with what jobs want of the plan."""
+    """What jobs make of a tick. `snapshot` is the world's, with what jobs want of the plan. `tells`
+    go with no write."""
 
     snapshot: Snapshot
-    writes: tuple[tuple[Write, ...], ...] = ()
+    batches: tuple[Batch, ...] = ()
     tells: tuple[Tell, ...] = ()
     memory: JobsMemory = JobsMemory()
     due_s: float = NEVER
@@ -52,9 +53,7 @@ def step_jobs(world: World, memory: JobsMemory, moment: Moment) -> JobsStep:
     tick.run_jobs()
     _run_schedules(tick)
     tick.forget_records()
-    return JobsStep(
-        tick.snapshot(), tuple(tick.writes), tuple(tick.tells), tick.remembered(), tick.due_s
-    )
+    return JobsStep(tick.snapshot(), tuple(tick.batches), tick.tells, tick.remembered(), tick.due_s)
 
 
 def _run_schedules(tick: JobsTick) -> None:

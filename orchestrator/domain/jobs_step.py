@@ -27,7 +27,7 @@ from orchestrator.domain.jobs import (
 )
 from orchestrator.records import AssignmentRecord, KeptRecord, StoredResource
 from orchestrator.scheduling.snapshot import Node, Snapshot, Workload
-from orchestrator.scheduling.tick import Moment, Tell, World, Write
+from orchestrator.scheduling.tick import Batch, Moment, Tell, World, Write
 from orchestrator.store import keys
 from polder.manifest.job import Job
 
@@ -77,8 +77,8 @@ class JobsTick:
         self.world = world
         self.moment = moment
         self.memory = memory
-        self.writes: list[tuple[Write, ...]] = []
-        self.tells: list[Tell] = []
+        self.batches: list[Batch] = []
+        self._said: dict[str, list[Tell]] = {}  # by workload uid, until a write takes them along
         self.due_s = NEVER
         self.records = {
             record.uid: record for record in world.workloads if record.spec.get("run") == "once"
@@ -171,9 +171,9 @@ class JobsTick:
         if stored is None or not stored.phase.ended:
             self.due_s = 0.0  # first its end is written down
             return
-        self.remove(record)
         text = f"its job ended more than {rules.ttl:g} s ago, its time to live"
         self.tell(record, False, "JobRemoved", text)
+        self.remove(record)
 
     def _tell_of(
         self,
@@ -200,9 +200,8 @@ class JobsTick:
         """The record of a job or schedule, in one transaction with `more`."""
         key, kept = keys.job(uid), self.kept(uid)
         value = KeptRecord(key, body).to_bytes()
-        self.writes.append(
-            (Write(key, value, kept.store_revision if kept is not None else 0), *more)
-        )
+        write = Write(key, value, kept.store_revision if kept is not None else 0)
+        self._add(uid, write, *more)
 
     def remove(self, record: StoredResource, ending: Ending | None = None) -> None:
         """A tombstone; `ending`: why its replicas stop, if that is not decided yet."""
@@ -216,14 +215,24 @@ class JobsTick:
             changed_at_ms=self.now_ms,
         )
         key = keys.spec(*record.ref)
-        self.writes.append((Write(key, marked.to_bytes(), record.store_revision),))
+        self._add(record.uid, Write(key, marked.to_bytes(), record.store_revision))
         workload = self.workloads.get(record.uid)
         if ending is not None and workload is not None:
             every = {p.record.replica_uid: ending for p in self.stays.get(record.uid, [])}
             self.workloads[record.uid] = ordered(workload, Instructions(ending=every))
 
     def tell(self, record: StoredResource, warning: bool, reason: str, message: str) -> None:
-        self.tells.append(Tell("Workload", record.namespace, record.name, warning, reason, message))
+        """Together with the next write that is about the record."""
+        said = Tell("Workload", record.namespace, record.name, warning, reason, message)
+        self._said.setdefault(record.uid, []).append(said)
+
+    def _add(self, uid: str, *writes: Write) -> None:
+        self.batches.append(Batch(writes, tuple(self._said.pop(uid, ()))))
+
+    @property
+    def tells(self) -> tuple[Tell, ...]:
+        """What no write goes with."""
+        return tuple(tell for said in self._said.values() for tell in said)
 
     def forget_records(self) -> None:
         """Of workloads that are gone, unless a node still holds a replica of theirs."""
@@ -241,7 +250,7 @@ class JobsTick:
             for item in placement.assignments
             if item.workload_uid not in present
         }
-        self.writes += [(write,) for uid, write in useless.items() if uid not in orphaned]
+        self.batches += [Batch((write,)) for uid, write in useless.items() if uid not in orphaned]
 
     def snapshot(self) -> Snapshot:
         before = self.world.snapshot

@@ -7,6 +7,7 @@ the rules are in `orchestrator/domain/`.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from orchestrator.domain import silence
 from orchestrator.domain.census import Census, hold_for, missing, take
@@ -18,9 +19,10 @@ from orchestrator.domain.nodes import Announce, NodeMemory, Word, first, heard, 
 from orchestrator.domain.silence import Quiet, ScopeKey, Suspicion
 from orchestrator.scheduling.decisions import Explanation, Plan
 from orchestrator.scheduling.snapshot import Node, Snapshot
-from orchestrator.scheduling.tick import Moment, Tell, World, Write
+from orchestrator.scheduling.tick import Batch, Moment, Tell, World, Write
 
 _KINDS = {Scope.SITE: "Site", Scope.NAMESPACE: "Namespace", Scope.REGION: "Region"}
+_UNTOLD: Mapping[str, Tell] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +37,14 @@ class GuardMemory:
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
-    """The world as the other machines are to see it. `refused`: nothing follows from it."""
+    """The world as the other machines are to see it. `tells` go with no write. `refused`: nothing
+    follows from it."""
 
     world: World
     memory: GuardMemory
     holds: Mapping[str, Hold] = field(default_factory=dict)
     freezes: Freezes = field(default_factory=dict)
-    writes: tuple[tuple[Write, ...], ...] = ()
+    batches: tuple[Batch, ...] = ()
     tells: tuple[Tell, ...] = ()
     refused: bool = False
 
@@ -65,26 +68,27 @@ def before_plan(
         memory=replace(watched.memory, census=seen),
         holds=holds,
         freezes=freezes,
-        writes=(*watched.writes, *(_writes((), kept_store))),
+        batches=(*watched.batches, *_batches((), kept_store)),
         tells=watched.tells,
     )
 
 
 def after_plan(
     plan: Plan, guarded: Guarded, moment: Moment, settings: GuardSettings = DEFAULT
-) -> tuple[Plan, tuple[tuple[Write, ...], ...], tuple[Tell, ...]]:
+) -> tuple[Plan, tuple[Batch, ...]]:
     """The plan without what waits for an operator, and what to write and tell of that."""
     world, snapshot = guarded.world, guarded.world.snapshot
     plan = without_frozen(plan, snapshot, guarded.freezes)
     generations = {r.uid: r.generation for r in world.workloads} if plan.stop else {}
     held = hold_back(plan, snapshot, guarded.holds, generations, moment.now, settings)
     stored = [hold for hold in guarded.holds.values() if hold.kind is HoldKind.STOPS]
-    tells = tuple(
-        _tell(hold, "StopsHeld", f"{hold.message}; they run on until `edgectl approve {hold.id}`")
+    until = "they run on until `edgectl approve"
+    tells = {
+        hold.id: _tell(hold, "StopsHeld", f"{hold.message}; {until} {hold.id}`")
         for hold in held.begun
-    )
+    }
     explained = (*held.plan.explanations, *_doubts(snapshot, guarded.memory.doubted))
-    return replace(held.plan, explanations=explained), _writes(held.holds, stored), tells
+    return replace(held.plan, explanations=explained), _batches(held.holds, stored, tells)
 
 
 def as_seen(snapshot: Snapshot, freezes: Freezes, doubted: Mapping[str, str]) -> Snapshot:
@@ -125,10 +129,10 @@ def _doubt_of_store(
     others = [h for h in holds.values() if h.kind is HoldKind.STORE]
     world = World(snapshot)
     if before is not None:
-        return Guarded(world, memory, writes=_writes((before,), others))
+        return Guarded(world, memory, batches=_batches((before,), others))
     text = f"{hold.message}: nothing is changed until they are back, or `edgectl approve {hold.id}`"
-    tells = (_tell(hold, "StoreImplausible", text),)
-    return Guarded(world, memory, writes=_writes((hold,), others), tells=tells)
+    tells = {hold.id: _tell(hold, "StoreImplausible", text)}
+    return Guarded(world, memory, batches=_batches((hold,), others, tells))
 
 
 # --- nodes ------------------------------------------------------------------------------------
@@ -138,7 +142,7 @@ def _doubt_of_store(
 class _Watched:
     snapshot: Snapshot
     memory: GuardMemory
-    writes: tuple[tuple[Write, ...], ...] = ()
+    batches: tuple[Batch, ...] = ()
     tells: tuple[Tell, ...] = ()
 
 
@@ -182,8 +186,8 @@ def _watch(
     return _Watched(
         snapshot if not doubted else replace(snapshot, nodes=tuple(seen)),
         GuardMemory(nodes, judged.suspicions, doubted, memory.census),
-        _writes(judged.holds, stored),
-        (*_silences(judged, stored), *map(_announced, told)),
+        _batches(judged.holds, stored, _silences(judged, stored)),
+        tuple(map(_announced, told)),
     )
 
 
@@ -227,17 +231,18 @@ def _doubts(snapshot: Snapshot, doubted: Mapping[str, str]) -> Iterable[Explanat
             yield Explanation(namespace, workload, "NodeSuspect", why, tuple(replicas))
 
 
-def _silences(judged: silence.Judged, stored: Iterable[Hold]) -> Iterable[Tell]:
+def _silences(judged: silence.Judged, stored: Iterable[Hold]) -> dict[str, Tell]:
+    """By the hold's id: what begins, and what is over."""
+    found = {}
     for hold in judged.begun:
-        text = f"{hold.message}; nothing moves off them"
-        yield _tell(hold, "MassSilence", f"{text} until then, or `edgectl approve {hold.id}`")
+        text = f"{hold.message}; nothing moves off them until then, or `edgectl approve {hold.id}`"
+        found[hold.id] = _tell(hold, "MassSilence", text)
     stands = {hold.id for hold in judged.holds}
     for hold in stored:
         if hold.id not in stands and not hold.approved:
-            yield replace(
-                _tell(hold, "MassSilenceOver", "nodes that stay silent are lost again"),
-                warning=False,
-            )
+            over = _tell(hold, "MassSilenceOver", "nodes that stay silent are lost again")
+            found[hold.id] = replace(over, warning=False)
+    return found
 
 
 # --- words ------------------------------------------------------------------------------------
@@ -252,18 +257,17 @@ def _tell(hold: Hold, reason: str, message: str) -> Tell:
     return Tell(kind, "", hold.name or hold.scope.value, True, reason, message)
 
 
-def _writes(wanted: Iterable[Hold], stored: Iterable[Hold]) -> tuple[tuple[Write, ...], ...]:
-    """What makes `stored` as `wanted`, each in a transaction of its own."""
+def _batches(
+    wanted: Iterable[Hold], stored: Iterable[Hold], tells: Mapping[str, Tell] = _UNTOLD
+) -> tuple[Batch, ...]:
+    """What makes `stored` as `wanted`, each in a transaction of its own. `tells` by hold."""
     stands = {hold.id: hold for hold in stored}
     wants = {hold.id: hold for hold in wanted}
-    gone = [
-        (Write(hold.key, None, hold.store_revision),)
-        for hold in stands.values()
-        if hold.id not in wants
-    ]
-    put = [
-        (Write(hold.key, hold.record().to_bytes(), hold.store_revision),)
-        for hold in wants.values()
-        if stands.get(hold.id) != hold
-    ]
-    return (*gone, *put)
+
+    def batch(hold: Hold, value: bytes | None) -> Batch:
+        told = (tells[hold.id],) if hold.id in tells else ()
+        return Batch((Write(hold.key, value, hold.store_revision),), told)
+
+    gone = [batch(hold, None) for hold in stands.values() if hold.id not in wants]
+    changed = [hold for hold in wants.values() if stands.get(hold.id) != hold]
+    return (*gone, *(batch(hold, hold.record().to_bytes()) for hold in changed))

@@ -28,7 +28,7 @@ from orchestrator.records import KeptRecord, TemplateRevision
 from orchestrator.scheduling.holdings import Holdings, Stay
 from orchestrator.scheduling.rollout_progress import Watches, progress, watched
 from orchestrator.scheduling.snapshot import Node, Snapshot, Workload
-from orchestrator.scheduling.tick import Moment, Tell, World, Write
+from orchestrator.scheduling.tick import Batch, Moment, Tell, World, Write
 from orchestrator.store import keys
 from polder.manifest import InvalidManifest, digest
 
@@ -78,10 +78,10 @@ class RolloutMemory:
 
 @dataclass(frozen=True, slots=True)
 class RolloutSteering:
-    """`snapshot`: with the workloads as their rollouts want them now."""
+    """`snapshot`: with the workloads as their rollouts want them now. `tells` go with no write."""
 
     snapshot: Snapshot
-    writes: tuple[tuple[Write, ...], ...]
+    batches: tuple[Batch, ...]
     tells: tuple[Tell, ...]
     memory: RolloutMemory
     due_s: float
@@ -123,7 +123,7 @@ class _Rollouts:
         self._changed: dict[str, Workload] = {}
         self._followed: dict[str, Followed] = {}
         self._unreadable: set[str] = set()
-        self._writes: list[Write] = []
+        self._writes: list[tuple[Write, tuple[Tell, ...]]] = []
         self._tells: list[Tell] = []
         self._due_s = float("inf")
 
@@ -141,7 +141,7 @@ class _Rollouts:
             followed = {uid: item for uid, item in followed.items() if uid in known}
         return RolloutSteering(
             snapshot=_with_workloads(snapshot, self._changed),
-            writes=tuple(_in_transactions(self._writes)),
+            batches=tuple(_in_transactions(self._writes)),
             tells=tuple(self._tells),
             memory=RolloutMemory(followed, frozenset(self._unreadable), holdings),
             due_s=self._due_s,
@@ -192,7 +192,7 @@ class _Rollouts:
         self._unreadable.add(workload.uid)
         if workload.uid not in self._before.unreadable:
             text = f"its rollout record is not understood; nothing of it is updated: {error!r:.200}"
-            self._tell(workload, [Said(True, "RolloutUnreadable", text)])
+            self._tells += _tells(workload, [Said(True, "RolloutUnreadable", text)])
 
     def _step_all(self, holdings: Holdings) -> None:
         snapshot = self._world.snapshot
@@ -280,8 +280,7 @@ class _Rollouts:
             stays=len(stays),
         )
         if taken.event is not None:
-            self._tell(workload, taken.said)
-            return self._saved(workload, after)
+            return self._saved(workload, after, _tells(workload, taken.said))
         return after
 
     def _begun(self, workload: Workload, wanted: Wanted, seen: Progress) -> Followed:
@@ -329,18 +328,14 @@ class _Rollouts:
             return False
         return any(written.get(name) != now for name, now in followed.state.clocks.items())
 
-    def _saved(self, workload: Workload, followed: Followed) -> Followed:
+    def _saved(
+        self, workload: Workload, followed: Followed, tells: tuple[Tell, ...] = ()
+    ) -> Followed:
         key, body = keys.rollout(workload.uid), followed.state.to_dict()
         found = self._world.kept.get(key)
         expected = found.store_revision if found is not None else 0
-        self._writes.append(Write(key, KeptRecord(key, body).to_bytes(), expected))
+        self._writes.append((Write(key, KeptRecord(key, body).to_bytes(), expected), tells))
         return replace(followed, written=body, saved_at=self._moment.steady, record=None)
-
-    def _tell(self, workload: Workload, said: Iterable[Said]) -> None:
-        self._tells += [
-            Tell("Workload", workload.namespace, workload.name, s.warning, s.reason, s.message)
-            for s in said
-        ]
 
 
 def plain_digest(revision: TemplateRevision) -> str:
@@ -376,6 +371,14 @@ def _with_workloads(snapshot: Snapshot, changed: Mapping[str, Workload]) -> Snap
     return replace(snapshot, workloads=tuple(changed.get(w.uid, w) for w in snapshot.workloads))
 
 
-def _in_transactions(writes: list[Write]) -> Iterable[tuple[Write, ...]]:
+def _tells(workload: Workload, said: Iterable[Said]) -> tuple[Tell, ...]:
+    return tuple(
+        Tell("Workload", workload.namespace, workload.name, s.warning, s.reason, s.message)
+        for s in said
+    )
+
+
+def _in_transactions(writes: list[tuple[Write, tuple[Tell, ...]]]) -> Iterable[Batch]:
     for start in range(0, len(writes), _TRANSACTION_RECORDS):
-        yield tuple(writes[start : start + _TRANSACTION_RECORDS])
+        some = writes[start : start + _TRANSACTION_RECORDS]
+        yield Batch(tuple(write for write, _ in some), tuple(t for _, tells in some for t in tells))

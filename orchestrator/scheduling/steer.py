@@ -15,9 +15,9 @@ from orchestrator.scheduling.guards_step import GuardMemory, after_plan, before_
 from orchestrator.scheduling.plan import plan
 from orchestrator.scheduling.rollouts import RolloutMemory, steer_rollouts
 from orchestrator.scheduling.strays import recall
-from orchestrator.scheduling.tick import Moment, Tell, World, Write
+from orchestrator.scheduling.tick import Batch, Moment, Tell, World, Write
 
-__all__ = ["Memory", "Moment", "Steering", "Tell", "World", "Write", "steer"]
+__all__ = ["Batch", "Memory", "Moment", "Steering", "Tell", "World", "Write", "steer"]
 
 DUE_MAX_S = 60.0
 """However quiet it is, the leader looks again after so long."""
@@ -38,11 +38,12 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Steering:
-    """Each inner tuple of `writes` is one transaction. They come before the plan, which counts on
-    them: when one is refused the plan is dropped. `due_s`: look again in at most so long."""
+    """`batches` come before the plan, which counts on them: when one is refused the plan is
+    dropped. `tells`: what was seen, with nothing to write; they are told once the memory is kept.
+    `due_s`: look again in at most so long."""
 
     plan: Plan
-    writes: tuple[tuple[Write, ...], ...] = ()
+    batches: tuple[Batch, ...] = ()
     tells: tuple[Tell, ...] = ()
     memory: Memory = Memory()
     due_s: float = DUE_MAX_S
@@ -60,16 +61,16 @@ def steer(
     memory = replace(memory, guards=guarded.memory)
     if guarded.refused:
         nothing = Plan(world.snapshot.revision)
-        return Steering(nothing, guarded.writes, guarded.tells, memory)
-    recalled, recalls = recall(guarded.world, moment)
+        return Steering(nothing, guarded.batches, guarded.tells, memory)
+    recalled = recall(guarded.world, moment)
     jobs = step_jobs(guarded.world, memory.jobs, moment)
     rollouts = steer_rollouts(replace(world, snapshot=jobs.snapshot), memory.rollouts, moment)
     decided = plan(rollouts.snapshot, moment.now, seed)
-    decided, held, told = after_plan(decided, guarded, moment, guards)
+    decided, held = after_plan(decided, guarded, moment, guards)
     return Steering(
         decided,
-        writes=(*guarded.writes, *recalled, *jobs.writes, *rollouts.writes, *held),
-        tells=(*guarded.tells, *recalls, *jobs.tells, *rollouts.tells, *told),
+        batches=(*guarded.batches, *recalled, *jobs.batches, *rollouts.batches, *held),
+        tells=(*guarded.tells, *jobs.tells, *rollouts.tells),
         memory=replace(memory, jobs=jobs.memory, rollouts=rollouts.memory),
         due_s=min(DUE_MAX_S, jobs.due_s, rollouts.due_s),
     )

@@ -15,21 +15,21 @@ from orchestrator.records import AssignmentRecord, NodePlacement, StopRecord
 from orchestrator.scheduling.apply import GENERATION_LEAD_MAX
 from orchestrator.scheduling.decisions import Cause
 from orchestrator.scheduling.snapshot import Snapshot
-from orchestrator.scheduling.tick import Moment, Stray, Tell, World, Write
+from orchestrator.scheduling.tick import Batch, Moment, Stray, Tell, World, Write
 from orchestrator.store import keys
 
 NODES_PER_TICK = 50
 
 
-def recall(world: World, moment: Moment) -> tuple[tuple[tuple[Write, ...], ...], tuple[Tell, ...]]:
-    """Writes, one transaction for each node, and what to tell."""
-    writes, tells = [], []
+def recall(world: World, moment: Moment) -> tuple[Batch, ...]:
+    """One for each node, with what to tell of it."""
+    batches = []
     by_node: dict[str, list[Stray]] = {}
     for stray in world.strays:
         by_node.setdefault(stray.node, []).append(stray)
     still = {workload.uid for workload in world.snapshot.workloads if workload.frozen}
     for node in sorted(by_node)[:NODES_PER_TICK]:
-        stops = []
+        stops, tells = [], []
         for stray in by_node[node]:
             holder = _holder(world.snapshot, stray)
             if holder is None or stray.workload_uid in still:
@@ -44,8 +44,8 @@ def recall(world: World, moment: Moment) -> tuple[tuple[tuple[Write, ...], ...],
             before = world.snapshot.placements.get(node, NodePlacement(node))
             after = _with_stops(before, stops, by_node[node][0].generation_seen, moment)
             write = Write(keys.placement(node), after.to_bytes(), before.store_revision)
-            writes.append((write,))
-    return tuple(writes), tuple(tells)
+            batches.append(Batch((write,), tuple(tells)))
+    return tuple(batches)
 
 
 def _holder(snapshot: Snapshot, stray: Stray) -> tuple[str, AssignmentRecord] | None:

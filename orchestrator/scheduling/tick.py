@@ -60,7 +60,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """An event, once the writes and the plan stand."""
+    """An event."""
 
     kind: str
     namespace: str
@@ -68,3 +68,12 @@ class Tell:
     warning: bool
     reason: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One transaction: all of `writes` or none. `tells` follow from them: what is refused is not
+    told, and what stands is told even if another batch of the same tick is refused."""
+
+    writes: tuple[Write, ...]
+    tells: tuple[Tell, ...] = ()

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+import orchestrator.leader as leader_module
 from orchestrator.domain.rollout_state import Phase, RolloutState, Standing, from_dict
 from orchestrator.election import Election
 from orchestrator.leader import LeaderSettings
 from orchestrator.leader_commit import Committer
 from orchestrator.records import KeptRecord, StoredResource
-from orchestrator.scheduling.steer import Write
+from orchestrator.scheduling.steer import Batch, Steering, Tell, Write
 from orchestrator.store import keys
 from orchestrator.store.port import Put
 from polder.v1 import agent_pb2, plan_pb2
@@ -236,13 +239,42 @@ async def test_a_record_that_somebody_else_changed_is_read_again(tmp_path: Path)
         assert state.proven == 1
 
 
-async def test_a_stale_write_drops_the_plan_that_counts_on_it(tmp_path: Path) -> None:
+async def test_a_stale_write_is_not_told_and_the_others_are(tmp_path: Path) -> None:
     async with region(tmp_path, leading=False) as home:
         term = await Election(home.store, "m1", time.monotonic, 60.0).campaign()
         committer = Committer(home.store, home.cache, home.fleet, time.time)
+        told: list[Tell] = []
         fine, stale = Write("/rollouts/a", b"{}", 0), Write("/rollouts/b", b"{}", 7)
-        done = await committer.write(((fine,), (stale, Write("/rollouts/c", b"{}", 0))), term)
-        assert done.refused == ["/rollouts/b"] and done.revision
+        a, b = (Tell("Workload", "default", name, False, "Proven", "it is") for name in "ab")
+        batches = (Batch((fine,), (a,)), Batch((stale, Write("/rollouts/c", b"{}", 0)), (b,)))
+        done = await committer.write(batches, term, told.extend)
+        assert done.refused == ["/rollouts/b"] and done.revision and told == [a]
         assert [e.key for e in (await home.store.range(keys.ROLLOUTS)).entries] == ["/rollouts/a"]
-        gone = await committer.write(((Write("/rollouts/a", None, done.revision),),), term)
-        assert not gone.refused and not (await home.store.range(keys.ROLLOUTS)).entries
+        gone = Batch((Write("/rollouts/a", None, done.revision),))
+        done = await committer.write((gone,), term, told.extend)
+        assert not done.refused and not (await home.store.range(keys.ROLLOUTS)).entries
+
+
+async def test_what_stands_is_told_although_another_write_of_the_tick_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what was only seen, which no write goes with."""
+    ours, theirs = "/rollouts/a", "/rollouts/b"
+    seen = Tell("Node", "", "n1", True, "NodeSilent", "nothing is heard of it")
+    done = Tell("Workload", "default", "sum", False, "JobComplete", "all of it")
+    not_yet = Tell("Workload", "default", "web", True, "RolledBack", "no")
+    real, asked = leader_module.steer, []
+
+    def once(*args: Any) -> Steering:
+        asked.append(args)
+        if len(asked) > 1:
+            return real(*args)
+        stands, stale = Batch((Write(ours, b"{}", 0),), (done,)), Write(theirs, b"{}", 7)
+        return replace(real(*args), batches=(Batch((stale,), (not_yet,)), stands), tells=(seen,))
+
+    monkeypatch.setattr(leader_module, "steer", once)
+    async with region(tmp_path, leader_settings=QUICK) as home:
+        await eventually(lambda: len(asked) > 2, "goes on")
+        assert home.reasons("Workload", "sum") == ["JobComplete"]
+        assert home.reasons("Node", "n1") == ["NodeSilent"]
+        assert home.reasons("Workload", "web") == []

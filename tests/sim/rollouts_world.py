@@ -9,7 +9,7 @@ import asyncio
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from orchestrator.domain.freezes import Freeze
 from orchestrator.domain.holds import holds_in
@@ -21,6 +21,7 @@ from orchestrator.records import NodeStatusRecord
 from orchestrator.scheduling.decisions import Plan
 from orchestrator.scheduling.steer import Memory, Moment, Steering, steer
 from orchestrator.scheduling.steer import World as LeaderView
+from orchestrator.scheduling.tick import Tell
 from orchestrator.store import keys
 from orchestrator.store.port import Delete, Op, Put
 from tests.sim.rollouts_agents import Agent, Image, Rec
@@ -173,22 +174,25 @@ class World:
 
     async def _commit(self, decided: Steering) -> Committed:
         """The writes, then the plan, which counts on them."""
-        done = await self.committer.write(decided.writes, self.term)
-        for write in [write for part in decided.writes for write in part]:
+        self._hear(decided.tells)
+        for write in [write for batch in decided.batches for write in batch.writes]:
             self.note(f"write {write.key} {(write.value or b'deleted').decode()[:300]}")
+        done = await self.committer.write(decided.batches, self.term, self._hear)
         if done.refused:
             self.note(f"REFUSED {done.refused}")
             return done
-        for tell in decided.tells:
-            self.note(f"tell {tell.kind}/{tell.name} {tell.reason}: {tell.message}")
-            if tell.reason in UNEXPECTED:
-                self.broken(f"{tell.name}: {tell.message}")
         if not decided.plan.changes_nothing:
             done = await self.committer.commit(decided.plan, self.seen.snapshot, self.term)
             self._tell(decided.plan)
             if done.refused:
                 self.note(f"REFUSED {done.refused}")
         return done
+
+    def _hear(self, tells: Iterable[Tell]) -> None:
+        for tell in tells:
+            self.note(f"tell {tell.kind}/{tell.name} {tell.reason}: {tell.message}")
+            if tell.reason in UNEXPECTED:
+                self.broken(f"{tell.name}: {tell.message}")
 
     def collect(self) -> int:
         """Template revisions that nobody needs are deleted, as the leader does now and then."""

@@ -15,7 +15,7 @@ from orchestrator.scheduling.decisions import Plan
 from orchestrator.scheduling.guards_step import GuardMemory, after_plan, before_plan
 from orchestrator.scheduling.plan import plan
 from orchestrator.scheduling.snapshot import Node, Snapshot
-from orchestrator.scheduling.tick import Moment, Tell, Write
+from orchestrator.scheduling.tick import Batch, Moment, Tell
 from orchestrator.scheduling.tick import World as Seen
 from tests.unit.scheduling_world import World, box
 
@@ -85,19 +85,20 @@ class GuardedWorld:
         guarded = before_plan(found, self.memory, moment, self.settings)
         self.memory = guarded.memory
         if guarded.refused:
-            self._write(guarded.writes, guarded.tells)
+            self._write(guarded.batches, guarded.tells)
             return Plan(0)
         decided = plan(guarded.world.snapshot, self.now)
-        decided, writes, tells = after_plan(decided, guarded, moment, self.settings)
-        self._write((*guarded.writes, *writes), (*guarded.tells, *tells))
+        decided, held = after_plan(decided, guarded, moment, self.settings)
+        self._write((*guarded.batches, *held), guarded.tells)
         self._carry_out(decided)
         return decided
 
     def _generation(self, uid: str) -> int:
         return self.generations.get(uid, 1)
 
-    def _write(self, writes: Iterable[tuple[Write, ...]], tells: Iterable[Tell]) -> None:
-        for write in (write for transaction in writes for write in transaction):
+    def _write(self, batches: Iterable[Batch], tells: Iterable[Tell]) -> None:
+        tells = [*tells, *(tell for batch in batches for tell in batch.tells)]
+        for write in (write for batch in batches for write in batch.writes):
             stands = self.kept.get(write.key)
             assert write.expected == (stands.store_revision if stands is not None else 0)
             if write.value is None:

@@ -5,6 +5,7 @@ what a plan says, and containers end when a test says so. Two clocks, as the lea
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from orchestrator.domain.jobs import JobState
@@ -17,7 +18,7 @@ from orchestrator.leader_world import WorldBuilder
 from orchestrator.records import AssignmentRecord, NodeStatusRecord, StoredResource
 from orchestrator.scheduling.steer import Memory, Moment, Steering, Tell, steer
 from orchestrator.store import keys
-from orchestrator.store.port import Compare, CompareTarget, Delete, Op, Put
+from orchestrator.store.port import Put
 from polder.v1 import agent_pb2
 from tests.sim.rollouts_store import FakeStore, Mirror, Operator
 
@@ -88,21 +89,16 @@ class JobsWorld:
                 seen = self.fleet.heard(node, self.wall)
                 seen.connected = seen.complete = True
 
-    def tick(self, *, agents: bool = True) -> Steering:
+    def tick(self, *, agents: bool = True, meddle: Callable[[], None] = lambda: None) -> Steering:
+        """`meddle`: what others write between the look and the write."""
         world = self.builder.build(self.wall, self.led_at, self.steady)
         decided = steer(world, self.memory, Moment(self.wall, self.steady))
         self.memory = decided.memory
-        refused = False
-        for part in decided.writes:
-            compares = [Compare(w.key, CompareTarget.MOD_REVISION, w.expected) for w in part]
-            ops: list[Op] = [
-                Delete(w.key) if w.value is None else Put(w.key, w.value) for w in part
-            ]
-            result = self.store.transact([self.term.fence, *compares], ops)
-            refused = refused or not result.committed
-        if not refused:
+        self.tells += decided.tells
+        meddle()
+        written = asyncio.run(self.committer.write(decided.batches, self.term, self.tells.extend))
+        if not written.refused:
             asyncio.run(self.committer.commit(decided.plan, world.snapshot, self.term))
-            self.tells += decided.tells
             self.stops += [(s.assignment.replica, s.cause.value) for s in decided.plan.stop]
         if agents:
             self.agents()

@@ -63,9 +63,10 @@ class RolloutWorld:
         seen = self.look()
         decided = steer(seen, self.memory, Moment(self.now, self.steady))
         self.memory = decided.memory
-        if refuse and decided.writes:
+        self.told += [tell.reason for tell in decided.tells]
+        if refuse and decided.batches:
             return decided
-        for write in (write for writes in decided.writes for write in writes):
+        for write in (write for batch in decided.batches for write in batch.writes):
             before = self.kept.get(write.key)
             assert write.expected == (before.store_revision if before is not None else 0)
             self.store += 1
@@ -74,7 +75,7 @@ class RolloutWorld:
                 del self.kept[write.key]
             else:
                 self.kept[write.key] = KeptRecord(write.key, json.loads(write.value), self.store)
-        self.told += [tell.reason for tell in decided.tells]
+        self.told += [tell.reason for batch in decided.batches for tell in batch.tells]
         for node, change in by_node(decided.plan).items():
             before_placed = self.world.placements.get(node, NodePlacement(node))
             after = applied(before_placed, change, now_ms=0)

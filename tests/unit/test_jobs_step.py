@@ -327,3 +327,26 @@ def test_ends_are_counted_in_bounded_numbers(monkeypatch: pytest.MonkeyPatch) ->
     world.settle()
     assert world.state().phase is Phase.COMPLETE
     assert len(world.placed()) == 2
+
+
+def test_an_end_is_told_once_whatever_else_of_its_tick_is_refused() -> None:
+    world = JobsWorld()
+    world.job("first")
+    second = world.job("second")
+    world.settle()
+    world.end("first-0")
+    world.end("second-0")
+
+    def others_write() -> None:
+        key = keys.job(second.uid)
+        kept = world.mirror.kept_at(key)
+        assert kept is not None
+        world.store.transact([], [Put(key, kept.to_bytes())])
+
+    world.tick(meddle=others_write)
+    assert world.state("first").phase is Phase.COMPLETE
+    assert world.state("second").phase is not Phase.COMPLETE
+    assert [tell.name for tell in world.tells if tell.reason == "JobComplete"] == ["first"]
+    world.settle()
+    told = [tell.name for tell in world.tells if tell.reason == "JobComplete"]
+    assert told == ["first", "second"]

@@ -34,7 +34,7 @@ def test_a_new_workload_is_placed_in_the_tick_that_begins_its_rollout(world: Rol
     world.apply("web", "app:1", count=4, update=CANARY)
     decided = world.tick()
     assert len(decided.plan.place) == 4
-    assert not decided.writes, "nothing has happened yet that a restart would lose"
+    assert not decided.batches, "nothing has happened yet that a restart would lose"
     world.goes_on(3)
     assert world.state("web").phase is Phase.PROVING
     assert world.kept[KEY].body["phase"] == "Proving"
@@ -109,9 +109,9 @@ def test_a_refused_write_is_decided_again_from_the_record(world: RolloutWorld) -
     before = dict(world.kept)
     world.apply("web", "app:2")
     refused = world.tick(refuse=True)
-    assert refused.writes and world.kept == before
+    assert refused.batches and world.kept == before
     again = world.tick()
-    assert [w.key for writes in again.writes for w in writes] == [KEY]
+    assert [w.key for batch in again.batches for w in batch.writes] == [KEY]
     assert world.kept[KEY].body["newest"] == 2
 
 
@@ -226,7 +226,7 @@ def test_workloads_at_rest_are_handed_to_the_plan_as_they_are(world: RolloutWorl
     world.goes_on(30)
     seen = world.look()
     taken = steer_rollouts(seen, world.memory.rollouts, Moment(world.now, world.steady))
-    assert taken.snapshot is seen.snapshot and not taken.writes
+    assert taken.snapshot is seen.snapshot and not taken.batches
     assert taken.memory.followed["uid-web"] is world.memory.rollouts.followed["uid-web"]
 
 
@@ -245,7 +245,7 @@ def test_an_incomplete_world_changes_nothing(world: RolloutWorld) -> None:
     seen = world.look()
     blind = World(replace(seen.snapshot, complete=False), (), {}, {})
     decided = steer(blind, world.memory, Moment(world.now, world.steady))
-    assert not decided.writes and decided.plan.changes_nothing
+    assert not decided.batches and decided.plan.changes_nothing
     assert decided.memory.rollouts == world.memory.rollouts
 
 

@@ -29,8 +29,8 @@ def world(*strays: Stray, ready: bool = True, **changes: Any) -> World:
 
 def test_a_stay_with_a_newer_ready_holder_stops() -> None:
     """The box was deleted while nobody could reach it, and has joined again."""
-    writes, tells = recall(world(STRAY), MOMENT)
-    (write,) = writes[0]
+    (batch,) = recall(world(STRAY), MOMENT)
+    (write,) = batch.writes
     assert (write.key, write.expected) == (keys.placement("box"), 0)
     assert write.value is not None
     after = NodePlacement.from_bytes(write.value, 0)
@@ -38,7 +38,7 @@ def test_a_stay_with_a_newer_ready_holder_stops() -> None:
     (stop,) = after.stops
     assert (stop.replica_uid, stop.cause) == ("old", "Moved")
     assert "w-0 is held by node other (epoch 9)" in stop.message
-    assert [(t.kind, t.name, t.reason, t.warning) for t in tells] == [
+    assert [(t.kind, t.name, t.reason, t.warning) for t in batch.tells] == [
         ("Replica", "w-0", "StrayStops", True)
     ]
 
@@ -54,24 +54,24 @@ def test_a_stay_with_a_newer_ready_holder_stops() -> None:
     ],
 )
 def test_without_evidence_it_runs_on(changes: dict[str, Any]) -> None:
-    assert recall(world(STRAY, **changes), MOMENT) == ((), ())
+    assert recall(world(STRAY, **changes), MOMENT) == ()
 
 
 def test_a_successor_that_is_not_ready_is_waited_for() -> None:
-    assert recall(world(STRAY, ready=False), MOMENT) == ((), ())
+    assert recall(world(STRAY, ready=False), MOMENT) == ()
 
 
 def test_nothing_that_is_frozen_stops() -> None:
     frozen = Workload("uid-w", "default", "w", frozen=True)
-    assert recall(world(STRAY, workloads=(frozen,)), MOMENT) == ((), ())
+    assert recall(world(STRAY, workloads=(frozen,)), MOMENT) == ()
 
 
 def test_what_the_node_has_to_do_already_is_kept() -> None:
     own = replace(HELD, replica="w-1", replica_uid="mine")
     before = NodePlacement("box", 90, (own,), store_revision=12)
     held = world(STRAY).snapshot.placements
-    writes, _ = recall(world(STRAY, placements={**held, "box": before}), MOMENT)
-    (write,) = writes[0]
+    (batch,) = recall(world(STRAY, placements={**held, "box": before}), MOMENT)
+    (write,) = batch.writes
     assert write.expected == 12 and write.value is not None
     after = NodePlacement.from_bytes(write.value, 0)
     assert (after.generation, after.assignments) == (91, (own,))
@@ -79,4 +79,4 @@ def test_what_the_node_has_to_do_already_is_kept() -> None:
 
 def test_a_tick_without_strays_writes_nothing_for_them() -> None:
     still = Snapshot(7, nodes=(box("a"),), complete=True)
-    assert steer(World(still), Memory(), MOMENT).writes == ()
+    assert steer(World(still), Memory(), MOMENT).batches == ()
