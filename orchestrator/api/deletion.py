@@ -59,14 +59,14 @@ class Deleter:
                     "get it again, and retry",
                 )
             self._check_unused(record)
-            done = await self._remove(record, dry_run=request.dry_run)
+            done = await self._remove(record, caller.source, dry_run=request.dry_run)
             if done is not None:
                 resource, finished = done
                 return operator_pb2.DeleteResponse(resource=to_wire(resource), finished=finished)
         raise conflict(f"{describe_ref(ref)} kept changing", "try again")
 
     async def _remove(
-        self, record: StoredResource, *, dry_run: bool
+        self, record: StoredResource, by: str, *, dry_run: bool
     ) -> tuple[StoredResource, bool] | None:
         """The record as it is now, and whether it is gone; None: it changed meanwhile."""
         by_leader = record.kind in _BY_LEADER
@@ -75,13 +75,16 @@ class Deleter:
         marked: StoredResource | None = record
         if record.kind not in _AT_ONCE and not record.deletion_requested_at_ms:
             now_ms = int(self._clock() * 1000)
-            marked = await self._put(record, replace(record, deletion_requested_at_ms=now_ms))
+            tombstone = replace(
+                record, deletion_requested_at_ms=now_ms, changed_by=by, changed_at_ms=now_ms
+            )
+            marked = await self._put(record, tombstone)
         if marked is None or by_leader:
             return (marked, False) if marked is not None else None
         try:
             self._check_unused(marked)
         except Refused:
-            await self._put(marked, replace(marked, deletion_requested_at_ms=0))
+            await self._put(marked, replace(record, deletion_requested_at_ms=0))
             raise
         removed = await self._commit(marked, Delete(keys.spec(*marked.ref)))
         return (marked, True) if removed else None

@@ -129,9 +129,7 @@ def workload_story(facts: WorkloadFacts) -> Story:
     record = facts.record
     first = next((item.created_by for item in facts.revisions if item.number == 1), "")
     entries = [Entry(record.created_at_ms, first, "Created", "created")]
-    if record.changed_at_ms > record.created_at_ms:
-        text = f"last changed (generation {record.generation})"
-        entries.append(Entry(record.changed_at_ms, record.changed_by, "Changed", text))
+    entries += _changed(record)
     for revision in facts.revisions:
         entries += _revision(revision, current=False)
     events = [e for e in facts.events if e.last_at_ms >= record.created_at_ms]
@@ -148,14 +146,22 @@ def node_story(facts: NodeFacts) -> Story:
     if not any(event.reason in ("Joined", "JoinedAgain") for event in facts.events):
         text = f"joined site {record.spec.get('site')}"
         entries.append(Entry(joined, "", "Joined", text))
-    if record.changed_at_ms > record.created_at_ms:
-        text = f"last changed (generation {record.generation})"
-        entries.append(Entry(record.changed_at_ms, record.changed_by, "Changed", text))
+    entries += _changed(record)
     entries += _events(facts.events)
     return Story(_in_order(entries, facts.status), facts.circumstances.next_of_node())
 
 
 # --- what happened ------------------------------------------------------------------------------
+
+
+def _changed(record: StoredResource) -> Iterator[Entry]:
+    """What its operators did last: a deletion is a change too."""
+    if record.deletion_requested_at_ms:
+        by = record.changed_by if record.changed_at_ms == record.deletion_requested_at_ms else ""
+        yield Entry(record.deletion_requested_at_ms, by, "Deleting", "its deletion was asked for")
+    elif record.changed_at_ms > record.created_at_ms:
+        text = f"last changed (generation {record.generation})"
+        yield Entry(record.changed_at_ms, record.changed_by, "Changed", text)
 
 
 def _placement(stay: Stay, leader: str) -> Iterator[Entry]:

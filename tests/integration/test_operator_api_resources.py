@@ -356,7 +356,12 @@ async def test_a_workload_is_marked_and_the_leader_takes_it_away(rig: Rig) -> No
     stale = await refusal(delete(rig, "Workload", "w", expected_revision=1))
     assert stale.reason == "Conflict"
     answer = await delete(rig, "Workload", "w")
-    assert not answer.finished and answer.resource.metadata.deletion_requested_at_ms
+    marked = answer.resource.metadata
+    assert not answer.finished and marked.deletion_requested_at_ms
+    assert (marked.changed_by, marked.changed_at_ms) == (
+        "operator/admin",
+        marked.deletion_requested_at_ms,
+    )
     deadline = asyncio.get_running_loop().time() + 10
     while await store.get(keys.spec("Workload", "default", "w")) is not None:
         assert asyncio.get_running_loop().time() < deadline

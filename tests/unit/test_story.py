@@ -190,6 +190,14 @@ def test_a_workloads_story_has_its_revisions_and_how_they_fared() -> None:
     assert shown[-1] == "Degraded: RolledBack"
 
 
+def test_who_asked_for_the_deletion_is_told() -> None:
+    gone = replace(
+        WORKLOAD, changed_by="operator/eve", changed_at_ms=NOW, deletion_requested_at_ms=NOW
+    )
+    entry = workload_story(WorkloadFacts(gone, {})).entries[1]
+    assert (entry.source, entry.reason, entry.at_ms) == ("operator/eve", "Deleting", NOW)
+
+
 def test_a_decision_is_told_once() -> None:
     state = RolloutState(1, 1, history=(Past(1, "a", "a", Standing.PROVEN, "", NOW - 9_000),))
     said = (event("RolloutProven", "revision 1 held", NOW - 9_010, "Workload", "w"),)
