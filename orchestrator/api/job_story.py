@@ -39,7 +39,10 @@ def _schedule(rules: Schedule, leader: str, now: float) -> Iterator[Ahead]:
         yield Ahead(leader, "Suspended", "no run starts while schedule.suspended is true")
         return
     at = Calendar(rules.cron, rules.time_zone).next_after(now)
-    if at is not None:
+    if at is None:
+        text = f"no run starts: {rules.cron!r} in {rules.time_zone} never fires again"
+        yield Ahead(leader, "NeverFires", text, warning=True)
+    else:
         yield Ahead(leader, "NextRun", f"a run starts at {moment(at)}", _ms(at))
 
 

@@ -247,3 +247,7 @@ def test_what_comes_next_for_a_schedule() -> None:
     assert ahead(schedule_body(), schedule=suspended) == [
         "no run starts while schedule.suspended is true"
     ]
+    gone = {"cron": "0 0 30 2 *"}  # what was written around apply
+    assert ahead(schedule_body(), schedule=gone) == [
+        "no run starts: '0 0 30 2 *' in UTC never fires again"
+    ]
