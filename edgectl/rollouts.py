@@ -61,6 +61,8 @@ def succeeded(status: operator_pb2.RolloutStatus, until: str) -> bool:
 
 def success(status: operator_pb2.RolloutStatus) -> str:
     wanted = status.replicas_wanted
+    if not wanted:
+        return f"no replicas are asked for; the next ones run revision {status.target_revision}"
     text = f"revision {status.newest_revision} runs on {status.replicas_updated} of {wanted}"
     text += " replica" if wanted == 1 else " replicas"
     if status.phase == "Proving":

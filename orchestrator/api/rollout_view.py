@@ -98,6 +98,9 @@ def status_of(
     updated = sum(bool(mine) for mine in target)
     ready = sum(any(stay.is_available for stay in mine) for mine in target)
     in_waves = _wave(state)
+    # With no replicas there is nothing to gate and nothing that will be proven: who follows the
+    # rollout would wait until somebody scales it up.
+    nothing = wanted == 0 and not by_name and state.phase not in AT_REST
     return operator_pb2.RolloutStatus(
         phase=state.phase.value,
         message=state.message,
@@ -113,8 +116,8 @@ def status_of(
         replicas_updating=updated - ready,
         seconds_left=_seconds_left(state, update),
         paused=update.paused,
-        settled=state.phase in AT_REST,
-        succeeded=state.phase is Phase.PROVEN,
+        settled=nothing or state.phase in AT_REST,
+        succeeded=nothing or state.phase is Phase.PROVEN,
     )
 
 
