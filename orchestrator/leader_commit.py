@@ -210,6 +210,10 @@ class Committer:
         resource = self._cache.resource("Node", "", name)
         if resource is None or not resource.deletion_requested_at_ms:
             return
+        # Before the name is free: who joins by it next is another node, without that data.
+        for volume in list(self._cache.resources("Volume")):
+            if volume.spec.get("node") == name and not await self._release(volume, term, done):
+                return
         extra = [
             keys.identity("node", name),
             keys.node_status(name),
@@ -237,14 +241,15 @@ class Committer:
             done.finished.append(resource)
         return result.committed
 
-    async def _release(self, volume: StoredResource, term: Term, done: Committed) -> None:
-        """The record of data that went with its node."""
+    async def _release(self, volume: StoredResource, term: Term, done: Committed) -> bool:
+        """The record of data that went with its node. False: it changed meanwhile."""
         key = keys.spec(*volume.ref)
         unchanged = Compare(key, CompareTarget.MOD_REVISION, volume.store_revision)
         result = await self._txn(term, [unchanged], [Delete(key)])
         if result.committed:
             done.revision = max(done.revision, result.revision)
             done.released.append(volume)
+        return result.committed
 
     async def collect_revisions(self, now: float, term: Term) -> int:
         """Deletes template revisions that nobody needs; returns how many. See domain/revisions."""

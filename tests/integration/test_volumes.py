@@ -52,6 +52,29 @@ async def test_a_volume_is_recorded_with_the_placement_and_goes_with_its_node(
         await first.disconnect()
 
 
+async def test_a_new_node_of_an_old_name_inherits_no_volume(tmp_path: Path) -> None:
+    """Not even where it was the only node, and a plan without nodes would say nothing of nodes."""
+    async with region(tmp_path, leader_settings=QUICK) as home:
+        first = await (await home.join("n1")).connect()
+        await home.workload("db", WITH_DATA, replicas=1)
+        before = await eventually(
+            lambda: home.cache.resource("Volume", "default", "db-0-data"), "the volume is recorded"
+        )
+        await eventually(lambda: first.runs() == ["db-0"], "runs")
+        await home.workload("db", WITH_DATA, replicas=0)
+        await eventually(lambda: first.runs() == [], "stopped; the data stays")
+        await home.delete("Node", "n1")
+        await eventually(lambda: home.cache.resource("Node", "", "n1") is None, "the node is gone")
+        assert home.cache.resource("Volume", "default", "db-0-data") is None
+        await first.disconnect()
+        again = await (await home.join("n1")).connect()
+        await home.workload("db", WITH_DATA, replicas=1)
+        await eventually(lambda: again.runs() == ["db-0"], "it begins anew")
+        after = home.cache.resource("Volume", "default", "db-0-data")
+        assert after is not None and after.uid != before.uid
+        await again.disconnect()
+
+
 async def test_a_volume_can_be_deleted_when_nobody_uses_it(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
         volume = StoredResource(
