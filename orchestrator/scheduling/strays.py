@@ -8,7 +8,7 @@ node's condition StrayReplicas.
 Pure; a part of the leader's tick (`steer.py`). The leader's world brings the strays along.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 
 from orchestrator.records import AssignmentRecord, NodePlacement, StopRecord
@@ -22,17 +22,20 @@ NODES_PER_TICK = 50
 
 
 def recall(world: World, moment: Moment) -> tuple[Batch, ...]:
-    """One for each node, with what to tell of it."""
-    batches = []
+    """One for each node, with what to tell of it; of at most `NODES_PER_TICK` nodes."""
+    batches: list[Batch] = []
     by_node: dict[str, list[Stray]] = {}
     for stray in world.strays:
         by_node.setdefault(stray.node, []).append(stray)
+    if not by_node:
+        return ()
     still = {workload.uid for workload in world.snapshot.workloads if workload.frozen}
-    for node in sorted(by_node)[:NODES_PER_TICK]:
+    newest = _newest(world.snapshot, world.strays)
+    for node in sorted(by_node):
         stops, tells = [], []
         for stray in by_node[node]:
-            holder = _holder(world.snapshot, stray)
-            if holder is None or stray.workload_uid in still:
+            holder = newest.get(_key(stray))
+            if holder is None or holder[1].epoch <= stray.epoch or stray.workload_uid in still:
                 continue
             where, assignment = holder
             message = f"no record names this stay; {stray.replica} is held by node {where} "
@@ -45,24 +48,35 @@ def recall(world: World, moment: Moment) -> tuple[Batch, ...]:
             after = _with_stops(before, stops, by_node[node][0].generation_seen, moment)
             write = Write(keys.placement(node), after.to_bytes(), before.store_revision)
             batches.append(Batch((write,), tuple(tells)))
+        if len(batches) == NODES_PER_TICK:
+            break
     return tuple(batches)
 
 
-def _holder(snapshot: Snapshot, stray: Stray) -> tuple[str, AssignmentRecord] | None:
-    """A newer stay of the same replica that is ready, and its node."""
-    for node, assignment in _stays(snapshot, stray):
-        seen = snapshot.observed.get((node, assignment.replica_uid))
-        if assignment.epoch > stray.epoch and seen is not None and seen.ready:
-            return node, assignment
-    return None
+_Key = tuple[str, str, str]
+_Holder = tuple[str, AssignmentRecord]
 
 
-def _stays(snapshot: Snapshot, stray: Stray) -> Iterator[tuple[str, AssignmentRecord]]:
+def _key(stay: Stray | AssignmentRecord) -> _Key:
+    return (stay.namespace, stay.workload_uid, stay.replica)
+
+
+def _newest(snapshot: Snapshot, strays: Iterable[Stray]) -> dict[_Key, _Holder]:
+    """Of the replicas of these strays the newest stay that is ready, and its node: in one walk,
+    since strays without a successor come again in every tick."""
+    keyed = {_key(stray) for stray in strays}
+    owners = {uid for _, uid, _ in keyed}
+    found: dict[_Key, _Holder] = {}
     for node, placement in snapshot.placements.items():
         for item in placement.assignments:
-            same = (item.workload_uid, item.replica) == (stray.workload_uid, stray.replica)
-            if same and item.namespace == stray.namespace:
-                yield node, item
+            if item.workload_uid not in owners or (key := _key(item)) not in keyed:
+                continue
+            seen = snapshot.observed.get((node, item.replica_uid))
+            if seen is None or not seen.ready:
+                continue
+            if key not in found or found[key][1].epoch < item.epoch:
+                found[key] = (node, item)
+    return found
 
 
 def _stop(stray: Stray, message: str, moment: Moment) -> StopRecord:

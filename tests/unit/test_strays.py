@@ -8,7 +8,7 @@ import pytest
 from orchestrator.records import AssignmentRecord, NodePlacement
 from orchestrator.scheduling.snapshot import Observed, Snapshot, Workload
 from orchestrator.scheduling.steer import Memory, World, steer
-from orchestrator.scheduling.strays import recall
+from orchestrator.scheduling.strays import NODES_PER_TICK, recall
 from orchestrator.scheduling.tick import Moment, Stray
 from orchestrator.store import keys
 from tests.unit.scheduling_world import box
@@ -80,3 +80,28 @@ def test_what_the_node_has_to_do_already_is_kept() -> None:
 def test_a_tick_without_strays_writes_nothing_for_them() -> None:
     still = Snapshot(7, nodes=(box("a"),), complete=True)
     assert steer(World(still), Memory(), MOMENT).batches == ()
+
+
+def test_boxes_whose_strays_run_on_do_not_hold_up_those_that_come_after() -> None:
+    """As after a store that was restored from a backup: it knows nothing of what came later."""
+    alone = [
+        replace(STRAY, node=f"a{n}", workload_uid="uid-gone", replica_uid=f"a{n}")
+        for n in range(NODES_PER_TICK + 1)
+    ]
+    (batch,) = recall(world(*alone, STRAY), MOMENT)
+    assert [write.key for write in batch.writes] == [keys.placement("box")]
+
+
+def test_many_strays_are_looked_up_in_one_walk() -> None:
+    walks = 0
+
+    class Counted(dict[str, NodePlacement]):
+        def items(self) -> Any:
+            nonlocal walks
+            walks += 1
+            return super().items()
+
+    strays = [replace(STRAY, node=f"a{n:03}", replica_uid=f"a{n}") for n in range(200)]
+    placements = Counted(world(STRAY).snapshot.placements)
+    assert len(recall(world(*strays, placements=placements), MOMENT)) == NODES_PER_TICK
+    assert walks == 1
