@@ -30,6 +30,7 @@ def place_first(planning: Planning, workload: Workload) -> bool:
         or template.demands
         or template.local_volumes
         or workload.stable
+        or workload.held_elsewhere
         or workload.frozen
         or workload.indexes is not None
         or namespace.quota is not None

@@ -96,11 +96,16 @@ class Lanes:
         """Which revision a replica should have where it is. A job's keeps what it started with."""
         if self._workload.paused or self._workload.once or holder.row is None:
             return holder.record.revision
+        if self._workload.held_elsewhere and not self.admitted[holder.row]:
+            return holder.record.revision
         return self.at(holder.row)
 
     def need(self, revision: int) -> Need:
         if revision not in self._needs:
-            self._needs[revision] = need_of(self._snapshot, self._workload, self._made(revision))
+            need = need_of(self._snapshot, self._workload, self._made(revision))
+            if revision != self._workload.revision:
+                need = replace(need, admitted=None)
+            self._needs[revision] = need
         return self._needs[revision]
 
     def template(self, revision: int) -> Template:

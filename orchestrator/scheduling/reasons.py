@@ -50,6 +50,8 @@ class Need:
     labels: Mapping[str, str] = field(default_factory=dict)
     # What the template demands and its namespace does not allow: then no node will do.
     forbidden: tuple[str, ...] = ()
+    # The only sites that its rollout admits, if elsewhere it is to wait. None: no matter which.
+    admitted: frozenset[str] | None = None
 
     @property
     def effective(self) -> SovereigntySpec:
@@ -69,6 +71,7 @@ def need_of(snapshot: Snapshot, workload: Workload, template: Template) -> Need:
         workload.namespace,
         workload.labels,
         forbidden(namespace, template),
+        workload.admitted if workload.held_elsewhere else None,
     )
 
 

@@ -221,6 +221,25 @@ class Allowance:
         return tuple(forbidden_reason(need.namespace, name) for name in need.forbidden)
 
 
+class Admitted:
+    """Sites to which the rollout has come. Elsewhere usually the revision from before is placed:
+    this is for when that is not in the store any more."""
+
+    code = "NotAdmitted"
+
+    def failing(self, table: NodeTable, need: Need) -> Mask:
+        sites = need.admitted
+        if sites is None:
+            return table.nowhere
+        known = np.array([name not in sites for name in table.site_names], dtype=np.bool_)
+        failing: Mask = known[table.site_codes]
+        return failing
+
+    def why(self, table: NodeTable, need: Need, row: int) -> tuple[Reason, ...]:
+        site = table.nodes[row].site
+        return (Reason(self.code, f"the rollout has not come to site {site or 'none'} yet"),)
+
+
 class NearSite:
     code = "TooFar"
 
@@ -283,7 +302,7 @@ SOVEREIGNTY = Sovereignty()
 _MANIFEST_RULES = (Architecture(), Selector(), DeviceAttributes(), NearSite())
 PLAIN_RULES = (*_MANIFEST_RULES, Taints("NoSchedule", "NoExecute"))
 HOST_PATHS = HostPaths()
-TEMPLATE_RULES = (HOST_PATHS, Allowance())
+TEMPLATE_RULES = (HOST_PATHS, Allowance(), Admitted())
 """Of new stays only: what runs is left alone."""
 RULES = (*PLAIN_RULES, *TEMPLATE_RULES, SOVEREIGNTY)
 STAYING_RULES = (*_MANIFEST_RULES, Taints("NoExecute"))

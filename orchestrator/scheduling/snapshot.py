@@ -131,7 +131,7 @@ class Workload:
     """`count` replicas, or so many per site or node. `revision` is what all are to run in the end.
 
     While a rollout goes on, replicas at sites that are not `admitted` (None: all are) have the
-    `stable` revision (0: it is the same as `revision`). `paused`: no replica changes its revision,
+    `stable` revision (0: there is none in the store). `paused`: no replica changes its revision,
     and new ones get the stable one. `once`: a job, of which `indexes` are wanted now (None: all of
     `count`); stays in `resting` have ended and stay for their logs, those in `ending` stop with
     this cause and message, and neither counts for the replicas. `frozen`: nothing about it changes,
@@ -161,6 +161,11 @@ class Workload:
     resting: frozenset[str] = frozenset()  # replica uids
     ending: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # by replica uid
     frozen: bool = False
+
+    @property
+    def held_elsewhere(self) -> bool:
+        """Whether at sites that are not admitted there is nothing to place, and nothing to do."""
+        return self.admitted is not None and not self.stable
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,12 +92,19 @@ class WorkloadPlan(Changes):
             wanted += self._place_missing()
         if self._stuck:
             self._explain_stuck()
+        if self._workload.held_elsewhere and not self._lanes.admitted.all():
+            self._explain_held()
         self._out.desired.append((self._workload.uid, wanted))
 
     def _tell_frozen(self, what: str) -> None:
         names = tuple(holder.record.replica for holder in ordered(self._held))
         self._explain("Frozen", f"{what} after `edgectl thaw`", names)
         self._out.desired.append((self._workload.uid, len(self._held)))
+
+    def _explain_held(self) -> None:
+        text = f"revision {self._workload.revision} goes to some sites first, and the revision from"
+        text += " before is not in the store: elsewhere replicas keep what they have, and none is"
+        self._explain("RevisionLost", f"{text} placed until the rollout comes there")
 
     # --- surplus ---------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import pytest
 from orchestrator.domain.liveness import Liveness
 from orchestrator.scheduling.budget import budget_of
 from orchestrator.scheduling.decisions import Cause, Plan
+from orchestrator.scheduling.explain import explain
 from orchestrator.scheduling.snapshot import (
     Mode,
     Namespace,
@@ -256,6 +257,34 @@ def test_only_admitted_sites_get_the_target() -> None:
     world.want("web", admitted=None)
     world.settle()
     assert set(map(tuple, revisions(world).values())) == {(2,)}
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_without_the_revision_from_before_nothing_happens_elsewhere(mode: Mode) -> None:
+    """What a canary keeps the target from does not get it because the way back is lost."""
+    world = three(mode=mode, update=surge("1"))
+    world.update("web", SMALL)
+    del world.templates[("uid-web", 1)]
+    world.want("web", stable=0, admitted=frozenset({"s2"}))
+    world.settle()
+    at = {
+        node: {item.revision for item in placement.assignments}
+        for node, placement in world.placements.items()
+    }
+    assert at == {"n1": {1}, "n2": {2}, "n3": {1}}
+    world.change("n1", liveness=Liveness.LOST)
+    world.add(box("n4", "s4"))
+    if mode is Mode.REPLICAS:
+        world.want("web", count=12)
+    world.settle()
+    decided = world.step()
+    assert "n4" not in world.where().values(), "the target waits for the rollout to come there"
+    assert "RevisionLost" in {why.code for why in decided.explanations}
+    diagnosis = explain(world.snapshot(), world.workloads["uid-web"], 0.0)
+    assert "NotAdmitted" in {group.code for group in diagnosis.groups}
+    world.want("web", admitted=None)
+    world.settle()
+    assert "n4" in world.where().values()
 
 
 def test_new_replicas_get_the_revision_of_their_site() -> None:
