@@ -27,12 +27,14 @@ _UNTOLD: Mapping[str, Tell] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class GuardMemory:
-    """What was seen of nodes, scopes and the Store. `doubted`: why a silence proves nothing."""
+    """What was seen of nodes, scopes and the Store. `doubted`: why a silence proves nothing.
+    `held`: replica uids that the last plan would have stopped, and that wait for an approval."""
 
     nodes: Mapping[str, NodeMemory] = field(default_factory=dict)
     suspicions: Mapping[ScopeKey, Suspicion] = field(default_factory=dict)
     doubted: Mapping[str, str] = field(default_factory=dict)
     census: Census | None = None
+    held: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,8 @@ def before_plan(
 
 def after_plan(
     plan: Plan, guarded: Guarded, moment: Moment, settings: GuardSettings = DEFAULT
-) -> tuple[Plan, tuple[Batch, ...]]:
-    """The plan without what waits for an operator, and what to write and tell of that."""
+) -> tuple[Plan, tuple[Batch, ...], GuardMemory]:
+    """The plan without what waits for an operator, and what to write, tell and know of that."""
     world, snapshot = guarded.world, guarded.world.snapshot
     plan = without_frozen(plan, snapshot, guarded.freezes)
     generations = {r.uid: r.generation for r in world.workloads} if plan.stop else {}
@@ -88,7 +90,13 @@ def after_plan(
         for hold in held.begun
     }
     explained = (*held.plan.explanations, *_doubts(snapshot, guarded.memory.doubted))
-    return replace(held.plan, explanations=explained), _batches(held.holds, stored, tells)
+    memory = replace(guarded.memory, held=_uids(plan) - _uids(held.plan))
+    decided = replace(held.plan, explanations=explained)
+    return decided, _batches(held.holds, stored, tells), memory
+
+
+def _uids(plan: Plan) -> frozenset[str]:
+    return frozenset(stop.assignment.replica_uid for stop in plan.stop)
 
 
 def as_seen(snapshot: Snapshot, freezes: Freezes, doubted: Mapping[str, str]) -> Snapshot:
@@ -185,7 +193,7 @@ def _watch(
     stored = [hold for hold in holds.values() if hold.kind is HoldKind.SILENCE]
     return _Watched(
         snapshot if not doubted else replace(snapshot, nodes=tuple(seen)),
-        GuardMemory(nodes, judged.suspicions, doubted, memory.census),
+        GuardMemory(nodes, judged.suspicions, doubted, memory.census, memory.held),
         _batches(judged.holds, stored, _silences(judged, stored)),
         tuple(map(_announced, told)),
     )

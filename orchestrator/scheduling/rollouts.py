@@ -87,11 +87,14 @@ class RolloutSteering:
     due_s: float
 
 
-def steer_rollouts(world: World, memory: RolloutMemory, moment: Moment) -> RolloutSteering:
-    """One step of every rollout that is under way."""
+def steer_rollouts(
+    world: World, memory: RolloutMemory, moment: Moment, leaving: frozenset[str] = frozenset()
+) -> RolloutSteering:
+    """One step of every rollout that is under way. `leaving`: replica uids that stop as soon as
+    an operator approves. They are not updated any more, and nobody waits for that."""
     if not world.snapshot.complete:
         return RolloutSteering(world.snapshot, (), (), memory, float("inf"))
-    return _Rollouts(world, memory, moment).steered()
+    return _Rollouts(world, memory, moment, leaving).steered()
 
 
 def as_rolled_out(snapshot: Snapshot, kept: Mapping[str, KeptRecord]) -> Snapshot:
@@ -115,8 +118,11 @@ def as_rolled_out(snapshot: Snapshot, kept: Mapping[str, KeptRecord]) -> Snapsho
 class _Rollouts:
     """One tick."""
 
-    def __init__(self, world: World, memory: RolloutMemory, moment: Moment) -> None:
+    def __init__(
+        self, world: World, memory: RolloutMemory, moment: Moment, leaving: frozenset[str]
+    ) -> None:
         self._world = world
+        self._leaving = leaving
         self._before = memory
         self._moment = moment
         self._active: list[tuple[Workload, Followed | None]] = []
@@ -250,6 +256,8 @@ class _Rollouts:
         observed, steady = self._world.snapshot.observed, self._moment.steady
         if workload.frozen:
             return replace(followed, looked_at=steady) if followed is not None else None
+        if self._leaving:
+            stays = [stay for stay in stays if stay[1].replica_uid not in self._leaving]
         watches = followed.watches if followed is not None else _NOTHING
         now_watched = watched(stays, nodes, observed, watches, steady)
         target = followed.state.target if followed is not None else workload.revision

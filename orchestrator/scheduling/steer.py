@@ -64,13 +64,14 @@ def steer(
         return Steering(nothing, guarded.batches, guarded.tells, memory)
     recalled = recall(guarded.world, moment)
     jobs = step_jobs(guarded.world, memory.jobs, moment)
-    rollouts = steer_rollouts(replace(world, snapshot=jobs.snapshot), memory.rollouts, moment)
+    seen = replace(world, snapshot=jobs.snapshot)
+    rollouts = steer_rollouts(seen, memory.rollouts, moment, memory.guards.held)
     decided = plan(rollouts.snapshot, moment.now, seed)
-    decided, held = after_plan(decided, guarded, moment, guards)
+    decided, held, guarding = after_plan(decided, guarded, moment, guards)
     return Steering(
         decided,
         batches=(*guarded.batches, *recalled, *jobs.batches, *rollouts.batches, *held),
         tells=(*guarded.tells, *jobs.tells, *rollouts.tells),
-        memory=replace(memory, jobs=jobs.memory, rollouts=rollouts.memory),
+        memory=Memory(guarding, jobs.memory, rollouts.memory),
         due_s=min(DUE_MAX_S, jobs.due_s, rollouts.due_s),
     )

@@ -88,7 +88,7 @@ class GuardedWorld:
             self._write(guarded.batches, guarded.tells)
             return Plan(0)
         decided = plan(guarded.world.snapshot, self.now)
-        decided, held = after_plan(decided, guarded, moment, self.settings)
+        decided, held, self.memory = after_plan(decided, guarded, moment, self.settings)
         self._write((*guarded.batches, *held), guarded.tells)
         self._carry_out(decided)
         return decided

@@ -256,3 +256,14 @@ def test_written_records_are_json_that_reads_back(world: RolloutWorld) -> None:
     world.goes_on(3)
     followed = world.memory.rollouts.followed["uid-web"]
     assert followed.written == json.loads(world.kept[KEY].to_bytes())
+
+
+def test_what_waits_for_an_approval_to_stop_fails_no_revision(world: RolloutWorld) -> None:
+    """Scaled down and updated in one edit: the stops are held, and nobody updates those."""
+    world.apply("web", "app:1", count=40, update=QUICK)
+    world.goes_on(30)
+    world.apply("web", "app:2", count=4)
+    world.goes_on(120)
+    assert "StopsHeld" in world.told and len(world.versions("web")) == 40
+    assert world.state("web").proven == 2
+    assert [world.versions("web")[f"web-{n}"] for n in range(5)] == [2, 2, 2, 2, 1]
