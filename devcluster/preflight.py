@@ -79,6 +79,11 @@ def missing_netns() -> list[Missing]:
     return [m for m in missing() if m.what in rights_or_tools or m.what in ("ip", "nsenter")]
 
 
+def missing_etcd() -> list[Missing]:
+    """What stands in the way of an etcd of one's own, for the tests of the Store on it."""
+    return [] if shutil.which("etcd") else [Missing("etcd", "etcd-server")]
+
+
 def packages(lacking: Sequence[Missing]) -> list[str]:
     """The Debian packages to install, each once."""
     return sorted({m.package for m in lacking if m.package})

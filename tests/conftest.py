@@ -1,7 +1,8 @@
 """What all tests share: fixtures, and an honest account of what this machine could not run.
 
-Tests marked `containerd` or `netns` are left out where the machine lacks what they need. The last
-lines of every run say how many were left out, where and why, so that green never hides a gap.
+Tests marked `containerd`, `netns` or `etcd` are left out where the machine lacks what they need.
+The last lines of every run say how many were left out, where and why, so that green never hides a
+gap.
 
 Property tests replay the same examples in every run, so that a change and not luck decides whether
 they pass; `HYPOTHESIS_PROFILE=explore` draws new ones. On a CI machine (`CI` is set) a test of real
@@ -37,7 +38,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.path.parent.name in ("e2e", "integration"):
                 item.add_marker(pytest.mark.flaky(reruns=1))
-    lacking = {"containerd": preflight.missing(), "netns": preflight.missing_netns()}
+    lacking = {
+        "containerd": preflight.missing(),
+        "netns": preflight.missing_netns(),
+        "etcd": preflight.missing_etcd(),
+    }
     for item in items:
         for mark, missing in lacking.items():
             if missing and item.get_closest_marker(mark):

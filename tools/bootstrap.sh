@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes the virtual environment .venv, and with --system installs the Debian packages that running
-# containers needs. Called by make; safe to run again: it does only what is missing.
+# containers needs; with --tests also those that only tests need. Called by make; safe to run again:
+# it does only what is missing.
 #
 #   tools/bootstrap.sh [--system] [--tests]
 set -eu
@@ -84,6 +85,13 @@ fi
 if [ "$system" = yes ]; then
     packages=$(.venv/bin/python -c \
         'from devcluster import preflight as p; print(*p.packages(p.missing()))')
+    if [ "$tests" = yes ]; then
+        # The tests start an etcd of their own: Debian's service has no part in it.
+        packages="$packages $(.venv/bin/python -c \
+            'from devcluster import preflight as p; print(*p.packages(p.missing_etcd()))')"
+        packages="${packages# }"
+        packages="${packages% }"
+    fi
     if [ -n "$packages" ]; then
         # shellcheck disable=SC2086 # one word per package
         install_packages $packages || say "as root, run: apt-get install $packages"
