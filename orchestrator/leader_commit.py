@@ -160,6 +160,10 @@ class Committer:
         before = records.get(node, NodePlacement(node))
         seen = self._fleet.get(node)
         acked = seen.acked_generation if seen is not None else 0
+        change = change.with_volumes_up_to(MAX_TXN_OPS - 1)  # one is the placement
+        if change.is_empty:  # one replica alone has more
+            done.too_large.append(node)
+            return
         after = applied(before, change, self._now_ms(), acked)
         after = replace(
             after,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from orchestrator.records import NodePlacement, StopRecord
+from orchestrator.records import AssignmentRecord, NodePlacement, StopRecord
 from orchestrator.scheduling.decisions import Bind, Place, Plan, Revise, Standbys, Stop
 
 GENERATION_LEAD_MAX = 1_000_000_000
@@ -25,6 +25,26 @@ class NodeChange:
         """The part that does not depend on another node's record."""
         staying = [stop for stop in self.stop if not stop.moved_to]
         return replace(self, stop=staying)
+
+    def with_volumes_up_to(self, count: int) -> "NodeChange":
+        """The part that records at most so many volumes. The next plan finds the rest again."""
+        left, late = count, set[tuple[str, str]]()
+        for bind in self.bind:
+            left -= len(bind.volumes)
+            if left < 0:
+                late.add((bind.namespace, bind.replica))
+        if not late:
+            return self
+
+        def is_late(item: AssignmentRecord) -> bool:
+            return (item.namespace, item.replica) in late
+
+        return replace(
+            self,
+            place=[place for place in self.place if not is_late(place.assignment)],
+            revise=[revise for revise in self.revise if not is_late(revise.assignment)],
+            bind=[bind for bind in self.bind if (bind.namespace, bind.replica) not in late],
+        )
 
     @property
     def is_empty(self) -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 from orchestrator.leader import LeaderSettings
 from orchestrator.records import AssignmentRecord, NodePlacement, StoredResource
 from orchestrator.store import keys
+from orchestrator.store.port import MAX_TXN_OPS
 from polder.v1 import operator_pb2
 from tests.integration.gateway_harness import eventually, region
 from tests.integration.orchestrator_rig import manifest, ref, refusal, running
@@ -73,6 +74,17 @@ async def test_a_new_node_of_an_old_name_inherits_no_volume(tmp_path: Path) -> N
         after = home.cache.resource("Volume", "default", "db-0-data")
         assert after is not None and after.uid != before.uid
         await again.disconnect()
+
+
+async def test_more_volumes_than_fit_into_a_transaction_come_in_several(tmp_path: Path) -> None:
+    async with region(tmp_path, leader_settings=QUICK) as home:
+        agent = await (await home.join("n1")).connect()
+        count = MAX_TXN_OPS + 20
+        await home.workload("db", WITH_DATA, replicas=count)
+        await eventually(lambda: len(agent.runs()) == count, "all run")
+        assert len(list(home.cache.resources("Volume"))) == count
+        assert "PlanTooLarge" not in home.reasons("Node", "n1")
+        await agent.disconnect()
 
 
 async def test_a_volume_can_be_deleted_when_nobody_uses_it(tmp_path: Path) -> None:
