@@ -24,7 +24,7 @@ from orchestrator.authz import Caller, require_write, sees_secrets
 from orchestrator.cache import Cache
 from orchestrator.catching_up import catch_up
 from orchestrator.domain.rollout_state import needed_revisions
-from orchestrator.records import StoredResource, TemplateRevision
+from orchestrator.records import KeptRecord, StoredResource, TemplateRevision
 from orchestrator.refusals import FieldViolation, Refused, conflict, exhausted, invalid
 from orchestrator.store import keys
 from orchestrator.store.port import Compare, CompareTarget, Delete, Op, Put, Store
@@ -318,15 +318,19 @@ class Applier:
         self._cache.expect(key, raw, revision)
         step.ops.append(Put(key, raw))
         old = number - REVISIONS_KEPT
-        if old > 0 and self._is_useless(record, old):
+        rollout = self._cache.kept_at(keys.rollout(record.uid))
+        if old > 0 and self._is_useless(record, old, rollout):
             step.ops.append(Delete(keys.revision(record.uid, old)))
+            # A rollout that turns back meanwhile may have chosen it.
+            seen = rollout.store_revision if rollout is not None else 0
+            step.compares.append(_compare(keys.rollout(record.uid), seen))
 
-    def _is_useless(self, record: StoredResource, number: int) -> bool:
+    def _is_useless(self, record: StoredResource, number: int, rollout: KeptRecord | None) -> bool:
         """Whether nobody runs the revision, is led to it, or may be led back to it."""
         placed = self._index.workload(record.namespace, record.name)
         in_use = {item.assignment.revision for item in placed.placed.values()}
         in_use |= {item.stop.revision for item in placed.stopping.values()}
-        needed = needed_revisions(self._cache.kept_at(keys.rollout(record.uid)))
+        needed = needed_revisions(rollout)
         return needed is not None and number not in in_use | needed
 
     def _now_ms(self) -> int:

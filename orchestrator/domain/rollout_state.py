@@ -242,9 +242,11 @@ def needed_revisions(record: KeptRecord | None) -> frozenset[int] | None:
     if record is None:
         return frozenset()
     try:
-        return from_dict(record.body).needed
+        state = from_dict(record.body)
     except (ValueError, KeyError, TypeError):
         return None
+    # Any that was proven may be what `way_back` chooses next.
+    return state.needed | {p.number for p in state.history if p.standing is Standing.PROVEN}
 
 
 def from_dict(body: Mapping[str, Any]) -> RolloutState:

@@ -8,9 +8,11 @@ from typing import Any
 import grpc
 import pytest
 
+from orchestrator.api.apply import REVISIONS_KEPT
 from orchestrator.domain.rollout_state import Past, Phase, RolloutState, Standing
 from orchestrator.records import KeptRecord
 from orchestrator.store import keys
+from orchestrator.store.port import Delete, Put
 from polder.v1 import operator_pb2
 from tests.integration.orchestrator_rig import Rig, manifest, ref, refusal, running, until, workload
 
@@ -76,7 +78,8 @@ async def test_status_and_history(rig: Rig) -> None:
     await proving(rig, 2)
     status = (await rollout(rig)).status
     assert (status.target_revision, status.proven_revision) == (2, 0)
-    assert not status.settled and status.seconds_left == 600.0 and status.replicas_wanted == 0
+    # Nothing is proven, and nothing is waited for, where no replica is asked for.
+    assert status.settled and status.seconds_left == 600.0 and status.replicas_wanted == 0
     await prove(rig, 1, 2)
     answer = await rollout(rig, revision=1)
     assert answer.status.settled and answer.status.succeeded and answer.now_ms
@@ -171,3 +174,41 @@ async def test_apply_never_forgets_a_revision_that_may_be_returned_to(rig: Rig) 
     kept = [item.number for item in (await rollout(rig)).revisions]
     assert kept == [*range(13, 3, -1), 1]
     assert (await undo(rig)).to_revision == 1
+
+
+async def test_a_proven_revision_stays_while_the_history_knows_it(rig: Rig) -> None:
+    """It may be the way back, if the last proven one is the same as what fails."""
+    for number in range(1, REVISIONS_KEPT + 1):
+        await rig.apply(workload("web", **NONE, image=f"app:{number}"))
+        await proving(rig, number)
+    await prove(rig, 1, 9)
+    await rig.apply(workload("web", **NONE, image="app:11"))
+    cache = rig.orchestrator.parts.cache
+    found = cache.resource("Workload", "default", "web")
+    assert found is not None and found.template_revision == REVISIONS_KEPT + 1
+    assert cache.revision_of(found.uid, 1) is not None
+
+
+async def test_a_rollout_that_turns_back_during_an_apply_keeps_its_template(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, REVISIONS_KEPT + 1):
+        await rig.apply(workload("web", **NONE, image=f"app:{number}"))
+        await proving(rig, number)
+    parts = rig.orchestrator.parts
+    found = parts.cache.resource("Workload", "default", "web")
+    assert found is not None
+    oldest, txn = keys.revision(found.uid, 1), parts.store.txn
+    raced: list[Any] = []
+
+    async def racing(compares: Any, ops: Any) -> Any:
+        if Delete(oldest) in ops and not raced:
+            raced.append(ops)
+            state = RolloutState(REVISIONS_KEPT, 1, phase=Phase.ROLLING_BACK)
+            record = KeptRecord(keys.rollout(found.uid), state.to_dict())
+            await txn([], [Put(record.key, record.to_bytes())])
+        return await txn(compares, ops)
+
+    monkeypatch.setattr(parts.store, "txn", racing)
+    await rig.apply(workload("web", **NONE, image="app:11"))
+    assert raced and parts.cache.revision_of(found.uid, 1) is not None
