@@ -20,6 +20,7 @@ from tests.integration.orchestrator_rig import (
     ref,
     refusal,
     running,
+    until,
     workload,
 )
 
@@ -75,6 +76,13 @@ async def test_a_template_is_kept_as_a_revision_and_old_ones_go(rig: Rig) -> Non
     assert record is not None and record.template_revision == 1
     for number in range(2, REVISIONS_KEPT + 4):
         await rig.apply(workload("hello", replicas=0, image=f"app:{number}"))
+
+        def seen(newest: int = number, uid: str = record.uid) -> bool:
+            rollout = cache.kept_at(keys.rollout(uid))
+            return rollout is not None and rollout.body["newest"] == newest
+
+        # Until the leader has looked, the revision that it knows is what it would return to.
+        await until(seen, f"the leader has seen revision {number}")
     record = cache.resource("Workload", "default", "hello")
     assert record is not None and record.template_revision == REVISIONS_KEPT + 3
     assert cache.revision_of(record.uid, record.template_revision) is not None
