@@ -46,6 +46,7 @@ STAYS_PER_S = 20_000
 by itself, and waves can wait for seconds."""
 _WATCHED = (Phase.PROVING, Phase.FAILED)
 _TRANSACTION_RECORDS = 50
+_TRANSACTION_BYTES = 1_000_000
 
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
@@ -387,6 +388,19 @@ def _tells(workload: Workload, said: Iterable[Said]) -> tuple[Tell, ...]:
 
 
 def _in_transactions(writes: list[tuple[Write, tuple[Tell, ...]]]) -> Iterable[Batch]:
-    for start in range(0, len(writes), _TRANSACTION_RECORDS):
-        some = writes[start : start + _TRANSACTION_RECORDS]
-        yield Batch(tuple(write for write, _ in some), tuple(t for _, tells in some for t in tells))
+    """A canary of many sites makes a large record: they are counted by number and by size."""
+    some: list[tuple[Write, tuple[Tell, ...]]] = []
+    size = 0
+    for write, tells in writes:
+        added = len(write.value or b"")
+        if some and (len(some) == _TRANSACTION_RECORDS or size + added > _TRANSACTION_BYTES):
+            yield _batch(some)
+            some, size = [], 0
+        some.append((write, tells))
+        size += added
+    if some:
+        yield _batch(some)
+
+
+def _batch(some: list[tuple[Write, tuple[Tell, ...]]]) -> Batch:
+    return Batch(tuple(write for write, _ in some), tuple(t for _, tells in some for t in tells))

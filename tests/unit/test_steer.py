@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.domain.liveness import Liveness
-from orchestrator.domain.rollout_state import Phase, Standing, Wave
+from orchestrator.domain.rollout_state import Past, Phase, RolloutState, Standing, Wave
 from orchestrator.records import KeptRecord
 from orchestrator.scheduling.rollouts import SAVE_EVERY_S, as_rolled_out, steer_rollouts
 from orchestrator.scheduling.snapshot import Mode
 from orchestrator.scheduling.steer import Memory, Moment, World, steer
 from orchestrator.store import keys
+from orchestrator.store.port import MAX_TXN_BYTES
 from polder.manifest.update import Canary, Update
 from tests.unit.rollout_world import RolloutWorld
 from tests.unit.scheduling_world import box
@@ -267,3 +268,18 @@ def test_what_waits_for_an_approval_to_stop_fails_no_revision(world: RolloutWorl
     assert "StopsHeld" in world.told and len(world.versions("web")) == 40
     assert world.state("web").proven == 2
     assert [world.versions("web")[f"web-{n}"] for n in range(5)] == [2, 2, 2, 2, 1]
+
+
+def test_large_records_do_not_make_a_transaction_too_large(world: RolloutWorld) -> None:
+    """The canaries of fifty workloads, of a thousand sites with long names each."""
+    sites = tuple(f"s{n:04}-{'x' * 57}" for n in range(1000))
+    body = RolloutState(1, 1, wave=Wave.CANARY, sites=sites, history=(Past(1, "d", "p"),)).to_dict()
+    for number in range(50):
+        world.apply(f"w{number}", "app:1", update=replace(CANARY, paused=True))
+        key = keys.rollout(f"uid-w{number}")
+        world.kept[key] = KeptRecord(key, body, 5)
+    batches = world.tick().batches
+    written = [write.value or b"" for batch in batches for write in batch.writes]
+    assert len(written) == 50 and sum(map(len, written)) > MAX_TXN_BYTES
+    for batch in batches:
+        assert sum(len(write.value or b"") for write in batch.writes) <= MAX_TXN_BYTES * 0.9
