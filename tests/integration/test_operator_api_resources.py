@@ -79,10 +79,11 @@ async def test_a_template_is_kept_as_a_revision_and_old_ones_go(rig: Rig) -> Non
 
         def seen(newest: int = number, uid: str = record.uid) -> bool:
             rollout = cache.kept_at(keys.rollout(uid))
-            return rollout is not None and rollout.body["newest"] == newest
+            body = rollout.body if rollout is not None else {}
+            return (body.get("newest"), body.get("phase")) == (newest, "Proving")
 
-        # Until the leader has looked, the revision that it knows is what it would return to.
-        await until(seen, f"the leader has seen revision {number}")
+        # What came before is needed until the next one is everywhere, also if that is nowhere.
+        await until(seen, f"revision {number} is everywhere")
     record = cache.resource("Workload", "default", "hello")
     assert record is not None and record.template_revision == REVISIONS_KEPT + 3
     assert cache.revision_of(record.uid, record.template_revision) is not None
