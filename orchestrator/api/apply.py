@@ -15,7 +15,7 @@ from functools import cached_property
 
 import grpc
 
-from orchestrator.api.allowances import not_allowed
+from orchestrator.api.allowances import not_allowed, powerless
 from orchestrator.api.index import PlacementIndex
 from orchestrator.api.job_checks import ended_warnings, not_schedulable
 from orchestrator.api.sovereignty_checks import Changing, SovereigntyChecks
@@ -144,7 +144,10 @@ class Applier:
             found.warnings[number].append(f"apply would refuse it: {path}: {text}")
         for step in steps:
             kept = self._cache.kept_at(keys.job(step.record.uid))
-            found.warnings[step.wanted.number] += ended_warnings(step.existing, step.record, kept)
+            warnings = found.warnings[step.wanted.number]
+            warnings += ended_warnings(step.existing, step.record, kept)
+            if isinstance(spec := step.wanted.manifest.spec, WorkloadSpec):
+                warnings += powerless(spec)
         return Decided(steps, found.warnings)
 
     async def _write(

@@ -36,7 +36,10 @@ async def test_a_volume_is_recorded_with_the_placement_and_goes_with_its_node(
         await home.delete("Node", "n1")
         await eventually(lambda: second.runs() == ["db-0"], "it runs on the other node")
         await eventually(
-            lambda: home.cache.resource("Volume", "default", "db-0-data").spec["node"] == "n2",
+            lambda: (
+                (moved := home.cache.resource("Volume", "default", "db-0-data"))
+                and moved.spec["node"] == "n2"
+            ),
             "its data is there from now on",
         )
         await home.workload("db", WITH_DATA, replicas=0)
@@ -130,8 +133,21 @@ async def test_what_the_namespace_does_not_allow_is_refused_with_the_field(tmp_p
         assert all("namespace.spec.allow of lab does not list" in text for _, text in found)
         everything = ["hostNetwork", "hostPath", "capabilities", "unconfined"]
         space = manifest("Namespace", "lab", spec={"allow": everything})
-        await rig.apply(space, wanted)  # together: as it will be after the request
+        # Together: as it will be after the request.
+        (_, given) = (await rig.apply(space, wanted)).results
+        (warning,) = given.warnings
+        assert warning.startswith("spec.template.containers[0].security.capabilities: containerd ")
+        assert "runAsUser: 0" in warning
         await rig.apply(manifest("Namespace", "lab"))
         await rig.apply(wanted)  # unchanged: nothing new is asked for
         template["stopDelay"] = "5s"
         assert (await refusal(rig.apply(wanted))).reason == "InvalidManifest"
+
+
+async def test_capabilities_of_root_come_without_a_warning(tmp_path: Path) -> None:
+    security = {"capabilities": ["NET_ADMIN"], "runAsUser": 0}
+    template = {"containers": [{"name": "app", "image": "app:1", "security": security}]}
+    async with running(tmp_path) as rig:
+        space = manifest("Namespace", "lab", spec={"allow": ["capabilities"]})
+        wanted = manifest("Workload", "meter", namespace="lab", spec={"template": template})
+        assert [list(r.warnings) for r in (await rig.apply(space, wanted)).results] == [[], []]
