@@ -8,6 +8,7 @@ holders on purpose: the newer says which stay it replaces, and a later plan stop
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -36,6 +37,8 @@ from orchestrator.store.port import (
     Store,
     TxnResult,
 )
+
+log = logging.getLogger(__name__)
 
 _CONCURRENT = 64
 _CHUNK = MAX_TXN_OPS // 2
@@ -76,23 +79,35 @@ class Committer:
     ) -> Committed:
         """Records of rollouts, jobs and guards. `refused` are keys of batches that were stale.
 
-        Each stands or falls alone, and is told once it stands. Raises Deposed and StoreError.
+        Each stands or falls alone, and is told once it stands: they are of different records, and
+        are on their way together. Raises Deposed and StoreError.
         """
         done = Committed()
-        for batch in batches:
-            compares = [
-                Compare(w.key, CompareTarget.MOD_REVISION, w.expected) for w in batch.writes
-            ]
-            ops: list[Op] = [
-                Delete(w.key) if w.value is None else Put(w.key, w.value) for w in batch.writes
-            ]
-            result = await self._txn(term, compares, ops)
-            if result.committed:
+        sent = [self._write_batch(batch, term) for batch in batches]
+        results = await asyncio.gather(*sent, return_exceptions=True)
+        errors: list[BaseException] = []
+        for batch, result in zip(batches, results, strict=True):
+            if isinstance(result, LimitExceeded):
+                # One record that outgrew the Store must not stop everything else.
+                said = {"keys": [write.key for write in batch.writes][:10]}
+                log.error("records cannot be written: %s", result, extra=said)
+            elif isinstance(result, BaseException):
+                errors.append(result)
+            elif result.committed:
                 done.revision = max(done.revision, result.revision)
                 tell(batch.tells)
             else:
                 done.refused += [compare.key for compare in result.failed]
+        _raise_worst(errors)
         return done
+
+    async def _write_batch(self, batch: Batch, term: Term) -> TxnResult:
+        compares = [Compare(w.key, CompareTarget.MOD_REVISION, w.expected) for w in batch.writes]
+        ops: list[Op] = [
+            Delete(w.key) if w.value is None else Put(w.key, w.value) for w in batch.writes
+        ]
+        async with self._gate:
+            return await self._txn(term, compares, ops)
 
     async def commit(self, plan: Plan, snapshot: Snapshot, term: Term) -> Committed:
         """Raises Deposed and StoreError; what was written until then stands."""
@@ -145,9 +160,7 @@ class Committer:
         ]
         # All are waited for: none may still be writing when the caller goes on.
         results = await asyncio.gather(*work, return_exceptions=True)
-        errors = [result for result in results if isinstance(result, BaseException)]
-        for error in sorted(errors, key=lambda e: not isinstance(e, Deposed)):
-            raise error
+        _raise_worst([result for result in results if isinstance(result, BaseException)])
 
     async def _write(
         self,
@@ -308,3 +321,8 @@ class Committer:
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
+
+
+def _raise_worst(errors: Sequence[BaseException]) -> None:
+    for error in sorted(errors, key=lambda e: not isinstance(e, Deposed)):
+        raise error

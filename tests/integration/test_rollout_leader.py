@@ -18,7 +18,7 @@ from orchestrator.leader_commit import Committer
 from orchestrator.records import KeptRecord, StoredResource
 from orchestrator.scheduling.steer import Batch, Steering, Tell, Write
 from orchestrator.store import keys
-from orchestrator.store.port import Put
+from orchestrator.store.port import MAX_VALUE_BYTES, Put
 from polder.v1 import agent_pb2, plan_pb2
 from tests.integration.gateway_harness import Agent, Region, eventually, region, status_of
 
@@ -253,6 +253,17 @@ async def test_a_stale_write_is_not_told_and_the_others_are(tmp_path: Path) -> N
         gone = Batch((Write("/rollouts/a", None, done.revision),))
         done = await committer.write((gone,), term, told.extend)
         assert not done.refused and not (await home.store.range(keys.ROLLOUTS)).entries
+
+
+async def test_a_record_that_outgrew_the_store_does_not_stop_the_others(tmp_path: Path) -> None:
+    async with region(tmp_path, leading=False) as home:
+        term = await Election(home.store, "m1", time.monotonic, 60.0).campaign()
+        committer = Committer(home.store, home.cache, home.fleet, time.time)
+        large = Batch((Write("/jobs/a", b"x" * (MAX_VALUE_BYTES + 1), 0),))
+        many = [Batch((Write(f"/jobs/b{n}", b"{}", 0),)) for n in range(200)]
+        done = await committer.write((large, *many), term, lambda _: None)
+        assert not done.refused
+        assert len((await home.store.range(keys.JOBS)).entries) == 200
 
 
 async def test_what_stands_is_told_although_another_write_of_the_tick_is_refused(
