@@ -3,6 +3,7 @@
 What the phases mean is in docs/operating.md; a phase of a newer server is shown as it is called.
 """
 
+import re
 from collections.abc import Sequence
 
 from edgectl.text import age, moment
@@ -12,6 +13,7 @@ from polder.v1 import operator_pb2
 _SITES_SHOWN = 3
 AVAILABLE_PHASES = ("Proving", "Proven")
 """All replicas run the newest revision and are available."""
+_COUNTED = re.compile(r"\b\d+ ([A-Z]\w+)\b")  # the reasons in "... for 10m: 2 ImagePull"
 BACK_PHASES = ("RollingBack", "RolledBack")
 
 
@@ -65,6 +67,8 @@ def success(status: operator_pb2.RolloutStatus) -> str:
         return f"no replicas are asked for; the next ones run revision {status.target_revision}"
     text = f"revision {status.newest_revision} runs on {status.replicas_updated} of {wanted}"
     text += " replica" if wanted == 1 else " replicas"
+    if status.replicas_available < wanted:
+        text += f", of which {status.replicas_available} are known to be ready"
     if status.phase == "Proving":
         left = format_duration(status.seconds_left)
         return f"{text}; it counts as proven in {left}, if nothing fails until then"
@@ -72,23 +76,33 @@ def success(status: operator_pb2.RolloutStatus) -> str:
 
 
 def failure(label: str, status: operator_pb2.RolloutStatus) -> tuple[str, list[str]]:
-    """Why it did not end as asked, and what to do next."""
+    """Why it did not end as asked, and what to do next. `label`: as commands are to name it."""
     newest, why = status.newest_revision, status.message
     if status.paused:
         resume = f"edgectl rollout resume {label} goes on"
         undo = f"edgectl rollout undo {label} returns to an earlier revision"
         return f"the rollout of revision {newest} is paused: {counts(status)}", [resume, undo]
-    hints = [
-        f"edgectl describe {label} tells what happened, in order",
-        f"edgectl logs {label} --previous --all-replicas shows the last words of its containers",
-        "fix the template and apply it: this revision is not tried again",
-    ]
+    hints = [f"edgectl describe {label} tells what happened, in order", *_logs(label, status)]
     if status.phase in BACK_PHASES:
         text = f"revision {newest} failed and was rolled back to revision {status.target_revision}"
+        hints.append("fix the template and apply it: this revision is not tried again")
     else:
         text = f"revision {newest} failed"
-        hints.append(f"edgectl rollout undo {label} returns to an earlier revision")
+        hints.append("its replicas go on trying: apply a better template, or what this one lacks")
+        if newest > 1:
+            hints.append(f"edgectl rollout undo {label} returns to an earlier revision")
     return f"{text}: {why}" if why else text, hints
+
+
+def _logs(label: str, status: operator_pb2.RolloutStatus) -> list[str]:
+    """Where there is something to read: not of pods that a way back has replaced, nor of containers
+    that never came to be for want of an image."""
+    reasons = _COUNTED.findall(status.message)
+    never_ran = bool(reasons) and all(reason.startswith("Image") for reason in reasons)
+    if never_ran or status.phase in BACK_PHASES:
+        return []
+    previous = " --previous" if "crash" in status.message.lower() else ""
+    return [f"edgectl logs {label}{previous} --all-replicas shows the last words of its containers"]
 
 
 def _subject(status: operator_pb2.RolloutStatus) -> str:

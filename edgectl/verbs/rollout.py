@@ -44,7 +44,8 @@ def status(invocation: Invocation) -> int:
     if not rollouts.ended(found, options.until):
         _say(invocation, f"{target.label}: {rollouts.line(found)}")
         return 0
-    message, hints = rollouts.failure(target.label, found)
+    where = f" -n {invocation.namespace}" if invocation.explicit_namespace else ""
+    message, hints = rollouts.failure(target.label + where, found)
     raise CliError(f"{target.label}: {message}", *hints)
 
 

@@ -130,6 +130,41 @@ def test_status_says_why_it_did_not_end_as_asked(
     assert "  edgectl " in err, "and what to do next"
 
 
+@pytest.mark.parametrize(
+    ("why", "command"),
+    [
+        ("2 of 3 replicas of revision 3 crash", ["--previous", "--all-replicas"]),
+        ("no replica of revision 3 became available for 10m: 2 ProbeFailed", ["--all-replicas"]),
+        ("no replica of revision 3 became available for 10m: 2 ImageNotFound, 1 ImagePull", None),
+        ("nothing became available for 10m: 2 ImagePull, 1 CrashLoop", ["--previous"]),
+    ],
+)
+def test_the_hint_of_a_failure_can_be_typed_as_it_is(
+    fake: FakeInstallation, run: Run, why: str, command: list[str] | None
+) -> None:
+    fake.api.put("Workload", "hello", {}, {})
+    fake.api.put("Replica", "hello-0", {"workload": "hello"}, {"phase": "Pending"})
+    fake.api.logs["hello-0"] = b"cannot open /etc/app.conf\n"
+    fake.api.rollouts = [moving(1, phase="Failed", settled=True, message=why)]
+    _, _, err = run("rollout", "status", "workload/hello", "-n", "default")
+    hints = [line.split() for line in err.splitlines() if "  edgectl logs " in line]
+    if command is None:
+        assert not hints, "what never ran has said nothing"
+        return
+    (words,) = hints
+    typed = words[1 : words.index("shows")]
+    assert set(command) <= set(typed) and "-n" in typed
+    code, out, _ = run(*typed)
+    assert (code, out) == (0, "[hello-0] cannot open /etc/app.conf\n")
+    assert fake.api.called("Logs")[0].options.previous == ("--previous" in command)
+
+
+def test_what_was_rolled_back_has_no_logs_left(fake: FakeInstallation, run: Run) -> None:
+    fake.api.rollouts = [moving(3, phase="RolledBack", settled=True, message="it crashed")]
+    _, _, err = run("rollout", "status", "workload/hello")
+    assert "edgectl logs" not in err and "edgectl describe workload/hello " in err
+
+
 def test_status_now_and_as_json(fake: FakeInstallation, run: Run) -> None:
     fake.api.rollouts = [moving(1)]
     code, out, _ = run("rollout", "status", "workload/hello", "--watch=false")
