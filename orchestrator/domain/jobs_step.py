@@ -35,6 +35,8 @@ JOB, SCHEDULE = "job", "schedule"
 """Which of the two a record under `keys.JOBS` is about: its only key."""
 SAVE_MIN_S = 15.0
 SAVE_MAX_S = 3_600.0
+SAVED_AT_ONCE_MAX = 20
+"""Records that are written in one tick only because time passed; the longest overdue first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class JobsTick:
         self._elapsed_s: dict[str, float] = {}
         self._seen: dict[str, tuple[int, JobState]] = {}
         self._removed: set[str] = set()
+        self._aged: list[tuple[float, str, JobState]] = []
 
     @property
     def now_ms(self) -> int:
@@ -112,6 +115,8 @@ class JobsTick:
                 self.workloads[uid] = replace(workload, frozen=True)
                 continue
             self._run_job(workload, record, stored)
+        for _, uid, state in sorted(self._aged, key=lambda item: -item[0])[:SAVED_AT_ONCE_MAX]:
+            self.write_state(uid, {JOB: state.to_body()})
 
     def _stored(self, uid: str) -> JobState | None:
         kept = self.kept(uid)
@@ -161,10 +166,11 @@ class JobsTick:
 
     def _save(self, uid: str, stored: JobState | None, state: JobState, rules: Job) -> None:
         """What happened at once; the time alone now and then, as precisely as it matters."""
-        if stored is not None:
-            same = replace(state, elapsed_s=stored.elapsed_s) == stored
-            if same and state.elapsed_s - stored.elapsed_s < save_every_s(state, rules):
-                return
+        if stored is not None and replace(state, elapsed_s=stored.elapsed_s) == stored:
+            due = (state.elapsed_s - stored.elapsed_s) / save_every_s(state, rules)
+            if due >= 1.0:
+                self._aged.append((due, uid, state))
+            return
         self.write_state(uid, {JOB: state.to_body()})
 
     def _expire(self, record: StoredResource, stored: JobState | None, rules: Job) -> None:

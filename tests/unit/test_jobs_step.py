@@ -279,6 +279,23 @@ def test_a_quiet_job_writes_nothing() -> None:
     assert world.store.revision_now == revision
 
 
+def test_the_time_of_many_jobs_is_written_little_by_little() -> None:
+    world = JobsWorld()
+    count = 2 * jobs_step.SAVED_AT_ONCE_MAX + 5
+    for number in range(count):
+        world.job(f"j{number}", job={"deadline": "5m"})
+    world.settle()
+    before = {key: record.store_revision for key, record in jobs_of(world).items()}
+    world.pass_s(20)
+    assert [len(world.tick().batches) for _ in range(4)] == [20, 20, 5, 0]
+    after = jobs_of(world)
+    assert all(after[key].store_revision > revision for key, revision in before.items())
+
+
+def jobs_of(world: JobsWorld) -> dict[str, KeptRecord]:
+    return {record.key: record for record in world.mirror.kept(keys.JOBS)}
+
+
 @pytest.mark.parametrize("ended", [True, False])
 def test_the_state_goes_with_the_workload_and_not_before(ended: bool) -> None:
     world = JobsWorld()
