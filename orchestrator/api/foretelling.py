@@ -48,6 +48,8 @@ class Circumstances:
     deleting: bool = False
     rollout: RolloutState | None = None
     update: Update = Update()
+    newest: int = 0  # the revision of its spec; 0: not known
+    wanted: int | None = None  # replicas, as its spec says; None: it depends on sites or nodes
     revision: int = 0  # what the replica is to run now
     freeze: Freeze | None = None
     holds: tuple[Hold, ...] = ()
@@ -144,7 +146,11 @@ class Circumstances:
 
     def _rollout_of_workload(self) -> Iterator[Ahead]:
         state = self.rollout
-        if state is None:
+        if state is None or self.freeze is not None:
+            return  # while it is frozen none of its clocks goes on
+        if self.newest and state.newest != self.newest:
+            text = f"revision {self.newest} begins as soon as the leader takes it up"
+            yield Ahead(self.leader, "RolloutPending", text)
             return
         wave = _where(state)
         match state.phase:
@@ -158,6 +164,9 @@ class Circumstances:
                 text = f"revision {state.target} is watched for another "
                 text += f"{_left(soak_s - state.held_s)} ({wave}), then goes on"
                 yield Ahead(self.leader, "RolloutSoaking", text)
+            case Phase.PROVING if self.wanted == 0:
+                text = f"with no replicas asked for, revision {state.target} cannot be proven"
+                yield Ahead(self.leader, "RolloutProving", f"{text}; edgectl scale starts some")
             case Phase.PROVING:
                 proven_in = _left(self.update.proven_after - state.held_s)
                 text = f"revision {state.target} counts as proven in {proven_in}, if nothing fails"
@@ -168,6 +177,10 @@ class Circumstances:
             case Phase.PAUSED:
                 text = "no further replica changes until edgectl rollout resume"
                 yield Ahead(self.leader, "RolloutPaused", text)
+            case Phase.FAILED if _may_recover(state):
+                text = f"revision {state.newest} failed ({state.message}), and nothing replaces it:"
+                text += " its replicas go on trying, and it is watched again when all are ready"
+                yield Ahead(self.leader, "Failed", text, warning=True)
             case Phase.FAILED | Phase.ROLLED_BACK:
                 text = f"revision {state.newest} is not tried again: {state.message}"
                 yield Ahead(self.leader, str(state.phase), text, warning=True)
@@ -251,6 +264,11 @@ def _next_start_ms(container: Status, said: str) -> int:
     found = _NEXT_START.search(said)
     ended_ms = int((container.get("lastExit") or {}).get("finishedAt") or 0)
     return ended_ms + int(float(found[1]) * 1000) if found and ended_ms else 0
+
+
+def _may_recover(state: RolloutState) -> bool:
+    """As `orchestrator/domain/rollout.py` has it: it was only late, with nowhere to return to."""
+    return state.target == state.newest and not state.late and state.wave is Wave.EVERYWHERE
 
 
 def _where(state: RolloutState) -> str:

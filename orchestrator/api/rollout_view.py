@@ -4,6 +4,7 @@ Called by `rollouts.py`, which serves the RPCs, and by the catalog for a workloa
 are unix milliseconds.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +92,9 @@ def status_of(
     by_name: dict[str, list[Stay]] = {}
     for stay in stays:
         by_name.setdefault(stay.replica, []).append(stay)
-    target = [[s for s in held if s.revision == state.target] for held in by_name.values()]
+    # A template that the leader has not taken up is not what its replicas are led to.
+    counted = state.newest if state.phase is Phase.PROGRESSING else state.target
+    target = [[s for s in held if s.revision == counted] for held in by_name.values()]
     spec, update = _spec(workload), _update(workload)
     if spec is not None and spec.per_site is None and spec.per_node is None:
         wanted = 1 if spec.replicas is None else spec.replicas
@@ -119,6 +122,14 @@ def status_of(
         settled=nothing or state.phase in AT_REST,
         succeeded=nothing or state.phase is Phase.PROVEN,
     )
+
+
+def troubles_of(state: RolloutState, stays: Iterable[Stay]) -> str:
+    """Why replicas of the target are not available, as their agents say: `2 ImageRegistry`."""
+    mine = (stay for stay in stays if stay.revision == state.target and not stay.is_available)
+    said = (stay.status for stay in mine if stay.live and stay.status is not None)
+    reasons = Counter(status.reason for status in said if status.reason)
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
 
 
 def revisions_of(

@@ -20,8 +20,10 @@ from orchestrator.api.rollout_view import (
     seen_state,
     state_of,
     status_of,
+    troubles_of,
 )
 from orchestrator.authz import Caller, may_read, require_write
+from orchestrator.domain.freezes import freeze_of, freezes_in
 from orchestrator.domain.liveness import Liveness
 from orchestrator.domain.rollout_state import Phase, RolloutState, Standing
 from orchestrator.records import StoredResource, TemplateRevision
@@ -69,7 +71,8 @@ class Rollouts:
         used = Counter(stay.revision for stay in stays)
         wants = self._leader.wants(workload.namespace, workload.name)
         status = status_of(workload, state, stays, wants)
-        status.message = status.message or self._waits_for(workload, state)
+        if not status.settled:
+            status.message = self._waits_for(workload, state, stays) or status.message
         response = operator_pb2.RolloutResponse(
             status=status,
             revisions=revisions_of(stored.values(), state, used),
@@ -159,12 +162,17 @@ class Rollouts:
             workload, live or state_of(self._cache.kept_at(keys.rollout(workload.uid)))
         )
 
-    def _waits_for(self, workload: StoredResource, state: RolloutState) -> str:
-        """Of a rollout under way: what the leader's last plan says of the workload."""
-        if state.phase not in (Phase.PROGRESSING, Phase.ROLLING_BACK):
+    def _waits_for(self, workload: StoredResource, state: RolloutState, stays: list[Stay]) -> str:
+        """Of a rollout under way: who froze it, or what the leader's last plan says of the
+        workload and the agents of what does not start."""
+        freeze = freeze_of(freezes_in(self._cache.kept(keys.FREEZES)), workload.namespace)
+        if freeze is not None:
+            return f"{freeze}; it goes on after {freeze.thaw}"
+        if state.message or state.phase not in (Phase.PROGRESSING, Phase.ROLLING_BACK):
             return ""
         found = self._leader.explanations.get((workload.namespace, workload.name), ())
-        return found[0].message if found else ""
+        said = (found[0].message if found else "", troubles_of(state, stays))
+        return "; ".join(text for text in said if text)
 
     def _stays(self, workload: StoredResource) -> list[Stay]:
         placed = self._catalog.index.workload(workload.namespace, workload.name).placed

@@ -36,7 +36,7 @@ from orchestrator.events import EventRecord, EventRecorder
 from orchestrator.records import AssignmentRecord, StoredResource
 from orchestrator.refusals import forbidden, invalid
 from orchestrator.store import keys
-from polder.manifest import InvalidManifest, SiteSpec
+from polder.manifest import InvalidManifest, SiteSpec, WorkloadSpec
 from polder.v1 import operator_pb2
 
 KINDS = ("Replica", "Workload", "Node")
@@ -206,6 +206,8 @@ class Telling:
             deleting=bool(record.deletion_requested_at_ms),
             rollout=self._rollout_of(record.uid),
             update=_update(record),
+            newest=record.template_revision,
+            wanted=_wanted(record),
             holds=tuple(hold for hold in holds if name in hold.workloads),
             waits=tuple(
                 (str(w["replica"]), str(w.get("reason", "NotPlaced")), str(w["message"]))
@@ -313,6 +315,17 @@ def _update(record: StoredResource) -> Any:
         return record.decoded.update
     except InvalidManifest:
         return Circumstances().update
+
+
+def _wanted(record: StoredResource) -> int | None:
+    """None: it depends on sites or nodes, or nobody can read it."""
+    try:
+        spec = record.decoded
+    except InvalidManifest:
+        return None
+    if not isinstance(spec, WorkloadSpec) or spec.per_site is not None or spec.per_node is not None:
+        return None
+    return 1 if spec.replicas is None else spec.replicas
 
 
 def _windows(site: StoredResource | None) -> tuple[Any, ...]:

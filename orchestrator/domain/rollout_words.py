@@ -48,8 +48,8 @@ def _said(
             if len(after.history) == 1 and event is Event.EVERYWHERE:
                 return []  # a new workload that runs is told by its replicas
             left = format_duration(update.proven_after)
-            text = f"revision {number} runs everywhere; proven if it holds for {left}"
-            return [Said(False, "RolloutProving", text)]
+            text = f"revision {number} runs on all that can be reached; proven if it holds for"
+            return [Said(False, "RolloutProving", f"{text} {left}")]
         case Event.HELD:
             return [Said(False, "RolloutProven", f"revision {number} held and is proven")]
         case Event.ROLL_BACK:

@@ -200,7 +200,8 @@ class Changes(Moves):
             shown += f" and {len(blockers) - NAMED_MAX} more"
         for (code, message), names in self._waits.items():
             verb = "leave" if message else "change"
-            text = f"{len(names)} of its replicas {verb} when {shown} is running and ready; "
+            are = "is" if len(blockers) == 1 else "are"
+            text = f"{len(names)} of its replicas {verb} when {shown} {are} running and ready; "
             if not blockers:
                 text = f"{len(names)} of its replicas cannot {verb}: "
             if message:

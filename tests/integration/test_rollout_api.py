@@ -92,6 +92,14 @@ async def test_status_and_history(rig: Rig) -> None:
     assert (await refusal(rollout(rig, revision=7))).code is grpc.StatusCode.NOT_FOUND
 
 
+async def test_a_frozen_rollout_says_so(rig: Rig) -> None:
+    await rig.apply(workload("web"))
+    await rig.admin().Freeze(operator_pb2.FreezeRequest(reason="audit"))
+    await rig.apply(workload("web", image="app:2"))
+    message = (await rollout(rig)).status.message
+    assert "frozen by operator/admin (audit)" in message and "edgectl thaw" in message
+
+
 async def test_undo_returns_to_the_last_proven_one(rig: Rig) -> None:
     for number in (1, 2, 3, 4):
         await rig.apply(workload("web", image=f"app:{number}", **NONE))

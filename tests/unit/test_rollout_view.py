@@ -3,9 +3,10 @@
 import pytest
 
 from edgectl import rollouts
-from orchestrator.api.rollout_view import Stay, status_of
+from orchestrator.api.rollout_view import Stay, seen_state, status_of, troubles_of
 from orchestrator.domain.rollout_state import Phase, RolloutState
 from orchestrator.records import StoredResource
+from polder.v1 import agent_pb2
 
 TEMPLATE = {"containers": [{"name": "app", "image": "app:2"}]}
 
@@ -31,3 +32,43 @@ def test_replicas_that_are_there_are_waited_for(replicas: int) -> None:
     stays = [Stay("web-0", 2, live=True, status=None)]
     state = RolloutState(2, 2, phase=Phase.PROGRESSING)
     assert not rollouts.ended(status_of(workload(replicas), state, stays, None), "proven")
+
+
+def said(revision: int, reason: str = "") -> agent_pb2.ReplicaStatus:
+    return agent_pb2.ReplicaStatus(revision=revision, ready=not reason, reason=reason)
+
+
+def test_what_the_leader_has_not_taken_up_has_updated_nothing() -> None:
+    """As in a freeze: the replicas of the template before are not of the newest one."""
+    stays = [Stay("web-0", 1, live=True, status=said(1))]
+    state = seen_state(workload(1), RolloutState(1, 1, phase=Phase.PROVEN))
+    status = status_of(workload(1), state, stays, None)
+    assert (status.replicas_updated, status.replicas_available) == (0, 1)
+    back = status_of(workload(1), RolloutState(2, 1, phase=Phase.ROLLING_BACK), stays, None)
+    assert back.replicas_updated == 1
+
+
+def test_what_does_not_start_says_why() -> None:
+    stays = [
+        Stay("web-0", 2, live=True, status=said(2, "ImageRegistry")),
+        Stay("web-1", 2, live=True, status=said(2, "ImageRegistry")),
+        Stay("web-2", 2, live=False, status=said(2, "CrashLoop")),
+        Stay("web-3", 1, live=True, status=said(1, "ConfigMissing")),
+    ]
+    assert troubles_of(RolloutState(2, 2), stays) == "2 ImageRegistry"
+
+
+def test_success_tells_what_nobody_vouches_for() -> None:
+    """A replica on a node that is silent is assigned the revision, and may not run it."""
+    stays = [Stay("web-0", 2, live=True, status=said(2)), Stay("web-1", 2, live=False, status=None)]
+    status = status_of(workload(2), RolloutState(2, 2, phase=Phase.PROVING), stays, None)
+    assert "of which 1 are known to be ready" in rollouts.success(status)
+
+
+def test_a_first_revision_that_failed_has_no_undo() -> None:
+    state = RolloutState(2, 2, phase=Phase.FAILED, message="it crashed")
+    status = status_of(workload(1), state, [], None)
+    assert any("rollout undo" in hint for hint in rollouts.failure("workload/web", status)[1])
+    status.newest_revision = 1
+    hints = rollouts.failure("workload/web", status)[1]
+    assert not any("rollout undo" in hint or "not tried again" in hint for hint in hints)

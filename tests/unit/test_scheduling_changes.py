@@ -238,6 +238,9 @@ def test_a_silent_nodes_replica_waits_and_counts_as_unavailable() -> None:
     (why,) = decided.explanations
     silent = next(replica for replica, node in world.where().items() if node == "n1")
     assert f"when {silent} is running and ready" in why.message
+    world.change("n2", liveness=Liveness.SILENT)
+    (why,) = world.step().explanations
+    assert " are running and ready" in why.message
 
 
 # --- two revisions --------------------------------------------------------------------------------

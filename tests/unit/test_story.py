@@ -259,12 +259,27 @@ def test_how_it_is_now_comes_last_with_its_age() -> None:
          "RollingBack", "return to revision 4: it crashed"),
         (RolloutState(5, 5, Phase.PAUSED), "RolloutPaused", "rollout resume"),
         (RolloutState(5, 4, Phase.ROLLED_BACK, message="bad"), "RolledBack", "not tried again"),
-        (RolloutState(5, 5, Phase.FAILED, message="late"), "Failed", "revision 5 is not tried"),
+        (RolloutState(5, 5, Phase.FAILED, message="late"), "Failed", "its replicas go on trying"),
+        (RolloutState(5, 5, Phase.FAILED, late=True, message="it crashed"),
+         "Failed", "revision 5 is not tried again: it crashed"),
+        (RolloutState(5, 4, Phase.FAILED, message="gone"), "Failed", "revision 5 is not tried"),
     ],
 )  # fmt: skip
 def test_what_a_rollout_waits_for(state: RolloutState, reason: str, words: str) -> None:
     found = lines(replace(HERE, rollout=state, update=CANARY).next_of_workload())
     assert words in found[reason]
+
+
+def test_without_replicas_no_proof_is_promised() -> None:
+    state = RolloutState(5, 5, Phase.PROVING, held_s=500.0)
+    found = lines(replace(HERE, rollout=state, update=CANARY, wanted=0).next_of_workload())
+    assert "cannot be proven" in found["RolloutProving"]
+
+
+def test_a_template_that_the_leader_has_not_seen_is_what_comes_next() -> None:
+    state = RolloutState(5, 5, Phase.PROVING)
+    found = lines(replace(HERE, rollout=state, update=CANARY, newest=6).next_of_workload())
+    assert found == {"RolloutPending": "revision 6 begins as soon as the leader takes it up"}
 
 
 def test_nothing_is_next_of_what_is_proven() -> None:
@@ -286,7 +301,7 @@ def test_guards_come_first_and_say_what_to_type() -> None:
     freeze = Freeze("ns", "operator/ann", "audit", NOW)
     state = RolloutState(5, 5, Phase.PROGRESSING)
     found = replace(HERE, freeze=freeze, holds=(hold,), rollout=state).next_of_workload()
-    assert [item.reason for item in found] == ["Frozen", "Held", "RolloutProgressing"]
+    assert [item.reason for item in found] == ["Frozen", "Held"]  # no clock goes on meanwhile
     assert "edgectl thaw --namespace ns" in found[0].message
     assert "edgectl approve ab12" in found[1].message
     assert found[0].source == "operator/ann"
