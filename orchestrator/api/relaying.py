@@ -45,7 +45,7 @@ class Relaying:
                 data = message.stdout or message.stderr
                 if data:
                     yield operator_pb2.LogsResponse(data=data)
-                _check_end(message)
+                self._check_end(message, namespace, request.replica)
 
     async def exec(
         self, caller: Caller, requests: AsyncIterator[operator_pb2.ExecRequest]
@@ -69,6 +69,7 @@ class Relaying:
             pump = asyncio.create_task(_pump(requests, relay), name="exec-stdin")
             try:
                 async for message in relay:
+                    self._check_end(message, namespace, start.replica)
                     for response in _exec_responses(message):
                         yield response
             finally:
@@ -89,6 +90,23 @@ class Relaying:
             raise _not_running(f"replica {replica} has no node: {shown.status['message']}")
         return node, shown.record.uid
 
+    def _check_end(self, message: agent_pb2.RelayRequest, namespace: str, replica: str) -> None:
+        """Raises Refused when the agent could not do it."""
+        if message.WhichOneof("message") != "end" or not message.end.reason:
+            return
+        end = message.end
+        if end.reason == "ReplicaNotFound":
+            # The agent only knows a uid; why there is no pod is what it reports all the time.
+            shown = self._catalog.get("Replica", namespace, replica)
+            status = shown.status or {} if shown is not None else {}
+            why = ": ".join(str(status[key]) for key in ("reason", "message") if status.get(key))
+            text = f"replica {replica} has no pod{f'; {why}' if why else ''}"
+            hint = f"edgectl describe replica/{replica} tells more"
+            raise Refused(grpc.StatusCode.NOT_FOUND, end.reason, text, hint)
+        if end.reason in _MISSING:
+            raise Refused(grpc.StatusCode.NOT_FOUND, end.reason, end.message)
+        raise Refused(grpc.StatusCode.FAILED_PRECONDITION, end.reason, end.message)
+
     def _report(self, caller: Caller, namespace: str, start: operator_pb2.ExecStart) -> None:
         """Who ran what, for others to see. Arguments may be confidential: the program only."""
         self._events.record(
@@ -97,7 +115,7 @@ class Relaying:
             start.replica,
             common_pb2.EVENT_TYPE_NORMAL,
             "Exec",
-            f"ran {start.options.command[0][:200]} in container {start.options.container or '-'}",
+            f"asked to run {start.options.command[0][:200]} in container {start.options.container or '-'}",
             caller.source,
         )
 
@@ -120,19 +138,8 @@ def _exec_responses(message: agent_pb2.RelayRequest) -> list[operator_pb2.ExecRe
         case "stderr":
             return [operator_pb2.ExecResponse(stderr=message.stderr)]
         case "end":
-            _check_end(message)
             return [operator_pb2.ExecResponse(exit_code=message.end.exit_code)]
     return []
-
-
-def _check_end(message: agent_pb2.RelayRequest) -> None:
-    """Raises Refused when the agent could not do it."""
-    if message.WhichOneof("message") != "end" or not message.end.reason:
-        return
-    end = message.end
-    if end.reason in _MISSING:
-        raise Refused(grpc.StatusCode.NOT_FOUND, end.reason, end.message)
-    raise Refused(grpc.StatusCode.FAILED_PRECONDITION, end.reason, end.message)
 
 
 @contextlib.asynccontextmanager
