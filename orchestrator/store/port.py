@@ -1,7 +1,7 @@
 """The Store port: everything durable that the orchestrator knows lives behind it.
 
 Called by the operator API, the gateway, the leader and identity. Two adapters pass one conformance
-suite (`tests/integration/store_conformance.py`): SQLite here, etcd later. The model is etcd's,
+suite (`tests/integration/store_conformance.py`): SQLite and etcd. The model is etcd's,
 because it is the weaker of the two: a flat, ordered key space of bytes, one revision counter for
 the whole store, compare-and-set transactions, watches that start at a revision, and leases.
 """

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 from orchestrator.store.etcd import txn as transactions
 from orchestrator.store.etcd.client import EtcdClient, MemberStatus
+from orchestrator.store.etcd.errors import CertificateRefused
 from orchestrator.store.etcd.link import REQUIRE_LEADER, Link
 from orchestrator.store.etcd.pb import rpc_pb2 as pb
 from orchestrator.store.etcd.settings import EtcdSettings
@@ -31,6 +32,7 @@ from orchestrator.store.port import (
     Op,
     RangeResult,
     StoreUnavailable,
+    StoreUnusable,
     TxnResult,
     WatchBatch,
 )
@@ -48,8 +50,10 @@ async def open_etcd(settings: EtcdSettings) -> "EtcdStore":
     client = EtcdClient(settings)
     try:
         await client.link()
-    except BaseException:
+    except BaseException as error:
         await client.close()
+        if isinstance(error, CertificateRefused):
+            raise StoreUnusable(str(error)) from error
         raise
     return EtcdStore(client, settings.root)
 

@@ -16,6 +16,7 @@ import grpc
 
 from orchestrator.store.etcd.errors import (
     Broken,
+    CertificateRefused,
     is_temporary,
     is_the_members,
     message,
@@ -25,7 +26,7 @@ from orchestrator.store.etcd.errors import (
 from orchestrator.store.etcd.link import REQUIRE_LEADER, Link, Unfit, open_fit_link, open_link
 from orchestrator.store.etcd.pb import rpc_pb2 as pb
 from orchestrator.store.etcd.settings import EtcdSettings
-from orchestrator.store.port import StoreUnavailable, StoreUnusable
+from orchestrator.store.port import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -169,8 +170,7 @@ class EtcdClient:
     async def link(self) -> Link:
         """The link in use, or a new one to the first endpoint that is fit.
 
-        Raises StoreUnavailable with every endpoint's reason; StoreUnusable when all refuse our
-        certificate or show one that we do not accept.
+        Raises StoreUnavailable with every endpoint's reason, CertificateRefused, StoreUnusable.
         """
         self.check_open()
         if self._link is not None:
@@ -204,7 +204,9 @@ class EtcdClient:
             self.note(status.header)
             return link
         text = "no endpoint of etcd can be used; nothing was written: " + "; ".join(reasons)
-        raise StoreUnusable(text) if identity == len(reasons) else StoreUnavailable(text)
+        if identity == len(reasons):
+            raise CertificateRefused(f"{text}; one side refuses the other's certificate")
+        raise StoreUnavailable(text)
 
     def _put_last(self, endpoint: str) -> None:
         self._order.remove(endpoint)

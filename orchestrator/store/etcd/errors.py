@@ -41,13 +41,19 @@ _TEMPORARY = (
 )
 _IDENTITY = (
     "CERTIFICATE_VERIFY_FAILED",
+    "handshake failed (TSI_PROTOCOL_FAILURE)",
     "TLSV1_ALERT_",
     "TLSV13_ALERT_",
     "SSLV3_ALERT_",
     "Hostname Verification",
+    "Unwrap failed",  # TLS 1.3: the refusal of our certificate comes as the first data
 )
 COMPACTED = "etcdserver: mvcc: required revision has been compacted"
 FUTURE = "etcdserver: mvcc: required revision is a future revision"
+
+
+class CertificateRefused(StoreUnavailable):
+    """Every endpoint refused our certificate, or showed one that we do not accept."""
 
 
 class Broken(Exception):
