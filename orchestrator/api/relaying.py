@@ -115,7 +115,8 @@ class Relaying:
             start.replica,
             common_pb2.EVENT_TYPE_NORMAL,
             "Exec",
-            f"asked to run {start.options.command[0][:200]} in container {start.options.container or '-'}",
+            f"asked to run {start.options.command[0][:200]} in container "
+            f"{start.options.container or '-'}",
             caller.source,
         )
 

@@ -23,6 +23,10 @@ from polder.manifest.update import Update
 from polder.v1 import agent_pb2, operator_pb2
 
 
+_ORDINARY = "Starting"
+"""What every replica says for a moment."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stay:
     """A replica on a node: what it is assigned, and what its agent says; `live`: still says."""
@@ -128,7 +132,7 @@ def troubles_of(state: RolloutState, stays: Iterable[Stay]) -> str:
     """Why replicas of the target are not available, as their agents say: `2 ImageRegistry`."""
     mine = (stay for stay in stays if stay.revision == state.target and not stay.is_available)
     said = (stay.status for stay in mine if stay.live and stay.status is not None)
-    reasons = Counter(status.reason for status in said if status.reason)
+    reasons = Counter(s.reason for s in said if s.reason not in ("", _ORDINARY))
     return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
 
 

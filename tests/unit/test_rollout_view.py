@@ -54,6 +54,7 @@ def test_what_does_not_start_says_why() -> None:
         Stay("web-1", 2, live=True, status=said(2, "ImageRegistry")),
         Stay("web-2", 2, live=False, status=said(2, "CrashLoop")),
         Stay("web-3", 1, live=True, status=said(1, "ConfigMissing")),
+        Stay("web-4", 2, live=True, status=said(2, "Starting")),
     ]
     assert troubles_of(RolloutState(2, 2), stays) == "2 ImageRegistry"
 
