@@ -1,4 +1,4 @@
-"""`edgectl apply -f`: all files are checked before the first is sent; each applies as a whole."""
+"""`edgectl apply -f`: all files are checked before any is sent, and they are sent together."""
 
 import sys
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from edgectl.errors import CallError, InvalidFiles, UsageError
 from edgectl.invocation import Invocation
 from edgectl.manifests import ManifestFile, load_all
 from edgectl.output import structured
+from edgectl.requests import bundles, lines_of
 from edgectl.resources import Item
 from edgectl.text import safe
 from polder.v1 import operator_pb2
@@ -24,12 +25,14 @@ def run(invocation: Invocation) -> int:
         raise UsageError(f"-o {options.output!r} is not a format", "formats: name, json, yaml")
     files = read_files(invocation)
     applied: list[Item] = []
-    for number, file in enumerate(files):
+    done = 0
+    for bundle in bundles(files):
         try:
-            response = send(invocation, file, dry_run=options.dry_run)
+            response = send(invocation, bundle, dry_run=options.dry_run)
         except (CallError, InvalidFiles) as error:
-            _say_what_is_done(files, number, dry_run=options.dry_run)
+            _say_what_is_done(files, done, dry_run=options.dry_run)
             raise error
+        done += len(bundle)
         for result in response.results:
             applied.append(Item(result.resource, 0))
             _report(result, options.output, dry_run=options.dry_run)
@@ -52,19 +55,24 @@ def read_files(invocation: Invocation) -> list[ManifestFile]:
 
 
 def send(
-    invocation: Invocation, file: ManifestFile, *, dry_run: bool
+    invocation: Invocation, files: Sequence[ManifestFile], *, dry_run: bool
 ) -> operator_pb2.ApplyResponse:
-    """One file as one request. Raises InvalidFiles with lines when the server finds violations."""
-    documents = [operator_pb2.Document(json=document.encoded()) for document in file.documents]
+    """Files as one request. Raises InvalidFiles with lines when the server finds violations."""
+    documents = [
+        operator_pb2.Document(json=document.encoded())
+        for file in files
+        for document in file.documents
+    ]
+    name = files[0].name if len(files) == 1 else f"{len(files)} files"
     try:
         return invocation.client.apply(documents, dry_run=dry_run)
     except CallError as error:
         if not error.violations:
-            error.message = f"{file.name}: {error.message}"
+            error.message = f"{name}: {error.message}"
             raise
-        lines = file.from_server(error.violations)
-        what = "the orchestrator refused the file; nothing of it was applied"
-        refused = InvalidFiles(f"{file.name}: {what}", lines)
+        lines = lines_of(files, error)
+        what = "the orchestrator refused this; nothing of it was applied"
+        refused = InvalidFiles(f"{name}: {what}", lines)
         refused.hints = error.hints
         raise refused from error
 

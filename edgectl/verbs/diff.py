@@ -1,11 +1,13 @@
 """`edgectl diff -f`: what apply would change, by asking for a dry run and comparing."""
 
 import sys
+from collections.abc import Sequence
 
 from edgectl import differences
 from edgectl.errors import CallError, CliError
 from edgectl.invocation import Invocation
 from edgectl.manifests import Document, ManifestFile
+from edgectl.requests import bundles
 from edgectl.resources import Item, reference
 from edgectl.verbs.apply import read_files, send
 from polder.v1 import operator_pb2
@@ -17,18 +19,19 @@ def run(invocation: Invocation) -> int:
     """0: nothing would change; 1: something would; 2: an error."""
     try:
         changed = False
-        for file in read_files(invocation):
-            changed = _diff_file(invocation, file) or changed
+        for files in bundles(read_files(invocation)):
+            changed = _diff(invocation, files) or changed
     except CliError as error:
         error.exit_code = TROUBLE
         raise
     return DIFFERENT if changed else 0
 
 
-def _diff_file(invocation: Invocation, file: ManifestFile) -> bool:
-    response = send(invocation, file, dry_run=True)
+def _diff(invocation: Invocation, files: Sequence[ManifestFile]) -> bool:
+    response = send(invocation, files, dry_run=True)
+    documents = [document for file in files for document in file.documents]
     changed = False
-    for document, result in zip(file.documents, response.results, strict=True):
+    for document, result in zip(documents, response.results, strict=True):
         if result.outcome == operator_pb2.APPLY_OUTCOME_UNCHANGED:
             continue
         changed = True

@@ -224,6 +224,29 @@ def test_the_servers_violations_get_lines(fake: FakeInstallation, run: Run, tmp_
     assert "fix the file" in err
 
 
+def test_files_are_seen_together(fake: FakeInstallation, run: Run, tmp_path: Path) -> None:
+    """What one needs of another may come later, in a dry run as well."""
+    folder = tmp_path / "all"
+    folder.mkdir()
+    (folder / "app.yaml").write_text(MANIFEST.replace("hello}", "hello, namespace: lab}"))
+    space = "apiVersion: polder.eu/v1\nkind: Namespace\nmetadata: {name: lab}\nspec: {}\n"
+    (folder / "namespace.yaml").write_text(space)
+    for verb in (("apply", "--dry-run"), ("diff",), ("apply",)):
+        fake.api.calls.clear()
+        run(*verb, "-f", str(folder))
+        (request,) = fake.api.called("Apply")
+        assert len(request.documents) == 2
+    (folder / "zz.yaml").write_text(MANIFEST.replace("hello}", "hello, namespace: lab}"))
+    fake.api.calls.clear()
+    assert run("apply", "-f", str(folder))[0] == 0
+    sizes = [len(request.documents) for request in fake.api.called("Apply")]
+    assert sizes == [2, 1], "twice in one request would be refused; the later file holds"
+    fake.api.server_violations = [(1, "spec", "is not allowed")]
+    err = run("apply", "-f", str(folder / "app.yaml"), "-f", str(folder / "namespace.yaml"))[2]
+    assert f"{folder}/namespace.yaml:4: spec: is not allowed" in err
+    assert "2 files: the orchestrator refused this; nothing of it was applied" in err
+
+
 def test_delete_waits_until_it_is_gone(fake: FakeInstallation, run: Run, tmp_path: Path) -> None:
     fake.api.slow_deletion = True
     fake.api.put("Workload", "a", {}, {"running": 1})

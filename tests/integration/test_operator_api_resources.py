@@ -141,6 +141,15 @@ async def test_what_is_referred_to_must_exist_or_come_along(rig: Rig) -> None:
     assert outcomes(together) == [CREATED] * 4
 
 
+async def test_a_workload_may_come_before_its_namespace(rig: Rig) -> None:
+    documents = (workload("w", namespace="new", replicas=0), manifest("Namespace", "new"))
+    for dry_run in (True, False):
+        answer = await rig.apply(*documents, dry_run=dry_run)
+        assert [r.outcome for r in answer.results] == [CREATED, CREATED]
+        stored = rig.orchestrator.parts.cache.resource("Workload", "new", "w")
+        assert (stored is None) == dry_run
+
+
 async def test_a_dry_run_says_what_would_happen_and_writes_nothing(rig: Rig) -> None:
     before = rig.orchestrator.parts.cache.resource("Workload", "default", "dry")
     response = await rig.apply(workload("dry"), dry_run=True)
