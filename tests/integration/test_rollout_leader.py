@@ -16,7 +16,7 @@ from orchestrator.election import Election
 from orchestrator.leader import LeaderSettings
 from orchestrator.leader_commit import Committer
 from orchestrator.records import KeptRecord, StoredResource
-from orchestrator.scheduling.steer import Batch, Steering, Tell, Write
+from orchestrator.scheduling.steer import Batch, Steering, Tell, Write, steer
 from orchestrator.store import keys
 from orchestrator.store.port import MAX_VALUE_BYTES, Put
 from polder.v1 import agent_pb2, plan_pb2
@@ -277,14 +277,14 @@ async def test_what_stands_is_told_although_another_write_of_the_tick_is_refused
     seen = Tell("Node", "", "n1", True, "NodeSilent", "nothing is heard of it")
     done = Tell("Workload", "default", "sum", False, "JobComplete", "all of it")
     not_yet = Tell("Workload", "default", "web", True, "RolledBack", "no")
-    real, asked = leader_module.steer, []
+    asked: list[Any] = []
 
     def once(*args: Any) -> Steering:
         asked.append(args)
         if len(asked) > 1:
-            return real(*args)
+            return steer(*args)
         stands, stale = Batch((Write(ours, b"{}", 0),), (done,)), Write(theirs, b"{}", 7)
-        return replace(real(*args), batches=(Batch((stale,), (not_yet,)), stands), tells=(seen,))
+        return replace(steer(*args), batches=(Batch((stale,), (not_yet,)), stands), tells=(seen,))
 
     monkeypatch.setattr(leader_module, "steer", once)
     async with region(tmp_path, leader_settings=QUICK) as home:
