@@ -22,7 +22,6 @@ from polder.manifest import InvalidManifest, WorkloadSpec
 from polder.manifest.update import Update
 from polder.v1 import agent_pb2, operator_pb2
 
-
 _ORDINARY = "Starting"
 """What every replica says for a moment."""
 

@@ -5,6 +5,7 @@ node; it is watched from when it is first seen with its revision, since restarts
 mean something only in comparison with before.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -65,6 +66,17 @@ def is_available(record: AssignmentRecord, seen: Observed | None, min_ready_s: f
         and seen.revision == record.revision
         and seen.ready_for_s >= min_ready_s
     )
+
+
+def ripens_s(
+    stays: Sequence[Stay], observed: Mapping[tuple[str, str], Observed], min_ready_s: float
+) -> float:
+    """Until the next one that is ready has been so for long enough; infinite: none is about to."""
+    if not min_ready_s:
+        return math.inf
+    seen = (observed.get((node, record.replica_uid)) for node, record in stays)
+    left = (min_ready_s - item.ready_for_s for item in seen if item is not None and item.ready)
+    return min((s for s in left if s > 0), default=math.inf)
 
 
 def watched(

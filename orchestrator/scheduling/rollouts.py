@@ -26,7 +26,7 @@ from orchestrator.domain.rollout_state import (
 from orchestrator.domain.rollout_words import Said
 from orchestrator.records import KeptRecord, TemplateRevision
 from orchestrator.scheduling.holdings import Holdings, Stay
-from orchestrator.scheduling.rollout_progress import Watches, progress, watched
+from orchestrator.scheduling.rollout_progress import Watches, progress, ripens_s, watched
 from orchestrator.scheduling.snapshot import Node, Snapshot, Workload
 from orchestrator.scheduling.tick import Batch, Moment, Tell, World, Write
 from orchestrator.store import keys
@@ -279,13 +279,14 @@ class _Rollouts:
             return self._begun(workload, wanted, seen)
         elapsed_s = min(max(0.0, steady - followed.looked_at), WATCH_GAP_MAX_S)
         taken = step(followed.state, wanted, seen, elapsed_s, self._moment.now)
-        self._due_s = min(self._due_s, taken.due_s)
+        due_s = min(taken.due_s, ripens_s(stays, observed, workload.update.min_ready))
+        self._due_s = min(self._due_s, due_s)
         after = replace(
             followed,
             state=taken.state,
             watches=now_watched,
             looked_at=steady,
-            due_at=steady + taken.due_s,
+            due_at=steady + due_s,
             stays=len(stays),
         )
         if taken.event is not None:

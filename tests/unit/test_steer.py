@@ -104,6 +104,22 @@ def test_a_node_that_dies_in_mid_step_is_not_the_revisions_fault(world: RolloutW
     assert set(world.versions("web").values()) == {2}
 
 
+def test_the_leader_looks_again_when_a_replica_has_been_ready_for_long_enough(
+    world: RolloutWorld,
+) -> None:
+    """A step with `minReady: 2s` took as long as the leader's idle interval, five seconds."""
+    world.apply("web", "app:1", count=4, update=replace(QUICK, min_ready=2.0))
+    world.goes_on(25)
+    world.apply("web", "app:2")
+    world.tick()
+    world.obey()
+    observed = world.world.observed
+    for key, seen in list(observed.items()):
+        if seen.revision == 2:
+            observed[key] = replace(seen, ready_for_s=0.5)
+    assert world.tick().due_s == pytest.approx(1.5)
+
+
 def test_a_refused_write_is_decided_again_from_the_record(world: RolloutWorld) -> None:
     world.apply("web", "app:1", count=4, update=QUICK)
     world.goes_on(25)
