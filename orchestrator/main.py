@@ -2,6 +2,7 @@
 
 serve              run a member; the first start makes the CA, the Store and admin.yaml
 ca init, ca show   make and look at certificate authorities
+migrate            move an installation to another Store, while no orchestrator runs
 operator create    a new operator's context file, while no orchestrator runs on the data
 version
 """
@@ -32,8 +33,10 @@ from orchestrator.installation import (
     prepare_store,
 )
 from orchestrator.listeners import CannotListen
+from orchestrator.moving import add_migrate
 from orchestrator.refusals import Refused
 from orchestrator.server import Orchestrator, running_version
+from orchestrator.store.migrate import CannotMigrate
 from orchestrator.store.port import StoreError
 from orchestrator.store.sqlite import open_sqlite
 from polder.identity import InvalidIdentity, MemberId, parse
@@ -43,6 +46,7 @@ _FAILURES = (
     UnusableFile,
     WrongInstallation,
     CannotListen,
+    CannotMigrate,
     StoreError,
     Refused,
     OSError,
@@ -93,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--namespace", default="default", help="that edgectl starts in")
     _add_settings(create)
     create.set_defaults(run=_operator_create)
+    add_migrate(commands)
     commands.add_parser("version", help="print the version").set_defaults(run=_version)
     return parser
 

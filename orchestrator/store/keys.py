@@ -18,6 +18,8 @@ KEPT = (ROLLOUTS, JOBS, FREEZES, HOLDS)
 LEADER = "/leader"
 INSTALLATION = "/installation"
 """Schema version and trust domain, written once."""
+MIGRATION = "/migration"
+"""In a Store to which an installation is being moved: whose. See `migrate`."""
 
 
 def spec(kind: str, namespace: str, name: str) -> str:
