@@ -59,7 +59,11 @@ _Facts = tuple[
     Standing,
     bool,
 ]
-_Stay = tuple[str, str, int]  # node, replica uid, revision
+_Watched = tuple[agent_pb2.ReplicaStatus, float, Observed]
+"""What was said last, the steady seconds since which it is ready, and what it came to."""
+
+READY_LONG_S = 3_600.0
+"""The longest `minReady`: beyond this it does not matter any more for how long."""
 
 
 class SnapshotBuilder:
@@ -73,7 +77,8 @@ class SnapshotBuilder:
         self._templates: dict[tuple[str, int], tuple[TemplateRevision, Template]] = {}
         self._profiles: dict[str, tuple[StoredResource, ProviderProfile | None]] = {}
         self._sites: dict[str, tuple[StoredResource, ProviderProfile | None, Site]] = {}
-        self._ready_since: dict[_Stay, float] = {}
+        self._watched: dict[tuple[str, str], _Watched] = {}  # by node and replica uid
+        self._led_since: float | None = None
 
     def build(self, now: float, led_since: float, steady: float | None = None) -> Snapshot:
         """`led_since`: seconds of the fleet's steady clock; silence from before does not count.
@@ -82,6 +87,9 @@ class SnapshotBuilder:
         been ready. None, for worlds that might be: those that are ready have been for long.
         """
         placements = {placement.node: placement for placement in self._cache.placements()}
+        if steady is not None and self._led_since != led_since:
+            # Between two times of leading nobody watched.
+            self._watched, self._led_since = {}, led_since
         return Snapshot(
             revision=self._cache.revision,
             nodes=self._all_nodes(now, led_since),
@@ -202,8 +210,8 @@ class SnapshotBuilder:
     def _observed(
         self, placements: Mapping[str, NodePlacement], steady: float | None
     ) -> Mapping[tuple[str, str], Observed]:
-        found = {}
-        ready_since: dict[_Stay, float] = {}
+        found: dict[tuple[str, str], Observed] = {}
+        watched: dict[tuple[str, str], _Watched] = {}
         for node, placement in placements.items():
             seen = self._fleet.get(node)
             if seen is None:
@@ -212,16 +220,14 @@ class SnapshotBuilder:
                 status = seen.replicas.get(assignment.replica_uid)
                 if status is None:
                     continue
-                ready_for_s = 0.0
-                if status.ready and steady is None:
-                    ready_for_s = inf
-                elif status.ready and steady is not None:
-                    stay = (node, assignment.replica_uid, status.revision)
-                    ready_since[stay] = self._ready_since.get(stay, steady)
-                    ready_for_s = steady - ready_since[stay]
-                found[(node, assignment.replica_uid)] = _seen(status, ready_for_s)
+                key = (node, assignment.replica_uid)
+                if steady is None:
+                    found[key] = _seen(status, inf if status.ready else 0.0)
+                    continue
+                known = _watch(self._watched.get(key), status, steady)
+                watched[key], found[key] = known, known[2]
         if steady is not None:
-            self._ready_since = ready_since
+            self._watched = watched
         return found
 
     def _gone(
@@ -285,6 +291,19 @@ def _sum(requests: Iterable[ResourceRequest]) -> Resources:
             devices,
         )
     return total
+
+
+def _watch(before: _Watched | None, status: agent_pb2.ReplicaStatus, steady: float) -> _Watched:
+    """The same object while nothing about it changes, as nearly always."""
+    since = steady
+    if before is not None:
+        observed = before[2]
+        if observed.ready and status.ready and observed.revision == status.revision:
+            since = before[1]
+        settled = not observed.ready or observed.ready_for_s >= READY_LONG_S
+        if settled and before[0] is status:
+            return before
+    return status, since, _seen(status, steady - since if status.ready else 0.0)
 
 
 def _seen(status: agent_pb2.ReplicaStatus, ready_for_s: float) -> Observed:

@@ -149,6 +149,12 @@ async def test_how_long_a_replica_is_ready_is_counted_by_the_steady_clock(tmp_pa
         assert found.terminating and found.restarts == 2 and found.ready_for_s == 0.0
         report(True)
         assert ready_for_s(NOW, 55.0) == 0.0
+        report(True)
+        assert ready_for_s(NOW, 58.0) == 3.0, "it said the same once more"
+        again = builder.build(NOW, 57.0, 60.0).observed[("n1", "u1")]
+        assert again.ready_for_s == 0.0, "another time of leading: nobody watched in between"
+        assert builder.build(NOW, 57.0, 60.0 + 7200.0).observed[("n1", "u1")].ready_for_s == 7200.0
+        builder.build(NOW, 0.0, 55.0)
         report(False, "FAILED")
         found = builder.build(NOW, 0.0, 56.0).observed[("n1", "u1")]
         assert found.finished and found.failed

@@ -145,14 +145,19 @@ class JobsWorld:
     def end(self, replica: str, *, ok: bool = True, reason: str = "Error", node: str = "") -> str:
         """The containers of its running stay end; returns the uid."""
         for name, item in self.placed():
-            status = self.fleet.observe(name).replicas.get(item.replica_uid)
+            replicas = self.fleet.observe(name).replicas
+            status = replicas.get(item.replica_uid)
             if item.replica != replica or status is None or node not in ("", name):
                 continue
             if status.phase in Ended:
                 continue
-            status.phase = Ended[0] if ok else Ended[1]
-            status.ready = False
-            status.reason = "" if ok else reason
+            replicas[item.replica_uid] = agent_pb2.ReplicaStatus(
+                replica=item.replica,
+                replica_uid=item.replica_uid,
+                phase=Ended[0] if ok else Ended[1],
+                reason="" if ok else reason,
+                revision=item.revision,
+            )
             return item.replica_uid
         raise AssertionError(f"{replica} does not run")
 
