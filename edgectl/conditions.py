@@ -75,8 +75,8 @@ def gone(item: Item | None) -> Verdict:
     if item is None:
         return Verdict(True, "does not exist")
     if item.kind == "Workload":
-        left = number(item.status.get("running"))
-        return Verdict(False, f"{status_words(item)}, {left} replica(s) still run")
+        message = str(item.status.get("message", ""))
+        return Verdict(False, f"{status_words(item)}: {message}" if message else status_words(item))
     return Verdict(False, status_words(item))
 
 

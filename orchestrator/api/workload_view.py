@@ -14,6 +14,7 @@ from orchestrator.api.index import Placed, WorkloadPlacement
 from orchestrator.api.views import LeaderView, Status
 from orchestrator.records import StoredResource
 
+_NODES_NAMED = 3
 _NO_TROUBLE = ("", "NotStarted", "Starting", "Completed")
 
 
@@ -98,6 +99,18 @@ def _desired(workload: StoredResource, placed: int, leader_wants: int | None) ->
     return placed if leader_wants is None else leader_wants
 
 
+def _left(placement: WorkloadPlacement) -> str:
+    """Of what is being deleted. A node that is silent may run it still: so the nodes are named."""
+    nodes = [item.node for item in placement.placed.values()]
+    nodes += [item.node for item in placement.stopping.values()]
+    if not nodes:
+        return ""
+    names = sorted(set(nodes))
+    more = f" and {len(names) - _NODES_NAMED} more" if len(names) > _NODES_NAMED else ""
+    shown = ", ".join(names[:_NODES_NAMED])
+    return f"{len(nodes)} replica(s) are not known to have stopped, on {shown}{more}"
+
+
 def _phase(
     workload: StoredResource,
     placement: WorkloadPlacement,
@@ -106,8 +119,7 @@ def _phase(
     said: Said,
 ) -> tuple[str, str, str]:
     if workload.deletion_requested_at_ms:
-        left = len(placement.placed) + len(placement.stopping)
-        return "Deleting", "", f"{left} replica(s) still on their nodes" if left else ""
+        return "Deleting", "", _left(placement)
     desired = counts["replicas"]
     if counts["ready"] == desired == counts["placed"] == counts["updated"]:
         return "Running", "", ""

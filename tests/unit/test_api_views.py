@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.api.index import Placed, WorkloadPlacement
+from orchestrator.api.index import Placed, Stopping, WorkloadPlacement
 from orchestrator.api.views import (
     LeaderView,
     NodeFacts,
@@ -20,7 +20,13 @@ from orchestrator.api.workload_view import Said, workload_status
 from orchestrator.domain.liveness import Liveness, NodeLiveness
 from orchestrator.domain.maintenance import Standing
 from orchestrator.fleet import NodeObservation
-from orchestrator.records import AssignmentRecord, IdentityRecord, NodePlacement, StoredResource
+from orchestrator.records import (
+    AssignmentRecord,
+    IdentityRecord,
+    NodePlacement,
+    StopRecord,
+    StoredResource,
+)
 from polder.v1 import agent_pb2
 
 RUNNING = agent_pb2.REPLICA_PHASE_RUNNING
@@ -244,6 +250,15 @@ def test_a_workloads_phase(states: list[NodeView], unplaced: int, phase: str, re
 
 def test_a_workload_being_deleted() -> None:
     assert status_of(READY, deletion_requested_at_ms=1)["phase"] == "Deleting"
+
+
+def test_a_deletion_names_the_nodes_that_it_waits_for() -> None:
+    left = WorkloadPlacement({f"u{i}": replace(placed(i), node=f"n{i}") for i in range(4)})
+    stop = StopRecord("ns", "w", "w-9", "u9", "WorkloadDeleted", "", 0)
+    left.stopping["u9"] = Stopping("n0", stop)
+    found = workload_status(workload(deletion_requested_at_ms=1), left, [], Said(wants=2), 7)
+    expected = "5 replica(s) are not known to have stopped, on n0, n1, n2 and 1 more"
+    assert found["message"] == expected
 
 
 def test_a_generation_is_observed_when_all_of_it_is_placed_or_explained() -> None:
