@@ -1,8 +1,12 @@
 """The etcd Store: the conformance suite, and what only a store of several members must stand."""
 
 import asyncio
+import base64
+import http.client
 import itertools
+import json
 import random
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -140,6 +144,64 @@ async def test_an_expired_certificate_is_replaced_without_a_restart(
         etcd.authority.issue("renewed")
         await put(store, "/c")
         assert await keys(store, "") == ["/a", "/b", "/c"]
+
+
+def _gateway(cluster: EtcdCluster, path: str, body: dict[str, object]) -> None:
+    """An operator's request, by etcd's JSON gateway: its client has no part in the tests."""
+    tls = cluster.client_tls
+    context = ssl.create_default_context(cafile=str(tls.ca))
+    context.load_cert_chain(tls.certificate, tls.key)
+    port = cluster.members[0].client_port
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=context)
+    connection.request("POST", f"/v3/auth/{path}", json.dumps(body))
+    response = connection.getresponse()
+    assert response.status == 200, response.read()
+    connection.close()
+
+
+async def test_the_certificates_name_is_etcds_user(tmp_path: Path) -> None:
+    cluster = EtcdCluster(tmp_path)
+    try:
+        cluster.start()
+        settings = cluster.settings()
+        low = base64.b64encode(settings.root).decode()
+        end = base64.b64encode(settings.root[:-1] + b"0").decode()
+        grant = {"name": "polder", "perm": {"permType": 2, "key": low, "range_end": end}}
+        for path, body in (
+            ("user/add", {"name": "root", "password": "unused"}),
+            ("user/add", {"name": "polder", "options": {"no_password": True}}),
+            ("role/add", {"name": "root"}),
+            ("role/add", {"name": "polder"}),
+            ("role/grant", grant),
+            ("user/grant", {"user": "root", "role": "root"}),
+            ("user/grant", {"user": "polder", "role": "polder"}),
+            ("enable", {}),
+        ):
+            _gateway(cluster, path, body)
+        store = await open_etcd(settings)
+        try:
+            lease = await store.grant_lease(60)
+            start = await put(store, "/a", b"1", lease)
+            async with watching(store, "", start) as seen:
+                await seen.until_count(1)
+            assert (await store.txn([Compare.absent("/a")], [])).failed
+            assert await keys(store, "") == ["/a"]
+            await store.revoke_lease(lease)
+            await store.compact(start)
+        finally:
+            await store.close()
+        stranger = await open_etcd(replace(settings, tls=cluster.authority.issue("stranger")))
+        try:
+            with pytest.raises(StoreUnusable, match="grant the certificate's user"):
+                await stranger.get("/a")
+            with pytest.raises(StoreUnusable, match="grant the certificate's user"):
+                await put(stranger, "/a")
+            async with watching(stranger, "/", 1) as seen:
+                assert isinstance(await seen.error(), StoreUnusable)
+        finally:
+            await stranger.close()
+    finally:
+        cluster.stop()
 
 
 async def test_nobody_there(etcd: EtcdCluster) -> None:
@@ -341,6 +403,31 @@ async def test_a_silent_connection_is_left_and_then_reported(etcd: EtcdCluster) 
             async with watching(cut, "/", start + 1) as seen:
                 await seen.until_count(1)
                 assert seen.events[0].entry.key == "/b"
+
+
+async def test_many_callers_of_a_store_that_is_away_wait_no_longer_than_one(
+    etcd: EtcdCluster,
+) -> None:
+    async with Proxy(etcd.members[0].client_port) as proxy:
+        settings = replace(
+            etcd.settings("/away"), endpoints=(proxy.endpoint,), connect_s=0.4, deadline_s=1.0
+        )
+        async with opened(settings) as store:
+            proxy.mute()
+            store._client.leave(await store._client.link(), "for the test")
+            started = asyncio.get_running_loop().time()
+            results = await asyncio.gather(
+                *(store.get(f"/{n}") for n in range(100)), return_exceptions=True
+            )
+            assert all(isinstance(result, StoreUnavailable) for result in results)
+            assert asyncio.get_running_loop().time() - started < 3
+            getting = asyncio.create_task(store.get("/a"))
+            await asyncio.sleep(0)
+            getting.cancel()
+            await asyncio.wait([getting])
+            assert getting.cancelled()
+            await proxy.restore()
+            assert await store.get("/a") is None
 
 
 # -- limits of etcd's own ----------------------------------------------------------------------

@@ -71,7 +71,7 @@ class EtcdClient:
         self._order = list(settings.endpoints)
         self._chance.shuffle(self._order)
         self._link: Link | None = None
-        self._connecting = asyncio.Lock()
+        self._connecting: asyncio.Task[Link] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
         self._retired: set[Link] = set()
         self._pending = 0
@@ -126,6 +126,13 @@ class EtcdClient:
                 if not repeatable or self.closed.is_set() or clock() + pause_s >= until:
                     raise translate(error, doing, link.endpoint) from error
                 await asyncio.sleep(pause_s)
+            except grpc.aio.UsageError:
+                # The link was left just now, by somebody else: nothing was sent.
+                self.leave(link, "its channel is closed")
+                self.check_open()
+                await asyncio.sleep(self._pause_s(tries))
+                if clock() >= until:
+                    raise StoreUnavailable(f"{doing}: nothing was written") from None
             except Broken as error:  # a stream that ended without a word
                 tries += 1
                 if not again or clock() + _PAUSE_S_MAX >= until:
@@ -159,7 +166,12 @@ class EtcdClient:
         tries = 0
         while True:
             try:
-                return await self.link()
+                async with asyncio.timeout_at(until):
+                    return await self.link()
+            except TimeoutError as error:
+                raise StoreUnavailable(
+                    "no endpoint of etcd was found in time; nothing was written"
+                ) from error
             except StoreUnavailable:
                 tries += 1
                 pause_s = self._pause_s(tries)
@@ -175,11 +187,19 @@ class EtcdClient:
         self.check_open()
         if self._link is not None:
             return self._link
-        async with self._connecting:
-            if self._link is None:
-                self._link = await self._connect()
-            self.check_open()
-            return self._link
+        if self._connecting is None:
+            # One task for all who wait: a store that is away costs each of them one round.
+            self._connecting = asyncio.create_task(self._connect())
+            self._connecting.add_done_callback(self._connected)
+        connecting = self._connecting
+        await asyncio.wait([connecting])
+        self.check_open()
+        return connecting.result()
+
+    def _connected(self, connecting: asyncio.Task[Link]) -> None:
+        self._connecting = None
+        if not connecting.cancelled() and connecting.exception() is None:
+            self._link = connecting.result()
 
     async def _connect(self) -> Link:
         reasons: list[str] = []
@@ -289,6 +309,9 @@ class EtcdClient:
         if self.closed.is_set():
             return
         self.closed.set()
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
         link, self._link = self._link, None
         closing = [one.channel.close(None) for one in self._retired]
         if link is not None:

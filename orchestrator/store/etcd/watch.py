@@ -78,7 +78,7 @@ async def watch(
                 if stream is None:
                     stream = await _Stream.open(client, span, covered)
                 batch = await stream.next()
-            except (Broken, StoreUnavailable, grpc.RpcError) as error:
+            except (Broken, StoreUnavailable, grpc.RpcError, grpc.aio.UsageError) as error:
                 client.check_open()
                 if stream is not None:
                     stream.close()
@@ -144,6 +144,12 @@ class _Stream:
             # The stream has ended already: its own error says more.
             await self._call.read()
             raise Broken(f"etcd {self.link.endpoint} ended the stream") from error
+        except asyncio.CancelledError as error:
+            # Not our reader's doing, but the channel's, which was closed meanwhile.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise Broken("the connection was closed") from error
 
     async def next(self) -> WatchBatch | None:
         """What came; None when it was only a sign of life. Raises as `open`, and Compacted."""
