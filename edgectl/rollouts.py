@@ -28,7 +28,7 @@ def line(status: operator_pb2.RolloutStatus) -> str:
 def counts(status: operator_pb2.RolloutStatus) -> str:
     text = f"{status.replicas_updated} of {status.replicas_wanted} updated"
     if status.replicas_updating:
-        text += f" ({status.replicas_updating} starting)"
+        text += f" ({status.replicas_updating} not ready)"
     return f"{text}, {status.replicas_available} available"
 
 

@@ -5,7 +5,7 @@ are unix milliseconds.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,15 @@ from orchestrator.domain.rollout_state import (
     from_dict,
 )
 from orchestrator.records import KeptRecord, StoredResource, TemplateRevision
+from orchestrator.scheduling.decisions import Explanation
 from polder.manifest import InvalidManifest, WorkloadSpec
 from polder.manifest.update import Update
 from polder.v1 import agent_pb2, operator_pb2
 
-_ORDINARY = "Starting"
+_ORDINARY = ("", "Starting", "Terminating")
 """What every replica says for a moment."""
+_TURNS = ("ReplacementWaits", "UpdateWaits")
+"""What the leader says of every rollout: that others come first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +130,17 @@ def status_of(
     )
 
 
+def gravest(found: Sequence[Explanation]) -> str:
+    """Of what the leader says of a workload: what is in the way, before whose turn it is."""
+    ahead = [item for item in found if item.code not in _TURNS]
+    return (ahead or list(found))[0].message if found else ""
+
+
 def troubles_of(state: RolloutState, stays: Iterable[Stay]) -> str:
     """Why replicas of the target are not available, as their agents say: `2 ImageRegistry`."""
     mine = (stay for stay in stays if stay.revision == state.target and not stay.is_available)
     said = (stay.status for stay in mine if stay.live and stay.status is not None)
-    reasons = Counter(s.reason for s in said if s.reason not in ("", _ORDINARY))
+    reasons = Counter(s.reason for s in said if s.reason not in _ORDINARY)
     return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
 
 

@@ -16,6 +16,7 @@ from orchestrator.api.catalog import Catalog
 from orchestrator.api.reading import checked_ref, describe_ref, missing
 from orchestrator.api.rollout_view import (
     Stay,
+    gravest,
     revisions_of,
     seen_state,
     state_of,
@@ -171,7 +172,7 @@ class Rollouts:
         if state.message or state.phase not in (Phase.PROGRESSING, Phase.ROLLING_BACK):
             return ""
         found = self._leader.explanations.get((workload.namespace, workload.name), ())
-        said = (found[0].message if found else "", troubles_of(state, stays))
+        said = (gravest(found), troubles_of(state, stays))
         return "; ".join(text for text in said if text)
 
     def _stays(self, workload: StoredResource) -> list[Stay]:

@@ -232,9 +232,10 @@ def _doubts(snapshot: Snapshot, doubted: Mapping[str, str]) -> Iterable[Explanat
     """For each workload whose replicas would have moved."""
     for node, why in sorted(doubted.items()):
         placement = snapshot.placements.get(node)
-        names: dict[tuple[str, str], list[str]] = {}
+        # A replica that is updated on its node has two stays there, and one name.
+        names: dict[tuple[str, str], dict[str, None]] = {}
         for item in placement.assignments if placement is not None else ():
-            names.setdefault((item.namespace, item.workload), []).append(item.replica)
+            names.setdefault((item.namespace, item.workload), {})[item.replica] = None
         for (namespace, workload), replicas in sorted(names.items()):
             yield Explanation(namespace, workload, "NodeSuspect", why, tuple(replicas))
 

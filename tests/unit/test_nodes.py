@@ -1,5 +1,6 @@
 """The life of a node: its table, flapping, and many silent at once."""
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -126,6 +127,12 @@ def test_most_of_a_site_silent_stops_evictions_there_for_ten_minutes() -> None:
     explained = [e for e in home.tick().explanations if e.code == "NodeSuspect"]
     assert explained and "7 of 10 of site a: evictions wait until" in explained[0].message
     assert f"edgectl approve {hold.id}" in explained[0].message
+    placement = home.world.placements["a-0"]
+    twice = placement.assignments * 2  # as while it is updated there
+    home.world.placements["a-0"] = replace(placement, assignments=twice)
+    again = [e for e in home.tick().explanations if e.code == "NodeSuspect"]
+    assert [e.replicas for e in again] == [e.replicas for e in explained]
+    home.world.placements["a-0"] = placement
     home.run(600)
     assert {home.state(name) for name in dark} == {LOST} and not home.holds
     assert home.reasons().count("MassSilence") == 1

@@ -3,9 +3,10 @@
 import pytest
 
 from edgectl import rollouts
-from orchestrator.api.rollout_view import Stay, seen_state, status_of, troubles_of
+from orchestrator.api.rollout_view import Stay, gravest, seen_state, status_of, troubles_of
 from orchestrator.domain.rollout_state import Phase, RolloutState
 from orchestrator.records import StoredResource
+from orchestrator.scheduling.decisions import Explanation
 from polder.v1 import agent_pb2
 
 TEMPLATE = {"containers": [{"name": "app", "image": "app:2"}]}
@@ -73,3 +74,10 @@ def test_a_first_revision_that_failed_has_no_undo() -> None:
     status.newest_revision = 1
     hints = rollouts.failure("workload/web", status)[1]
     assert not any("rollout undo" in hint or "not tried again" in hint for hint in hints)
+
+
+def test_what_is_in_the_way_is_said_before_whose_turn_it_is() -> None:
+    turn = Explanation("default", "web", "ReplacementWaits", "the old holder stops when")
+    silent = Explanation("default", "web", "NodeSuspect", "node n1 is silent")
+    assert gravest((turn, silent)) == "node n1 is silent"
+    assert (gravest((turn,)), gravest(())) == ("the old holder stops when", "")
