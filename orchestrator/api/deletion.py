@@ -86,17 +86,21 @@ class Deleter:
         except Refused:
             await self._put(marked, replace(record, deletion_requested_at_ms=0))
             raise
-        removed = await self._commit(marked, Delete(keys.spec(*marked.ref)))
+        ops: list[Op] = [Delete(keys.spec(*marked.ref))]
+        if marked.kind == "Namespace":
+            ops.append(Delete(keys.freeze(marked.name)))  # or who has the name next is frozen
+        removed = await self._commit(marked, *ops)
         return (marked, True) if removed else None
 
     async def _put(self, before: StoredResource, after: StoredResource) -> StoredResource | None:
         revision = await self._commit(before, Put(keys.spec(*before.ref), after.to_bytes()))
         return replace(after, store_revision=revision) if revision else None
 
-    async def _commit(self, before: StoredResource, op: Op) -> int:
+    async def _commit(self, before: StoredResource, *ops: Op) -> int:
         """The Store's revision; 0 when the record has changed. The mirror is behind neither."""
-        compare = Compare(op.key, CompareTarget.MOD_REVISION, before.store_revision)
-        result = await self._store.txn([compare], [op])
+        key = keys.spec(*before.ref)
+        compare = Compare(key, CompareTarget.MOD_REVISION, before.store_revision)
+        result = await self._store.txn([compare], ops)
         await catch_up(self._cache, result.revision)
         return result.revision if result.committed else 0
 

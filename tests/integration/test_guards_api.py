@@ -269,6 +269,15 @@ async def test_who_may_freeze_what(rig: Rig) -> None:
     assert (await tenant.Thaw(operator_pb2.ThawRequest(namespace="default"))).thawed
 
 
+async def test_the_freeze_of_a_namespace_goes_with_it(rig: Rig) -> None:
+    """Whoever makes one of that name later has frozen nothing."""
+    await rig.apply(manifest("Namespace", "ward"))
+    await rig.admin().Freeze(operator_pb2.FreezeRequest(namespace="ward"))
+    await rig.admin().Delete(operator_pb2.DeleteRequest(ref=ref("Namespace", "ward")))
+    assert not (await guards(rig)).freezes
+    assert not warnings(await rig.apply(manifest("Namespace", "ward")))
+
+
 async def test_a_freeze_survives_a_restart(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
         await rig.admin().Freeze(operator_pb2.FreezeRequest(reason="bad night"))
