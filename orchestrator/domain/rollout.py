@@ -250,6 +250,8 @@ class _Machine:
         if self.state.stalled_s < deadline_s:
             return ""
         why = ", ".join(f"{count} {reason}" for reason, count in self._progress.reasons[:3])
+        if not self._progress.at(None).names:
+            why = "no node takes any (`edgectl why` says for what reasons)"
         text = f"no replica of {revision} became available for {format_duration(deadline_s)}"
         return f"{text}: {why}" if why else text
 

@@ -156,6 +156,13 @@ def test_a_wave_that_would_reach_nobody_new_is_left_out() -> None:
     assert story.passes(10.0).phase is Phase.PROVING
 
 
+def test_a_revision_that_no_node_takes_fails_with_that_for_a_cause() -> None:
+    """Not one word of why stood in the history of a workload whose replicas had no node."""
+    story = Story(seen=Progress())
+    state = story.passes(60.0)
+    assert state.phase is Phase.FAILED and "no node takes any" in state.message
+
+
 def test_an_image_that_never_becomes_ready_rolls_back_at_the_deadline() -> None:
     story = Story().proven()
     story.seen = Progress(
