@@ -109,7 +109,8 @@ class EtcdClient:
 
     async def _try(self, doing: str, send: Callable[[Link, float], Awaitable[A]], again: bool) -> A:
         clock = asyncio.get_running_loop().time
-        until = clock() + self.settings.deadline_s
+        deadline_s = self.settings.deadline_s
+        until = clock() + (deadline_s if again else min(deadline_s, self.settings.write_s))
         tries = 0
         while True:
             link = await self._link_before(until)

@@ -42,7 +42,11 @@ class EtcdSettings:
     """For the first try of what may be tried again; each next one gets twice as long."""
 
     deadline_s: float = 9.0
-    """For a whole call. Over the 7 s after which etcd itself gives up, so that its word is heard"""
+    """For a whole call that may be tried again."""
+
+    write_s: float = 6.0
+    """For one that may not. What was on its way to a leader that died is never answered: etcd gives
+    up after 7 s, and says no more than we know before, that the outcome is unknown."""
 
     watch_probe_s: float = 5.0
     """A watch that was silent this long is asked whether it lives, and has as long to answer."""
