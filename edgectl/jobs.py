@@ -39,8 +39,9 @@ def described(item: Item) -> Iterator[tuple[str, str]]:
 
 def _job(item: Item) -> Iterator[tuple[str, str]]:
     job = item.status["job"]
-    words = [f"{_count(job, key)} {key}" for key in ("active", "succeeded", "failed")]
-    yield "Job", f"{', '.join(words)} of {_count(job, 'completions')}"
+    active, failed = _count(job, "active"), _count(job, "failed")
+    done = f"{_count(job, 'succeeded')} of {_count(job, 'completions')} succeeded"
+    yield "Job", f"{done}, {active} active, {failed} failed attempt{'' if failed == 1 else 's'}"
     yield "Started", moment(_count(job, "startedAt"), item.now_ms)
     finished = _count(job, "finishedAt")
     if finished:

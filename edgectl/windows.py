@@ -34,7 +34,10 @@ def window(start_s: float, end_s: float, *, drain: bool, now_s: float) -> Window
     if end_s <= start_s:
         raise CliError("the window ends before it begins")
     if end_s <= now_s:
-        raise CliError("the window is over already")
+        raise CliError(
+            f"the window is over already: it ended {moment(int(end_s * 1000), int(now_s * 1000))}",
+            "+2h in --until counts from --from",
+        )
     made: Window = {"start": format_timestamp(start_s), "end": format_timestamp(end_s)}
     return {**made, "drain": True} if drain else made
 

@@ -408,6 +408,8 @@ def test_windows_of_maintenance(fake: FakeInstallation, run: Run) -> None:
     assert len(windows) == 1 and windows[0]["drain"] is True, "the ended one is gone"
     assert "drains" in run("maintenance", "s1")[1]
     assert run("maintenance", "s1", "--until", "2020-01-01T00:00:00Z")[0] == 1
+    err = run("maintenance", "s1", "--from", "2020-01-01T00:00:00Z", "--until", "+2h")[2]
+    assert "it ended 2020-01-01 02:00:00" in err and "counts from --from" in err
     assert run("maintenance", "s1", "--drain")[0] == 2
     assert run("maintenance", "node/x", "--clear")[0] == 2
     assert run("maintenance", "s1", "--clear")[0] == 0

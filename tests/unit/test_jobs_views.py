@@ -97,6 +97,7 @@ def test_a_job_that_failed_says_why_and_when() -> None:
     assert columns.row(item, wide=False, namespaces=False)[1:3] == ["0/3 done", "Failed"]
     text = "\n".join(describing.description(item))
     assert "Failed: replica 1 failed 2 times, at last with OutOfMemory" in text
+    assert "0 of 3 succeeded, 0 active, 2 failed attempts" in text, "not 2 failed of 3"
     assert "for 24h after its end; then it is deleted (job.ttl)" in text
     assert conditions.parse("failed")(item).met
     assert conditions.parse("condition=Failed")(item).met
