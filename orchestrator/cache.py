@@ -34,6 +34,7 @@ MIRRORED = (
     *keys.KEPT,
 )
 _RETRY_S = 0.5
+_UNREADABLE_RETRY_S = 5.0
 _PAGE = 1000
 _EXPECTED_MAX = 4096
 _FORGOTTEN_MAX = 100
@@ -237,6 +238,9 @@ class Cache:
                 self.healthy = False
                 log.warning("the store's watch broke; trying again: %s", error)
                 await asyncio.sleep(_RETRY_S)
+            except Exception as error:
+                await self._wait_unreadable(error)
+                await self._reload()
 
     async def _reload(self) -> None:
         while True:
@@ -246,6 +250,15 @@ class Cache:
                 self.healthy = False
                 log.warning("the store cannot be read; keeping what is known: %s", error)
                 await asyncio.sleep(_RETRY_S)
+            except Exception as error:
+                await self._wait_unreadable(error)
+
+    async def _wait_unreadable(self, error: Exception) -> None:
+        """A record that cannot be read is not skipped: what is known stays, and grows old in plain
+        sight, until the record has been mended."""
+        self.healthy = False
+        log.error("a record cannot be read; the mirror stays as it is until it can: %r", error)
+        await asyncio.sleep(_UNREADABLE_RETRY_S)
 
     def _apply(self, changes: list[Change], revision: int) -> None:
         for change in changes:

@@ -12,6 +12,7 @@ from orchestrator.records import StoredResource
 from orchestrator.store import keys
 from orchestrator.store.port import Put, RangeResult, Store
 from orchestrator.store.sqlite import open_sqlite
+from tests.integration.orchestrator_rig import until
 
 KEY = keys.spec("Namespace", "", "ward")
 
@@ -101,3 +102,18 @@ async def test_a_store_that_went_back_in_time_is_not_believed(store: Store, cach
     store.revision = earlier  # type: ignore[method-assign]
     with pytest.raises(Implausible, match="went back"):
         await cache._load()
+
+
+async def test_a_record_that_cannot_be_read_stops_the_mirror_until_it_is_mended(
+    store: Store, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task that follows the Store died of it, and the mirror went on calling itself current."""
+    monkeypatch.setattr("orchestrator.cache._UNREADABLE_RETRY_S", 0.05)
+    before = await written(store, cache, namespace("good"))
+    await store.txn((), (Put(KEY, b"{not JSON"),))
+    await until(lambda: not cache.healthy, "the mirror says so")
+    assert cache.resource("Namespace", "", "ward") == before
+    result = await store.txn((), (Put(KEY, namespace("mended").to_bytes()),))
+    async with asyncio.timeout(5):
+        await cache.wait_for(result.revision)
+    assert cache.healthy
