@@ -18,6 +18,7 @@ import grpc
 from orchestrator.api.allowances import not_allowed, powerless
 from orchestrator.api.index import PlacementIndex
 from orchestrator.api.job_checks import ended_warnings, not_schedulable
+from orchestrator.api.overwriting import taken_back
 from orchestrator.api.sovereignty_checks import Changing, SovereigntyChecks
 from orchestrator.api.wire import to_wire
 from orchestrator.authz import Caller, require_write, sees_secrets
@@ -146,6 +147,8 @@ class Applier:
             kept = self._cache.kept_at(keys.job(step.record.uid))
             warnings = found.warnings[step.wanted.number]
             warnings += ended_warnings(step.existing, step.record, kept)
+            expected = step.wanted.expected_revision
+            warnings += taken_back(step.existing, step.record, expected)
             if isinstance(spec := step.wanted.manifest.spec, WorkloadSpec):
                 warnings += powerless(spec)
         return Decided(steps, found.warnings)
