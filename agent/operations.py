@@ -7,6 +7,7 @@ is bounded here: pulls, starts, stops and probes at once.
 import asyncio
 import logging
 from collections.abc import Awaitable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
@@ -38,6 +39,7 @@ from agent.runtime.port import (
     RuntimeFailure,
     RuntimeUnavailable,
 )
+from agent.slots import Slots
 from agent.volumes import Owner, Volumes
 
 log = logging.getLogger(__name__)
@@ -60,7 +62,7 @@ class Operations:
         self._prober = prober
         self._arch = arch
         self._pulls = asyncio.Semaphore(PULLS_AT_ONCE)
-        self._starts = asyncio.Semaphore(STARTS_AT_ONCE)
+        self._starts = Slots(STARTS_AT_ONCE)
         self._stops = asyncio.Semaphore(STOPS_AT_ONCE)
 
     async def perform(self, operation: Operation) -> Answer:
@@ -86,10 +88,16 @@ class Operations:
             return Probed(operation, None, error[2])
         return Failed(operation, *error)
 
-    def _slot(self, operation: Operation) -> asyncio.Semaphore:
-        if isinstance(operation, EnsureImage):
-            return self._pulls
-        return self._starts if isinstance(operation, RunPod | StartContainer) else self._stops
+    def _slot(self, operation: Operation) -> AbstractAsyncContextManager[None]:
+        match operation:
+            case EnsureImage():
+                return self._pulls
+            case StartContainer():
+                return self._starts.taken(0)
+            case RunPod():
+                return self._starts.taken(1)
+            case _:
+                return self._stops
 
     async def _call(self, operation: Operation) -> str:
         runtime = self._runtime
