@@ -14,11 +14,13 @@ from orchestrator.scheduling.decisions import Plan
 from orchestrator.scheduling.guards_step import GuardMemory, after_plan, before_plan
 from orchestrator.scheduling.plan import plan
 from orchestrator.scheduling.rollouts import RolloutMemory, steer_rollouts
+from orchestrator.scheduling.snapshot import Snapshot
 from orchestrator.scheduling.strays import recall
 from orchestrator.scheduling.tick import Batch, Moment, Tell, World, Write
 
 __all__ = ["Batch", "Memory", "Moment", "Steering", "Tell", "World", "Write", "steer"]
 
+RIPE_CHECK_S = 1.0
 DUE_MAX_S = 60.0
 """However quiet it is, the leader looks again after so long."""
 
@@ -73,5 +75,18 @@ def steer(
         batches=(*guarded.batches, *recalled, *jobs.batches, *rollouts.batches, *held),
         tells=(*guarded.tells, *jobs.tells, *rollouts.tells),
         memory=Memory(guarding, jobs.memory, rollouts.memory),
-        due_s=min(DUE_MAX_S, jobs.due_s, rollouts.due_s),
+        due_s=min(DUE_MAX_S, jobs.due_s, rollouts.due_s, _ripens_s(decided, rollouts.snapshot)),
     )
+
+
+def _ripens_s(decided: Plan, snapshot: Snapshot) -> float:
+    """Look again soon where a step waits until a replica has been ready for `minReady`: nobody
+    tells when that is over."""
+    codes = ("ReplacementWaits", "DrainBlocked")
+    waits = {(e.namespace, e.workload) for e in decided.explanations if e.code in codes}
+    if waits and any(
+        (workload.namespace, workload.name) in waits and workload.update.min_ready
+        for workload in snapshot.workloads
+    ):
+        return RIPE_CHECK_S
+    return DUE_MAX_S

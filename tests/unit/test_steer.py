@@ -10,7 +10,7 @@ from orchestrator.domain.rollout_state import Past, Phase, RolloutState, Standin
 from orchestrator.records import KeptRecord
 from orchestrator.scheduling.rollouts import SAVE_EVERY_S, as_rolled_out, steer_rollouts
 from orchestrator.scheduling.snapshot import Mode
-from orchestrator.scheduling.steer import Memory, Moment, World, steer
+from orchestrator.scheduling.steer import RIPE_CHECK_S, Memory, Moment, World, steer
 from orchestrator.store import keys
 from orchestrator.store.port import MAX_TXN_BYTES
 from polder.manifest.update import Canary, Update
@@ -117,7 +117,23 @@ def test_the_leader_looks_again_when_a_replica_has_been_ready_for_long_enough(
     for key, seen in list(observed.items()):
         if seen.revision == 2:
             observed[key] = replace(seen, ready_for_s=0.5)
-    assert world.tick().due_s == pytest.approx(1.5)
+    assert world.tick().due_s <= 1.5
+
+
+def test_a_drain_goes_on_soon_after_min_ready_is_over(world: RolloutWorld) -> None:
+    world.apply("web", "app:1", count=4, update=replace(QUICK, min_ready=2.0, proven_after=0.0))
+    world.goes_on(25)
+    assert world.state("web").phase is Phase.PROVEN
+    quiet = world.tick()
+    assert not quiet.plan.explanations and quiet.due_s > RIPE_CHECK_S
+    world.world.add(replace(world.world.nodes["n1"], draining=True))
+    world.tick()
+    world.obey()
+    for key, seen in list(world.world.observed.items()):
+        world.world.observed[key] = replace(seen, ready_for_s=1.0)
+    waiting = world.tick()
+    assert [e.code for e in waiting.plan.explanations] == ["ReplacementWaits"]
+    assert waiting.due_s <= RIPE_CHECK_S
 
 
 def test_a_refused_write_is_decided_again_from_the_record(world: RolloutWorld) -> None:
