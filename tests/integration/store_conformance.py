@@ -773,7 +773,12 @@ class StoreConformance:
     @settings(
         max_examples=40,
         deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+        # Each adapter runs this case as its own, on purpose.
+        suppress_health_check=[
+            HealthCheck.function_scoped_fixture,
+            HealthCheck.too_slow,
+            HealthCheck.differing_executors,
+        ],
     )
     @given(program=st.lists(_steps, max_size=25))
     def test_agrees_with_a_dictionary(
