@@ -397,7 +397,10 @@ class Checks:
         sites = {
             site
             for site, item in placed
-            if item.revision == target and item.replica_uid not in leaving
+            if item.revision == target
+            and item.replica_uid not in leaving
+            # One that is to stop and waits for an approval is no canary any more.
+            and not _is_surplus(workload, item.replica)
         }
         known = {site for _, site in met}
         if sites:  # what left one of them went on elsewhere; scaled to zero, it goes on there
@@ -492,3 +495,9 @@ def _budgets(workload: StoredResource, total: int) -> dict[str, int]:
 
 def _surge(workload: StoredResource, total: int) -> int:
     return amount_of(workload.decoded.update.max_surge, total, up=True)
+
+
+def _is_surplus(workload: StoredResource, replica: str) -> bool:
+    """Of a numbered workload: scaled away, whether it has stopped or not."""
+    count, number = workload.decoded.replicas, replica.removeprefix(f"{workload.name}-")
+    return count is not None and number.isdecimal() and int(number) >= count
