@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from orchestrator.refusals import forbidden, unauthenticated
-from polder.identity import Identity, NodeId, OperatorId
+from polder.identity import Identity, MemberId, NodeId, OperatorId
 from polder.manifest import KINDS
 from polder.roles import Level, Role, level_in
 
@@ -57,6 +57,14 @@ class Who(Enum):
     ANYONE = "anyone"
     NODE = "a node"
     OPERATOR = "an operator"
+    MEMBER = "an orchestrator"
+
+
+_WANTED: dict[Who, type[NodeId] | type[OperatorId] | type[MemberId]] = {
+    Who.NODE: NodeId,
+    Who.OPERATOR: OperatorId,
+    Who.MEMBER: MemberId,
+}
 
 
 class Listener(Enum):
@@ -79,6 +87,7 @@ _MTLS = frozenset({Listener.MTLS})
 _JOIN = frozenset({Listener.JOIN})
 _AGENT = "/polder.v1.AgentService/"
 _OPERATOR = "/polder.v1.OperatorService/"
+_MEMBER = "/polder.v1.MemberService/"
 _HEALTH = "/grpc.health.v1.Health/"
 
 RULES: dict[str, Rule] = {
@@ -109,6 +118,12 @@ RULES: dict[str, Rule] = {
     _OPERATOR + "Guards": Rule(Who.OPERATOR, _MTLS, Level.VIEWER),
     _OPERATOR + "Approve": Rule(Who.OPERATOR, _MTLS, Level.OPERATOR),
     _OPERATOR + "Story": Rule(Who.OPERATOR, _MTLS, Level.VIEWER),
+    _OPERATOR + "Regions": Rule(Who.OPERATOR, _MTLS, Level.VIEWER),
+    _OPERATOR + "Drill": Rule(Who.OPERATOR, _MTLS, Level.ADMIN),
+    _OPERATOR + "EndDrill": Rule(Who.OPERATOR, _MTLS, Level.ADMIN),
+    _OPERATOR + "ForgetMember": Rule(Who.OPERATOR, _MTLS, Level.ADMIN),
+    _MEMBER + "Follow": Rule(Who.MEMBER, _MTLS),
+    _MEMBER + "Forward": Rule(Who.MEMBER, _MTLS),
     _HEALTH + "Check": Rule(Who.ANYONE, _MTLS | _JOIN),
     _HEALTH + "List": Rule(Who.ANYONE, _MTLS | _JOIN),
     _HEALTH + "Watch": Rule(Who.ANYONE, _MTLS | _JOIN),
@@ -129,8 +144,7 @@ def admit(rule: Rule, caller: Caller) -> None:
         return
     if caller.identity is None:
         raise unauthenticated("NoCertificate", "this call needs a certificate")
-    wanted = NodeId if rule.who is Who.NODE else OperatorId
-    if not isinstance(caller.identity, wanted):
+    if not isinstance(caller.identity, _WANTED[rule.who]):
         raise forbidden(f"{caller} is not {rule.who.value}")
     if caller.highest < rule.level:
         raise forbidden(

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from orchestrator.records import (
     IdentityRecord,
     KeptRecord,
+    MemberRecord,
     NodePlacement,
     NodeStatusRecord,
+    PresenceRecord,
     StoredResource,
     TemplateRevision,
 )
@@ -32,6 +34,8 @@ MIRRORED = (
     keys.IDENTITIES,
     keys.NODE_STATUS,
     *keys.KEPT,
+    keys.MEMBERS,
+    keys.PRESENT,
 )
 _RETRY_S = 0.5
 _UNREADABLE_RETRY_S = 5.0
@@ -69,6 +73,7 @@ class Cache:
         self._revisions: dict[str, TemplateRevision] = {}
         self._placements: dict[str, NodePlacement] = {}
         self._kept: dict[str, dict[str, KeptRecord]] = {prefix: {} for prefix in keys.KEPT}
+        self._members: set[str] = set()  # keys
         self._listeners: list[Listener] = []
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._expected: dict[str, tuple[bytes, StoredResource | TemplateRevision]] = {}
@@ -138,6 +143,16 @@ class Cache:
     def kept_at(self, key: str) -> KeptRecord | None:
         found = self._values.get(key)
         return found if isinstance(found, KeptRecord) else None
+
+    def members(self) -> list[MemberRecord]:
+        """All that ever started and were not forgotten, by name."""
+        found = [self._values[key] for key in sorted(self._members)]
+        return [record for record in found if isinstance(record, MemberRecord)]
+
+    def present(self, member: str) -> PresenceRecord | None:
+        """None: its lease ran out, or it ended."""
+        found = self._values.get(keys.present(member))
+        return found if isinstance(found, PresenceRecord) else None
 
     def node_status(self, node: str) -> NodeStatusRecord | None:
         found = self._values.get(keys.node_status(node))
@@ -264,8 +279,11 @@ class Cache:
         for change in changes:
             if change.value is None:
                 self._values.pop(change.key, None)
+                self._members.discard(change.key)
             else:
                 self._values[change.key] = change.value
+            if isinstance(change.value, MemberRecord):
+                self._members.add(change.key)
             if isinstance(change.value, StoredResource):
                 self._resources[change.value.kind][change.key] = change.value
             elif isinstance(change.previous, StoredResource):
@@ -309,4 +327,8 @@ def _decode(key: str, entry: Entry) -> object:
         return IdentityRecord.from_bytes(entry.value, entry.mod_revision)
     if key.startswith(keys.KEPT):
         return KeptRecord.from_bytes(key, entry.value, entry.mod_revision)
+    if key.startswith(keys.MEMBERS):
+        return MemberRecord.from_bytes(entry.value)
+    if key.startswith(keys.PRESENT):
+        return PresenceRecord.from_bytes(entry.value)
     return NodeStatusRecord.from_bytes(entry.value)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.log import FORMATS, LEVELS
+from orchestrator.store.etcd.settings import DEFAULT_PREFIX
 from polder.manifest import InvalidManifest, decode
 from polder.manifest.names import LABEL, LABEL_HELP
 from polder.manifest.quantity import duration_s
@@ -32,6 +33,17 @@ class Config:
 
     data_dir: str = spec(
         "Where the database and the CA are.", key="data_dir", default="/var/lib/polder"
+    )
+    store: str = spec(
+        "sqlite:PATH, or etcd:HOST:PORT,HOST:PORT,... for several regions. "
+        "Default: polder.db in data_dir.",
+        default="",
+    )
+    etcd_ca: str = spec("PEM file of the CA of etcd's members.", key="etcd_ca", default="")
+    etcd_cert: str = spec("PEM file of our certificate for etcd.", key="etcd_cert", default="")
+    etcd_key: str = spec("PEM file of its key.", key="etcd_key", default="")
+    etcd_prefix: str = spec(
+        "Where in etcd everything is.", key="etcd_prefix", default=DEFAULT_PREFIX
     )
     trust_domain: str = spec(
         "Of all identities; fixed at the first start.",
@@ -54,12 +66,30 @@ class Config:
         default="127.0.0.1:7480",
     )
     advertise: tuple[str, ...] = spec(
-        "Addresses that agents and operators dial, nearest first. Default: from listen.", default=()
+        "Addresses of this member that agents and operators dial. Default: from listen.", default=()
     )
     advertise_join: tuple[str, ...] = spec(
-        "Addresses that joining nodes dial. Default: from join_listen.",
+        "Addresses of this member that joining nodes dial. Default: from join_listen.",
         key="advertise_join",
         default=(),
+    )
+    peer_listen: str = spec(
+        "For other members, mTLS: needed where several share `listen`. Default: listen.",
+        key="peer_listen",
+        default="",
+    )
+    advertise_peer: str = spec(
+        "Where other members dial this one. Default: from peer_listen, or advertise.",
+        key="advertise_peer",
+        default="",
+    )
+    share_port: bool = spec(
+        "Several processes on this machine serve the same listen and join_listen.",
+        key="share_port",
+        default=False,
+    )
+    location: str = spec(
+        "LATITUDE,LONGITUDE of the region: agents try the nearest region first.", default=""
     )
     hosts: tuple[str, ...] = spec(
         "More names and addresses in this member's certificate.", default=()
@@ -93,6 +123,19 @@ class Config:
         minimum=0.2,
         maximum=60,
         **_DURATION,
+    )
+    session_age: float = spec(
+        "After about so long an agent goes back to its nearest member. 0: never.",
+        key="session_age",
+        default=3600.0,
+        minimum=0,
+        **_DURATION,
+    )
+    accept_rate: float = spec(
+        "New sessions of agents per second; those beyond are told when to come back.",
+        key="accept_rate",
+        default=200.0,
+        minimum=1,
     )
     silent_after: float = spec(
         "A node is not Ready after that much silence.",

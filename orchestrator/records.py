@@ -295,3 +295,57 @@ class KeptRecord:
     @staticmethod
     def from_bytes(key: str, raw: bytes, store_revision: int) -> "KeptRecord":
         return KeptRecord(key, json.loads(raw), store_revision)
+
+
+@dataclass(frozen=True)
+class MemberRecord:
+    """Where a member is, written by itself when it starts; stays while it is away.
+
+    `endpoints`, `join_endpoints` and `peer_endpoint` (for other members) are host:port.
+    `coordinates` are those of its region: (latitude, longitude) in degrees, or None.
+    """
+
+    name: str
+    region: str
+    version: str
+    endpoints: tuple[str, ...]
+    join_endpoints: tuple[str, ...]
+    peer_endpoint: str
+    coordinates: tuple[float, float] | None = None
+
+    def to_bytes(self) -> bytes:
+        return _dump(asdict(self))
+
+    @staticmethod
+    def from_bytes(raw: bytes) -> "MemberRecord":
+        body = json.loads(raw)
+        coordinates = body.get("coordinates")
+        return MemberRecord(
+            name=body["name"],
+            region=body["region"],
+            version=body["version"],
+            endpoints=tuple(body["endpoints"]),
+            join_endpoints=tuple(body["join_endpoints"]),
+            peer_endpoint=body["peer_endpoint"],
+            coordinates=(coordinates[0], coordinates[1]) if coordinates else None,
+        )
+
+
+@dataclass(frozen=True)
+class PresenceRecord:
+    """A member's process is there. `instance_id` differs for every start."""
+
+    name: str
+    region: str
+    version: str
+    instance_id: str
+    started_at_ms: int
+
+    def to_bytes(self) -> bytes:
+        return _dump(asdict(self))
+
+    @staticmethod
+    def from_bytes(raw: bytes) -> "PresenceRecord":
+        body = json.loads(raw)
+        known = ("name", "region", "version", "instance_id", "started_at_ms")
+        return PresenceRecord(**{name: body[name] for name in known})

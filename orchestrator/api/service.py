@@ -192,3 +192,23 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         self, request: operator_pb2.StoryRequest, context: Context
     ) -> operator_pb2.StoryResponse:
         return self._insight.story.story(caller_of(context), request)
+
+    async def Regions(  # noqa: N802
+        self, request: operator_pb2.RegionsRequest, context: Context
+    ) -> operator_pb2.RegionsResponse:
+        raise Refused(grpc.StatusCode.UNIMPLEMENTED, "NotYet", "regions are not shown yet")
+
+    async def Drill(  # type: ignore[override]  # noqa: N802
+        self, request: operator_pb2.DrillRequest, context: Context
+    ) -> None:
+        raise Refused(grpc.StatusCode.UNIMPLEMENTED, "NotYet", "drills cannot be made yet")
+
+    async def EndDrill(  # noqa: N802
+        self, request: operator_pb2.EndDrillRequest, context: Context
+    ) -> operator_pb2.EndDrillResponse:
+        raise Refused(grpc.StatusCode.UNIMPLEMENTED, "NotYet", "drills cannot be made yet")
+
+    async def ForgetMember(  # noqa: N802
+        self, request: operator_pb2.ForgetMemberRequest, context: Context
+    ) -> operator_pb2.ForgetMemberResponse:
+        raise Refused(grpc.StatusCode.UNIMPLEMENTED, "NotYet", "members cannot be forgotten yet")

@@ -13,8 +13,11 @@ ROLLOUTS = "/rollouts/"
 JOBS = "/jobs/"
 FREEZES = "/freezes/"
 HOLDS = "/holds/"
-KEPT = (ROLLOUTS, JOBS, FREEZES, HOLDS)
+DRILLS = "/drills/"
+KEPT = (ROLLOUTS, JOBS, FREEZES, HOLDS, DRILLS)
 """Records whose form is the business of the domain module that decides on them."""
+MEMBERS = "/members/"
+PRESENT = "/present/"
 LEADER = "/leader"
 INSTALLATION = "/installation"
 """Schema version and trust domain, written once."""
@@ -76,3 +79,18 @@ def freeze(namespace: str) -> str:
 def hold(identifier: str) -> str:
     """A change that waits for an operator, and the approval."""
     return f"{HOLDS}{identifier}"
+
+
+def member(name: str) -> str:
+    """Where a member is: stays while the member is away."""
+    return f"{MEMBERS}{name}"
+
+
+def present(name: str) -> str:
+    """That a member is there: hangs on its lease."""
+    return f"{PRESENT}{name}"
+
+
+def drill(region: str) -> str:
+    """A rehearsed loss of a region, under way or reported."""
+    return f"{DRILLS}{region}"

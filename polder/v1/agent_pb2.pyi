@@ -187,6 +187,7 @@ class SessionResponse(_message.Message):
     RENEW_FIELD_NUMBER: _builtins.int
     OPEN_RELAY_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
+    ENDPOINTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -197,6 +198,8 @@ class SessionResponse(_message.Message):
     def open_relay(self) -> Global___OpenRelay: ...
     @_builtins.property
     def goodbye(self) -> Global___Goodbye: ...
+    @_builtins.property
+    def endpoints(self) -> Global___Endpoints: ...
     def __init__(
         self,
         *,
@@ -205,12 +208,13 @@ class SessionResponse(_message.Message):
         renew: Global___RenewResponse | None = ...,
         open_relay: Global___OpenRelay | None = ...,
         goodbye: Global___Goodbye | None = ...,
+        endpoints: Global___Endpoints | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["goodbye", b"goodbye", "message", b"message", "open_relay", b"open_relay", "plan", b"plan", "renew", b"renew", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "goodbye", b"goodbye", "message", b"message", "open_relay", b"open_relay", "plan", b"plan", "renew", b"renew", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["goodbye", b"goodbye", "message", b"message", "open_relay", b"open_relay", "plan", b"plan", "renew", b"renew", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "goodbye", b"goodbye", "message", b"message", "open_relay", b"open_relay", "plan", b"plan", "renew", b"renew", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "plan", "renew", "open_relay", "goodbye"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "plan", "renew", "open_relay", "goodbye", "endpoints"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -226,6 +230,7 @@ class Hello(_message.Message):
     PLAN_GENERATION_FIELD_NUMBER: _builtins.int
     INVENTORY_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
+    SESSION_NUMBER_FIELD_NUMBER: _builtins.int
     agent_version: _builtins.str
     instance_id: _builtins.str
     """Differs for every start of the agent process."""
@@ -233,6 +238,8 @@ class Hello(_message.Message):
     """Of the kernel: differs after a reboot."""
     plan_generation: _builtins.int
     """Of the plan in use; 0: none."""
+    session_number: _builtins.int
+    """Counts the sessions of this agent process, from 1: of two sessions the higher number is newer."""
     @_builtins.property
     def inventory(self) -> Global___NodeInventory: ...
     @_builtins.property
@@ -248,10 +255,11 @@ class Hello(_message.Message):
         plan_generation: _builtins.int = ...,
         inventory: Global___NodeInventory | None = ...,
         replicas: _abc.Iterable[Global___ReplicaStatus] | None = ...,
+        session_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "instance_id", b"instance_id", "inventory", b"inventory", "plan_generation", b"plan_generation", "replicas", b"replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "instance_id", b"instance_id", "inventory", b"inventory", "plan_generation", b"plan_generation", "replicas", b"replicas", "session_number", b"session_number"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -266,11 +274,21 @@ class Welcome(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     NOW_MS_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    ENDPOINTS_FIELD_NUMBER: _builtins.int
+    SESSION_AGE_MAX_MS_FIELD_NUMBER: _builtins.int
     member: _builtins.str
     region: _builtins.str
     version: _builtins.str
     now_ms: _builtins.int
     heartbeat_interval_ms: _builtins.int
+    session_age_max_ms: _builtins.int
+    """After about this long the agent opens its next session at the nearest member that answers, and
+    then leaves this one; jittered by the server. 0: never.
+    """
+    @_builtins.property
+    def endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """mTLS addresses of all members, nearest first; empty: as known."""
+
     def __init__(
         self,
         *,
@@ -279,14 +297,38 @@ class Welcome(_message.Message):
         version: _builtins.str = ...,
         now_ms: _builtins.int = ...,
         heartbeat_interval_ms: _builtins.int = ...,
+        endpoints: _abc.Iterable[_builtins.str] | None = ...,
+        session_age_max_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval_ms", b"heartbeat_interval_ms", "member", b"member", "now_ms", b"now_ms", "region", b"region", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "heartbeat_interval_ms", b"heartbeat_interval_ms", "member", b"member", "now_ms", b"now_ms", "region", b"region", "session_age_max_ms", b"session_age_max_ms", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
+
+@_typing.final
+class Endpoints(_message.Message):
+    """Where members are, when that changes while a session lasts. Nearest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        endpoints: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Endpoints: _TypeAlias = Endpoints  # noqa: Y015
 
 @_typing.final
 class Goodbye(_message.Message):

@@ -2432,3 +2432,449 @@ class StoryEntry(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoryEntry: _TypeAlias = StoryEntry  # noqa: Y015
+
+@_typing.final
+class RegionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegionsRequest: _TypeAlias = RegionsRequest  # noqa: Y015
+
+@_typing.final
+class RegionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGIONS_FIELD_NUMBER: _builtins.int
+    STORE_FIELD_NUMBER: _builtins.int
+    STORE_KIND_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    MEMBER_FIELD_NUMBER: _builtins.int
+    store_kind: _builtins.str
+    """"sqlite" or "etcd"."""
+    now_ms: _builtins.int
+    member: _builtins.str
+    """Which member says all this."""
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegionInfo]:
+        """By name."""
+
+    @_builtins.property
+    def store(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoreMemberInfo]: ...
+    def __init__(
+        self,
+        *,
+        regions: _abc.Iterable[Global___RegionInfo] | None = ...,
+        store: _abc.Iterable[Global___StoreMemberInfo] | None = ...,
+        store_kind: _builtins.str = ...,
+        now_ms: _builtins.int = ...,
+        member: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["member", b"member", "now_ms", b"now_ms", "regions", b"regions", "store", b"store", "store_kind", b"store_kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegionsResponse: _TypeAlias = RegionsResponse  # noqa: Y015
+
+@_typing.final
+class RegionInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    DRILL_UNTIL_MS_FIELD_NUMBER: _builtins.int
+    LATITUDE_FIELD_NUMBER: _builtins.int
+    LONGITUDE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    drill_until_ms: _builtins.int
+    """Not 0: the members here play dead until about then."""
+    latitude: _builtins.float
+    """0, 0: not known."""
+    longitude: _builtins.float
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemberInfo]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        members: _abc.Iterable[Global___MemberInfo] | None = ...,
+        drill_until_ms: _builtins.int = ...,
+        latitude: _builtins.float = ...,
+        longitude: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drill_until_ms", b"drill_until_ms", "latitude", b"latitude", "longitude", b"longitude", "members", b"members", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegionInfo: _TypeAlias = RegionInfo  # noqa: Y015
+
+@_typing.final
+class MemberInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    LEADER_FIELD_NUMBER: _builtins.int
+    PRESENT_FIELD_NUMBER: _builtins.int
+    REACHABLE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    LAG_REVISIONS_FIELD_NUMBER: _builtins.int
+    LAG_MS_FIELD_NUMBER: _builtins.int
+    ENDPOINTS_FIELD_NUMBER: _builtins.int
+    STARTED_AT_MS_FIELD_NUMBER: _builtins.int
+    HEARD_AT_MS_FIELD_NUMBER: _builtins.int
+    CLOCK_SKEW_MS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    region: _builtins.str
+    version: _builtins.str
+    leader: _builtins.bool
+    present: _builtins.bool
+    """Its lease in the Store is alive."""
+    reachable: _builtins.bool
+    """Seen from the member that answers; it reaches itself."""
+    message: _builtins.str
+    """Why not, or what else is wrong with it."""
+    sessions: _builtins.int
+    """-1: not known."""
+    lag_revisions: _builtins.int
+    """Of its mirror of the Store: how many revisions and how long behind. -1: not known."""
+    lag_ms: _builtins.int
+    started_at_ms: _builtins.int
+    heard_at_ms: _builtins.int
+    """When the member that answers last heard of it; 0: never."""
+    clock_skew_ms: _builtins.int
+    """Its clock minus that of the member that answers."""
+    @_builtins.property
+    def endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        region: _builtins.str = ...,
+        version: _builtins.str = ...,
+        leader: _builtins.bool = ...,
+        present: _builtins.bool = ...,
+        reachable: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        sessions: _builtins.int = ...,
+        lag_revisions: _builtins.int = ...,
+        lag_ms: _builtins.int = ...,
+        endpoints: _abc.Iterable[_builtins.str] | None = ...,
+        started_at_ms: _builtins.int = ...,
+        heard_at_ms: _builtins.int = ...,
+        clock_skew_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_skew_ms", b"clock_skew_ms", "endpoints", b"endpoints", "heard_at_ms", b"heard_at_ms", "lag_ms", b"lag_ms", "lag_revisions", b"lag_revisions", "leader", b"leader", "message", b"message", "name", b"name", "present", b"present", "reachable", b"reachable", "region", b"region", "sessions", b"sessions", "started_at_ms", b"started_at_ms", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemberInfo: _TypeAlias = MemberInfo  # noqa: Y015
+
+@_typing.final
+class StoreMemberInfo(_message.Message):
+    """One etcd member, as far as the member that answers can ask it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    LEADER_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    LAG_ENTRIES_FIELD_NUMBER: _builtins.int
+    DB_BYTES_FIELD_NUMBER: _builtins.int
+    ALARMS_FIELD_NUMBER: _builtins.int
+    endpoint: _builtins.str
+    error: _builtins.str
+    """Not empty: it does not answer."""
+    version: _builtins.str
+    leader: _builtins.bool
+    revision: _builtins.int
+    lag_entries: _builtins.int
+    """Entries of its log that it has not applied yet."""
+    db_bytes: _builtins.int
+    @_builtins.property
+    def alarms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        endpoint: _builtins.str = ...,
+        error: _builtins.str = ...,
+        version: _builtins.str = ...,
+        leader: _builtins.bool = ...,
+        revision: _builtins.int = ...,
+        lag_entries: _builtins.int = ...,
+        db_bytes: _builtins.int = ...,
+        alarms: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "db_bytes", b"db_bytes", "endpoint", b"endpoint", "error", b"error", "lag_entries", b"lag_entries", "leader", b"leader", "revision", b"revision", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreMemberInfo: _TypeAlias = StoreMemberInfo  # noqa: Y015
+
+@_typing.final
+class DrillRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    FOLLOW_ONLY_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    duration_ms: _builtins.int
+    reason: _builtins.str
+    dry_run: _builtins.bool
+    """Only say whether it could begin, and what it would mean."""
+    follow_only: _builtins.bool
+    """Attach to the region's running drill, or show its last report; begins nothing."""
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+        duration_ms: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+        follow_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "duration_ms", b"duration_ms", "follow_only", b"follow_only", "reason", b"reason", "region", b"region"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrillRequest: _TypeAlias = DrillRequest  # noqa: Y015
+
+@_typing.final
+class DrillResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___DrillProgress: ...
+    @_builtins.property
+    def report(self) -> Global___DrillReport: ...
+    def __init__(
+        self,
+        *,
+        progress: Global___DrillProgress | None = ...,
+        report: Global___DrillReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "progress", b"progress", "report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "progress", b"progress", "report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["progress", "report"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___DrillResponse: _TypeAlias = DrillResponse  # noqa: Y015
+
+@_typing.final
+class DrillProgress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    ELAPSED_MS_FIELD_NUMBER: _builtins.int
+    LEFT_MS_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    NODES_BACK_FIELD_NUMBER: _builtins.int
+    message: _builtins.str
+    elapsed_ms: _builtins.int
+    left_ms: _builtins.int
+    nodes: _builtins.int
+    """Nodes that were connected there when it began, and how many of them are connected elsewhere."""
+    nodes_back: _builtins.int
+    def __init__(
+        self,
+        *,
+        message: _builtins.str = ...,
+        elapsed_ms: _builtins.int = ...,
+        left_ms: _builtins.int = ...,
+        nodes: _builtins.int = ...,
+        nodes_back: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed_ms", b"elapsed_ms", "left_ms", b"left_ms", "message", b"message", "nodes", b"nodes", "nodes_back", b"nodes_back"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrillProgress: _TypeAlias = DrillProgress  # noqa: Y015
+
+@_typing.final
+class DrillReport(_message.Message):
+    """Times in seconds since the drill began; -1: it did not happen."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    STARTED_AT_MS_FIELD_NUMBER: _builtins.int
+    STARTED_BY_FIELD_NUMBER: _builtins.int
+    DURATION_S_FIELD_NUMBER: _builtins.int
+    ENDED_EARLY_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    HAD_LEADER_FIELD_NUMBER: _builtins.int
+    LEADER_S_FIELD_NUMBER: _builtins.int
+    LEADER_FIELD_NUMBER: _builtins.int
+    DETECTED_S_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    NODES_BACK_FIELD_NUMBER: _builtins.int
+    RECONNECT_P50_S_FIELD_NUMBER: _builtins.int
+    RECONNECT_P99_S_FIELD_NUMBER: _builtins.int
+    RECONNECT_LAST_S_FIELD_NUMBER: _builtins.int
+    WRITE_S_FIELD_NUMBER: _builtins.int
+    PLAN_CHANGES_FIELD_NUMBER: _builtins.int
+    RESTARTS_FIELD_NUMBER: _builtins.int
+    NOT_BACK_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    started_at_ms: _builtins.int
+    started_by: _builtins.str
+    duration_s: _builtins.float
+    ended_early: _builtins.bool
+    had_leader: _builtins.bool
+    """The leader was there; when another one led."""
+    leader_s: _builtins.float
+    leader: _builtins.str
+    detected_s: _builtins.float
+    """Until the members elsewhere knew that those here are gone."""
+    nodes: _builtins.int
+    nodes_back: _builtins.int
+    reconnect_p50_s: _builtins.float
+    reconnect_p99_s: _builtins.float
+    reconnect_last_s: _builtins.float
+    write_s: _builtins.float
+    """Until a write of an operator's kind was accepted elsewhere."""
+    plan_changes: _builtins.int
+    """Of the leader in that time: what it placed, moved or stopped."""
+    restarts: _builtins.int
+    """Replicas whose containers were restarted meanwhile."""
+    @_builtins.property
+    def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def not_back(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+        started_at_ms: _builtins.int = ...,
+        started_by: _builtins.str = ...,
+        duration_s: _builtins.float = ...,
+        ended_early: _builtins.bool = ...,
+        members: _abc.Iterable[_builtins.str] | None = ...,
+        had_leader: _builtins.bool = ...,
+        leader_s: _builtins.float = ...,
+        leader: _builtins.str = ...,
+        detected_s: _builtins.float = ...,
+        nodes: _builtins.int = ...,
+        nodes_back: _builtins.int = ...,
+        reconnect_p50_s: _builtins.float = ...,
+        reconnect_p99_s: _builtins.float = ...,
+        reconnect_last_s: _builtins.float = ...,
+        write_s: _builtins.float = ...,
+        plan_changes: _builtins.int = ...,
+        restarts: _builtins.int = ...,
+        not_back: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detected_s", b"detected_s", "duration_s", b"duration_s", "ended_early", b"ended_early", "had_leader", b"had_leader", "leader", b"leader", "leader_s", b"leader_s", "members", b"members", "nodes", b"nodes", "nodes_back", b"nodes_back", "not_back", b"not_back", "plan_changes", b"plan_changes", "reconnect_last_s", b"reconnect_last_s", "reconnect_p50_s", b"reconnect_p50_s", "reconnect_p99_s", b"reconnect_p99_s", "region", b"region", "restarts", b"restarts", "started_at_ms", b"started_at_ms", "started_by", b"started_by", "write_s", b"write_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrillReport: _TypeAlias = DrillReport  # noqa: Y015
+
+@_typing.final
+class EndDrillRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["region", b"region"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndDrillRequest: _TypeAlias = EndDrillRequest  # noqa: Y015
+
+@_typing.final
+class EndDrillResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndDrillResponse: _TypeAlias = EndDrillResponse  # noqa: Y015
+
+@_typing.final
+class ForgetMemberRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    member: _builtins.str
+    def __init__(
+        self,
+        *,
+        member: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetMemberRequest: _TypeAlias = ForgetMemberRequest  # noqa: Y015
+
+@_typing.final
+class ForgetMemberResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetMemberResponse: _TypeAlias = ForgetMemberResponse  # noqa: Y015

@@ -154,6 +154,26 @@ class OperatorServiceStub:
                 request_serializer=polder_dot_v1_dot_operator__pb2.StoryRequest.SerializeToString,
                 response_deserializer=polder_dot_v1_dot_operator__pb2.StoryResponse.FromString,
                 _registered_method=True)
+        self.Regions = channel.unary_unary(
+                '/polder.v1.OperatorService/Regions',
+                request_serializer=polder_dot_v1_dot_operator__pb2.RegionsRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.RegionsResponse.FromString,
+                _registered_method=True)
+        self.Drill = channel.unary_stream(
+                '/polder.v1.OperatorService/Drill',
+                request_serializer=polder_dot_v1_dot_operator__pb2.DrillRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.DrillResponse.FromString,
+                _registered_method=True)
+        self.EndDrill = channel.unary_unary(
+                '/polder.v1.OperatorService/EndDrill',
+                request_serializer=polder_dot_v1_dot_operator__pb2.EndDrillRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.EndDrillResponse.FromString,
+                _registered_method=True)
+        self.ForgetMember = channel.unary_unary(
+                '/polder.v1.OperatorService/ForgetMember',
+                request_serializer=polder_dot_v1_dot_operator__pb2.ForgetMemberRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.ForgetMemberResponse.FromString,
+                _registered_method=True)
 
 
 class OperatorServiceServicer:
@@ -317,6 +337,35 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Regions(self, request, context):
+        """Regions, their members, who leads, sessions, and how the Store is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drill(self, request, context):
+        """Rehearses the loss of a region: its members refuse everyone for a while. Reports as it goes; it
+        goes on and ends by itself when the caller is gone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndDrill(self, request, context):
+        """Ends a region's drill early.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetMember(self, request, context):
+        """A member that is gone for good: agents are not told of its addresses any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -439,6 +488,26 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.Story,
                     request_deserializer=polder_dot_v1_dot_operator__pb2.StoryRequest.FromString,
                     response_serializer=polder_dot_v1_dot_operator__pb2.StoryResponse.SerializeToString,
+            ),
+            'Regions': grpc.unary_unary_rpc_method_handler(
+                    servicer.Regions,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.RegionsRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.RegionsResponse.SerializeToString,
+            ),
+            'Drill': grpc.unary_stream_rpc_method_handler(
+                    servicer.Drill,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.DrillRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.DrillResponse.SerializeToString,
+            ),
+            'EndDrill': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndDrill,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.EndDrillRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.EndDrillResponse.SerializeToString,
+            ),
+            'ForgetMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetMember,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.ForgetMemberRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.ForgetMemberResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1089,6 +1158,114 @@ class OperatorService:
             '/polder.v1.OperatorService/Story',
             polder_dot_v1_dot_operator__pb2.StoryRequest.SerializeToString,
             polder_dot_v1_dot_operator__pb2.StoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Regions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polder.v1.OperatorService/Regions',
+            polder_dot_v1_dot_operator__pb2.RegionsRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.RegionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/polder.v1.OperatorService/Drill',
+            polder_dot_v1_dot_operator__pb2.DrillRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.DrillResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndDrill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polder.v1.OperatorService/EndDrill',
+            polder_dot_v1_dot_operator__pb2.EndDrillRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.EndDrillResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polder.v1.OperatorService/ForgetMember',
+            polder_dot_v1_dot_operator__pb2.ForgetMemberRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.ForgetMemberResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,6 +69,16 @@ class OperatorServiceStub:
     """Lets a held change go on."""
     Story: _grpc.UnaryUnaryMultiCallable[_operator_pb2.StoryRequest, _operator_pb2.StoryResponse]
     """A replica's, workload's or node's story in order: why it is as it is, and what comes next."""
+    Regions: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RegionsRequest, _operator_pb2.RegionsResponse]
+    """Regions, their members, who leads, sessions, and how the Store is."""
+    Drill: _grpc.UnaryStreamMultiCallable[_operator_pb2.DrillRequest, _operator_pb2.DrillResponse]
+    """Rehearses the loss of a region: its members refuse everyone for a while. Reports as it goes; it
+    goes on and ends by itself when the caller is gone.
+    """
+    EndDrill: _grpc.UnaryUnaryMultiCallable[_operator_pb2.EndDrillRequest, _operator_pb2.EndDrillResponse]
+    """Ends a region's drill early."""
+    ForgetMember: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ForgetMemberRequest, _operator_pb2.ForgetMemberResponse]
+    """A member that is gone for good: agents are not told of its addresses any more."""
 
 @_typing.type_check_only
 class OperatorServiceAsyncStub(OperatorServiceStub):
@@ -111,6 +121,16 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     """Lets a held change go on."""
     Story: _aio.UnaryUnaryMultiCallable[_operator_pb2.StoryRequest, _operator_pb2.StoryResponse]  # type: ignore[assignment]
     """A replica's, workload's or node's story in order: why it is as it is, and what comes next."""
+    Regions: _aio.UnaryUnaryMultiCallable[_operator_pb2.RegionsRequest, _operator_pb2.RegionsResponse]  # type: ignore[assignment]
+    """Regions, their members, who leads, sessions, and how the Store is."""
+    Drill: _aio.UnaryStreamMultiCallable[_operator_pb2.DrillRequest, _operator_pb2.DrillResponse]  # type: ignore[assignment]
+    """Rehearses the loss of a region: its members refuse everyone for a while. Reports as it goes; it
+    goes on and ends by itself when the caller is gone.
+    """
+    EndDrill: _aio.UnaryUnaryMultiCallable[_operator_pb2.EndDrillRequest, _operator_pb2.EndDrillResponse]  # type: ignore[assignment]
+    """Ends a region's drill early."""
+    ForgetMember: _aio.UnaryUnaryMultiCallable[_operator_pb2.ForgetMemberRequest, _operator_pb2.ForgetMemberResponse]  # type: ignore[assignment]
+    """A member that is gone for good: agents are not told of its addresses any more."""
 
 class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -294,5 +314,39 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.StoryResponse, _abc.Awaitable[_operator_pb2.StoryResponse]]:
         """A replica's, workload's or node's story in order: why it is as it is, and what comes next."""
+
+    @_abc_1.abstractmethod
+    def Regions(
+        self,
+        request: _operator_pb2.RegionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.RegionsResponse, _abc.Awaitable[_operator_pb2.RegionsResponse]]:
+        """Regions, their members, who leads, sessions, and how the Store is."""
+
+    @_abc_1.abstractmethod
+    def Drill(
+        self,
+        request: _operator_pb2.DrillRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_operator_pb2.DrillResponse], _abc.AsyncIterator[_operator_pb2.DrillResponse]]:
+        """Rehearses the loss of a region: its members refuse everyone for a while. Reports as it goes; it
+        goes on and ends by itself when the caller is gone.
+        """
+
+    @_abc_1.abstractmethod
+    def EndDrill(
+        self,
+        request: _operator_pb2.EndDrillRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.EndDrillResponse, _abc.Awaitable[_operator_pb2.EndDrillResponse]]:
+        """Ends a region's drill early."""
+
+    @_abc_1.abstractmethod
+    def ForgetMember(
+        self,
+        request: _operator_pb2.ForgetMemberRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.ForgetMemberResponse, _abc.Awaitable[_operator_pb2.ForgetMemberResponse]]:
+        """A member that is gone for good: agents are not told of its addresses any more."""
 
 def add_OperatorServiceServicer_to_server(servicer: OperatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -81,6 +81,10 @@ EXPECTED: dict[str, frozenset[str]] = {
     # The namespace is that of what is approved: see test_guards_api.py.
     f"{P}{A}/Approve": frozenset({"operator", "operator of another namespace", "admin"}),
     f"{P}{A}/Story": frozenset({"viewer", "operator", "admin"}),
+    f"{P}{A}/Regions": frozenset(OPERATORS),
+    f"{P}{A}/Drill": frozenset({"admin"}),
+    f"{P}{A}/EndDrill": frozenset({"admin"}),
+    f"{P}{A}/ForgetMember": frozenset({"admin"}),
 }
 _DEFAULT_WORKLOAD = ref("Workload", "w", "default")
 REQUESTS: dict[str, Any] = {
