@@ -1,7 +1,7 @@
 """The command `edge-orchestrator`: serve, and what an admin does on the machine itself.
 
 serve              run a member; the first start makes the CA, the Store and admin.yaml
-ca init, ca show   make and look at certificate authorities
+ca                 make, renew and carry certificate authorities (ca_command.py)
 migrate            move an installation to another Store, while no orchestrator runs
 operator create    a new operator's context file, while no orchestrator runs on the data
 version
@@ -10,24 +10,20 @@ version
 import argparse
 import asyncio
 import gc
-import json
-import re
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import uvloop
 
 from orchestrator import log
+from orchestrator.ca_command import add_ca
 from orchestrator.config import Config, ConfigError, load_config, settings
-from orchestrator.identity.authority import create_region, create_root, trust_domain_of
-from orchestrator.identity.pem import UnusableFile, read_certificates
+from orchestrator.identity.pem import UnusableFile
 from orchestrator.installation import (
     WrongInstallation,
-    describe_certificate,
     issue_context,
     prepare_authority,
     prepare_store,
@@ -39,7 +35,6 @@ from orchestrator.server import Orchestrator, running_version
 from orchestrator.store.migrate import CannotMigrate
 from orchestrator.store.port import StoreError
 from orchestrator.store.sqlite import open_sqlite
-from polder.identity import InvalidIdentity, MemberId, parse
 
 _FAILURES = (
     ConfigError,
@@ -81,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         help="only prepare the data directory (CA, store, admin.yaml), and end",
     )
     serve.set_defaults(run=_serve)
-    _add_ca(commands)
+    add_ca(commands)
     operator = commands.add_parser("operator", help="operators of this installation")
     actions = operator.add_subparsers(required=True, metavar="ACTION")
     create = actions.add_parser("create", help="write a context file for a new operator")
@@ -113,23 +108,6 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
             action="append" if info.default == () else "store",
             help=info.rule.doc.replace("%", "%%"),
         )
-
-
-def _add_ca(commands: Any) -> None:
-    ca = commands.add_parser("ca", help="certificate authorities")
-    actions = ca.add_subparsers(required=True, metavar="ACTION")
-    init = actions.add_parser(
-        "init",
-        help="make the root if there is none, and make or renew a region's CA; "
-        "root.key can go offline",
-    )
-    init.add_argument("--dir", required=True, type=Path)
-    init.add_argument("--trust-domain", help="default: the root's, or polder.internal")
-    init.add_argument("--region", default="local")
-    init.set_defaults(run=_ca_init)
-    show = actions.add_parser("show", help="print what there is, as JSON")
-    show.add_argument("--dir", required=True, type=Path)
-    show.set_defaults(run=_ca_show)
 
 
 def _config(options: argparse.Namespace) -> Config:
@@ -200,47 +178,6 @@ async def _create_operator(config: Config, options: argparse.Namespace) -> int:
     finally:
         await store.close()
     print(options.out)  # noqa: T201
-    return 0
-
-
-def _ca_init(options: argparse.Namespace) -> int:
-    root = options.dir / "root.crt"
-    known = trust_domain_of(read_certificates(root)[0]) if root.exists() else ""
-    trust_domain = options.trust_domain or known or Config().trust_domain
-    _check_names(trust_domain, options.region)
-    if not known:
-        create_root(options.dir, trust_domain, time.time())
-    elif trust_domain != known:
-        raise ConfigError(f"{options.dir} has the root of {known}, not of {trust_domain}")
-    renewed = (options.dir / "regions" / options.region / "ca.crt").exists()
-    create_region(options.dir, options.region, time.time())
-    print(  # noqa: T201
-        f"{options.dir}: the CA of region {options.region} is {'renewed' if renewed else 'ready'}. "
-        + ("Restart the region's orchestrator to use it. " if renewed else "")
-        + "Keep root.key offline: only `ca init` needs it, for a new region or to renew one."
-    )
-    return 0
-
-
-def _check_names(trust_domain: str, region: str) -> None:
-    if re.fullmatch(r"[A-Za-z0-9._-]+", region) is None:
-        raise ConfigError(f"{region!r} is not a region's name")
-    try:
-        parse(str(MemberId(trust_domain, region, "member")))
-    except InvalidIdentity as error:
-        raise ConfigError(str(error)) from error
-
-
-def _ca_show(options: argparse.Namespace) -> int:
-    body = {
-        "root": describe_certificate(read_certificates(options.dir / "root.crt")[0]),
-        "rootKey": "here" if (options.dir / "root.key").exists() else "away",
-        "regions": {
-            path.parent.name: describe_certificate(read_certificates(path)[0])
-            for path in sorted(options.dir.glob("regions/*/ca.crt"))
-        },
-    }
-    print(json.dumps(body, indent=2))  # noqa: T201
     return 0
 
 
