@@ -25,6 +25,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from agent.plan_verifier import PlanRejected
 from polder.identity import InvalidIdentity, NodeId, parse
@@ -97,6 +98,16 @@ def from_pem(text: bytes) -> list[bytes]:
 
 
 # --- the cryptography process -----------------------------------------------------------------
+
+
+class Credentials(Protocol):
+    """Carries out a command of `agent/credentials.py`."""
+
+    async def __call__(
+        self, name: str, header: dict[str, object], parts: Sequence[bytes] = (), *, timeout_s: float
+    ) -> tuple[dict[str, object], list[bytes]]:
+        """The answer and its raw frames. Raises CredentialsRefused and IdentityFailure."""
+        ...
 
 
 def _command(name: str) -> list[str]:
@@ -181,7 +192,9 @@ class SubprocessPlanVerifier:
                     "roots": len(roots),
                 }
                 parts = [payload, signed.signature, *roots, *signed.certificate_chain]
-                await run_credentials("verify-plan", header, parts, timeout_s=self._timeout_s)
+                await self._store.credentials(
+                    "verify-plan", header, parts, timeout_s=self._timeout_s
+                )
             except CredentialsRefused as error:
                 raise PlanRejected(error.reason, str(error)) from error
             except (IdentityFailure, ValueError) as error:
@@ -216,7 +229,9 @@ class StagedIdentity:
         if not chain or not roots or not endpoints:
             raise IdentityFailure("the orchestrator's answer is incomplete; nothing was changed")
         header: dict[str, object] = {"key_path": str(self._directory / "key.pem")}
-        facts, _ = await run_credentials("inspect", header, chain[:1], timeout_s=CALL_TIMEOUT_S)
+        facts, _ = await self._store.credentials(
+            "inspect", header, chain[:1], timeout_s=CALL_TIMEOUT_S
+        )
         try:
             named = parse(str(facts["identity"]))
         except InvalidIdentity as error:
@@ -236,9 +251,13 @@ class StagedIdentity:
 
 
 class IdentityStore:
-    """The identity below one state directory. Only the holder of the agent's lock writes."""
+    """The identity below one state directory. Only the holder of the agent's lock writes.
 
-    def __init__(self, state_dir: Path) -> None:
+    `credentials` does what needs cryptography: on a box, in a process of its own.
+    """
+
+    def __init__(self, state_dir: Path, credentials: Credentials = run_credentials) -> None:
+        self.credentials = credentials
         self._link = state_dir / "identity"
         self._versions = state_dir / "identities"
         self._cached: NodeIdentity | None = None
@@ -260,7 +279,7 @@ class IdentityStore:
             raise IdentityFailure(f"{self._versions}: {error.strerror}") from error
         header: dict[str, object] = {"path": str(directory / "key.pem")}
         try:
-            _, (csr,) = await run_credentials("new-key", header, timeout_s=CALL_TIMEOUT_S)
+            _, (csr,) = await self.credentials("new-key", header, timeout_s=CALL_TIMEOUT_S)
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise

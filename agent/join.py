@@ -80,9 +80,15 @@ def already_joined(store: IdentityStore, token: JoinToken, node: str) -> Joined 
 
 
 async def join(
-    store: IdentityStore, token: JoinToken, *, node: str, version: str, now: float | None = None
+    store: IdentityStore,
+    token: JoinToken,
+    *,
+    node: str,
+    version: str,
+    now: float | None = None,
+    box: Box | None = None,
 ) -> Joined:
-    """Get and store the identity. Raises JoinFailed."""
+    """Get and store the identity. `box`: where its machine id is. Raises JoinFailed."""
     moment = time.time() if now is None else now
     name = _chosen_name(token, node)
     if token.expires_at_ms and moment > token.expires_at_ms / 1000:
@@ -103,7 +109,7 @@ async def join(
             node=name,
             csr=staged.csr,
             agent_version=version,
-            machine_id=machine_id(Box()),
+            machine_id=machine_id(box or Box()),
         )
         answer = await _ask_any(token, request, moment)
         expected = NodeId(answer.trust_domain, answer.site, answer.node)
