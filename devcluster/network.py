@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 # Rarely used at home, in offices or by Docker: 10.213.0.0/24 ... 10.213.255.0/24.
-CANDIDATES = ipaddress.ip_network("10.213.0.0/16")
+CANDIDATES = ipaddress.IPv4Network("10.213.0.0/16")
 
 
 def conflist(name: str, bridge: str, subnet: str, ipam_directory: Path) -> dict[str, object]:
@@ -62,13 +62,13 @@ def bridge_subnet(bridge: str, netns: str) -> str:
     return str(ipaddress.ip_interface(match[1]).network) if match else ""
 
 
-def free_subnet(routes: str) -> str:
-    """The first candidate that overlaps no route in `ip route show table all`. Raises OSError."""
+def free_subnet(routes: str, candidates: ipaddress.IPv4Network = CANDIDATES) -> str:
+    """The first /24 that overlaps no route in `ip route show table all`. Raises OSError."""
     taken = list(_networks(routes))
-    for subnet in CANDIDATES.subnets(new_prefix=24):
+    for subnet in candidates.subnets(new_prefix=24):
         if not any(subnet.overlaps(other) for other in taken):
             return str(subnet)
-    raise OSError(f"no free /24 left in {CANDIDATES}")
+    raise OSError(f"no free /24 left in {candidates}")
 
 
 def _networks(routes: str) -> Iterator[ipaddress.IPv4Network | ipaddress.IPv6Network]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from devcluster.installation import EDGECTL, Installation
+from devcluster.boxes import EDGECTL, Boxes
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ def eventually(check: Callable[[], T], what: str, timeout_s: float = 30.0) -> T:
 
 
 def edgectl(
-    polder: Installation, *arguments: str, stdin: bytes = b"", timeout_s: float = 60
+    polder: Boxes, *arguments: str, stdin: bytes = b"", timeout_s: float = 60
 ) -> subprocess.CompletedProcess[str]:
     """Runs it and checks nothing: tests look at code, stdout and stderr. Never a traceback."""
     done = subprocess.run(
@@ -45,7 +45,7 @@ def edgectl(
     return shown
 
 
-def get(polder: Installation, what: str, *more: str) -> dict[str, Any]:
+def get(polder: Boxes, what: str, *more: str) -> dict[str, Any]:
     """One resource as JSON, as `edgectl get TYPE/NAME -o json` shows it."""
     done = edgectl(polder, "get", what, "-o", "json", *more)
     assert done.returncode == 0, done.stderr
@@ -53,7 +53,7 @@ def get(polder: Installation, what: str, *more: str) -> dict[str, Any]:
     return body
 
 
-def replica(polder: Installation, name: str) -> dict[str, Any]:
+def replica(polder: Boxes, name: str) -> dict[str, Any]:
     """A replica's status; empty while there is none."""
     done = edgectl(polder, "get", f"replica/{name}", "-o", "json")
     if done.returncode != 0:
@@ -62,7 +62,7 @@ def replica(polder: Installation, name: str) -> dict[str, Any]:
     return status
 
 
-def ready(polder: Installation, name: str) -> bool:
+def ready(polder: Boxes, name: str) -> bool:
     return bool(replica(polder, name).get("ready"))
 
 
@@ -79,7 +79,7 @@ def http_get(port: int, path: str = "/") -> tuple[int, str]:
         connection.close()
 
 
-def container_ids(polder: Installation, node: str) -> dict[str, str]:
+def container_ids(polder: Boxes, node: str) -> dict[str, str]:
     """Running containers of a node, as its containerd knows them: id -> task state."""
     containerd = polder.agents[node].containerd
     assert containerd is not None
