@@ -294,15 +294,24 @@ class LeaderSaid(_message.Message):
     WHOLE_FIELD_NUMBER: _builtins.int
     WORKLOADS_FIELD_NUMBER: _builtins.int
     NODES_FIELD_NUMBER: _builtins.int
+    ROLLOUTS_FIELD_NUMBER: _builtins.int
+    TOLD_AGO_MS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     told_at_ms: _builtins.int
     """By the leader's clock; 0 with term 0: it does not lead any more."""
     whole: _builtins.bool
-    """`workloads` and `nodes` are everything; else only what changed."""
+    """`workloads`, `nodes` and `rollouts` are everything; else only what changed."""
+    told_ago_ms: _builtins.int
+    """How long ago the leader said it, by its steady clock."""
+    more: _builtins.bool
+    """What is said goes on in the next message; it counts when all of it has come."""
     @_builtins.property
     def workloads(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkloadSaid]: ...
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeRemarked]: ...
+    @_builtins.property
+    def rollouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RolloutClocks]: ...
     def __init__(
         self,
         *,
@@ -311,10 +320,13 @@ class LeaderSaid(_message.Message):
         whole: _builtins.bool = ...,
         workloads: _abc.Iterable[Global___WorkloadSaid] | None = ...,
         nodes: _abc.Iterable[Global___NodeRemarked] | None = ...,
+        rollouts: _abc.Iterable[Global___RolloutClocks] | None = ...,
+        told_ago_ms: _builtins.int = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "term", b"term", "told_at_ms", b"told_at_ms", "whole", b"whole", "workloads", b"workloads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "nodes", b"nodes", "rollouts", b"rollouts", "term", b"term", "told_ago_ms", b"told_ago_ms", "told_at_ms", b"told_at_ms", "whole", b"whole", "workloads", b"workloads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -384,6 +396,51 @@ class ExplanationSaid(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplanationSaid: _TypeAlias = ExplanationSaid  # noqa: Y015
+
+@_typing.final
+class RolloutClocks(_message.Message):
+    """Of a rollout under way, what the Store learns now and then only. Of one that is not named by a
+    whole telling, and of one with phase "", there is nothing to say.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKLOAD_UID_FIELD_NUMBER: _builtins.int
+    NEWEST_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    HELD_S_FIELD_NUMBER: _builtins.int
+    STALLED_S_FIELD_NUMBER: _builtins.int
+    BEST_FIELD_NUMBER: _builtins.int
+    RESTARTED_FIELD_NUMBER: _builtins.int
+    workload_uid: _builtins.str
+    newest: _builtins.int
+    """Of the phase that the clocks are of, as in its record."""
+    phase: _builtins.str
+    since_ms: _builtins.int
+    held_s: _builtins.float
+    stalled_s: _builtins.float
+    best: _builtins.int
+    restarted: _builtins.int
+    def __init__(
+        self,
+        *,
+        workload_uid: _builtins.str = ...,
+        newest: _builtins.int = ...,
+        phase: _builtins.str = ...,
+        since_ms: _builtins.int = ...,
+        held_s: _builtins.float = ...,
+        stalled_s: _builtins.float = ...,
+        best: _builtins.int = ...,
+        restarted: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "held_s", b"held_s", "newest", b"newest", "phase", b"phase", "restarted", b"restarted", "since_ms", b"since_ms", "stalled_s", b"stalled_s", "workload_uid", b"workload_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RolloutClocks: _TypeAlias = RolloutClocks  # noqa: Y015
 
 @_typing.final
 class NodeRemarked(_message.Message):
