@@ -413,6 +413,7 @@ class RolloutClocks(_message.Message):
     STALLED_S_FIELD_NUMBER: _builtins.int
     BEST_FIELD_NUMBER: _builtins.int
     RESTARTED_FIELD_NUMBER: _builtins.int
+    STATE_JSON_FIELD_NUMBER: _builtins.int
     workload_uid: _builtins.str
     newest: _builtins.int
     """Of the phase that the clocks are of, as in its record."""
@@ -422,6 +423,8 @@ class RolloutClocks(_message.Message):
     stalled_s: _builtins.float
     best: _builtins.int
     restarted: _builtins.int
+    state_json: _builtins.bytes
+    """JSON of all of its state, while the Store has no record of it."""
     def __init__(
         self,
         *,
@@ -433,10 +436,11 @@ class RolloutClocks(_message.Message):
         stalled_s: _builtins.float = ...,
         best: _builtins.int = ...,
         restarted: _builtins.int = ...,
+        state_json: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "held_s", b"held_s", "newest", b"newest", "phase", b"phase", "restarted", b"restarted", "since_ms", b"since_ms", "stalled_s", b"stalled_s", "workload_uid", b"workload_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "held_s", b"held_s", "newest", b"newest", "phase", b"phase", "restarted", b"restarted", "since_ms", b"since_ms", "stalled_s", b"stalled_s", "state_json", b"state_json", "workload_uid", b"workload_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
