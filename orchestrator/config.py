@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.log import FORMATS, LEVELS
+from orchestrator.store.address import EtcdAccess
+from orchestrator.store.address import parse_address as parse_store
 from orchestrator.store.etcd.settings import DEFAULT_PREFIX
+from orchestrator.store.port import StoreUnusable
 from polder.manifest import InvalidManifest, decode
 from polder.manifest.names import LABEL, LABEL_HELP
 from polder.manifest.quantity import duration_s
@@ -194,12 +197,40 @@ class Config:
         return Path(self.ca_dir) if self.ca_dir else self.data_path / "ca"
 
     @property
+    def store_address(self) -> str:
+        """As `store.address` reads it."""
+        return self.store or f"sqlite:{self.data_path.absolute() / 'polder.db'}"
+
+    @property
+    def shares_store(self) -> bool:
+        """Other members may be at work on the same Store."""
+        return self.store.startswith("etcd:")
+
+    @property
+    def etcd_access(self) -> EtcdAccess:
+        files = (Path(file) if file else None for file in (self.etcd_ca, self.etcd_cert))
+        key = Path(self.etcd_key) if self.etcd_key else None
+        return EtcdAccess(*files, key, self.etcd_prefix)
+
+    @property
     def endpoints(self) -> tuple[str, ...]:
         return self.advertise or (reachable(self.listen),)
 
     @property
     def join_endpoints(self) -> tuple[str, ...]:
         return self.advertise_join or (reachable(self.join_listen),)
+
+    @property
+    def peer_endpoint(self) -> str:
+        """Where other members dial this one."""
+        if self.advertise_peer or not self.peer_listen:
+            return self.advertise_peer or self.endpoints[0]
+        return reachable(self.peer_listen)
+
+    @property
+    def coordinates(self) -> tuple[float, float] | None:
+        """Latitude and longitude of the region in degrees."""
+        return parse_location(self.location) if self.location else None
 
 
 def settings() -> tuple[FieldInfo, ...]:
@@ -225,7 +256,9 @@ def load_config(
         found = environment.get(ENVIRONMENT_PREFIX + info.key.upper())
         if found is not None:
             values[info.key] = _split(info, found)
-    values.update({key: value for key, value in (flags or {}).items() if value is not None})
+        given = (flags or {}).get(info.key)
+        if given is not None:
+            values[info.key] = _typed(info, given) if isinstance(given, str) else given
     where = f"{path}: " if path is not None else ""
     try:
         config = decode(Config, values)
@@ -240,21 +273,87 @@ def load_config(
 
 def _split(info: FieldInfo, text: str) -> object:
     """Lists in variables are separated by commas."""
-    return [part for part in text.split(",") if part] if info.default == () else text
+    if info.default == ():
+        return [part for part in text.split(",") if part]
+    return _typed(info, text)
+
+
+def _typed(info: FieldInfo, text: str) -> object:
+    """Flags and variables are text. What does not fit stays text, and is refused as such."""
+    if isinstance(info.default, bool):
+        return {"true": True, "false": False}.get(text, text)
+    try:
+        if isinstance(info.default, int):
+            return int(text)
+        if isinstance(info.default, float) and info.rule.parse is None:
+            return float(text)
+    except ValueError:
+        pass
+    return text
 
 
 def _check(config: Config) -> None:
     if LABEL.fullmatch(config.member_name) is None:
         raise ConfigError(f"member: {config.member_name!r} is not {LABEL_HELP}")
-    for key in ("listen", "join_listen", "metrics_listen"):
+    for key in ("listen", "join_listen", "metrics_listen", "peer_listen", "advertise_peer"):
         address = getattr(config, key)
-        if address or key != "metrics_listen":
+        if address or key in ("listen", "join_listen"):
             parse_address(key, address)
     for key in ("advertise", "advertise_join"):
         for address in getattr(config, key):
             parse_address(key, address)
     if config.lost_after <= config.silent_after:
         raise ConfigError("lost_after: must be longer than silent_after")
+    _check_store(config)
+    _check_members(config)
+
+
+def _check_store(config: Config) -> None:
+    etcd_files = {key: getattr(config, key) for key in ("etcd_ca", "etcd_cert", "etcd_key")}
+    if config.shares_store:
+        missing = [key for key, file in etcd_files.items() if not file]
+        if missing:
+            raise ConfigError(
+                f"{missing[0]}: etcd is spoken to with certificates only: give "
+                "etcd_ca, etcd_cert and etcd_key, each a PEM file"
+            )
+    elif given := [key for key, file in etcd_files.items() if file]:
+        raise ConfigError(f"{given[0]}: is for a store at etcd, and store names none")
+    try:
+        found = parse_store(config.store_address, config.etcd_access)
+    except StoreUnusable as error:
+        raise ConfigError(f"store: {error}") from error
+    if isinstance(found, Path) and not found.is_absolute():
+        raise ConfigError(f"store: {str(found)!r} is a relative path; give an absolute one")
+
+
+def _check_members(config: Config) -> None:
+    if config.location:
+        parse_location(config.location)
+    if config.share_port:
+        if not config.shares_store:
+            raise ConfigError("share_port: is for members that share a store at etcd")
+        if not config.peer_listen:
+            raise ConfigError(
+                "share_port: needs peer_listen: other members must reach this one, and not "
+                "whichever process of the machine takes the connection"
+            )
+        for key in ("listen", "join_listen"):
+            if parse_address(key, getattr(config, key))[1] == 0:
+                raise ConfigError(f"{key}: a port that is shared must be named, and not 0")
+    if config.peer_listen and config.peer_listen in (config.listen, config.join_listen):
+        raise ConfigError("peer_listen: is an address of its own, or empty")
+
+
+def parse_location(text: str) -> tuple[float, float]:
+    """`52.09,5.12`: degrees of latitude and longitude. Raises ConfigError."""
+    try:
+        latitude, longitude = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"location: {text!r} is not LATITUDE,LONGITUDE") from None
+    if not (abs(latitude) <= 90 and abs(longitude) <= 180):  # also refuses nan
+        raise ConfigError(f"location: {text!r} is not on Earth: degrees, latitude first")
+    return latitude, longitude
 
 
 def parse_address(key: str, text: str) -> tuple[str, int]:

@@ -1,8 +1,8 @@
 """An installation on disk: made at the first start, found again at every later one.
 
-Called by `serve` and by the offline commands of `edge-orchestrator`. In the data directory:
+Called by `serve` and by the other commands of `edge-orchestrator`. In the data directory:
 
-    polder.db        the SQLite Store
+    polder.db        the SQLite Store, if the Store is not at etcd
     ca/              the CA (identity/authority.py)
     admin.yaml       edgectl's context of the first admin
 """
@@ -36,19 +36,29 @@ log = logging.getLogger(__name__)
 
 SCHEMA = 1
 ADMIN = "admin"
+ADMIN_CONTEXT = "admin.yaml"
 CLUSTER = "polder"
 CA_WARNING_S = 60 * 86_400.0
 
 
 class WrongInstallation(Exception):
-    """Data directory, CA and configuration do not belong together; the message says which."""
+    """Data directory, CA, Store and configuration do not belong together; the message says which.
+
+    `hint` says what to do, where the message does not.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 def prepare_authority(config: Config, clock: Callable[[], float], *, fresh: bool) -> Authority:
-    """The region's CA; made when the installation is `fresh`. Raises UnusableFile,
-    WrongInstallation."""
+    """The region's CA; made when the installation is `fresh` and nobody else's. Raises
+    UnusableFile, WrongInstallation."""
     directory = config.ca_path
-    if fresh and not (directory / "root.crt").exists():
+    if config.shares_store:
+        _require_region(config)
+    elif fresh and not (directory / "root.crt").exists():
         create_root(directory, config.trust_domain, clock())
         log.info("made a root CA", extra={"dir": str(directory)})
     region_missing = not (directory / "regions" / config.region / "ca.crt").exists()
@@ -71,15 +81,32 @@ def prepare_authority(config: Config, clock: Callable[[], float], *, fresh: bool
     return authority
 
 
+def _require_region(config: Config) -> None:
+    """With several members nothing is made by itself: each would have a root of its own. Raises
+    WrongInstallation."""
+    directory, region = config.ca_path, config.region
+    home = directory / "regions" / region
+    missing = [path for path in (directory / "root.crt", home / "ca.crt") if not path.exists()]
+    if missing:
+        raise WrongInstallation(
+            f"there is no {missing[0]}: all regions of an installation have one root, which is "
+            "made once and not by a start",
+            f"Where the root's key is kept: edge-orchestrator ca init --dir CA "
+            f"--trust-domain {config.trust_domain} --region {region}. Then bring CA/root.crt and "
+            f"CA/regions/{region}/ to {directory} on this machine, and leave root.key there.",
+        )
+
+
 async def prepare_store(
     store: Store, authority: Authority, config: Config, clock: Callable[[], float]
 ) -> None:
-    """Mark an empty Store as this installation's; check that a used one is. Raises
-    WrongInstallation, StoreError."""
+    """Mark an empty Store as this installation's; check that a used one is. Several members may
+    do so at once: one of them marks it. Raises WrongInstallation, StoreError."""
     root = base64.b64encode(authority.roots_der[0]).decode()
     mark = {"schema": SCHEMA, "trustDomain": authority.trust_domain, "root": root}
     entry = await store.get(keys.INSTALLATION)
     if entry is None:
+        await _check_empty(store, config)
         namespace = StoredResource(
             kind="Namespace",
             namespace="",
@@ -90,12 +117,14 @@ async def prepare_store(
         )
         key = keys.spec(*namespace.ref)
         value = json.dumps(mark, sort_keys=True).encode()
-        compares = [Compare.absent(keys.INSTALLATION), Compare.absent(key)]
+        compares = [Compare.absent(k) for k in (keys.INSTALLATION, keys.MIGRATION, key)]
         ops = [Put(keys.INSTALLATION, value), Put(key, namespace.to_bytes())]
         if (await store.txn(compares, ops)).committed:
             log.info("initialised the store", extra={"trust_domain": authority.trust_domain})
             return
         entry = await store.get(keys.INSTALLATION)
+        if entry is None:
+            await _check_empty(store, config)
     found = json.loads(entry.value) if entry is not None else {}
     if found.get("schema") != SCHEMA:
         raise WrongInstallation(
@@ -105,7 +134,25 @@ async def prepare_store(
         raise WrongInstallation(
             f"the store belongs to another CA than the one in {config.ca_path}: nodes and "
             "operators of it would all be refused. Put the right CA there, or choose another "
-            "data_dir"
+            "data_dir, or store"
+        )
+
+
+async def _check_empty(store: Store, config: Config) -> None:
+    """Whether a Store without an installation may become one. Raises WrongInstallation."""
+    if await store.get(keys.MIGRATION) is not None:
+        raise WrongInstallation(
+            "an installation is being moved to this store and is not complete",
+            "Run the same `edge-orchestrator migrate` again: it takes up where it stopped.",
+        )
+    admin = config.data_path / ADMIN_CONTEXT
+    if config.shares_store and admin.exists():
+        # A new installation would admit nobody whom the lost one knew.
+        raise WrongInstallation(
+            f"{admin} is there, and {config.store_address} holds no installation under "
+            f"{config.etcd_prefix}: was etcd lost, or is the address or the prefix another?",
+            "Restore etcd from a snapshot; or move an SQLite installation there with "
+            f"`edge-orchestrator migrate`; or move {admin.name} away to begin anew.",
         )
 
 

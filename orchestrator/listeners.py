@@ -1,4 +1,4 @@
-"""The two gRPC ports: mTLS for agents and operators, and the join port.
+"""The gRPC ports: mTLS for agents and operators, the join port, and one for other members.
 
 Made by `server.py`. Everything a peer can make large or slow has a limit here: messages, metadata,
 streams of a connection, handshakes, and connections whose other end is gone.
@@ -15,7 +15,7 @@ from grpc_health.v1._async import HealthServicer
 from orchestrator.authz import Listener
 from orchestrator.parts import Parts
 from orchestrator.rpc import FrontDoor
-from polder.v1 import agent_pb2_grpc, operator_pb2_grpc
+from polder.v1 import agent_pb2_grpc, member_pb2_grpc, operator_pb2_grpc
 
 REQUEST_BYTES_MAX = 4 << 20
 _STREAMS_PER_CONNECTION_MAX = 256
@@ -42,8 +42,6 @@ _OPTIONS: list[tuple[str, Any]] = [
     # Agents ping too; no more often than this.
     ("grpc.http2.min_ping_interval_without_data_ms", 4_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 4_000),
-    # Two processes on one port would split the agents between two stores without anyone noticing.
-    ("grpc.so_reuseport", 0),
 ]
 _JOIN_OPTIONS: list[tuple[str, Any]] = [
     *_OPTIONS,
@@ -57,9 +55,10 @@ class CannotListen(Exception):
 
 
 class Listeners:
-    """Both ports; which RPC is served on which stands in `authz.RULES`.
+    """All ports; which RPC is served on which stands in `authz.RULES`.
 
-    `start` serves, `drain` answers health checks with NOT_SERVING, `stop` ends.
+    Other members are served on `peer_listen`, or on `listen` when there is none. `serve_members`
+    before `start`; `drain` answers health checks with NOT_SERVING, `stop` ends.
     """
 
     def __init__(
@@ -68,23 +67,40 @@ class Listeners:
         agents: agent_pb2_grpc.AgentServiceServicer,
         operators: operator_pb2_grpc.OperatorServiceServicer,
     ) -> None:
+        config, credentials = parts.config, parts.member.server_credentials
+        shared = config.share_port
         self._health = HealthServicer()
-        self._mtls = self._server(parts, Listener.MTLS, _OPTIONS)
-        self._join = self._server(parts, Listener.JOIN, _JOIN_OPTIONS)
+        self._mtls = self._server(parts, Listener.MTLS, _OPTIONS, shared=shared)
+        self._join = self._server(parts, Listener.JOIN, _JOIN_OPTIONS, shared=shared)
+        self._peer = self._mtls
         agent_pb2_grpc.add_AgentServiceServicer_to_server(agents, self._mtls)
         operator_pb2_grpc.add_OperatorServiceServicer_to_server(operators, self._mtls)
         agent_pb2_grpc.add_AgentServiceServicer_to_server(agents, self._join)
-        _bind(self._mtls, parts.config.listen, parts.member.server_credentials, required=True)
-        _bind(self._join, parts.config.join_listen, parts.member.server_credentials, required=False)
+        _bind(self._mtls, config.listen, credentials, required=True)
+        _bind(self._join, config.join_listen, credentials, required=False)
+        if config.peer_listen:
+            self._peer = self._server(parts, Listener.MTLS, _OPTIONS, shared=False)
+            _bind(self._peer, config.peer_listen, credentials, required=True)
 
-    def _server(self, parts: Parts, listener: Listener, options: list[tuple[str, Any]]) -> Any:
+    def _server(
+        self, parts: Parts, listener: Listener, options: list[tuple[str, Any]], *, shared: bool
+    ) -> Any:
         door = FrontDoor(listener, parts.peers, parts.calls, parts.metrics)
-        server = aio.server(interceptors=[door], options=options)
+        # Not by default: a second process on the port, perhaps of another installation, would
+        # take half of the agents without anyone noticing.
+        reuse = ("grpc.so_reuseport", int(shared))
+        server = aio.server(interceptors=[door], options=[*options, reuse])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         return server
 
+    def serve_members(self, members: member_pb2_grpc.MemberServiceServicer) -> None:
+        """What other members call. Before `start`."""
+        member_pb2_grpc.add_MemberServiceServicer_to_server(members, self._peer)
+
     async def start(self) -> None:
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        if self._peer is not self._mtls:
+            await self._peer.start()
         await self._mtls.start()
         await self._join.start()
 
@@ -96,6 +112,8 @@ class Listeners:
     async def stop(self, grace_s: float) -> None:
         """New calls are refused at once; those that run get `grace_s`."""
         await self._mtls.stop(grace_s)
+        if self._peer is not self._mtls:
+            await self._peer.stop(0.0)  # the others follow its sessions until the last is closed
 
 
 def _bind(

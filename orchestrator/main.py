@@ -3,7 +3,7 @@
 serve              run a member; the first start makes the CA, the Store and admin.yaml
 ca                 make, renew and carry certificate authorities (ca_command.py)
 migrate            move an installation to another Store, while no orchestrator runs
-operator create    a new operator's context file, while no orchestrator runs on the data
+operator create    a new operator's context file; with SQLite, while no orchestrator runs on it
 version
 """
 
@@ -31,10 +31,11 @@ from orchestrator.installation import (
 from orchestrator.listeners import CannotListen
 from orchestrator.moving import add_migrate
 from orchestrator.refusals import Refused
-from orchestrator.server import Orchestrator, running_version
+from orchestrator.server import Orchestrator
+from orchestrator.store.address import open_address
 from orchestrator.store.migrate import CannotMigrate
 from orchestrator.store.port import StoreError
-from orchestrator.store.sqlite import open_sqlite
+from orchestrator.version import running_version
 
 _FAILURES = (
     ConfigError,
@@ -101,12 +102,18 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     """A flag for every setting of `config.py`."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML")
     for info in settings():
+        flag, text = f"--{info.key.replace('_', '-')}", info.rule.doc.replace("%", "%%")
+        if info.default is False:
+            parser.add_argument(
+                flag, dest=f"set_{info.key}", action="store_const", const=True, help=text
+            )
+            continue
         parser.add_argument(
-            f"--{info.key.replace('_', '-')}",
+            flag,
             dest=f"set_{info.key}",
             metavar=info.key.rpartition("_")[2].upper(),
             action="append" if info.default == () else "store",
-            help=info.rule.doc.replace("%", "%%"),
+            help=text,
         )
 
 
@@ -131,7 +138,8 @@ async def _run(config: Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     orchestrator = Orchestrator(config)
-    await orchestrator.start()
+    if not await _start(orchestrator, stop):
+        return 0
     _tune_collector()
     waiting = [asyncio.create_task(event.wait()) for event in (stop, orchestrator.failed)]
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -139,6 +147,21 @@ async def _run(config: Config) -> int:
         task.cancel()
     await orchestrator.stop()
     return 0 if stop.is_set() else 1
+
+
+async def _start(orchestrator: Orchestrator, stop: asyncio.Event) -> bool:
+    """Whether it serves; False when it was told to stop before, such as while the Store is away."""
+    starting = asyncio.create_task(orchestrator.start())
+    told = asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, told}, return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait({starting})
+    if starting.cancelled():
+        return False
+    starting.result()
+    return True
 
 
 def _tune_collector() -> None:
@@ -161,7 +184,7 @@ def _operator_create(options: argparse.Namespace) -> int:
 
 async def _create_operator(config: Config, options: argparse.Namespace) -> int:
     authority = prepare_authority(config, time.time, fresh=False)
-    store = await open_sqlite(config.data_path / "polder.db")
+    store = await open_address(config.store_address, config.etcd_access, create=True)
     try:
         await prepare_store(store, authority, config, time.time)
         roles = tuple(options.role)

@@ -1,18 +1,17 @@
 """One orchestrator process from first start to shutdown. Called by `main.py serve` and by tests.
 
-Start: Store, CA, mirror, then the listeners; whatever fails is undone in the opposite order. Stop:
-no new work, goodbye to the agents, a grace for calls that run, then the leader's seat, events and
-the Store.
+Start: CA, Store, mirror, then the listeners; whatever fails is undone in the opposite order. Where
+etcd is the Store it is waited for. Stop: no new work, goodbye to the agents, a grace for calls that
+run, then the leader's seat, events and the Store.
 """
 
 import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as package_version
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 from orchestrator.api.guards import Guards
 from orchestrator.api.insight import Insight, build_insight
@@ -29,6 +28,7 @@ from orchestrator.http import HttpServer
 from orchestrator.identity.authority import Authority
 from orchestrator.installation import (
     ADMIN,
+    ADMIN_CONTEXT,
     WrongInstallation,
     issue_context,
     prepare_authority,
@@ -39,11 +39,15 @@ from orchestrator.listeners import CannotListen, Listeners
 from orchestrator.metrics import MeasuredStore, Metrics
 from orchestrator.notify import notify
 from orchestrator.parts import Parts, build_parts
-from orchestrator.refusals import unavailable
+from orchestrator.patience import patiently
+from orchestrator.refusals import Refused, unavailable
 from orchestrator.store import keys
-from orchestrator.store.sqlite import open_sqlite
+from orchestrator.store.address import open_address
+from orchestrator.version import running_version
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def guard_settings(config: Config) -> GuardSettings:
@@ -56,14 +60,6 @@ def guard_settings(config: Config) -> GuardSettings:
     )
 
 
-def running_version() -> str:
-    """Of the installed distribution."""
-    try:
-        return package_version("polder")
-    except PackageNotFoundError:
-        return "0+source"
-
-
 class Orchestrator:
     """`start`, then `stop` once. `failed` is set when a task that must run has ended."""
 
@@ -73,6 +69,7 @@ class Orchestrator:
         self._background = Background()
         self._undo = contextlib.AsyncExitStack()
         self._serving = False
+        self._patient = False
         self.parts: Parts
         self.leader: Leader
         self.gateway: AgentGateway
@@ -91,10 +88,34 @@ class Orchestrator:
             await self._undo.aclose()
             raise
 
-    async def prepare(self) -> tuple[MeasuredStore, Authority, Metrics]:
-        """What the first start makes, and every later one checks: CA, Store, first admin."""
-        config, clock = self._config, self._clock
-        database = config.data_path / "polder.db"
+    async def prepare(self, *, patient: bool = False) -> tuple[MeasuredStore, Authority, Metrics]:
+        """What the first start makes, and every later one checks: CA, Store, first admin.
+
+        `patient`: wait for a Store that other machines serve. Raises as `start` does.
+        """
+        config = self._config
+        self._patient = patient and config.shares_store
+        authority = prepare_authority(config, self._clock, fresh=self._is_fresh())
+        metrics = Metrics(running_version(), config.member_name, config.region)
+        opened = await self._reach(
+            lambda: open_address(config.store_address, config.etcd_access, create=True)
+        )
+        self._undo.push_async_callback(opened.close)
+        store = MeasuredStore(opened, metrics)
+        await self._reach(lambda: prepare_store(store, authority, config, self._clock))
+        await self._reach(lambda: self._write_admin_context(store, authority))
+        return store, authority, metrics
+
+    async def _reach(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Something at start that needs the Store and can be done twice."""
+        return await (patiently(attempt) if self._patient else attempt())
+
+    def _is_fresh(self) -> bool:
+        """Whether this machine has no Store yet. Raises WrongInstallation when it lost its own."""
+        config = self._config
+        if config.shares_store:
+            return False  # what is in etcd tells, not what is here
+        database = Path(config.store_address.partition(":")[2])
         fresh = not database.exists()
         if fresh and self._admin_context.exists():
             # A new store would admit nobody whom the lost one knew.
@@ -103,24 +124,17 @@ class Orchestrator:
                 f"{config.data_path} has {admin} and no {database.name}: was the database lost? "
                 f"Restore it; or move {admin} away to begin anew"
             )
-        authority = prepare_authority(config, clock, fresh=fresh)
-        sqlite = await open_sqlite(database)
-        self._undo.push_async_callback(sqlite.close)
-        metrics = Metrics(running_version(), config.member_name, config.region)
-        store = MeasuredStore(sqlite, metrics)
-        await prepare_store(store, authority, config, clock)
-        await self._write_admin_context(store, authority)
-        return store, authority, metrics
+        return fresh
 
     async def _start(self) -> None:
         config, clock = self._config, self._clock
-        store, authority, metrics = await self.prepare()
+        store, authority, metrics = await self.prepare(patient=True)
         parts = self.parts = build_parts(
             config, store, authority, metrics, clock, running_version()
         )
-        await parts.cache.start()
+        await self._reach(parts.cache.start)
         self._undo.push_async_callback(parts.cache.stop)
-        await parts.events.start()
+        await self._reach(parts.events.start)
         self._undo.push_async_callback(parts.events.stop)
         self._undo.push_async_callback(self._background.stop)
         self._build_agents_side(parts)
@@ -130,7 +144,7 @@ class Orchestrator:
         self._undo.push_async_callback(self._end_calls, listeners)
         await self._start_http(metrics)
         self._serving = True
-        notify("READY=1")
+        notify("READY=1\nSTATUS=serving")
         log.info(
             "serving",
             extra={
@@ -144,16 +158,22 @@ class Orchestrator:
 
     @property
     def _admin_context(self) -> Path:
-        return self._config.data_path / "admin.yaml"
+        return self._config.data_path / ADMIN_CONTEXT
 
     async def _write_admin_context(self, store: MeasuredStore, authority: Authority) -> None:
-        """At the first start, so that somebody can operate it."""
+        """At the first start, so that somebody can operate it. Members that are first together
+        may each make one: certificates of the same admin, all of which count."""
         path = self._admin_context
-        if await store.get(keys.identity("operator", ADMIN)) is None:
+        if await store.get(keys.identity("operator", ADMIN)) is not None:
+            return
+        try:
             await issue_context(
                 store, authority, self._config, self._clock, ADMIN, ("admin",), path
             )
-            log.info("made the first admin", extra={"context": str(path)})
+        except Refused as refusal:
+            log.info("others made the first admin: %s", refusal)
+            return
+        log.info("made the first admin", extra={"context": str(path)})
 
     def _build_agents_side(self, parts: Parts) -> None:
         config = self._config

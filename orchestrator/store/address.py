@@ -1,6 +1,7 @@
 """Where a Store is, as one word: `sqlite:PATH` or `etcd:HOST:PORT[,HOST:PORT...]`.
 
-Called by `edge-orchestrator migrate`.
+Called by `edge-orchestrator serve` and its offline commands through the configuration, and by
+`edge-orchestrator migrate`.
 """
 
 from dataclasses import dataclass
@@ -30,15 +31,21 @@ class EtcdAccess:
         return EtcdTls(self.ca, self.certificate, self.key)
 
 
-async def open_address(address: str, access: EtcdAccess, *, create: bool) -> Store:
-    """Open it. `create`: an SQLite file that is not there is made. Raises StoreError."""
+def parse_address(address: str, access: EtcdAccess) -> Path | EtcdSettings:
+    """The file of an SQLite Store, or where etcd is. Raises StoreUnusable with what is wrong."""
     kind, _, rest = address.partition(":")
     if kind == "sqlite" and rest:
-        path = Path(rest)
-        if not create and not path.is_file():
-            raise StoreUnusable(f"there is no file {path}")
-        return await open_sqlite(path)
+        return Path(rest)
     if kind == "etcd" and rest:
-        endpoints = tuple(rest.split(","))
-        return await open_etcd(EtcdSettings(endpoints, access.tls(), access.prefix))
+        return EtcdSettings(tuple(rest.split(",")), access.tls(), access.prefix)
     raise StoreUnusable(f"{address!r} is neither sqlite:PATH nor etcd:HOST:PORT[,HOST:PORT...]")
+
+
+async def open_address(address: str, access: EtcdAccess, *, create: bool) -> Store:
+    """Open it. `create`: an SQLite file that is not there is made. Raises StoreError."""
+    found = parse_address(address, access)
+    if isinstance(found, EtcdSettings):
+        return await open_etcd(found)
+    if not create and not found.is_file():
+        raise StoreUnusable(f"there is no file {found}")
+    return await open_sqlite(found)

@@ -1,0 +1,129 @@
+"""Members on an etcd: made at the first start, checked at every later one, waited for when away."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.identity.authority import create_region, create_root
+from orchestrator.installation import WrongInstallation
+from orchestrator.server import Orchestrator
+from orchestrator.store import keys
+from orchestrator.store.etcd.adapter import open_etcd
+from orchestrator.store.port import Put, StoreUnavailable
+from tests.integration.etcd_server import EtcdCluster
+from tests.integration.orchestrator_rig import config_for, running
+
+pytestmark = pytest.mark.etcd
+NOW = 1_750_000_000.0
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
+    made = EtcdCluster(tmp_path_factory.mktemp("etcd"))
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_ca(tmp_path_factory.mktemp("ca"))
+
+
+def make_ca(folder: Path, *regions: str) -> Path:
+    """A root and regions' CAs."""
+    import time
+
+    create_root(folder, "polder.internal", time.time())
+    for region in regions or ("local", "north", "south"):
+        create_region(folder, region, time.time())
+    (folder / "root.key").unlink()
+    return folder
+
+
+def at_etcd(cluster: EtcdCluster, prefix: str, ca: Path, **changes: Any) -> dict[str, Any]:
+    """Settings of a member."""
+    settings = cluster.settings(prefix)
+    return {
+        "store": "etcd:" + ",".join(settings.endpoints),
+        "etcd_ca": str(settings.tls.ca),
+        "etcd_cert": str(settings.tls.certificate),
+        "etcd_key": str(settings.tls.key),
+        "etcd_prefix": prefix,
+        "ca_dir": str(ca),
+        **changes,
+    }
+
+
+async def test_members_that_are_first_together_make_one_installation(
+    cluster: EtcdCluster, ca: Path, tmp_path: Path
+) -> None:
+    members = [
+        Orchestrator(config_for(tmp_path / name, **at_etcd(cluster, "/first", ca, member=name)))
+        for name in ("a", "b", "c", "d")
+    ]
+    await asyncio.gather(*(member.start() for member in members))
+    try:
+        found = [member.parts.cache.resource("Namespace", "", "default") for member in members]
+        assert all(one is not None and one == found[0] for one in found)
+        assert any((tmp_path / name / "data" / "admin.yaml").exists() for name in "abcd")
+    finally:
+        await asyncio.gather(*(member.stop() for member in members))
+
+
+async def test_an_operator_of_one_member_is_known_to_the_other(
+    cluster: EtcdCluster, ca: Path, tmp_path: Path
+) -> None:
+    first = running(tmp_path / "a", **at_etcd(cluster, "/two", ca, member="a"))
+    second = running(tmp_path / "b", **at_etcd(cluster, "/two", ca, member="b", region="north"))
+    async with first as a, second as b:
+        await a.site("ams-1")
+        admin = a.admin_credentials()
+        from tests.integration.orchestrator_rig import operator_pb2, ref
+
+        request = operator_pb2.GetRequest(ref=ref("Site", "ams-1"))
+        assert (await b.operators(admin).Get(request)).resource
+
+
+async def test_the_root_is_never_made_by_a_start(cluster: EtcdCluster, tmp_path: Path) -> None:
+    config = config_for(tmp_path, **at_etcd(cluster, "/noroot", tmp_path / "ca"))
+    with pytest.raises(WrongInstallation, match="one root") as caught:
+        await Orchestrator(config).start()
+    assert "ca init" in caught.value.hint
+    assert not (tmp_path / "ca").exists()
+
+
+async def test_a_lost_etcd_is_not_begun_anew(
+    cluster: EtcdCluster, ca: Path, tmp_path: Path
+) -> None:
+    config = config_for(tmp_path, **at_etcd(cluster, "/lost", ca))
+    async with running(tmp_path, **at_etcd(cluster, "/lost", ca)):
+        assert (tmp_path / "data" / "admin.yaml").exists()
+    empty = config_for(tmp_path, **at_etcd(cluster, "/lost2", ca))
+    with pytest.raises(WrongInstallation, match="holds no installation") as caught:
+        await Orchestrator(empty).start()
+    assert "snapshot" in caught.value.hint
+    again = Orchestrator(config)
+    await again.start()
+    await again.stop()
+
+
+async def test_an_installation_that_is_being_moved_is_left_alone(
+    cluster: EtcdCluster, ca: Path, tmp_path: Path
+) -> None:
+    store = await open_etcd(cluster.settings("/moving"))
+    await store.txn([], [Put(keys.MIGRATION, b"x")])
+    await store.close()
+    config = config_for(tmp_path, **at_etcd(cluster, "/moving", ca))
+    with pytest.raises(WrongInstallation, match="being moved"):
+        await Orchestrator(config).start()
+
+
+async def test_init_does_not_wait_for_etcd(ca: Path, tmp_path: Path) -> None:
+    dead = EtcdCluster(tmp_path / "dead")
+    config = config_for(tmp_path, **at_etcd(dead, "/x", ca))
+    with pytest.raises(StoreUnavailable):
+        await Orchestrator(config).prepare()
