@@ -1,6 +1,7 @@
 """Members on an etcd: made at the first start, checked at every later one, waited for when away."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ from orchestrator.server import Orchestrator
 from orchestrator.store import keys
 from orchestrator.store.etcd.adapter import open_etcd
 from orchestrator.store.port import Put, StoreUnavailable
+from polder.v1 import operator_pb2
 from tests.integration.etcd_server import EtcdCluster
-from tests.integration.orchestrator_rig import config_for, running
+from tests.integration.orchestrator_rig import config_for, ref, running
 
 pytestmark = pytest.mark.etcd
-NOW = 1_750_000_000.0
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +83,6 @@ async def test_an_operator_of_one_member_is_known_to_the_other(
     async with first as a, second as b:
         await a.site("ams-1")
         admin = a.admin_credentials()
-        from tests.integration.orchestrator_rig import operator_pb2, ref
-
         request = operator_pb2.GetRequest(ref=ref("Site", "ams-1"))
         assert (await b.operators(admin).Get(request)).resource
 
