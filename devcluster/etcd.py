@@ -1,0 +1,172 @@
+"""One etcd in a network namespace, TLS on both of its ports, and what an admin does to a group.
+
+Used by `continent`: one for each region. `replace` is what docs/operating.md tells an operator to
+do when the disk of a member is gone; etcd's own JSON gateway serves for it, so that no etcdctl is
+needed.
+"""
+
+import base64
+import http.client
+import json
+import shutil
+import signal
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from devcluster.daemon import Daemon
+
+CLIENT_PORT = 2379
+PEER_PORT = 2380
+ASK_S = 3.0
+START_S = 60.0
+
+
+class EtcdRefused(Exception):
+    """etcd answered with an error, or not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files; one certificate serves clients, peers, and as a client."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+    def context(self) -> ssl.SSLContext:
+        made = ssl.create_default_context(cafile=str(self.ca))
+        made.load_cert_chain(self.certificate, self.key)
+        return made
+
+
+class EtcdMember:
+    """Log and pid file are in `directory`, data below it. Started again, it takes up what it had."""
+
+    def __init__(
+        self, name: str, directory: Path, address: str, tls: TlsFiles, *, netns: str = ""
+    ) -> None:
+        self.name = name
+        self.address = address
+        self.tls = tls
+        self.data_dir = directory / name / "etcd"
+        self._directory = directory
+        self._netns = netns
+        self.daemon = self._daemon("", "new")
+
+    @property
+    def endpoint(self) -> str:
+        return f"{self.address}:{CLIENT_PORT}"
+
+    @property
+    def peer_url(self) -> str:
+        return f"https://{self.address}:{PEER_PORT}"
+
+    def start(self, group: Mapping[str, str], *, state: str = "new", wait: bool = True) -> None:
+        """`group`: peer URLs by name, its own among them; read at the very first start only.
+
+        `wait`: until it has a leader, which takes a majority of the group. Raises DaemonError.
+        """
+        if not self.daemon.pid:
+            initial = ",".join(f"{name}={url}" for name, url in group.items())
+            self.daemon = self._daemon(initial, state)
+        daemon = self.daemon
+        daemon.start(lambda: self.is_healthy() if wait else daemon.pid != 0, START_S)
+
+    def stop(self, signal_number: int = signal.SIGTERM) -> None:
+        self.daemon.stop(signal_number)
+
+    def wipe(self) -> None:
+        """The disk is gone."""
+        shutil.rmtree(self.data_dir, ignore_errors=True)
+
+    def is_healthy(self) -> bool:
+        """It answers, and has a leader with which it agrees."""
+        connection = http.client.HTTPSConnection(
+            self.address, CLIENT_PORT, timeout=ASK_S, context=self.tls.context()
+        )
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def ask(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A call of etcd's v3 API as JSON, such as `cluster/member/list`. Raises EtcdRefused."""
+        connection = http.client.HTTPSConnection(
+            self.address, CLIENT_PORT, timeout=3 * ASK_S, context=self.tls.context()
+        )
+        try:
+            connection.request("POST", f"/v3/{path}", json.dumps(body))
+            response = connection.getresponse()
+            answer: dict[str, Any] = json.loads(response.read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise EtcdRefused(f"etcd {self.name}: {path}: {error}") from error
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise EtcdRefused(f"etcd {self.name}: {path}: {answer.get('error', answer)}")
+        return answer
+
+    def members(self) -> dict[str, str]:
+        """Ids of the group's members by peer URL."""
+        listed = self.ask("cluster/member/list", {}).get("members", [])
+        return {url: one["ID"] for one in listed for url in one["peerURLs"]}
+
+    def keys_below(self, prefix: str) -> list[str]:
+        """Every key that starts with the prefix."""
+        start = prefix.encode()
+        end = start[:-1] + bytes([start[-1] + 1])
+        body = {"key": _base64(start), "range_end": _base64(end), "keys_only": True}
+        return [base64.b64decode(kv["key"]).decode() for kv in self.ask("kv/range", body)["kvs"]]
+
+    def _daemon(self, initial_cluster: str, state: str) -> Daemon:
+        tls = self.tls
+        peer = {"cert-file": tls.certificate, "key-file": tls.key, "trusted-ca-file": tls.ca}
+        flags = {
+            "name": self.name,
+            "data-dir": self.data_dir,
+            "listen-client-urls": f"https://{self.endpoint}",
+            "advertise-client-urls": f"https://{self.endpoint}",
+            "listen-peer-urls": self.peer_url,
+            "initial-advertise-peer-urls": self.peer_url,
+            "initial-cluster": initial_cluster,
+            "initial-cluster-state": state,
+            "client-cert-auth": "true",
+            "peer-client-cert-auth": "true",
+            "pre-vote": "true",  # a member that comes back calls no election
+            "experimental-watch-progress-notify-interval": "1s",
+            "logger": "zap",
+            "log-level": "warn",
+            **peer,
+            **{f"peer-{key}": value for key, value in peer.items()},
+        }
+        return Daemon(
+            f"etcd-{self.name}",
+            self._directory,
+            ["etcd", *(f"--{key}={value}" for key, value in flags.items())],
+            marker=f"--data-dir={self.data_dir}",
+            netns=self._netns,
+            environment={"GOMAXPROCS": "1"},
+        )
+
+
+def replace(lost: EtcdMember, through: EtcdMember, group: Mapping[str, str]) -> None:
+    """Take a member whose data is gone out of the group and start it anew, through one that lives.
+
+    Raises EtcdRefused, DaemonError.
+    """
+    known = through.members()
+    if lost.peer_url in known:
+        through.ask("cluster/member/remove", {"ID": known[lost.peer_url]})
+    lost.wipe()
+    through.ask("cluster/member/add", {"peerURLs": [lost.peer_url]})
+    lost.start(group, state="existing")
+
+
+def _base64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
