@@ -1,38 +1,84 @@
 """The command `edge-orchestrator ca`: certificate authorities, on the machine that holds them.
 
-Called by main.py. No orchestrator need run: everything here reads and writes files.
+Called by main.py. Everything here reads and writes files; members that run take up what changed by
+themselves (identity/rotation.py).
 """
 
 import argparse
 import json
+import os
 import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Config, ConfigError
-from orchestrator.identity.authority import create_region, create_root, trust_domain_of
-from orchestrator.identity.pem import read_certificates
+from orchestrator.identity.authority import (
+    create_region,
+    create_root,
+    load_authority,
+    region_home,
+    trust_domain_of,
+)
+from orchestrator.identity.bundle import export_region, import_region, read_bundle
+from orchestrator.identity.etcd_authority import etcd_home, is_client, issue_etcd
+from orchestrator.identity.pem import UnusableFile, read_certificates
 from orchestrator.installation import describe_certificate
 from polder.identity import InvalidIdentity, MemberId, parse
+
+_COMMON_NAME_MAX = 64  # RFC 5280
+_TAKEN_UP = "Its members take it up within seconds, without a restart"
 
 
 def add_ca(commands: Any) -> None:
     """Its parsers; each sets `run`."""
     ca = commands.add_parser("ca", help="certificate authorities")
     actions = ca.add_subparsers(required=True, metavar="ACTION")
-    init = actions.add_parser(
+    init = _action(
+        actions,
         "init",
-        help="make the root if there is none, and make or renew a region's CA; "
-        "root.key can go offline",
+        _init,
+        "make the root if there is none, and make or renew a region's CA; root.key can go offline",
     )
-    init.add_argument("--dir", required=True, type=Path)
     init.add_argument("--trust-domain", help="default: the root's, or polder.internal")
     init.add_argument("--region", default="local")
-    init.set_defaults(run=_init)
-    show = actions.add_parser("show", help="print what there is, as JSON")
-    show.add_argument("--dir", required=True, type=Path)
-    show.set_defaults(run=_show)
+    rotate = _action(
+        actions,
+        "rotate",
+        _rotate,
+        "a new key and certificate for a region's CA; what the former issued stays valid",
+    )
+    rotate.add_argument("--region", required=True)
+    export = _action(
+        actions, "export", _export, "write what a region's machine needs; never root.key"
+    )
+    export.add_argument("--region", required=True)
+    export.add_argument("--out", required=True, type=Path, metavar="FILE")
+    take = _action(actions, "import", _import, "take over what `ca export` wrote elsewhere")
+    take.add_argument("file", type=Path, metavar="FILE")
+    take.add_argument("--trust-domain", help="refuse the file of any other")
+    etcd = _action(
+        actions, "etcd", _etcd, "make or renew certificates for etcd, from a CA of its own"
+    )
+    etcd.add_argument("--name", required=True, help="of the member, or of the client")
+    etcd.add_argument(
+        "--host",
+        action="append",
+        default=[],
+        help="a name or address at which the member is dialled; may be repeated",
+    )
+    etcd.add_argument(
+        "--client", action="store_true", help="for an orchestrator, which only connects to etcd"
+    )
+    _action(actions, "show", _show, "print what there is, as JSON")
+
+
+def _action(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=text)
+    parser.add_argument("--dir", required=True, type=Path, help="where the CA is")
+    parser.set_defaults(run=run)
+    return parser
 
 
 def _init(options: argparse.Namespace) -> int:
@@ -44,27 +90,93 @@ def _init(options: argparse.Namespace) -> int:
         create_root(options.dir, trust_domain, time.time())
     elif trust_domain != known:
         raise ConfigError(f"{options.dir} has the root of {known}, not of {trust_domain}")
-    renewed = (options.dir / "regions" / options.region / "ca.crt").exists()
+    renewed = (region_home(options.dir, options.region) / "ca.crt").exists()
     create_region(options.dir, options.region, time.time())
-    print(  # noqa: T201 - a command line speaks
+    _hand_over(options.dir, options.region)
+    _say(
         f"{options.dir}: the CA of region {options.region} is {'renewed' if renewed else 'ready'}. "
-        + ("Restart the region's orchestrator to use it. " if renewed else "")
-        + "Keep root.key offline: only `ca init` needs it, for a new region or to renew one."
+        + (f"{_TAKEN_UP}. " if renewed else "")
+        + "Keep root.key offline: only a new region and a rotation need it."
     )
     return 0
 
 
-def _check_names(trust_domain: str, region: str) -> None:
-    if re.fullmatch(r"[A-Za-z0-9._-]+", region) is None:
-        raise ConfigError(f"{region!r} is not a region's name")
-    try:
-        parse(str(MemberId(trust_domain, region, "member")))
-    except InvalidIdentity as error:
-        raise ConfigError(str(error)) from error
+def _rotate(options: argparse.Namespace) -> int:
+    directory, region = options.dir, options.region
+    former = load_authority(directory, region).intermediate
+    if not (directory / "root.key").exists():
+        raise UnusableFile(
+            f"{directory} has no root.key, and only the root signs a region's CA. Rotate where it "
+            f"is kept, then carry it here: ca export --region {region} --out FILE there, "
+            f"ca import FILE --dir {directory} here"
+        )
+    create_region(directory, region, time.time())
+    _hand_over(directory, region)
+    _say(
+        f"{directory}: the CA of region {region} has a new key. {_TAKEN_UP}; on other machines "
+        "after `ca export` here and `ca import` there.\n"
+        f"What the former one (serial {former.serial_number:x}) issued is valid until it ends, at "
+        f"the latest {former.not_valid_after_utc:%F}."
+    )
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    authority = export_region(options.dir, options.region, options.out)
+    _say(
+        f"{options.out} holds the root's certificate, and the certificate and key of the CA of "
+        f"region {options.region} of {authority.trust_domain}. Whoever has it can act as this "
+        "region: carry it safely, and delete it after\n"
+        f"  edge-orchestrator ca import {options.out.name} --dir DATA_DIR/ca"
+    )
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    bundle = read_bundle(options.file)
+    found = bundle.authority.trust_domain
+    if options.trust_domain not in (None, found):
+        raise ConfigError(
+            f"{options.file} is of the trust domain {found}, not of {options.trust_domain}"
+        )
+    _check_names(found, bundle.region)
+    outcome = import_region(bundle, options.dir)
+    _hand_over(options.dir, bundle.region)
+    told = {
+        "imported": f"the CA of region {bundle.region} of {found} is ready",
+        "replaced": f"the CA of region {bundle.region} is replaced. {_TAKEN_UP}",
+        "unchanged": f"the CA of region {bundle.region} is the one of the file already",
+    }
+    _say(f"{options.dir}: {told[outcome]}. Delete {options.file}: it holds the region's key.")
+    return 0
+
+
+def _etcd(options: argparse.Namespace) -> int:
+    if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}", options.name) is None:
+        raise ConfigError(f"{options.name!r} is no name for a certificate")
+    if options.client and options.host:
+        raise ConfigError("a client of etcd is not dialled: leave --host out")
+    hosts = tuple(options.host)
+    files = issue_etcd(options.dir, options.name, hosts, time.time(), client=options.client)
+    ca, certificate, key = files.ca, files.certificate, files.key
+    if options.client:
+        _say(
+            "For the orchestrator's configuration:\n"
+            f'  etcd_ca = "{ca}"\n  etcd_cert = "{certificate}"\n  etcd_key = "{key}"'
+        )
+        return 0
+    _say(
+        "For this member of etcd:\n"
+        f"  --cert-file={certificate} --key-file={key}\n"
+        f"  --trusted-ca-file={ca} --client-cert-auth=true\n"
+        f"  --peer-cert-file={certificate} --peer-key-file={key}\n"
+        f"  --peer-trusted-ca-file={ca} --peer-client-cert-auth=true"
+    )
+    return 0
 
 
 def _show(options: argparse.Namespace) -> int:
-    body = {
+    body: dict[str, Any] = {
         "root": describe_certificate(read_certificates(options.dir / "root.crt")[0]),
         "rootKey": "here" if (options.dir / "root.key").exists() else "away",
         "regions": {
@@ -72,5 +184,47 @@ def _show(options: argparse.Namespace) -> int:
             for path in sorted(options.dir.glob("regions/*/ca.crt"))
         },
     }
-    print(json.dumps(body, indent=2))  # noqa: T201
+    etcd = etcd_home(options.dir)
+    if (etcd / "ca.crt").exists():
+        body["etcd"] = {
+            "ca": describe_certificate(read_certificates(etcd / "ca.crt")[0]),
+            **_etcd_names(etcd),
+        }
+    _say(json.dumps(body, indent=2))
     return 0
+
+
+def _etcd_names(etcd: Path) -> dict[str, dict[str, dict[str, str]]]:
+    found: dict[str, dict[str, dict[str, str]]] = {"members": {}, "clients": {}}
+    for path in sorted(etcd.glob("*/etcd.crt")):
+        certificate = read_certificates(path)[0]
+        group = "clients" if is_client(certificate) else "members"
+        found[group][path.parent.name] = describe_certificate(certificate)
+    return found
+
+
+def _check_names(trust_domain: str, region: str) -> None:
+    if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", region) is None:
+        raise ConfigError(f"{region!r} is not a region's name")
+    if len(f"{trust_domain} {region}") > _COMMON_NAME_MAX:
+        raise ConfigError(f"{trust_domain!r} and {region!r} together are too long for a name")
+    try:
+        parse(str(MemberId(trust_domain, region, "member")))
+    except InvalidIdentity as error:
+        raise ConfigError(str(error)) from error
+
+
+def _hand_over(directory: Path, region: str) -> None:
+    """What root wrote belongs to the directory's owner: an orchestrator that runs as a user of its
+    own must be able to read it. Not root.key, which it does not need."""
+    if os.geteuid() != 0:
+        return
+    about = directory.stat()
+    home = region_home(directory, region)
+    made: Iterable[Path] = (directory / "root.crt", home.parent, home, *home.iterdir())
+    for path in made:
+        os.chown(path, about.st_uid, about.st_gid)
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201 - a command line speaks

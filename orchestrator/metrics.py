@@ -30,6 +30,7 @@ class Metrics:
 
     def __init__(self, version: str, member: str, region: str) -> None:
         self.registry = CollectorRegistry()
+        self._authority_ends: Gauge | None = None
         ProcessCollector(registry=self.registry)
         info = Gauge(
             "polder_build_info",
@@ -63,15 +64,17 @@ class Metrics:
         )
 
     def authority_ends(self, ends_at: dict[str, float]) -> None:
-        """When the CA's certificates end, in unix seconds: what nobody renews by itself."""
-        gauge = Gauge(
-            "polder_certificate_expiry_timestamp_seconds",
-            "End of validity of a CA certificate.",
-            ("what",),
-            registry=self.registry,
-        )
+        """When the CA's certificates end, in unix seconds: what nobody renews by itself. Again
+        after a rotation."""
+        if self._authority_ends is None:
+            self._authority_ends = Gauge(
+                "polder_certificate_expiry_timestamp_seconds",
+                "End of validity of a CA certificate.",
+                ("what",),
+                registry=self.registry,
+            )
         for what, when in ends_at.items():
-            gauge.labels(what).set(when)
+            self._authority_ends.labels(what).set(when)
 
     def call(self, method: str, code: str, seconds: float | None) -> None:
         """A finished RPC. `seconds` None: a stream, whose duration says nothing."""
@@ -217,6 +220,9 @@ class MeasuredStore:
 
     async def revision(self) -> int:
         return await self._inner.revision()
+
+    def known_revision(self) -> int:
+        return self._inner.known_revision()
 
     async def close(self) -> None:
         await self._inner.close()

@@ -26,6 +26,7 @@ from orchestrator.gateway.service import AgentGateway
 from orchestrator.gateway.settings import GatewaySettings
 from orchestrator.http import HttpServer
 from orchestrator.identity.authority import Authority
+from orchestrator.identity.rotation import Rotation
 from orchestrator.installation import (
     ADMIN,
     ADMIN_CONTEXT,
@@ -240,6 +241,7 @@ class Orchestrator:
 
     def _run_background(self, parts: Parts) -> None:
         self._background.start("member-certificate", parts.member.run())
+        self._background.start("region-ca", self._rotation(parts).run())
         self._background.start("join-tokens", parts.tokens.run())
         self._background.start("live-calls", parts.calls.run())
         self._background.start("watch-hub", parts.hub.run())
@@ -247,6 +249,16 @@ class Orchestrator:
         self._background.start("leader", self.leader.run())
         told = self.insight.compliance.run(lambda: self.leader.is_leading)
         self._background.start("compliance", told)
+
+    def _rotation(self, parts: Parts) -> Rotation:
+        config, authority = self._config, parts.authority
+        return Rotation(
+            config.ca_path,
+            config.region,
+            authority,
+            parts.member,
+            lambda: parts.metrics.authority_ends(authority.ends_at),
+        )
 
     async def _start_http(self, metrics: Metrics) -> None:
         if not self._config.metrics_listen:

@@ -5,6 +5,9 @@ root signs intermediates only; once they exist its key can be taken away to a sa
 `root.key` may be absent, and only `create_region` needs it). On disk:
 
     <dir>/root.crt  <dir>/root.key  <dir>/regions/<region>/ca.crt  <dir>/regions/<region>/ca.key
+
+A region's pair is replaced through a third file, `ca.key.next`, so that whoever reads, also after a
+crash, finds a certificate with its key.
 """
 
 import ipaddress
@@ -68,14 +71,38 @@ class Authority:
         key: ec.EllipticCurvePrivateKey,
     ) -> None:
         self.root = root
-        self.intermediate = intermediate
-        self._key = key
         self.trust_domain = trust_domain_of(root)
         self.roots_der = (der(root),)
+        self._use(intermediate, key)
+
+    def take(self, newer: "Authority") -> bool:
+        """Issue with its intermediate from now on; whether that is another one. What was issued
+        before stays valid. Raises UnusableFile when its root is another: that is no rotation."""
+        if newer.roots_der != self.roots_der:
+            raise UnusableFile("the files are of another root; restart to use another installation")
+        if newer.intermediate == self.intermediate:
+            return False
+        self._use(newer.intermediate, newer._key)
+        return True
+
+    def _use(self, intermediate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+        self.intermediate = intermediate
+        self._key = key
         self._intermediate_der = der(intermediate)
         self._key_identifier = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
             intermediate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
         )
+
+    @property
+    def region(self) -> str:
+        """As the intermediate names it."""
+        found = self.intermediate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        return str(found[0].value).partition(" ")[2] if found else ""
+
+    @property
+    def private_key(self) -> ec.EllipticCurvePrivateKey:
+        """To be carried to the region's machines, and for nothing else."""
+        return self._key
 
     @property
     def ends_at(self) -> dict[str, float]:
@@ -89,7 +116,7 @@ class Authority:
         """A leaf certificate. Raises UnusableFile when the intermediate has expired."""
         start = datetime.fromtimestamp(now, UTC)
         if start >= self.intermediate.not_valid_after_utc:
-            raise UnusableFile("the region's CA has expired; make a new one with `ca init`")
+            raise UnusableFile("the region's CA has expired; make a new one: `ca rotate`")
         end = min(start + timedelta(seconds=request.life_s), self.intermediate.not_valid_after_utc)
         identity = request.identity
         common_name = str(identity).rpartition("/")[2][:64]
@@ -99,9 +126,11 @@ class Authority:
         if request.server:
             usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
         certificate = (
-            _builder(x509.Name(names), self.intermediate.subject, request.public_key, start, end)
+            new_certificate(
+                x509.Name(names), self.intermediate.subject, request.public_key, start, end
+            )
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(ca=False), critical=True)
+            .add_extension(key_usage(ca=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(_alternative_names(identity, request.hosts), critical=False)
             .add_extension(self._key_identifier, critical=False)
@@ -139,9 +168,9 @@ def create_root(directory: Path, trust_domain: str, now: float) -> None:
     start = datetime.fromtimestamp(now, UTC)
     name = _name(trust_domain + _ROOT_SUFFIX)
     certificate = (
-        _builder(name, name, key.public_key(), start, start + timedelta(seconds=ROOT_LIFE_S))
+        new_certificate(name, name, key.public_key(), start, start + timedelta(seconds=ROOT_LIFE_S))
         .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
-        .add_extension(_key_usage(ca=True), critical=True)
+        .add_extension(key_usage(ca=True), critical=True)
         .sign(key, hashes.SHA256())
     )
     write_file(directory / "root.key", key_pem(key))
@@ -159,9 +188,11 @@ def create_region(directory: Path, region: str, now: float) -> None:
     end = min(start + timedelta(seconds=REGION_LIFE_S), root.not_valid_after_utc)
     root_identifier = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     certificate = (
-        _builder(_name(f"{trust_domain} {region}"), root.subject, key.public_key(), start, end)
+        new_certificate(
+            _name(f"{trust_domain} {region}"), root.subject, key.public_key(), start, end
+        )
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(ca=True), critical=True)
+        .add_extension(key_usage(ca=True), critical=True)
         .add_extension(
             # A region's CA can speak for this installation only, even where both are trusted.
             x509.NameConstraints([x509.UniformResourceIdentifier(trust_domain)], None),
@@ -173,30 +204,74 @@ def create_region(directory: Path, region: str, now: float) -> None:
         )
         .sign(root_key, hashes.SHA256())
     )
-    home = directory / "regions" / region
-    write_file(home / "ca.key", key_pem(key))
-    write_file(home / "ca.crt", pem_of([der(certificate)]), mode=0o644)
+    write_region(directory, region, key_pem(key), pem_of([der(certificate)]))
+
+
+def region_home(directory: Path, region: str) -> Path:
+    return directory / "regions" / region
+
+
+def write_region(directory: Path, region: str, key: bytes, certificate: bytes) -> None:
+    """Puts a region's pair (PEM) in place of any former one; see the module's head."""
+    home = region_home(directory, region)
+    if not (home / "ca.crt").exists():
+        write_file(home / "ca.key", key)
+        write_file(home / "ca.crt", certificate, mode=0o644)
+        return
+    if (home / _NEXT).exists() and _fits(home / _NEXT, home / "ca.crt"):
+        (home / _NEXT).replace(home / "ca.key")  # an earlier replacement ended before this step
+    write_file(home / _NEXT, key)
+    write_file(home / "ca.crt", certificate, mode=0o644)
+    (home / _NEXT).replace(home / "ca.key")
 
 
 def load_authority(directory: Path, region: str) -> Authority:
     """What a member of the region issues with. Raises UnusableFile with what to do."""
     root = read_certificates(directory / "root.crt")[0]
-    home = directory / "regions" / region
+    home = region_home(directory, region)
     if not (home / "ca.crt").exists():
         raise UnusableFile(
             f"{directory} has no CA for the region {region!r}: "
-            f"edge-orchestrator ca init --dir {directory} --region {region}"
+            f"edge-orchestrator ca init --dir {directory} --region {region} where root.key is, "
+            "or ca import of what was exported there"
         )
-    intermediate = read_certificates(home / "ca.crt")[0]
-    key = read_key(home / "ca.key")
-    _check_pair(intermediate, key, home / "ca.key")
+    intermediate, key = _read_pair(home)
+    return vouched(root, intermediate, key, str(home / "ca.crt"))
+
+
+def vouched(
+    root: x509.Certificate,
+    intermediate: x509.Certificate,
+    key: ec.EllipticCurvePrivateKey,
+    where: str,
+) -> Authority:
+    """The three, if they belong together. Raises UnusableFile."""
+    if intermediate.public_key() != key.public_key():
+        raise UnusableFile(f"the key of {where} does not belong to the certificate")
     try:
         intermediate.verify_directly_issued_by(root)
     except Exception as error:  # the library raises several unrelated types
-        raise UnusableFile(
-            f"{home / 'ca.crt'} was not issued by {directory / 'root.crt'}"
-        ) from error
+        raise UnusableFile(f"{where} was not issued by the root beside it") from error
     return Authority(root, intermediate, key)
+
+
+_NEXT = "ca.key.next"
+
+
+def _read_pair(home: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """In the middle of a replacement the key is still the next one; right after it, what was read
+    first may be the former certificate: so it is read twice."""
+    for _ in range(2):
+        certificate = read_certificates(home / "ca.crt")[0]
+        for path in (home / "ca.key", home / _NEXT):
+            key = read_key(path) if path.exists() or path.name == "ca.key" else None
+            if key is not None and key.public_key() == certificate.public_key():
+                return certificate, key
+    raise UnusableFile(f"the key {home / 'ca.key'} does not belong to the certificate beside it")
+
+
+def _fits(key: Path, certificate: Path) -> bool:
+    return read_key(key).public_key() == read_certificates(certificate)[0].public_key()
 
 
 def _check_pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, path: Path) -> None:
@@ -208,13 +283,14 @@ def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
-def _builder(
+def new_certificate(
     subject: x509.Name,
     issuer: x509.Name,
     public_key: ec.EllipticCurvePublicKey,
     start: datetime,
     end: datetime,
 ) -> x509.CertificateBuilder:
+    """What every certificate has, valid from a little before `start`."""
     backdate_s = min(BACKDATE_S, (end - start).total_seconds() / 10)
     return (
         x509.CertificateBuilder()
@@ -228,7 +304,8 @@ def _builder(
     )
 
 
-def _key_usage(*, ca: bool) -> x509.KeyUsage:
+def key_usage(*, ca: bool) -> x509.KeyUsage:
+    """A CA's key signs certificates, a leaf's key signs handshakes and plans."""
     return x509.KeyUsage(
         digital_signature=not ca,
         content_commitment=False,

@@ -14,6 +14,7 @@ from orchestrator.records import TokenRecord
 from orchestrator.refusals import invalid, not_found
 from orchestrator.store import keys
 from orchestrator.store.port import Compare, Delete, Entry, Op, Put, Store, StoreError
+from orchestrator.whereabouts import Whereabouts
 from polder.manifest.names import HOST_NAME, HOST_NAME_HELP
 from polder.tokens import JoinToken, secret_digest
 
@@ -26,7 +27,7 @@ _SWEEP_BATCH = 100
 
 
 class JoinTokens:
-    """`join_endpoints` (host:port) go into the token's text, for the box to dial."""
+    """`join_endpoints` (host:port) are this member's: told while no member has a record."""
 
     def __init__(
         self,
@@ -40,7 +41,7 @@ class JoinTokens:
         self._cache = cache
         self._authority = authority
         self._clock = clock
-        self._join_endpoints = join_endpoints
+        self._whereabouts = Whereabouts(cache, join_endpoints=join_endpoints)
 
     async def create(self, site: str, node: str, ttl_s: float, created_by: str) -> JoinToken:
         """`ttl_s` 0: the longest. Raises Refused (NotFound, BadName, BadTtl) and StoreError."""
@@ -59,7 +60,8 @@ class JoinTokens:
         key = keys.token(secret_digest(secret))
         await self._store.txn([Compare.absent(key)], [Put(key, record.to_bytes())])
         root = self._authority.roots_der[0]
-        return JoinToken(secret, site, node, self._join_endpoints, root, expires_at_ms)
+        endpoints = self._whereabouts.for_joining(node, site)
+        return JoinToken(secret, site, node, endpoints, root, expires_at_ms)
 
     async def run(self) -> None:
         """Forgets expired tokens until it is cancelled."""

@@ -1,4 +1,6 @@
-"""This member's own certificate: made at start, renewed in the process at a third of its life.
+"""This member's own certificate: made at start and renewed in the process.
+
+It is renewed at a third of its life, and when the region's CA is rotated (`rotation.py`).
 
 The servers take it through `server_credentials`, which asks for the current one at each handshake;
 the gateway signs plans with `MemberIdentity.current`. Nothing is kept on disk: a start makes a new
@@ -38,7 +40,13 @@ class MemberCredentials:
     key_pem: bytes
     chain_pem: bytes
     roots_pem: bytes
-    expires_at: float  # unix seconds
+    issued_at: float  # unix seconds
+    expires_at: float
+
+    @property
+    def due_at(self) -> float:
+        """When to renew: a third of the life that it really got, so that two thirds remain."""
+        return self.issued_at + (self.expires_at - self.issued_at) / 3
 
 
 def issue_member(
@@ -63,6 +71,7 @@ def issue_member(
         key_pem=key_pem(key),
         chain_pem=pem_of(issued.chain_der),
         roots_pem=pem_of(roots),
+        issued_at=now,
         expires_at=issued.expires_at_ms / 1000,
     )
 
@@ -101,10 +110,11 @@ class MemberIdentity:
         log.info("renewed the member's certificate", extra={"expires_at": self.current.expires_at})
 
     async def run(self) -> None:
-        """Renews when a third of the life is over, so that two thirds remain to retry in."""
+        """Renews what is due. A rotation may have renewed it meanwhile."""
         while True:
-            due = self.current.expires_at - self._life_s * 2 / 3
-            await asyncio.sleep(max(0.05, due - self._clock()))
+            await asyncio.sleep(max(0.05, self.current.due_at - self._clock()))
+            if self._clock() < self.current.due_at:
+                continue
             try:
                 self.renew()
             except UnusableFile as error:

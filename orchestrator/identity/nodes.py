@@ -23,6 +23,7 @@ from orchestrator.records import IdentityRecord, StoredResource, TokenRecord
 from orchestrator.refusals import Refused, exhausted, unavailable
 from orchestrator.store import keys
 from orchestrator.store.port import Compare, Delete, Entry, Op, Put, Store
+from orchestrator.whereabouts import Whereabouts
 from polder.identity import NodeId
 from polder.manifest.names import HOST_NAME, HOST_NAME_HELP
 from polder.tokens import secret_digest
@@ -38,7 +39,7 @@ _SECRET_MAX = 256
 
 @dataclass(frozen=True, slots=True)
 class JoinSettings:
-    """`endpoints` are the mTLS addresses (host:port) that agents shall dial, nearest first."""
+    """`endpoints` are this member's mTLS addresses (host:port): told while no member has a record."""
 
     endpoints: tuple[str, ...]
     member: str
@@ -65,6 +66,7 @@ class NodeIdentities:
         self._events = events
         self._clock = clock
         self._settings = settings
+        self._whereabouts = Whereabouts(cache, settings.endpoints)
         self._gate = asyncio.Semaphore(settings.concurrent_max)
         self._waiting = 0
 
@@ -264,7 +266,7 @@ class NodeIdentities:
             trust_domain=identity.trust_domain,
             certificate_chain=issued.chain_der,
             trust_bundle=self._authority.roots_der,
-            endpoints=self._settings.endpoints,
+            endpoints=self._whereabouts.for_node(identity.node, identity.site),
         )
 
     # --- renewal -------------------------------------------------------------------------------
@@ -286,7 +288,7 @@ class NodeIdentities:
         return agent_pb2.RenewResponse(
             certificate_chain=issued.chain_der,
             trust_bundle=self._authority.roots_der,
-            endpoints=self._settings.endpoints,
+            endpoints=self._whereabouts.for_node(identity.node, identity.site),
         )
 
     async def confirm_serial(self, identity: NodeId, serial: str) -> None:
