@@ -36,7 +36,6 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_ca(folder: Path, *regions: str) -> Path:
     """A root and regions' CAs."""
-    import time
 
     create_root(folder, "polder.internal", time.time())
     for region in regions or ("local", "north", "south"):
