@@ -17,6 +17,7 @@ from orchestrator.gateway.sessions import LiveSession, Sessions
 from orchestrator.gateway.signed_facts import SignedFacts
 from orchestrator.identity.member import MemberCredentials
 from orchestrator.store import keys
+from orchestrator.whereabouts import Whereabouts
 from polder.signing import sign_plan
 from polder.v1 import common_pb2, plan_pb2
 
@@ -35,13 +36,13 @@ class PlanPublisher:
         sessions: Sessions,
         events: Recorder,
         credentials: Callable[[], MemberCredentials],
-        endpoints: tuple[str, ...],
+        whereabouts: Whereabouts,
     ) -> None:
         self._cache = cache
         self._sessions = sessions
         self._events = events
         self._credentials = credentials
-        self._endpoints = endpoints
+        self._whereabouts = whereabouts
         self._facts = SignedFacts(cache, FactBook(cache))
         self._due: dict[str, None] = {}
         self._failed: dict[str, str] = {}
@@ -104,7 +105,9 @@ class PlanPublisher:
 
     def _signed(self, session: LiveSession) -> plan_pb2.SignedNodePlan:
         credentials = self._credentials()
-        around = Surroundings(session.identity.site, session.identity.trust_domain, self._endpoints)
+        identity = session.identity
+        endpoints = self._whereabouts.for_node(identity.node, identity.site)
+        around = Surroundings(identity.site, identity.trust_domain, endpoints)
         placement = self._cache.placement(session.node)
         payload = compose(
             placement,

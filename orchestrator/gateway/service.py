@@ -7,7 +7,9 @@ node it is comes from the certificate, never from a message.
 import asyncio
 import contextlib
 import logging
+import math
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -16,6 +18,7 @@ import grpc
 from orchestrator.authz import caller_of
 from orchestrator.cache import Cache, Change
 from orchestrator.domain import inventory
+from orchestrator.domain.admission import Admission, ComeBack
 from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
 from orchestrator.gateway.monitor import Monitor
@@ -25,15 +28,21 @@ from orchestrator.gateway.reader import SessionReader
 from orchestrator.gateway.relays import RelayBroker, UnknownRelay
 from orchestrator.gateway.sessions import LiveSession, Sessions
 from orchestrator.gateway.settings import GatewaySettings
+from orchestrator.gateway.signposts import Signposts
 from orchestrator.identity.member import MemberCredentials
 from orchestrator.identity.nodes import NodeIdentities
 from orchestrator.records import StoredResource
 from orchestrator.refusals import Refused, invalid, not_found
 from orchestrator.store import keys
 from orchestrator.store.port import Store
+from orchestrator.whereabouts import Whereabouts
 from polder.v1 import agent_pb2, agent_pb2_grpc, common_pb2
 
 log = logging.getLogger(__name__)
+
+_AWAY_PAUSE_S = 0.05
+_AWAY_RETRY_MS = 5_000  # another member is nearer in time
+_HEAR_OUT_S = 1.0
 
 _NORMAL, _WARNING = common_pb2.EVENT_TYPE_NORMAL, common_pb2.EVENT_TYPE_WARNING
 Context = Any  # grpc.aio.ServicerContext is generic in its stubs only
@@ -62,13 +71,16 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         self._settings = settings
         self.sessions = Sessions()
         self.relays = RelayBroker(self.sessions)
-        self._plans = PlanPublisher(cache, self.sessions, events, credentials, endpoints)
+        self._whereabouts = Whereabouts(cache, endpoints)
+        self._plans = PlanPublisher(cache, self.sessions, events, credentials, self._whereabouts)
+        self._signposts = Signposts(cache, self.sessions, self._whereabouts)
+        self._admission = Admission(settings.accept_rate, settings.greeting_max)
         self._monitor = Monitor(cache, fleet, self.sessions, settings)
         self._status_writer = NodeStatusWriter(
             store, cache, self.sessions, clock, settings.retry_store_s
         )
         self._greeting = 0
-        self._closing = False
+        self._closed: agent_pb2.Goodbye | None = None  # what everybody is told who comes
         cache.subscribe(self._forget_former)
 
     async def run(self) -> None:
@@ -77,17 +89,38 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             group.create_task(self._plans.run(), name="plans")
             group.create_task(self._monitor.run(), name="monitor")
             group.create_task(self._status_writer.run(), name="node-status")
+            group.create_task(self._signposts.run(), name="signposts")
 
     async def shutdown(self, timeout_s: float = 5.0) -> None:
-        """Send everybody away, spread over time so that they do not all come back at once."""
-        self._closing = True
-        spread_s = 1.0 + len(self.sessions) / 500
-        for session in self.sessions:
-            retry_after_ms = int(1000 * (0.2 + random.random() * spread_s))
-            session.close("Shutdown", "this orchestrator stops", retry_after_ms)
+        """Send everybody away, one after the other, so that the other members can absorb them."""
+        deadline = time.monotonic() + timeout_s
+        over_s = timeout_s * self._settings.drain_share
+        await self.turn_away("Shutdown", "this orchestrator stops", over_s=over_s)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(deadline - time.monotonic()):
                 await self.sessions.emptied()
+
+    async def turn_away(self, reason: str, message: str, *, over_s: float) -> None:
+        """Say goodbye to every session within `over_s`, and let nobody in until `let_in`.
+
+        No slower than another member would take them. Where there is none they are told when to
+        come back, spread over time; else they go elsewhere at once.
+        """
+        elsewhere = self._whereabouts.has_others(self._settings.member)
+        retry_ms = _AWAY_RETRY_MS if elsewhere else 1000
+        self._closed = agent_pb2.Goodbye(reason=reason, message=message, retry_after_ms=retry_ms)
+        leaving = list(self.sessions)
+        spread_s = len(leaving) / self._settings.accept_rate
+        batch = max(10, math.ceil(len(leaving) * _AWAY_PAUSE_S / max(0.001, min(over_s, spread_s))))
+        for count, session in enumerate(leaving, start=1):
+            retry_after_ms = 0 if elsewhere else int(1000 * (0.2 + random.random() * spread_s))
+            session.close(reason, message, retry_after_ms)
+            if count % batch == 0:
+                await asyncio.sleep(_AWAY_PAUSE_S)
+
+    def let_in(self) -> None:
+        """Undoes `turn_away`."""
+        self._closed = None
 
     def _forget_former(self, changes: list[Change]) -> None:
         """A node that was deleted said nothing of the one that joins under its name next."""
@@ -110,15 +143,10 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         """From Hello until either side ends it. Raises Refused and StoreError."""
         caller = caller_of(context)
         identity = caller.node
-        refusal = self._full()
-        if refusal is not None:
-            await context.write(agent_pb2.SessionResponse(goodbye=refusal))
+        hello = await self._greeted(identity.node, request_iterator)
+        if isinstance(hello, agent_pb2.Goodbye):
+            await self._part(hello, request_iterator, context)
             return
-        self._greeting += 1
-        try:
-            hello = await self._hello(request_iterator)
-        finally:
-            self._greeting -= 1
         await self._identities.confirm_serial(identity, caller.serial)
         problems = inventory.problems(hello.inventory)
         if problems:
@@ -143,20 +171,42 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
 
     # --- a session -------------------------------------------------------------------------------
 
-    def _full(self) -> agent_pb2.Goodbye | None:
-        if self._closing:
-            return agent_pb2.Goodbye(
-                reason="Shutdown", message="this orchestrator stops", retry_after_ms=1000
-            )
+    async def _greeted(
+        self, node: str, requests: AsyncIterator[agent_pb2.SessionRequest]
+    ) -> agent_pb2.Hello | agent_pb2.Goodbye:
+        """Its Hello once its turn has come, or what it is told instead. Raises Refused."""
         settings = self._settings
-        if len(self.sessions) < settings.sessions_max and self._greeting < settings.greeting_max:
-            return None
-        retry_after_ms = random.randint(2_000, 10_000)
-        return agent_pb2.Goodbye(
-            reason="Overloaded",
-            message="this orchestrator has as many sessions as it can serve",
-            retry_after_ms=retry_after_ms,
-        )
+        self._greeting += 1
+        try:
+            if self._closed is not None:
+                return self._closed
+            if len(self.sessions) >= settings.sessions_max:
+                return _overloaded("as many sessions as it can serve", random.uniform(10.0, 30.0))
+            if self._greeting > settings.greeting_max:
+                return _overloaded("as many new sessions as it can hold", random.uniform(2.0, 10.0))
+            answer = self._admission.ask(node, self._fleet.steady(), dice=random.random())
+            if isinstance(answer, ComeBack):
+                return _overloaded("more new sessions than it can begin at once", answer.retry_s)
+            if answer.wait_s > 0:
+                await asyncio.sleep(answer.wait_s)
+            return self._closed or await self._hello(requests)
+        finally:
+            self._greeting -= 1
+
+    async def _part(
+        self,
+        goodbye: agent_pb2.Goodbye,
+        requests: AsyncIterator[agent_pb2.SessionRequest],
+        context: Context,
+    ) -> None:
+        """Say goodbye to a stream that was not let in, and hear its first message out.
+
+        A gRPC client whose write fails may never read what it was told.
+        """
+        await context.write(agent_pb2.SessionResponse(goodbye=goodbye))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_HEAR_OUT_S):
+                await anext(requests, None)
 
     async def _hello(self, requests: AsyncIterator[agent_pb2.SessionRequest]) -> agent_pb2.Hello:
         first = await self._first(requests)
@@ -196,7 +246,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         reading: asyncio.Task[None] | None = None
         try:
             reader.greet(hello)
-            session.send(agent_pb2.SessionResponse(welcome=self._welcome()))
+            session.send(agent_pb2.SessionResponse(welcome=self._welcome(session)))
             self._plans.welcome(session, hello.plan_generation)
             reading = asyncio.create_task(
                 self._read(reader, session, requests), name=f"session-{session.node}"
@@ -256,14 +306,17 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             seen.disconnected_at = self._clock()
             self._fleet.touch(session.node)
 
-    def _welcome(self) -> agent_pb2.Welcome:
+    def _welcome(self, session: LiveSession) -> agent_pb2.Welcome:
         settings = self._settings
+        age_ms = settings.session_age_s * 1000 * random.uniform(0.75, 1.25)
         return agent_pb2.Welcome(
             member=settings.member,
             region=settings.region,
             version=settings.version,
             now_ms=int(self._clock() * 1000),
             heartbeat_interval_ms=int(settings.heartbeat_s * 1000),
+            endpoints=self._signposts.for_welcome(session),
+            session_age_max_ms=int(age_ms),
         )
 
     def _refuse_inventory(self, node: str, problems: list[str]) -> agent_pb2.SessionResponse:
@@ -280,6 +333,14 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
     def _tell(self, node: str, severity: int, reason: str, message: str) -> None:
         source = f"gateway/{self._settings.member}"
         self._events.record("Node", "", node, severity, reason, message, source)
+
+
+def _overloaded(why: str, retry_s: float) -> agent_pb2.Goodbye:
+    return agent_pb2.Goodbye(
+        reason="Overloaded",
+        message=f"this orchestrator has {why}",
+        retry_after_ms=math.ceil(retry_s * 1000),
+    )
 
 
 def _uid(value: object) -> str:

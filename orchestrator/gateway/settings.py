@@ -18,11 +18,17 @@ class GatewaySettings:
     hello_timeout_s: float = 10.0
     write_timeout_s: float = 20.0
     sessions_max: int = 20_000
-    # Streams that have not said Hello yet.
+    # Streams that wait for their turn or have not said Hello yet.
     greeting_max: int = 1_000
+    # New sessions per second.
+    accept_rate: float = 200.0
+    # After about so long an agent opens its next session at its nearest member. 0: never.
+    session_age_s: float = 3600.0
     # Messages per second, heartbeats apart; beyond it the node's own stream is read slower.
     messages_per_s: float = 50.0
     messages_burst: int = 200
     retry_store_s: float = 2.0
     refused_retry_after_ms: int = 30_000
+    # Of the grace at shutdown, how much goes by while agents are sent away one after the other.
+    drain_share: float = 0.6
     periods: Periods = DEFAULT_PERIODS

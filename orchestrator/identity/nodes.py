@@ -39,7 +39,7 @@ _SECRET_MAX = 256
 
 @dataclass(frozen=True, slots=True)
 class JoinSettings:
-    """`endpoints` are this member's mTLS addresses (host:port): told while no member has a record."""
+    """`endpoints`: this member's mTLS addresses, host:port; told while no member has a record."""
 
     endpoints: tuple[str, ...]
     member: str
