@@ -21,6 +21,10 @@ PRESENT = "/present/"
 LEADER = "/leader"
 INSTALLATION = "/installation"
 """Schema version and trust domain, written once."""
+MARK = "/mark"
+"""Written by the etcd adapter alone, so that watches move on; see `etcd.progress`."""
+REQUESTS = "/requests/"
+"""What operators' requests came to, for who asks again; on leases. See `settling`."""
 MIGRATION = "/migration"
 """In a Store to which an installation is being moved: whose. See `migrate`."""
 
@@ -89,6 +93,10 @@ def member(name: str) -> str:
 def present(name: str) -> str:
     """That a member is there: hangs on its lease."""
     return f"{PRESENT}{name}"
+
+
+def request(identifier: str, step: str) -> str:
+    return f"{REQUESTS}{identifier}/{step}"
 
 
 def drill(region: str) -> str:

@@ -22,6 +22,7 @@ class StoreError(Exception):
 
     StoreError
      +- StoreUnavailable   temporary: the outcome of a write is unknown; reads may be retried
+     |   +- NothingWritten  temporary too, and it is certain that nothing was written
      +- StoreFull          the store refuses writes until an operator makes room; reads still work
      +- Compacted          the revision asked of a watch is gone; read again and watch from there
      +- LimitExceeded      a key, value or transaction is over the limits above: a bug in the caller
@@ -31,6 +32,9 @@ class StoreError(Exception):
 
 
 class StoreUnavailable(StoreError): ...
+
+
+class NothingWritten(StoreUnavailable): ...
 
 
 class StoreFull(StoreError): ...
@@ -207,7 +211,14 @@ class Store(Protocol):
         ...
 
     async def revision(self) -> int:
-        """The current revision. Doubles as the health probe."""
+        """The current revision. Doubles as the health probe.
+
+        A watch of every key ("/") is there soon after, also if the last changes are not ours.
+        """
+        ...
+
+    def known_revision(self) -> int:
+        """As `revision`, where that needs no question because only this process writes; else 0."""
         ...
 
     async def close(self) -> None: ...

@@ -194,6 +194,10 @@ class SqliteStore:
         current: int = await self._read(read_revision)
         return current
 
+    def known_revision(self) -> int:
+        """The file is ours alone, and every commit is told here before its writer hears of it."""
+        return self._hub.revision
+
     async def close(self) -> None:
         """Finish every write that was accepted, then let go of the file. Again is harmless."""
         if self._closing is None:

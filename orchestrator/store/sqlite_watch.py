@@ -112,6 +112,11 @@ class WatchHub:
         self._lengths: list[int] = []
         self._closed: StoreUnavailable | None = None
 
+    @property
+    def revision(self) -> int:
+        """The last that was dispatched."""
+        return self._revision
+
     def dispatch(self, changes: list[Change], revision: int) -> None:
         """Changes of one group commit, all revisions after the last dispatch up to `revision`."""
         if self._by_prefix:

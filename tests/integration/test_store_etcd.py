@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -488,3 +489,41 @@ async def test_an_etcd_with_a_lower_limit(tmp_path: Path) -> None:
             await put(store, "/a", b"v" * 90_000)
     finally:
         cluster.stop()
+
+
+# -- where a shared etcd is --------------------------------------------------------------------
+
+
+async def test_watches_come_to_a_revision_that_is_others(etcd: EtcdCluster) -> None:
+    """Without the marks that etcd makes by itself, which may be ten minutes apart."""
+    async with (
+        opened(etcd.settings("/shared-a")) as ours,
+        opened(etcd.settings("/shared-a")) as also_ours,
+        opened(etcd.settings("/shared-b")) as others,
+    ):
+        start = await put(ours, "/a")
+        async with watching(ours, "/", start) as seen, watching(also_ours, "/", start) as other:
+            await seen.until_count(1)
+            for turn in range(5):
+                foreign = await put(others, f"/noise-{turn}")
+                revision = await ours.revision()
+                assert revision >= foreign
+                begun = time.monotonic()
+                await seen.until(lambda w, r=revision: w.batches[-1].revision >= r)
+                assert time.monotonic() - begun < 0.8
+            assert await ours.get("/mark") is not None, "etcd 3.4.23 needs one"
+            marked = (await ours.get("/mark")).version
+            # Who is alone, or needs no more, writes none.
+            for _ in range(5):
+                await put(ours, "/a")
+                await ours.revision()
+            await asyncio.sleep(0.2)
+            assert (await ours.get("/mark")).version == marked
+            await other.until(lambda w: w.batches[-1].revision >= revision)
+            check_whole_revisions(seen.batches)
+
+
+async def test_only_who_writes_alone_knows_the_revision_unasked(etcd: EtcdCluster) -> None:
+    async with opened(etcd.settings("/known")) as store:
+        await put(store, "/a")
+        assert store.known_revision() == 0

@@ -9,11 +9,13 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Sequence
 
+from orchestrator.store import keys
 from orchestrator.store.etcd import txn as transactions
 from orchestrator.store.etcd.client import EtcdClient, MemberStatus
 from orchestrator.store.etcd.errors import CertificateRefused
 from orchestrator.store.etcd.link import REQUIRE_LEADER, Link
 from orchestrator.store.etcd.pb import rpc_pb2 as pb
+from orchestrator.store.etcd.progress import Progress
 from orchestrator.store.etcd.settings import EtcdSettings
 from orchestrator.store.etcd.watch import Span, watch
 from orchestrator.store.limits import (
@@ -64,6 +66,7 @@ class EtcdStore:
     def __init__(self, client: EtcdClient, root: bytes) -> None:
         self._client = client
         self._root = root
+        self._progress = Progress(client, self._root + encode_key(keys.MARK))
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -101,7 +104,12 @@ class EtcdStore:
 
     async def revision(self) -> int:
         request = pb.RangeRequest(key=self._root, count_only=True)
-        return (await self._range("reading the revision", request)).header.revision
+        revision = (await self._range("reading the revision", request)).header.revision
+        self._progress.reach(revision)
+        return revision
+
+    def known_revision(self) -> int:
+        return 0  # others write too
 
     async def _range(self, doing: str, request: pb.RangeRequest) -> pb.RangeResponse:
         async def send(link: Link, timeout_s: float) -> pb.RangeResponse:
@@ -211,4 +219,5 @@ class EtcdStore:
         return await self._client.members()
 
     async def close(self) -> None:
+        self._progress.stop()
         await self._client.close()

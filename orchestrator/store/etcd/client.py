@@ -26,7 +26,7 @@ from orchestrator.store.etcd.errors import (
 from orchestrator.store.etcd.link import REQUIRE_LEADER, Link, Unfit, open_fit_link, open_link
 from orchestrator.store.etcd.pb import rpc_pb2 as pb
 from orchestrator.store.etcd.settings import EtcdSettings
-from orchestrator.store.port import StoreUnavailable
+from orchestrator.store.port import NothingWritten, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,19 @@ class Answer(Protocol):
 
     @property
     def header(self) -> pb.ResponseHeader: ...
+
+
+class Follower(Protocol):
+    """A stream that follows a span of keys; see `progress`."""
+
+    link: Link
+    covered: int
+
+    def covers(self, key: bytes) -> bool: ...
+
+    async def ask_progress(self) -> None:
+        """Raises what a broken stream raises."""
+        ...
 
 
 A = TypeVar("A", bound=Answer)
@@ -76,6 +89,7 @@ class EtcdClient:
         self._retired: set[Link] = set()
         self._pending = 0
         self._cluster_id = 0
+        self.followers: set[Follower] = set()
         self.revision_seen = 0
         """The newest revision that any member spoke of: a member far behind it is slow."""
         self.closed: asyncio.Event = asyncio.Event()
@@ -97,7 +111,7 @@ class EtcdClient:
         """
         self.check_open()
         if self._pending >= self.settings.pending_max:
-            raise StoreUnavailable(
+            raise NothingWritten(
                 f"{self._pending} calls already wait for etcd: nothing was written; retry with "
                 "backoff, and check that etcd keeps up"
             )
@@ -133,7 +147,7 @@ class EtcdClient:
                 self.check_open()
                 await asyncio.sleep(self._pause_s(tries))
                 if clock() >= until:
-                    raise StoreUnavailable(f"{doing}: nothing was written") from None
+                    raise NothingWritten(f"{doing}: nothing was written") from None
             except Broken as error:  # a stream that ended without a word
                 tries += 1
                 if not again or clock() + _PAUSE_S_MAX >= until:
@@ -170,7 +184,7 @@ class EtcdClient:
                 async with asyncio.timeout_at(until):
                     return await self.link()
             except TimeoutError as error:
-                raise StoreUnavailable(
+                raise NothingWritten(
                     "no endpoint of etcd was found in time; nothing was written"
                 ) from error
             except StoreUnavailable:
@@ -227,7 +241,7 @@ class EtcdClient:
         text = "no endpoint of etcd can be used; nothing was written: " + "; ".join(reasons)
         if identity == len(reasons):
             raise CertificateRefused(f"{text}; one side refuses the other's certificate")
-        raise StoreUnavailable(text)
+        raise NothingWritten(text)
 
     def _put_last(self, endpoint: str) -> None:
         self._order.remove(endpoint)
@@ -303,7 +317,7 @@ class EtcdClient:
 
     def check_open(self) -> None:
         if self.closed.is_set():
-            raise StoreUnavailable("the store is closed")
+            raise NothingWritten("the store is closed")
 
     async def close(self) -> None:
         """Let what is under way end, for a short while. Again is harmless."""

@@ -10,6 +10,7 @@ from orchestrator.store.port import (
     Compacted,
     LeaseNotFound,
     LimitExceeded,
+    NothingWritten,
     StoreError,
     StoreFull,
     StoreUnavailable,
@@ -52,7 +53,7 @@ COMPACTED = "etcdserver: mvcc: required revision has been compacted"
 FUTURE = "etcdserver: mvcc: required revision is a future revision"
 
 
-class CertificateRefused(StoreUnavailable):
+class CertificateRefused(NothingWritten):
     """Every endpoint refused our certificate, or showed one that we do not accept."""
 
 
@@ -115,5 +116,5 @@ def translate(error: grpc.RpcError, doing: str, where: str) -> StoreError:
     if code in (grpc.StatusCode.DATA_LOSS, grpc.StatusCode.UNIMPLEMENTED):
         return StoreUnusable(text)
     if nothing_was_done(error):
-        return StoreUnavailable(f"{text}; nothing was written")
+        return NothingWritten(f"{text}; nothing was written")
     return StoreUnavailable(f"{text}; whether a write was made is unknown")

@@ -5,7 +5,7 @@ a new one made, which reads the certificate files again.
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,8 @@ REQUIRE_LEADER = (("hasleader", "true"),)
 """A member that is cut off from the leader refuses such calls and ends such streams."""
 
 VERSION_MIN = (3, 4)
+_IN_ORDER_SINCE = {(3, 4): 25, (3, 5): 8}
+"""By minor version: the patch since which an answer to a progress request overtakes no event."""
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -66,6 +68,7 @@ class Link:
     watch: "WatchAsyncStub"
     lease: "LeaseAsyncStub"
     maintenance: "MaintenanceAsyncStub"
+    in_order: bool = False  # an answer to a progress request comes after the events before it
 
     async def status(self, timeout_s: float) -> pb.StatusResponse:
         """What the member says of itself. Raises grpc's error."""
@@ -113,7 +116,12 @@ async def open_fit_link(
         if isinstance(error, grpc.RpcError):
             raise Unfit(message(error), identity=is_identity(error)) from error
         raise
-    return link, status
+    return replace(link, in_order=_is_in_order(status.version)), status
+
+
+def _is_in_order(version: str) -> bool:
+    numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
+    return len(numbers) == 3 and numbers[2] >= _IN_ORDER_SINCE.get(numbers[:2], 0)
 
 
 def _check(status: pb.StatusResponse, cluster_id: int) -> None:

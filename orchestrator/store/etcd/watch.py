@@ -6,9 +6,9 @@ Called by the adapter. What makes it lose and repeat nothing:
   of a large transaction is taken up before that transaction.
 - It concludes coverage from events, and from the progress marks of its own watch, which come in
   line with them. The revision in a header of events is not used: while a watch catches up, that is
-  where the member is and not where the watch is. Nor is the answer to a progress request, which
-  before etcd 3.4.25 and 3.5.8 can overtake events: it tells only that the member lives, and how
-  far behind it is.
+  where the member is and not where the watch is. The answer to a progress request counts from etcd
+  3.4.25 and 3.5.8 on; before, it can overtake events, and tells only that the member lives, and
+  how far behind it is. `progress` says who asks for it.
 - It asks etcd for one revision more than it needs, the one before the first, and drops that. etcd
   would start a watch at the compacted revision itself, whose deletions it has forgotten; asked for
   the one before, it says that it is compacted.
@@ -106,7 +106,8 @@ class _Stream:
         self.link = link
         self._client = client
         self._span = span
-        self._covered = covered
+        self.covered = covered
+        self._writing = asyncio.Lock()
         self._call = link.watch.Watch(None, metadata=REQUIRE_LEADER)
         self._reading: asyncio.Task[object] | None = None
         self._closed = asyncio.create_task(client.closed.wait())
@@ -131,11 +132,18 @@ class _Stream:
             stream.close()
             client.judge(stream.link, error)
             raise
+        client.followers.add(stream)
         return stream
+
+    def covers(self, key: bytes) -> bool:
+        return self._span.low <= key < self._span.end
+
+    async def ask_progress(self) -> None:
+        await self._write(_PROGRESS)
 
     async def _write(self, request: pb.WatchRequest) -> None:
         try:
-            async with asyncio.timeout(self._client.settings.watch_probe_s):
+            async with asyncio.timeout(self._client.settings.watch_probe_s), self._writing:
                 await self._call.write(request)
         except TimeoutError as error:
             self._blame("takes no request")
@@ -162,11 +170,17 @@ class _Stream:
                 continue
             if response.watch_id < 0:
                 self._answered(response)
-                return None
+                return self._marked(response) if self.link.in_order else None
             if response.events:
                 return self._whole_revisions(response)
             if not self._parts:
-                return WatchBatch(response.header.revision)
+                return self._marked(response)
+
+    def _marked(self, response: pb.WatchResponse) -> WatchBatch | None:
+        if self._parts:
+            return None
+        self.covered = max(self.covered, response.header.revision)
+        return WatchBatch(response.header.revision)
 
     def _canceled(self, response: pb.WatchResponse) -> None:
         if response.compact_revision:
@@ -186,11 +200,11 @@ class _Stream:
             last = events[-1].kv.mod_revision
             self._parts = [event for event in events if event.kv.mod_revision == last]
             events = events[: len(events) - len(self._parts)]
-        events = [event for event in events if event.kv.mod_revision > self._covered]
+        events = [event for event in events if event.kv.mod_revision > self.covered]
         if not events:
             return None
-        self._covered = events[-1].kv.mod_revision
-        return WatchBatch(self._covered, tuple(self._event(event) for event in events))
+        self.covered = events[-1].kv.mod_revision
+        return WatchBatch(self.covered, tuple(self._event(event) for event in events))
 
     def _event(self, event: kv_pb2.Event) -> WatchEvent:
         deleted = event.type == kv_pb2.Event.DELETE
@@ -225,6 +239,8 @@ class _Stream:
 
     def _answered(self, response: pb.WatchResponse) -> None:
         """A member that still lacks what was known at the question before this one is too slow."""
+        if not self._asked:
+            return  # `progress` asked, who waits for no time
         self._asked = False
         if response.header.revision < self._due:
             self._blame(f"is behind: at revision {response.header.revision}, not {self._due}")
@@ -235,6 +251,7 @@ class _Stream:
         self._client.leave(self.link, reason)
 
     def close(self) -> None:
+        self._client.followers.discard(self)
         self._closed.cancel()
         self._call.cancel()
         if self._reading is not None:
