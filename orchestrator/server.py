@@ -183,6 +183,8 @@ class Orchestrator:
             region=config.region,
             version=running_version(),
             heartbeat_s=config.heartbeat_interval,
+            accept_rate=config.accept_rate,
+            session_age_s=config.session_age,
             periods=parts.periods,
         )
         self.gateway = AgentGateway(
