@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from orchestrator.config import Config
+from orchestrator.domain.endpoints import addresses, nearest
 from orchestrator.identity.authority import (
     Authority,
     Issued,
@@ -27,7 +28,7 @@ from orchestrator.identity.authority import (
 from orchestrator.identity.member import SERVER_NAME
 from orchestrator.identity.operators import OperatorIdentities
 from orchestrator.identity.pem import key_pem, new_key, pem_of, write_file
-from orchestrator.records import StoredResource
+from orchestrator.records import MemberRecord, StoredResource
 from orchestrator.store import keys
 from orchestrator.store.port import Compare, Put, Store
 from polder.manifest.document import DEFAULT_NAMESPACE
@@ -170,8 +171,11 @@ async def issue_context(
     key = new_key()
     operators = OperatorIdentities(store, authority, clock, config.operator_certificate_life)
     issued, _ = await operators.issue(name, roles, key.public_key())
+    found = await store.range(keys.MEMBERS)
+    members = [MemberRecord.from_bytes(entry.value) for entry in found.entries]
+    near = nearest(members, region=config.region, coordinates=None, salt=name)
     text = context_file(
-        endpoints=config.endpoints,
+        endpoints=addresses(near) or config.endpoints,
         trust_domain=authority.trust_domain,
         roots_pem=pem_of(authority.roots_der),
         name=name,

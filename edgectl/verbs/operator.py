@@ -1,6 +1,7 @@
 """`edgectl operator create`: the key is made here and never leaves; the CA signs the request."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from edgectl import config, config_file
@@ -31,7 +32,7 @@ def create(invocation: Invocation) -> int:
     )
     document = config.context_document(
         options.name,
-        cluster=_cluster(invocation, pem_bundle(response.trust_bundle)),
+        cluster=_cluster(invocation, pem_bundle(response.trust_bundle), response.endpoints),
         certificate_pem=pem_bundle(response.certificate_chain),
         key_pem=key,
         namespace=_namespace(invocation, roles),
@@ -54,14 +55,16 @@ def _roles(given: list[str]) -> list[str]:
         raise UsageError(f"--role: {error}") from None
 
 
-def _cluster(invocation: Invocation, ca_pem: bytes) -> config.Document:
-    """The cluster entry that we use ourselves, with the trust bundle of the answer."""
+def _cluster(invocation: Invocation, ca_pem: bytes, endpoints: Iterable[str]) -> config.Document:
+    """The cluster entry that we use ourselves, with the trust bundle and the members' addresses of
+    the answer. What we dial stays in it: it may be a name or a way in that members know nothing of.
+    """
     import base64
 
     own = invocation.connection
     trusted = ca_pem or own.ca_pem
     cluster: config.Document = {
-        "endpoints": list(own.endpoints),
+        "endpoints": list(dict.fromkeys((*endpoints, *own.endpoints))),
         "certificateAuthorityData": base64.b64encode(trusted).decode(),
     }
     if own.trust_domain:

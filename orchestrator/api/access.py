@@ -15,6 +15,7 @@ from orchestrator.identity.operators import OperatorIdentities
 from orchestrator.identity.requests import public_key_of
 from orchestrator.refusals import invalid
 from orchestrator.store.port import Store
+from orchestrator.whereabouts import Whereabouts
 from polder.identity import MemberId
 from polder.v1 import common_pb2, operator_pb2
 
@@ -60,6 +61,7 @@ class Access:
             certificate_chain=issued.chain_der,
             trust_bundle=self.authority.roots_der,
             expires_at_ms=issued.expires_at_ms,
+            endpoints=Whereabouts(self.cache).for_operator(request.name, self.member.region),
         )
 
     async def revoke(
