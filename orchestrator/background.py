@@ -9,10 +9,10 @@ log = logging.getLogger(__name__)
 
 
 class Background:
-    """`failed` is set when a task ended although nobody stopped it."""
+    """`failed` is set when a task ended although nobody stopped it. It can be another's."""
 
-    def __init__(self) -> None:
-        self.failed = asyncio.Event()
+    def __init__(self, failed: asyncio.Event | None = None) -> None:
+        self.failed = failed or asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping = False
 

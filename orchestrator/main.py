@@ -29,6 +29,7 @@ from orchestrator.installation import (
     prepare_store,
 )
 from orchestrator.listeners import CannotListen
+from orchestrator.members import NotAdmitted
 from orchestrator.moving import add_migrate
 from orchestrator.refusals import Refused
 from orchestrator.server import Orchestrator
@@ -41,6 +42,7 @@ _FAILURES = (
     ConfigError,
     UnusableFile,
     WrongInstallation,
+    NotAdmitted,
     CannotListen,
     CannotMigrate,
     StoreError,

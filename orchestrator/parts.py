@@ -27,7 +27,9 @@ from orchestrator.identity.member import MemberIdentity
 from orchestrator.identity.nodes import JoinSettings, NodeIdentities
 from orchestrator.identity.operators import OperatorIdentities
 from orchestrator.identity.peers import Peers
+from orchestrator.members import SETTLE_S, Registry
 from orchestrator.metrics import Metrics
+from orchestrator.records import MemberRecord
 from orchestrator.store.port import Store
 from polder.identity import MemberId
 
@@ -59,6 +61,7 @@ class Parts:
     hub: WatchHub
     access: Access
     periods: Periods
+    registry: Registry
 
 
 def build_parts(
@@ -113,4 +116,20 @@ def build_parts(
         hub=WatchHub(catalog, clock, explaining.fingerprints),
         access=access,
         periods=periods,
+        registry=build_registry(config, store, clock, version),
     )
+
+
+def build_registry(config: Config, store: Store, clock: Clock, version: str) -> Registry:
+    """Who this member is to the others."""
+    record = MemberRecord(
+        name=config.member_name,
+        region=config.region,
+        version=version,
+        endpoints=config.endpoints,
+        join_endpoints=config.join_endpoints,
+        peer_endpoint=config.peer_endpoint,
+        coordinates=config.coordinates,
+    )
+    exclusive = not config.shares_store
+    return Registry(store, record, clock, exclusive=exclusive, settle_s=SETTLE_S)

@@ -68,6 +68,7 @@ class Orchestrator:
         self._config = config
         self._clock = clock
         self._background = Background()
+        self._presence = Background(self._background.failed)
         self._undo = contextlib.AsyncExitStack()
         self._serving = False
         self._patient = False
@@ -82,7 +83,7 @@ class Orchestrator:
 
     async def start(self) -> None:
         """Returns when agents and operators are served. Raises UnusableFile, WrongInstallation,
-        StoreError, CannotListen; nothing is left running then."""
+        NotAdmitted, StoreError, CannotListen; nothing is left running then."""
         try:
             await self._start()
         except BaseException:
@@ -133,6 +134,7 @@ class Orchestrator:
         parts = self.parts = build_parts(
             config, store, authority, metrics, clock, running_version()
         )
+        await self._come_in(parts)
         await self._reach(parts.cache.start)
         self._undo.push_async_callback(parts.cache.stop)
         await self._reach(parts.events.start)
@@ -144,6 +146,7 @@ class Orchestrator:
         await listeners.start()
         self._undo.push_async_callback(self._end_calls, listeners)
         await self._start_http(metrics)
+        self._undo.push_async_callback(self._go_away)
         self._serving = True
         notify("READY=1\nSTATUS=serving")
         log.info(
@@ -156,6 +159,17 @@ class Orchestrator:
                 "version": running_version(),
             },
         )
+
+    async def _come_in(self, parts: Parts) -> None:
+        """Before anything is served: a namesake, or a version that does not fit, is refused."""
+        self._undo.push_async_callback(self._go_away)
+        await self._reach(parts.registry.claim)
+        self._presence.start("member", parts.registry.run())
+
+    async def _go_away(self) -> None:
+        """Twice is harmless. The first thing at a stop: agents are not sent here any more."""
+        await self._presence.stop()
+        await self.parts.registry.leave()
 
     @property
     def _admin_context(self) -> Path:

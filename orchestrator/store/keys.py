@@ -19,6 +19,8 @@ KEPT = (ROLLOUTS, JOBS, FREEZES, HOLDS, DRILLS)
 MEMBERS = "/members/"
 PRESENT = "/present/"
 LEADER = "/leader"
+FLOOR = "/floor"
+"""The version that all members have reached: who is older stays out. See `domain/skew.py`."""
 INSTALLATION = "/installation"
 """Schema version and trust domain, written once."""
 MARK = "/mark"

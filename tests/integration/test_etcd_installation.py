@@ -83,6 +83,7 @@ async def test_an_operator_of_one_member_is_known_to_the_other(
         await a.site("ams-1")
         admin = a.admin_credentials()
         request = operator_pb2.GetRequest(ref=ref("Site", "ams-1"))
+        await b.orchestrator.parts.cache.wait_for(a.orchestrator.parts.cache.revision)
         assert (await b.operators(admin).Get(request)).resource
 
 
