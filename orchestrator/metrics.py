@@ -187,6 +187,11 @@ class MeasuredStore:
         self._inner = inner
         self._metrics = metrics
 
+    @property
+    def inner(self) -> Store:
+        """For what the port does not say, such as how etcd's members are."""
+        return self._inner
+
     async def txn(self, compares: Sequence[Compare], ops: Sequence[Op]) -> TxnResult:
         started = time.perf_counter()
         try:
