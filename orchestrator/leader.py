@@ -17,13 +17,14 @@ from orchestrator.cache import Cache, Change
 from orchestrator.domain.guard import DEFAULT, GuardSettings
 from orchestrator.domain.liveness import DEFAULT_PERIODS, Periods
 from orchestrator.domain.nodes import remark
-from orchestrator.domain.rollout_state import RolloutState
+from orchestrator.domain.rollout_state import SETTLED, RolloutState
 from orchestrator.election import TTL_S, Deposed, Election, Term
 from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
 from orchestrator.leader_commit import Committed, Committer
 from orchestrator.leader_report import Reporter
 from orchestrator.leader_world import WorldBuilder
+from orchestrator.mesh.words import Clocks, Words
 from orchestrator.scheduling.decisions import Explanation, Plan
 from orchestrator.scheduling.snapshot import Snapshot
 from orchestrator.scheduling.steer import Memory, Moment, Steering, World, steer
@@ -110,6 +111,7 @@ class Leader:
         self.desired: Mapping[tuple[str, str], int] = {}
         self.told_at = 0.0  # unix seconds: when both were said
         self._told_steady: float | None = None
+        self.on_end: Callable[[], None] = lambda: None  # before a term's words are forgotten
 
     @property
     def is_leading(self) -> bool:
@@ -162,6 +164,21 @@ class Leader:
         """How many replicas its last plan was for; None: it has made none."""
         return self.desired.get((namespace, name))
 
+    def words(self) -> Words | None:
+        """All that it says, for the other members. None: it has said nothing in this term."""
+        if self._term is None or self._told_steady is None:
+            return None
+        flapping = [node for node, seen in self._memory.guards.nodes.items() if seen.flapping]
+        remarks = {node: self.remarks(node) for node in (*flapping, *self.doubted)}
+        clocks = {
+            uid: Clocks.of(followed.state, recorded=followed.written is not None)
+            for uid, followed in self._memory.rollouts.followed.items()
+            if followed.state.phase not in SETTLED or followed.written is None
+        }
+        return Words(
+            self._term.number, self.told_at, self.desired, self.explanations, remarks, clocks
+        )
+
     async def run(self) -> None:
         """Until cancelled: stand for election, lead, lose, stand again."""
         unsubscribe = (
@@ -210,6 +227,7 @@ class Leader:
         log.info("leads now", extra={"term": term.number, "member": self._settings.member})
 
     def _end(self) -> None:
+        self.on_end()
         self._term = None
         self.explanations, self.desired = {}, {}
         self._told_steady = None

@@ -1,6 +1,6 @@
 """The leader's explanations as the API shows them, with their age: an old word is not a word.
 
-Empty while another member leads.
+Any member shows the same: those that do not lead, what they heard last.
 """
 
 import time
@@ -22,11 +22,16 @@ Key = tuple[str, str]
 
 
 class Explains(Protocol):
-    """The part of the leader that is needed here."""
+    """What is known of the leader, here or elsewhere: `orchestrator.mesh.voice.Voice`."""
 
-    explanations: Mapping[Key, tuple[Explanation, ...]]
-    desired: Mapping[Key, int]
-    told_at: float
+    @property
+    def explanations(self) -> Mapping[Key, tuple[Explanation, ...]]: ...
+
+    @property
+    def desired(self) -> Mapping[Key, int]: ...
+
+    @property
+    def told_at(self) -> float: ...
 
     @property
     def told_ago_s(self) -> float: ...
@@ -38,7 +43,7 @@ class Explains(Protocol):
 
 
 class Explaining:
-    """Reads the leader of this process, once there is one."""
+    """Reads what the leader says, once there is somebody to ask."""
 
     def __init__(self, index: PlacementIndex, steady: Callable[[], float] = time.monotonic) -> None:
         """`steady`: seconds of a clock that never jumps."""
@@ -55,7 +60,8 @@ class Explaining:
     @property
     def source(self) -> str:
         """As in an event's source."""
-        return f"leader/{self._leader.member}" if self._leader is not None else "leader"
+        member = self._leader.member if self._leader is not None else ""
+        return f"leader/{member}" if member else "leader"
 
     @property
     def told_at_ms(self) -> int:

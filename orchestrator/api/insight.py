@@ -21,7 +21,7 @@ from orchestrator.store import keys
 
 
 class Leader(Explains, Leads, Protocol):
-    """What is asked of the leader of this process."""
+    """What is asked of the leader, wherever it is."""
 
     def rollout(self, workload_uid: str) -> RolloutState | None: ...
 
@@ -54,7 +54,7 @@ def build_insight(
         return facts_met(thinking.snapshot(), key, node, thinking.now())
 
     def rollout_of(uid: str) -> RolloutState | None:
-        """With the clocks of the leader of this process; they are written only now and then."""
+        """With the leader's clocks as last heard; they are written only now and then."""
         return leader.rollout(uid) or state_of(cache.kept_at(keys.rollout(uid)))
 
     return Insight(

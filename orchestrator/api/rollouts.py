@@ -40,10 +40,10 @@ _LOOKED_BACK_MAX = 200
 
 
 class Follows(Protocol):
-    """The part of the leader that is needed here."""
+    """What is known of the leader, here or elsewhere: `orchestrator.mesh.voice.Voice`."""
 
     def rollout(self, workload_uid: str) -> RolloutState | None:
-        """As of its last tick; None: it does not know, or another member leads."""
+        """As it last said; None: it said nothing of it."""
         ...
 
     def wants(self, namespace: str, name: str) -> int | None: ...
@@ -157,7 +157,7 @@ class Rollouts:
         return found
 
     def _state(self, workload: StoredResource) -> RolloutState:
-        """The leader's word, if this member leads; its record otherwise."""
+        """The leader's word, if it was heard; its record otherwise."""
         live = self._leader.rollout(workload.uid)
         return seen_state(
             workload, live or state_of(self._cache.kept_at(keys.rollout(workload.uid)))

@@ -33,7 +33,7 @@ WAITING_MAX = 8
 
 
 class Leads(Protocol):
-    """The part of the leader that is needed here."""
+    """What is known of the leader, here or elsewhere: `orchestrator.mesh.voice.Voice`."""
 
     @property
     def led_since(self) -> float: ...

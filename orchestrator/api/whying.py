@@ -174,7 +174,7 @@ def _diagnosed(
         verdicts_left_out=max(0, found.nodes - min(limit, len(found.verdicts))),
         waiting=[
             operator_pb2.WaitingReplicas(
-                code=item.code, message=item.message, replicas=len(item.replicas)
+                code=item.code, message=item.message, replicas=item.replica_count
             )
             for item in said[:WAITING_MAX]
         ],

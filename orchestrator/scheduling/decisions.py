@@ -117,7 +117,8 @@ class Explanation:
     Preempting (lower priorities make room), NamespaceUnreadable, MissingRevision (its template is
     not in the store), Frozen (nothing about it changes until `edgectl thaw`), Held (too many would
     stop at once: they wait for an approval), NodeSuspect (its node is silent with too many others
-    to be lost). `replicas` may be many, and then makes their names only when asked.
+    to be lost). `replicas` may be many, and then makes their names only when asked; what another
+    member said of a great many leaves some `unnamed`.
     """
 
     namespace: str
@@ -126,6 +127,11 @@ class Explanation:
     message: str
     replicas: Sequence[str] = ()
     reasons: tuple[ReasonCount, ...] = ()
+    unnamed: int = 0
+
+    @property
+    def replica_count(self) -> int:
+        return len(self.replicas) + self.unnamed
 
 
 @dataclass(frozen=True, slots=True)
