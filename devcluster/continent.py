@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from agent.runtime.cri.pb import api_pb2
-from devcluster import etcd, etcd_tls, residue
+from devcluster import etcd, residue
 from devcluster.backbone import HOST, Backbone
 from devcluster.boxes import Boxes, run
 from devcluster.client import SITE_MANIFESTS
 from devcluster.containerd import RUN_DIRECTORY
-from devcluster.etcd import EtcdMember
+from devcluster.etcd import EtcdMember, TlsFiles
 from devcluster.image import ImageSpec, hello_image
 from devcluster.region import EDGE_ORCHESTRATOR, Member, Region, RegionPlace
 
@@ -49,6 +49,7 @@ SITES: tuple[dict[str, Any], ...] = (
     },
 )
 PREFIX = "/polder"
+CLIENT = "orchestrators"
 
 
 class Continent(Boxes):
@@ -110,34 +111,51 @@ class Continent(Boxes):
 
     def _make_authorities(self) -> None:
         """One root; each region is given its own CA, and the root's key stays where it is."""
-        safe = self.directory / "ca"
-        for place in self._places:
-            home = self.directory / place.name / "ca"
-            if (home / "regions" / place.name / "ca.crt").exists():
-                continue
-            made = ["ca", "init", "--dir", str(safe), "--region", place.name]
-            run([EDGE_ORCHESTRATOR, *made], os.environ)
+        first, *others = [place.name for place in self._places]
+        if not self._tls(CLIENT).certificate.exists():
+            self._ca("etcd", "--name", CLIENT, "--client")
+        self._make_authority(first)
+        _together(self._make_authority, others)
+
+    def _make_authority(self, region: str) -> None:
+        home = self.directory / region / "ca"
+        if not (home / "regions" / region / "ca.crt").exists():
+            self._ca("init", "--region", region)
             (home / "regions").mkdir(parents=True, exist_ok=True)
-            shutil.copy(safe / "root.crt", home / "root.crt")
-            shutil.copytree(safe / "regions" / place.name, home / "regions" / place.name)
+            shutil.copy(self.safe / "root.crt", home / "root.crt")
+            shutil.copytree(self.safe / "regions" / region, home / "regions" / region)
+        if not self._tls(region).certificate.exists():
+            self._ca("etcd", "--name", region, "--host", self.network.address(region))
+
+    def _ca(self, *words: str) -> None:
+        run([EDGE_ORCHESTRATOR, "ca", *words, "--dir", str(self.safe)], os.environ)
+
+    @property
+    def safe(self) -> Path:
+        """Where the root's key is; no region sees it."""
+        return self.directory / "ca"
+
+    def _tls(self, name: str) -> TlsFiles:
+        home = self.safe / "etcd" / name
+        return TlsFiles(home / "ca.crt", home / "etcd.crt", home / "etcd.key")
 
     def _know(self) -> None:
         """What follows from the directory and the network, without starting anything."""
         addresses = {place.name: self.network.address(place.name) for place in self._places}
         endpoints = ",".join(f"{a}:{etcd.CLIENT_PORT}" for a in addresses.values())
+        client = self._tls(CLIENT)
         for place in self._places:
             name, address = place.name, addresses[place.name]
-            tls = etcd_tls.issue(self.directory / "etcd-ca", address, self.directory / name / "tls")
             netns = self.network.netns(name)
             flags = {
                 "ca-dir": str(self.directory / name / "ca"),
                 "store": f"etcd:{endpoints}",
-                "etcd-ca": str(tls.ca),
-                "etcd-cert": str(tls.certificate),
-                "etcd-key": str(tls.key),
+                "etcd-ca": str(client.ca),
+                "etcd-cert": str(client.certificate),
+                "etcd-key": str(client.key),
                 "etcd-prefix": PREFIX,
                 "location": place.location,
-                "share-port": "true" if self._members_each > 1 else "false",
+                **({"share-port": ""} if self._members_each > 1 else {}),
                 **self._settings,
             }
             self.regions[name] = Region(
@@ -145,7 +163,7 @@ class Continent(Boxes):
                 address,
                 netns,
                 self.directory / name / "ca",
-                EtcdMember(name, self.directory, address, tls, netns=netns),
+                EtcdMember(name, self.directory, address, self._tls(name), netns=netns),
                 [
                     Member(
                         f"{name}-{n}", name, address, self.directory, flags, netns=netns, number=n
@@ -225,7 +243,7 @@ class Continent(Boxes):
         """The member whose name is in the Store, read past all orchestrators; empty: nobody."""
         for region in self.regions.values():
             if region.etcd.daemon.pid and (region.name, HOST) not in self._blocked():
-                key = base64.b64encode(f"{PREFIX}/leader".encode()).decode()
+                key = base64.b64encode(f"{PREFIX}//leader".encode()).decode()
                 try:
                     found = region.etcd.ask("kv/range", {"key": key}).get("kvs", [])
                 except etcd.EtcdRefused:

@@ -43,7 +43,7 @@ class TlsFiles:
 
 
 class EtcdMember:
-    """Log and pid file are in `directory`, data below it. Started again, it takes up what it had."""
+    """Log and pid file are in `directory`, data below. Started again, it takes up what it had."""
 
     def __init__(
         self, name: str, directory: Path, address: str, tls: TlsFiles, *, netns: str = ""

@@ -63,7 +63,10 @@ class Member:
 
     def _daemon(self, program: Sequence[str], more: Mapping[str, str]) -> Daemon:
         words = [
-            word for key, value in {**self.flags, **more}.items() for word in (f"--{key}", value)
+            word
+            for key, value in {**self.flags, **more}.items()
+            for word in (f"--{key}", value)
+            if word
         ]
         return Daemon(
             f"orchestrator-{self.name}",
@@ -80,7 +83,7 @@ class Member:
         program: Sequence[str] = (EDGE_ORCHESTRATOR,),
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        """`program` and `settings` (flags without dashes) hold until the next start.
+        """`program` and `settings` (flags without dashes, "" for none) hold until the next start.
 
         Raises DaemonError.
         """
