@@ -46,7 +46,22 @@ class LiveCalls:
         self._cache = cache
         self._clock = clock
         self._calls: defaultdict[tuple[str, str], set[LiveCall]] = defaultdict(set)
+        self._refusal: Callable[[], Refused] | None = None
         cache.subscribe(self._on_changes)
+
+    def refuse(self, refusal: Callable[[], Refused] | None) -> None:
+        """From now on nobody is served, whoever calls: streams end at once, without a goodbye.
+        None: everybody is served again."""
+        self._refusal = refusal
+        if refusal is not None:
+            for calls in list(self._calls.values()):
+                for call in list(calls):
+                    call.close(refusal())
+
+    def check_open(self) -> None:
+        """Before a call is served. Raises Refused."""
+        if self._refusal is not None:
+            raise self._refusal()
 
     @contextmanager
     def registered(self, caller: Caller) -> Iterator[LiveCall]:

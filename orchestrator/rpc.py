@@ -105,6 +105,7 @@ class FrontDoor(aio.ServerInterceptor):  # type: ignore[type-arg,unused-ignore] 
         return _like(handler, stream if long else unary)
 
     async def _admit(self, method: str, rule: Rule | None, context: Context) -> Any:
+        self._calls.check_open()
         if rule is None:
             rule_for(method, self._listener)  # raises
             raise AssertionError("a rule appeared")
