@@ -37,6 +37,7 @@ from orchestrator.installation import (
 )
 from orchestrator.leader import Leader, LeaderSettings
 from orchestrator.listeners import CannotListen, Listeners
+from orchestrator.mesh.voice import Hearsay, Voice
 from orchestrator.metrics import MeasuredStore, Metrics
 from orchestrator.notify import notify
 from orchestrator.parts import Parts, build_parts
@@ -74,6 +75,7 @@ class Orchestrator:
         self._patient = False
         self.parts: Parts
         self.leader: Leader
+        self.voice: Voice
         self.gateway: AgentGateway
         self.insight: Insight
 
@@ -222,7 +224,9 @@ class Orchestrator:
                 config.member_name, periods=parts.periods, guards=guard_settings(config)
             ),
         )
-        parts.explaining.use(self.leader)
+        self.voice = Voice(self.leader, Hearsay(self._clock), parts.cache)
+        self.leader.on_end = self.voice.keep_last_words
+        parts.explaining.use(self.voice)
 
     def _listeners(self, parts: Parts) -> Listeners:
         self.insight = self._build_insight(parts)
@@ -238,12 +242,12 @@ class Orchestrator:
             parts.cache,
             self._clock,
             Guards(parts.store, parts.cache, parts.events, self._clock),
-            Rollouts(parts.catalog, parts.applier, self.leader),
+            Rollouts(parts.catalog, parts.applier, self.voice),
         )
         return Listeners(parts, self.gateway, operators)
 
     def _build_insight(self, parts: Parts) -> Insight:
-        thinking = Thinking(parts.cache, parts.fleet, self._clock, self.leader, parts.periods)
+        thinking = Thinking(parts.cache, parts.fleet, self._clock, self.voice, parts.periods)
         self._undo.callback(thinking.close)
         return build_insight(
             thinking,
@@ -251,7 +255,7 @@ class Orchestrator:
             parts.explaining,
             parts.applier,
             parts.events,
-            self.leader,
+            self.voice,
             time.monotonic,
         )
 
