@@ -1,12 +1,18 @@
 """What agents say right now: liveness, usage, replica states. In memory; each fact has one owner.
 
-The gateway that holds a node's session writes; the leader (through `liveness`) and the operator API
-read. Nothing here is durable: after a restart every agent says it all again in its Hello.
+A node's owner is the member with its newest session. The gateway writes what this member's own
+agents say, `orchestrator/mesh/nodes_heard.py` what other members say of theirs; the leader (through
+`liveness`) and the operator API read. Nothing here is durable: after a restart every agent says it
+all again in its Hello, and every member to those that follow it.
+
+Nothing is written per node while all is well: how long a node of another member has been silent
+follows from that member's last pulse and from the few that it calls silent.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 from orchestrator.domain.liveness import (
     DEFAULT_PERIODS,
@@ -20,11 +26,34 @@ from polder.v1 import agent_pb2
 Listener = Callable[[str], None]
 
 
+class Peer:
+    """Another member as far as this one hears it. Moments are seconds of the fleet's steady clock.
+
+    `heard_at` is its last pulse, `heard_unix` the same for people. `silent`: those of its nodes
+    that it has not heard lately, each with the moment of its last word. `reachable`: its link
+    stands, and it has said everything.
+    """
+
+    __slots__ = ("heard_at", "heard_unix", "name", "reachable", "silent")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.heard_at = 0.0
+        self.heard_unix = 0.0
+        self.silent: Mapping[str, float] = {}
+        self.reachable = False
+
+    def last_word(self, node: str) -> float:
+        """Of one of its nodes, at the latest."""
+        return self.silent.get(node, self.heard_at)
+
+
 @dataclass(slots=True)
 class NodeObservation:
     """One node as last seen. Times are unix seconds by this member's clock; 0: never.
 
-    They are for people: `heard_at` is what decides, in seconds of the fleet's steady clock.
+    They are for people: `heard_at` is what decides, in seconds of the fleet's steady clock. Of a
+    node that another member has a session with (`peer`) both are as of the last `Fleet.get`.
     """
 
     node: str
@@ -36,7 +65,13 @@ class NodeObservation:
     last_seen: float = 0.0
     heard_at: float | None = None
     disconnected_at: float = 0.0
+    # Whose session it is: None is this member. With what it is known by everywhere.
+    peer: Peer | None = None
+    session_id: str = ""
+    session_number: int = 0
+    supersedes: str = ""
     heartbeat: agent_pb2.Heartbeat | None = None
+    heartbeat_at: float = 0.0
     acked_generation: int = 0
     plan_error: str = ""
     complete: bool = False  # a Hello came: `replicas` is everything that runs there
@@ -60,6 +95,19 @@ class NodeObservation:
             noted[uid] = before
         self.readiness = noted
 
+    def last_word(self) -> float | None:
+        """Steady seconds; None: nothing was heard of it since this process started."""
+        if self.peer is not None and self.connected:
+            return self.peer.last_word(self.node)
+        return self.heard_at
+
+    def settle(self) -> None:
+        """Writes down what follows from the peer's last pulse: before the session ends, and for
+        those who read."""
+        if self.peer is not None and self.connected:
+            word = self.heard_at = self.peer.last_word(self.node)
+            self.last_seen = self.peer.heard_unix - (self.peer.heard_at - word)
+
 
 class Fleet:
     """Observations by node. Listeners get its name after every change; they must be quick.
@@ -71,11 +119,17 @@ class Fleet:
         self.started_at = started_at
         self.steady = steady
         self.listening_since = steady()
+        self.unasked: Mapping[str, str] = {}
+        self._deaf_since = -inf
+        self._deaf_until = -inf
         self._nodes: dict[str, NodeObservation] = {}
         self._listeners: list[Listener] = []
 
     def get(self, node: str) -> NodeObservation | None:
-        return self._nodes.get(node)
+        found = self._nodes.get(node)
+        if found is not None and found.peer is not None:
+            found.settle()
+        return found
 
     def observe(self, node: str) -> NodeObservation:
         """The node's observation, made if need be. Call `touch` after changing it."""
@@ -100,17 +154,65 @@ class Fleet:
         """`ever_seen`: it reported at some time before. `listening_since`: seconds of the steady
         clock; silence from before does not count. None: since this process started."""
         seen, steady = self._nodes.get(node), self.steady()
-        silence_s = None
-        if seen is not None and seen.heard_at is not None:
-            silence_s = steady - seen.heard_at
+        word = seen.last_word() if seen is not None else None
+        silence_s = None if word is None else steady - word
         since = max(self.listening_since, listening_since or 0.0)
+        # Who may hear it could not be asked: silence from before does not count, unless the node
+        # was lost before that.
+        if max(word or 0.0, since) + periods.lost_after_s >= self._deaf_since:
+            since = max(since, steady if self.unasked else self._deaf_until)
         listened_s = max(0.0, steady - since)
         state = liveness(silence_s, ever_seen, listened_s, periods)
-        last_seen = seen.last_seen if seen is not None else 0.0
-        quiet_s = listened_s if silence_s is None else min(silence_s, listened_s)
         if state is Liveness.NEVER_SEEN:
             return NodeLiveness(state, 0.0)
+        if seen is not None:
+            seen.settle()
+        last_seen = seen.last_seen if seen is not None else 0.0
+        quiet_s = listened_s if silence_s is None else min(silence_s, listened_s)
         return NodeLiveness(state, last_seen or self.started_at, max(0.0, quiet_s))
+
+    def silence_s(self, node: str) -> float:
+        """How long nobody who was asked has heard it; infinite: since before this process."""
+        seen = self._nodes.get(node)
+        word = seen.last_word() if seen is not None else None
+        return inf if word is None else self.steady() - word
+
+    # --- members that cannot be heard ------------------------------------------------------------
+
+    def cannot_ask(self, members: Mapping[str, str]) -> None:
+        """Those that are there, as the Store knows, and that no link reaches; each with what people
+        are told of it. Any node that is silent may be theirs: none is lost meanwhile."""
+        if members and not self.unasked:
+            self._begin_deaf()
+        if self.unasked.keys() - members.keys():
+            self._deaf_until = self.steady()
+        self.unasked = dict(members)
+
+    def link_ended(self) -> None:
+        """A member is not heard any more: its agents get a full period to be heard elsewhere."""
+        self._begin_deaf()
+        self._deaf_until = self.steady()
+
+    def _begin_deaf(self) -> None:
+        """Times that follow each other closely are one."""
+        steady = self.steady()
+        if steady - self._deaf_until > DEFAULT_PERIODS.lost_after_s:
+            self._deaf_since = steady
+
+    def doubt(self, node: str) -> str:
+        """Why the node's silence proves nothing; empty when everybody could be asked."""
+        if not self.unasked:
+            return ""
+        seen = self._nodes.get(node)
+        owner = seen.peer.name if seen is not None and seen.connected and seen.peer else ""
+        name = owner if owner in self.unasked else min(self.unasked)
+        had = "has its session" if name == owner else "may have a session with it"
+        return (
+            f"node {node} is silent, and member {name}, which {had}, {self.unasked[name]}: "
+            "evictions wait until it can be asked, or ends"
+        )
+
+    # --- all -------------------------------------------------------------------------------------
 
     def nodes(self) -> Iterable[NodeObservation]:
         return self._nodes.values()
