@@ -2752,6 +2752,8 @@ class DrillReport(_message.Message):
     PLAN_CHANGES_FIELD_NUMBER: _builtins.int
     RESTARTS_FIELD_NUMBER: _builtins.int
     NOT_BACK_FIELD_NUMBER: _builtins.int
+    MEASURED_BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     started_at_ms: _builtins.int
     started_by: _builtins.str
@@ -2774,10 +2776,15 @@ class DrillReport(_message.Message):
     """Of the leader in that time: what it placed, moved or stopped."""
     restarts: _builtins.int
     """Replicas whose containers were restarted meanwhile."""
+    measured_by: _builtins.str
+    """The member that saw all this; empty: none saw the whole drill, and the numbers say nothing."""
+    reason: _builtins.str
     @_builtins.property
     def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
-    def not_back(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def not_back(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 100 names; `nodes` minus `nodes_back` is how many."""
+
     def __init__(
         self,
         *,
@@ -2800,10 +2807,12 @@ class DrillReport(_message.Message):
         plan_changes: _builtins.int = ...,
         restarts: _builtins.int = ...,
         not_back: _abc.Iterable[_builtins.str] | None = ...,
+        measured_by: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detected_s", b"detected_s", "duration_s", b"duration_s", "ended_early", b"ended_early", "had_leader", b"had_leader", "leader", b"leader", "leader_s", b"leader_s", "members", b"members", "nodes", b"nodes", "nodes_back", b"nodes_back", "not_back", b"not_back", "plan_changes", b"plan_changes", "reconnect_last_s", b"reconnect_last_s", "reconnect_p50_s", b"reconnect_p50_s", "reconnect_p99_s", b"reconnect_p99_s", "region", b"region", "restarts", b"restarts", "started_at_ms", b"started_at_ms", "started_by", b"started_by", "write_s", b"write_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detected_s", b"detected_s", "duration_s", b"duration_s", "ended_early", b"ended_early", "had_leader", b"had_leader", "leader", b"leader", "leader_s", b"leader_s", "measured_by", b"measured_by", "members", b"members", "nodes", b"nodes", "nodes_back", b"nodes_back", "not_back", b"not_back", "plan_changes", b"plan_changes", "reason", b"reason", "reconnect_last_s", b"reconnect_last_s", "reconnect_p50_s", b"reconnect_p50_s", "reconnect_p99_s", b"reconnect_p99_s", "region", b"region", "restarts", b"restarts", "started_at_ms", b"started_at_ms", "started_by", b"started_by", "write_s", b"write_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
