@@ -2463,11 +2463,17 @@ class RegionsResponse(_message.Message):
     STORE_KIND_FIELD_NUMBER: _builtins.int
     NOW_MS_FIELD_NUMBER: _builtins.int
     MEMBER_FIELD_NUMBER: _builtins.int
+    LEADER_FIELD_NUMBER: _builtins.int
+    STORE_ERROR_FIELD_NUMBER: _builtins.int
     store_kind: _builtins.str
     """"sqlite" or "etcd"."""
     now_ms: _builtins.int
     member: _builtins.str
     """Which member says all this."""
+    leader: _builtins.str
+    """Who leads; empty: nobody does, or it is not known: see `store_error`."""
+    store_error: _builtins.str
+    """Not empty: the Store did not answer the member just now."""
     @_builtins.property
     def regions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegionInfo]:
         """By name."""
@@ -2482,10 +2488,12 @@ class RegionsResponse(_message.Message):
         store_kind: _builtins.str = ...,
         now_ms: _builtins.int = ...,
         member: _builtins.str = ...,
+        leader: _builtins.str = ...,
+        store_error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["member", b"member", "now_ms", b"now_ms", "regions", b"regions", "store", b"store", "store_kind", b"store_kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader", b"leader", "member", b"member", "now_ms", b"now_ms", "regions", b"regions", "store", b"store", "store_error", b"store_error", "store_kind", b"store_kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2543,6 +2551,7 @@ class MemberInfo(_message.Message):
     STARTED_AT_MS_FIELD_NUMBER: _builtins.int
     HEARD_AT_MS_FIELD_NUMBER: _builtins.int
     CLOCK_SKEW_MS_FIELD_NUMBER: _builtins.int
+    STORE_HEALTHY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     region: _builtins.str
     version: _builtins.str
@@ -2562,7 +2571,9 @@ class MemberInfo(_message.Message):
     heard_at_ms: _builtins.int
     """When the member that answers last heard of it; 0: never."""
     clock_skew_ms: _builtins.int
-    """Its clock minus that of the member that answers."""
+    """Its clock minus that of the member that answers; counts only when `heard_at_ms` is not 0."""
+    store_healthy: _builtins.bool
+    """Whether it reads the Store, as it said when last heard; counts only when `lag_ms` is not -1."""
     @_builtins.property
     def endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -2582,10 +2593,11 @@ class MemberInfo(_message.Message):
         started_at_ms: _builtins.int = ...,
         heard_at_ms: _builtins.int = ...,
         clock_skew_ms: _builtins.int = ...,
+        store_healthy: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_skew_ms", b"clock_skew_ms", "endpoints", b"endpoints", "heard_at_ms", b"heard_at_ms", "lag_ms", b"lag_ms", "lag_revisions", b"lag_revisions", "leader", b"leader", "message", b"message", "name", b"name", "present", b"present", "reachable", b"reachable", "region", b"region", "sessions", b"sessions", "started_at_ms", b"started_at_ms", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_skew_ms", b"clock_skew_ms", "endpoints", b"endpoints", "heard_at_ms", b"heard_at_ms", "lag_ms", b"lag_ms", "lag_revisions", b"lag_revisions", "leader", b"leader", "message", b"message", "name", b"name", "present", b"present", "reachable", b"reachable", "region", b"region", "sessions", b"sessions", "started_at_ms", b"started_at_ms", "store_healthy", b"store_healthy", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
