@@ -1,22 +1,34 @@
 """Logs and Exec: from an operator's call to the agent that runs the replica, and back.
 
-The agent's end is reached through the gateway's `RelayBroker`; flow control reaches through both
-ends, so that nothing piles up here.
+The agent's end is reached through `orchestrator/mesh/forward.py`, whichever member it is connected
+to; flow control reaches through both ends, so that nothing piles up here.
 """
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Protocol
 
 import grpc
 
 from orchestrator.api.catalog import Catalog
 from orchestrator.authz import Caller, require
 from orchestrator.events import EventRecorder
-from orchestrator.gateway.relays import NodeUnreachable, RelayBroker, RelaySession
+from orchestrator.gateway.relays import NodeUnreachable, Relay
 from orchestrator.refusals import Refused, invalid, not_found, unavailable
 from polder.roles import Level
 from polder.v1 import agent_pb2, common_pb2, operator_pb2
+
+
+class Relays(Protocol):
+    """How nodes are reached: `orchestrator.mesh.forward.Forwarding`."""
+
+    def open(
+        self, node: str, request: agent_pb2.OpenRelay
+    ) -> contextlib.AbstractAsyncContextManager[Relay]:
+        """Nothing is sent until `async with`, which raises NodeUnreachable."""
+        ...
+
 
 _MISSING = ("NotFound", "ReplicaNotFound", "ContainerNotFound")
 
@@ -24,7 +36,7 @@ _MISSING = ("NotFound", "ReplicaNotFound", "ContainerNotFound")
 class Relaying:
     """Serves Logs and Exec."""
 
-    def __init__(self, catalog: Catalog, relays: RelayBroker, events: EventRecorder) -> None:
+    def __init__(self, catalog: Catalog, relays: Relays, events: EventRecorder) -> None:
         self._catalog = catalog
         self._relays = relays
         self._events = events
@@ -121,7 +133,7 @@ class Relaying:
         )
 
 
-async def _pump(requests: AsyncIterator[operator_pb2.ExecRequest], relay: RelaySession) -> None:
+async def _pump(requests: AsyncIterator[operator_pb2.ExecRequest], relay: Relay) -> None:
     async for request in requests:
         match request.WhichOneof("message"):
             case "stdin":

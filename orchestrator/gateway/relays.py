@@ -1,8 +1,9 @@
 """Logs and exec: joins an operator's call to the stream that the agent opens for it.
 
-The operator API calls `RelayBroker.open`; the node is asked over its session, and then opens a
-Relay RPC of its own with the id it was given. HTTP/2's flow control reaches from the operator's
-terminal to the container: nothing is buffered here beyond a few messages.
+`orchestrator/mesh/forward.py` calls `RelayBroker.open`, for the operator API or another member; the
+node is asked over its session, and then opens a Relay RPC of its own with the id it was given.
+HTTP/2's flow control reaches from the operator's terminal to the container: nothing is buffered
+here beyond a few messages.
 """
 
 import asyncio
@@ -44,11 +45,34 @@ class Asker(Protocol):
         ...
 
 
-class RelaySession:
+class Relay(Protocol):
     """One log or exec in progress. `async with`, then iterate what the node says and `send`.
 
     Iteration ends after the RelayEnd; it raises NodeUnreachable when the node went away before.
     """
+
+    async def __aenter__(self) -> "Relay":
+        """Raises NodeUnreachable."""
+        ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def __aiter__(self) -> "Relay": ...
+
+    async def __anext__(self) -> agent_pb2.RelayRequest: ...
+
+    async def send(self, response: agent_pb2.RelayResponse) -> None:
+        """Waits while the node does not read. What comes after the node's end is dropped."""
+        ...
+
+
+class RelaySession:
+    """A `Relay` to a node that is connected to this member."""
 
     def __init__(
         self, broker: "RelayBroker", node: str, request: agent_pb2.OpenRelay, timeout_s: float
@@ -94,7 +118,7 @@ class RelaySession:
         self._operator_gone.set()
         self._broker.unregister(self)
 
-    def __aiter__(self) -> "RelaySession":
+    def __aiter__(self) -> Relay:
         return self
 
     async def __anext__(self) -> agent_pb2.RelayRequest:
