@@ -21,6 +21,7 @@ from orchestrator.domain.liveness import (
     Periods,
     liveness,
 )
+from orchestrator.mesh.newer import SessionName
 from polder.v1 import agent_pb2
 
 Listener = Callable[[str], None]
@@ -31,10 +32,11 @@ class Peer:
 
     `heard_at` is its last pulse, `heard_unix` the same for people. `silent`: those of its nodes
     that it has not heard lately, each with the moment of its last word. `reachable`: its link
-    stands, and it has said everything.
+    stands, and it has said everything. `claims`: sessions that it has while another member
+    has a newer one, by node.
     """
 
-    __slots__ = ("heard_at", "heard_unix", "name", "reachable", "silent")
+    __slots__ = ("claims", "heard_at", "heard_unix", "name", "reachable", "silent")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -42,6 +44,7 @@ class Peer:
         self.heard_unix = 0.0
         self.silent: Mapping[str, float] = {}
         self.reachable = False
+        self.claims: dict[str, str] = {}
 
     def last_word(self, node: str) -> float:
         """Of one of its nodes, at the latest."""
@@ -94,6 +97,22 @@ class NodeObservation:
                 before = (status.ready, now if before is not None else 0.0)
             noted[uid] = before
         self.readiness = noted
+
+    @property
+    def session(self) -> SessionName:
+        """What its session is called everywhere."""
+        return SessionName(self.instance_id, self.session_number, self.session_id, self.supersedes)
+
+    def belong(self, peer: Peer | None, session: SessionName, member: str) -> None:
+        """It is connected to `member`: this one (None), or the one that `peer` stands for."""
+        self.settle()
+        if self.peer is not None and self.connected and self.peer is not peer:
+            self.peer.claims[self.node] = self.session_id  # until it says that it has ended
+        if peer is not None:
+            peer.claims.pop(self.node, None)
+        self.peer, self.member, self.connected = peer, member, True
+        self.instance_id, self.session_number = session.instance_id, session.number
+        self.session_id, self.supersedes = session.session_id, session.supersedes
 
     def last_word(self) -> float | None:
         """Steady seconds; None: nothing was heard of it since this process started."""
@@ -218,8 +237,13 @@ class Fleet:
         return self._nodes.values()
 
     def forget(self, node: str) -> None:
-        if self._nodes.pop(node, None) is not None:
-            self.touch(node)
+        former = self._nodes.pop(node, None)
+        if former is None:
+            return
+        if former.peer is not None and former.connected:
+            # If that is another node's already, of the same name, it must be heard anew.
+            former.peer.claims[node] = former.session_id
+        self.touch(node)
 
     def touch(self, node: str) -> None:
         """Tell the listeners. Heartbeats that change nothing visible need not call it."""

@@ -58,6 +58,7 @@ _Facts = tuple[
     bool,
     Standing,
     bool,
+    str,
 ]
 _Watched = tuple[agent_pb2.ReplicaStatus, float, Observed]
 """What was said last, the steady seconds since which it is ready, and what it came to."""
@@ -162,8 +163,9 @@ class SnapshotBuilder:
             not_ready = seen is not None and bool(unable(seen.heartbeat))
             standing = standings.get(site.name, AT_WORK) if site is not None else AT_WORK
             overdue = _is_overdue(resource, now)
+            suspect = self._suspect(resource.name, state.state)
             facts: _Facts = (
-                resource, status, site, state.state, not_ready, standing, overdue
+                resource, status, site, state.state, not_ready, standing, overdue, suspect
             )  # fmt: skip
             before = self._nodes.get(resource.name)
             # So that `now - since` is the silence, whatever the wall clock did meanwhile.
@@ -176,6 +178,14 @@ class SnapshotBuilder:
             known[resource.name] = before
         self._nodes = known
         return tuple(node for _, node in known.values())
+
+    def _suspect(self, node: str, state: Liveness) -> str:
+        """Why nothing leaves it although nobody hears it: who may hear it cannot be asked."""
+        if state is not Liveness.SILENT:
+            return ""
+        if self._fleet.silence_s(node) <= self._periods.lost_after_s:
+            return ""
+        return self._fleet.doubt(node)
 
     def _standings(self, now: float) -> dict[str, Standing]:
         """Of the sites at which not everything is as usual. A window opens without any change."""
@@ -344,7 +354,7 @@ def _same(before: _Facts, now: _Facts) -> bool:
 
 
 def _node(facts: _Facts, since: float) -> Node:
-    resource, status, site, liveness, not_ready, standing, overdue = facts
+    resource, status, site, liveness, not_ready, standing, overdue, suspect = facts
     inventory = from_stored(status.inventory) if status is not None else None
     spec = _decoded(resource, NodeSpec)
     site_spec = _decoded(site, SiteSpec) if site is not None else None
@@ -368,6 +378,7 @@ def _node(facts: _Facts, since: float) -> Node:
         since=since,
         cordoned=standing.cordoned,
         drain_overdue=overdue,
+        suspect=suspect,
         host_paths=host_paths(inventory) if inventory is not None else (),
     )
 

@@ -130,9 +130,10 @@ class _FleetCollector(Collector):
         # Copies in one step each: this runs in a thread beside the event loop.
         known = list(self._fleet.nodes())
         nodes = [node for node in known if self._is_heard(node, steady)]
-        connected = sum(1 for node in known if node.connected)
+        own = [node for node in nodes if node.peer is None]
+        connected = sum(1 for node in known if node.connected and node.peer is None)
         yield _gauge("polder_sessions", "Agents connected to this member.", connected)
-        yield _gauge("polder_nodes_heard", "Nodes heard of lately.", len(nodes))
+        yield _gauge("polder_nodes_heard", "Nodes heard of lately, by any member.", len(nodes))
         yield _gauge("polder_store_revision", "Of the mirror.", self._cache.revision)
         yield _gauge("polder_cache_age_seconds", "0: current.", self._cache.age_s())
         doubted = 1 if self._cache.doubt else 0
@@ -144,7 +145,8 @@ class _FleetCollector(Collector):
             )
             family.add_metric((), len(list(self._cache.resources(kind))))
             yield family
-        yield from _per_node(nodes[:NODES_MAX])
+        # Of its own agents: each member tells of its own, and no node is told twice.
+        yield from _per_node(own[:NODES_MAX])
 
     def _guards(self, known: Sequence[NodeObservation]) -> Iterator[Metric]:
         """What waits for an operator: each of these is worth an alert when it is not 0."""
@@ -161,9 +163,10 @@ class _FleetCollector(Collector):
         yield _gauge("polder_nodes_refusing_plans", "Nodes that refuse their plan.", refusing)
 
     def _is_heard(self, node: NodeObservation, steady: float) -> bool:
-        if node.heartbeat is None or node.heard_at is None:
+        word = node.last_word()
+        if node.heartbeat is None or word is None:
             return False
-        return steady - node.heard_at <= self._silent_after_s
+        return steady - word <= self._silent_after_s
 
 
 def _per_node(nodes: Sequence[NodeObservation]) -> Iterator[Metric]:

@@ -71,7 +71,7 @@ def node_status(facts: NodeFacts) -> Status:
         "inventory": facts.reported.inventory if facts.reported else {},
         "inventoryAt": facts.reported.reported_at_ms if facts.reported else 0,
         "usage": _usage(heartbeat.usage) if seen and seen.heartbeat else {},
-        "usageAt": last_seen_ms if seen and seen.heartbeat else 0,
+        "usageAt": (_ms(seen.heartbeat_at) or last_seen_ms) if seen and seen.heartbeat else 0,
         "usageKnown": bool(heard and seen and seen.heartbeat),
         "allocated": {
             "cpuMillis": amounts.pop("cpuMillis", 0),

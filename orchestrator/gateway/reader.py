@@ -80,10 +80,9 @@ class SessionReader:
     def greet(self, hello: agent_pb2.Hello) -> None:
         """The first message: from here on the fleet knows everything that runs on the node."""
         now = self._clock()
-        seen = self._fleet.heard(self._session.node, now)
-        seen.member = self._settings.member
-        seen.connected = True
-        seen.instance_id = self._session.instance_id
+        seen = self._fleet.observe(self._session.node)
+        seen.belong(None, self._session.name, self._settings.member)
+        seen.last_seen, seen.heard_at = now, self._fleet.steady()
         seen.agent_version = hello.agent_version[:64]
         seen.connected_at = now
         seen.acked_generation = hello.plan_generation
@@ -107,6 +106,8 @@ class SessionReader:
             kind = request.WhichOneof("message")
             if kind != "heartbeat":
                 await self._pace()
+                if self._session.closed.is_set():
+                    return  # another session speaks for the node
             seen = self._fleet.heard(self._session.node, self._clock())
             self._session.last_heard = self._fleet.steady()
             match kind:
@@ -137,7 +138,7 @@ class SessionReader:
             self._tell(_WARNING, "InvalidHeartbeat", "sends numbers that cannot be true")
             return
         before = reports.conditions_of(seen.heartbeat)
-        seen.heartbeat = reports.bounded_heartbeat(heartbeat)
+        seen.heartbeat, seen.heartbeat_at = reports.bounded_heartbeat(heartbeat), seen.last_seen
         if reports.conditions_of(heartbeat) != before:
             self._fleet.touch(self._session.node)
 

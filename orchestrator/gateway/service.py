@@ -29,6 +29,7 @@ from orchestrator.gateway.relays import RelayBroker, UnknownRelay
 from orchestrator.gateway.sessions import LiveSession, Sessions
 from orchestrator.gateway.settings import GatewaySettings
 from orchestrator.gateway.signposts import Signposts
+from orchestrator.gateway.superseding import Superseding
 from orchestrator.identity.member import MemberCredentials
 from orchestrator.identity.nodes import NodeIdentities
 from orchestrator.records import StoredResource
@@ -44,7 +45,7 @@ _AWAY_PAUSE_S = 0.05
 _AWAY_RETRY_MS = 5_000  # another member is nearer in time
 _HEAR_OUT_S = 1.0
 
-_NORMAL, _WARNING = common_pb2.EVENT_TYPE_NORMAL, common_pb2.EVENT_TYPE_WARNING
+_WARNING = common_pb2.EVENT_TYPE_WARNING
 Context = Any  # grpc.aio.ServicerContext is generic in its stubs only
 
 
@@ -70,6 +71,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         self._clock = clock
         self._settings = settings
         self.sessions = Sessions()
+        self.superseding = Superseding(fleet, self.sessions, events, settings.member)
         self.relays = RelayBroker(self.sessions)
         self._whereabouts = Whereabouts(cache, endpoints)
         self._plans = PlanPublisher(cache, self.sessions, events, credentials, self._whereabouts)
@@ -127,7 +129,12 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         nodes = keys.spec_prefix("Node")
         for change in changes:
             if change.key.startswith(nodes) and _uid(change.previous) != _uid(change.value):
-                self._fleet.forget(change.key.rpartition("/")[2])
+                name = change.key.rpartition("/")[2]
+                seen = self._fleet.get(name)
+                elsewhere = seen is not None and seen.connected and seen.peer is not None
+                if change.previous is None and elsewhere:
+                    continue  # a member is quicker to tell of its session than the mirror is
+                self._fleet.forget(name)
 
     # --- the RPCs --------------------------------------------------------------------------------
 
@@ -231,7 +238,10 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         requests: AsyncIterator[agent_pb2.SessionRequest],
         context: Context,
     ) -> None:
-        self._enter(session)
+        old = self.superseding.enter(session)
+        if old is not None:
+            await self._part(old, requests, context)
+            return
         self._status_writer.report(session.node, hello, hello.inventory)
         reader = SessionReader(
             session,
@@ -254,7 +264,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             await self._write(session, context)
         finally:
             session.outbox.close()
-            self._leave(session)
+            self.superseding.leave(session, self._clock())
             if reading is not None:
                 reading.cancel()
                 await asyncio.wait({reading})
@@ -280,31 +290,6 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             except TimeoutError:
                 log.info("closing a session that is not read", extra={"node": session.node})
                 return
-
-    def _enter(self, session: LiveSession) -> None:
-        older = self.sessions.enter(session)
-        log.info("session opened", extra={"node": session.node, "instance": session.instance_id})
-        if older is None or older.instance_id == session.instance_id:
-            return  # an agent that reconnects or renews supersedes only itself
-        log.warning(
-            "session superseded", extra={"node": session.node, "instance": older.instance_id}
-        )
-        message = (
-            f"instance {session.instance_id} connected while {older.instance_id} was connected; "
-            "the newer one stays. If it repeats, two boxes have one identity"
-        )
-        self._tell(session.node, _NORMAL, "SessionSuperseded", message)
-
-    def _leave(self, session: LiveSession) -> None:
-        session.closed.set()
-        if not self.sessions.leave(session):
-            return  # a newer session speaks for the node
-        log.info("session closed", extra={"node": session.node})
-        seen = self._fleet.get(session.node)
-        if seen is not None:
-            seen.connected = False
-            seen.disconnected_at = self._clock()
-            self._fleet.touch(session.node)
 
     def _welcome(self, session: LiveSession) -> agent_pb2.Welcome:
         settings = self._settings

@@ -5,10 +5,12 @@ The service enters and leaves sessions; the plan publisher and the relay broker 
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Iterator
 
 from orchestrator.gateway.outbox import Outbox, OutboxFull
 from orchestrator.gateway.relays import NodeUnreachable
+from orchestrator.mesh.newer import SessionName
 from polder.identity import NodeId
 from polder.v1 import agent_pb2, plan_pb2
 
@@ -24,6 +26,9 @@ class LiveSession:
         self.identity = identity
         self.serial = serial
         self.instance_id = hello.instance_id[:128]
+        self.number = max(0, hello.session_number)
+        self.session_id = secrets.token_hex(8)
+        self.supersedes = ""  # the session that the node was known to have when this one began
         self.last_heard = self.started_at = started_at
         self.outbox = Outbox()
         self.closed = asyncio.Event()
@@ -33,6 +38,11 @@ class LiveSession:
     @property
     def node(self) -> str:
         return self.identity.node
+
+    @property
+    def name(self) -> SessionName:
+        """What the other members are told of it."""
+        return SessionName(self.instance_id, self.number, self.session_id, self.supersedes)
 
     def send(self, message: agent_pb2.SessionResponse) -> None:
         """An agent that does not read loses its session rather than filling our memory."""

@@ -26,14 +26,12 @@ class Gateway(Protocol):
 class Heard:
     """One member's nodes, as it says them.
 
-    `missing`: of those that it had before, which it has not named since its last hello. `claims`:
-    sessions that it has while another member has a newer one, by node.
+    `missing`: of those that it had before, which it has not named since its last hello.
     """
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self.missing: set[str] = set()
-        self.claims: dict[str, str] = {}
 
 
 class NodesHeard:
@@ -59,7 +57,7 @@ class NodesHeard:
 
     def begin(self, heard: Heard) -> None:
         """It says everything anew; what it does not name by its `complete` is there no more."""
-        heard.claims.clear()
+        heard.peer.claims.clear()
         heard.missing = {
             seen.node for seen in self.fleet.nodes() if seen.connected and seen.peer is heard.peer
         }
@@ -85,7 +83,8 @@ class NodesHeard:
     def unclaimed(self, heard: Heard) -> list[str]:
         """Nodes of which it has the only session, although that lost to another: that one is over,
         and what it says of them must be heard again from the beginning."""
-        return [node for node in heard.claims if not self._stands(self.fleet.get(node))]
+        claims = heard.peer.claims
+        return [node for node in claims if not self._stands(self.fleet.get(node))]
 
     # --- a node ----------------------------------------------------------------------------------
 
@@ -105,8 +104,7 @@ class NodesHeard:
         seen = self.fleet.get(said.node)
         mine = seen is not None and seen.peer is heard.peer and seen.session_id == said.session_id
         if not said.connected:
-            if heard.claims.get(said.node) == said.session_id:
-                del heard.claims[said.node]
+            heard.peer.claims.pop(said.node, None)
             if seen is not None and mine and seen.connected:
                 self._end(seen, said.disconnected_at_ms)
                 self.fleet.touch(said.node)
@@ -126,23 +124,18 @@ class NodesHeard:
         """Whether the node is this member's from now on; settles it with the one that has it."""
         if seen is None or seen.peer is heard.peer or not self._stands(seen):
             return True
-        theirs, here = _name(said), session_name(seen)
-        if not is_newer(theirs, here):
-            heard.claims[said.node] = said.session_id
+        theirs = _name(said)
+        if not is_newer(theirs, seen.session):
+            heard.peer.claims[said.node] = said.session_id
             return False
         if seen.peer is None:
             self._gateway.supersede(said.node, theirs, heard.peer.name)
-        else:
-            self.of(seen.peer.name).claims[said.node] = seen.session_id
         return True
 
     def _update(self, heard: Heard, seen: NodeObservation, said: member_pb2.NodeSaid) -> None:
         # A copy of its own: a part of the message would keep all of the message in memory.
         said = _copied(said)
-        seen.settle()
-        seen.peer, seen.member, seen.connected = heard.peer, heard.peer.name, True
-        seen.session_id, seen.supersedes = said.session_id, said.supersedes
-        seen.instance_id, seen.session_number = said.instance_id, said.session_number
+        seen.belong(heard.peer, _name(said), heard.peer.name)
         seen.agent_version, seen.plan_error = said.agent_version, said.plan_error
         seen.connected_at = said.connected_at_ms / 1000
         seen.acked_generation, seen.complete = said.acked_generation, said.hello_complete
@@ -166,11 +159,6 @@ class NodesHeard:
         seen.settle()
         seen.connected = False
         seen.disconnected_at = at_ms / 1000 if at_ms else self._clock()
-
-
-def session_name(seen: NodeObservation) -> SessionName:
-    """Of the session that the observation is of."""
-    return SessionName(seen.instance_id, seen.session_number, seen.session_id, seen.supersedes)
 
 
 def _name(said: member_pb2.NodeSaid) -> SessionName:

@@ -180,14 +180,14 @@ def _watch(
             seen.append(node)
             continue
         before = _spared(node, before, judged, moment.steady, settings.spared_s)
-        why = judged.doubted.get(node.name, "")
+        why = node.suspect or judged.doubted.get(node.name, "")
         if not why and before is not None and moment.steady < before.spared_until:
             why = f"node {node.name} was silent with many that are heard again, and has a bit more"
         word = heard(node.liveness, doubted=bool(why))
         before = before or first(word, moment.steady)
         nodes[node.name], said = step(node.name, before, word, moment.steady)
         told += said
-        if word is Word.DOUBTED:
+        if word is Word.DOUBTED or node.suspect:
             doubted[node.name] = why
         seen.append(_doubted(node, why))
     stored = [hold for hold in holds.values() if hold.kind is HoldKind.SILENCE]

@@ -53,8 +53,8 @@ class Node:
 
     `cordoned`: why it gets no new replicas although it is not cordoned itself, such as "site x is
     cordoned"; `draining` also while a maintenance window drains its site. `drain_overdue`: the time
-    for leaving is over. `suspect`: so many are silent with it that the silence proves nothing;
-    nothing leaves it for being lost.
+    for leaving is over. `suspect`: why its silence proves nothing, since so many are silent with it
+    or a member that may hear it cannot be asked; nothing leaves it for being lost.
     """
 
     name: str
