@@ -170,8 +170,14 @@ class Cache:
         if self.revision >= revision:
             return
         waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append((revision, waiter))
-        await waiter
+        item = (revision, waiter)
+        self._waiters.append(item)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if item in self._waiters:
+                self._waiters.remove(item)
+            raise
 
     def expect(self, key: str, raw: bytes, value: StoredResource | TemplateRevision) -> None:
         """A writer of this process says what `raw` means, so that the mirror need not parse it.

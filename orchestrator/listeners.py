@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
 from orchestrator.authz import Listener
+from orchestrator.operator_calls import OperatorCalls
 from orchestrator.parts import Parts
 from orchestrator.rpc import FrontDoor
 from polder.v1 import agent_pb2_grpc, member_pb2_grpc, operator_pb2_grpc
@@ -85,7 +86,8 @@ class Listeners:
     def _server(
         self, parts: Parts, listener: Listener, options: list[tuple[str, Any]], *, shared: bool
     ) -> Any:
-        door = FrontDoor(listener, parts.peers, parts.calls, parts.metrics)
+        operators = OperatorCalls(parts.freshness, parts.config.member_name)
+        door = FrontDoor(listener, parts.peers, parts.calls, parts.metrics, operators)
         # Not by default: a second process on the port, perhaps of another installation, would
         # take half of the agents without anyone noticing.
         reuse = ("grpc.so_reuseport", int(shared))

@@ -21,6 +21,7 @@ from orchestrator.config import Config
 from orchestrator.domain.liveness import Periods
 from orchestrator.events import EventRecorder
 from orchestrator.fleet import Fleet
+from orchestrator.freshness import Freshness
 from orchestrator.identity.authority import Authority
 from orchestrator.identity.join_tokens import JoinTokens
 from orchestrator.identity.member import MemberIdentity
@@ -30,6 +31,7 @@ from orchestrator.identity.peers import Peers
 from orchestrator.members import SETTLE_S, Registry
 from orchestrator.metrics import Metrics
 from orchestrator.records import MemberRecord
+from orchestrator.settling import SettlingStore
 from orchestrator.store.port import Store
 from polder.identity import MemberId
 
@@ -62,6 +64,8 @@ class Parts:
     access: Access
     periods: Periods
     registry: Registry
+    freshness: Freshness
+    writes: SettlingStore  # what operators write to
 
 
 def build_parts(
@@ -74,6 +78,7 @@ def build_parts(
 ) -> Parts:
     """Raises UnusableFile when the region's CA has expired. Start `cache` and `events` after."""
     cache = Cache(store, clock)
+    writes = SettlingStore(store)
     index = PlacementIndex(cache)
     fleet = Fleet(started_at=clock())
     events = EventRecorder(store, clock, cache.uid_of)
@@ -83,14 +88,14 @@ def build_parts(
     )
     join = JoinSettings(config.endpoints, member_id.member, config.node_certificate_life)
     nodes = NodeIdentities(store, cache, authority, events, clock, join)
-    tokens = JoinTokens(store, cache, authority, clock, config.join_endpoints)
-    operators = OperatorIdentities(store, authority, clock, config.operator_certificate_life)
+    tokens = JoinTokens(writes, cache, authority, clock, config.join_endpoints)
+    operators = OperatorIdentities(writes, authority, clock, config.operator_certificate_life)
     calls = LiveCalls(cache, clock)
     explaining = Explaining(index)
     periods = Periods(config.silent_after, config.lost_after)
     catalog = Catalog(cache, fleet, index, clock, explaining, periods)
     access = Access(
-        store, cache, authority, tokens, operators, calls, events, clock, member_id, version
+        writes, cache, authority, tokens, operators, calls, events, clock, member_id, version
     )
     metrics.observe_fleet(fleet, cache, config.silent_after)
     metrics.authority_ends(authority.ends_at)
@@ -110,13 +115,15 @@ def build_parts(
         calls=calls,
         catalog=catalog,
         explaining=explaining,
-        applier=Applier(store, cache, index, clock),
+        applier=Applier(writes, cache, index, clock),
         reading=Reading(catalog, clock),
-        deleter=Deleter(store, cache, index, clock),
+        deleter=Deleter(writes, cache, index, clock),
         hub=WatchHub(catalog, clock, explaining.fingerprints),
         access=access,
         periods=periods,
         registry=build_registry(config, store, clock, version),
+        freshness=Freshness(store, cache),
+        writes=writes,
     )
 
 

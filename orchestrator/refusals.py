@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import grpc
 
-from orchestrator.store.port import StoreError, StoreFull
+from orchestrator.store.port import NothingWritten, StoreError, StoreFull
 
 FieldViolation = tuple[int, str, str]
 """(document, path, message)."""
@@ -71,10 +71,27 @@ def from_store(error: StoreError) -> Refused:
         return exhausted(
             "StoreFull",
             "the store is full: nothing was written",
-            "reads still work; make room on the orchestrator's file system",
+            "reads still work. On etcd: etcdctl compact, then defrag, then alarm disarm, or raise "
+            "--quota-backend-bytes; on SQLite: make room on the orchestrator's file system",
         )
+    if isinstance(error, NothingWritten):
+        return not_writable("the store cannot be reached")
+    return outcome_unknown()
+
+
+def not_writable(why: str) -> Refused:
+    """A write that was never sent, or certainly refused."""
     return unavailable(
         "StoreUnavailable",
-        "the store did not answer; whether a write was made is unknown",
-        "try again: the same request is safe to repeat",
+        f"{why}: nothing was written",
+        "try again, or another member: edgectl goes through its endpoints by itself",
+    )
+
+
+def outcome_unknown() -> Refused:
+    """A write that was sent, and asked for again, without an answer."""
+    return unavailable(
+        "OutcomeUnknown",
+        "the store did not answer; whether the write was made is unknown",
+        "edgectl get of the resource shows whether it stands; the same command is safe to repeat",
     )

@@ -20,6 +20,7 @@ from orchestrator.authz import Listener, Rule, Who, admit, attach, detach, rule_
 from orchestrator.calls import LiveCalls
 from orchestrator.identity.peers import Peers
 from orchestrator.metrics import Metrics
+from orchestrator.operator_calls import Metadata, OperatorCalls, operation
 from orchestrator.refusals import Refused, from_store
 from orchestrator.store.port import StoreError
 from polder.errors import detail
@@ -33,11 +34,17 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class FrontDoor(aio.ServerInterceptor):  # type: ignore[type-arg,unused-ignore]  # by stubs
-    """One per listener."""
+    """One per listener. `operators` only where operators call."""
 
     def __init__(
-        self, listener: Listener, peers: Peers, calls: LiveCalls, metrics: Metrics
+        self,
+        listener: Listener,
+        peers: Peers,
+        calls: LiveCalls,
+        metrics: Metrics,
+        operators: OperatorCalls | None = None,
     ) -> None:
+        self._operators = operators
         self._listener = listener
         self._peers = peers
         self._calls = calls
@@ -66,6 +73,7 @@ class FrontDoor(aio.ServerInterceptor):  # type: ignore[type-arg,unused-ignore] 
     def _wrap(self, method: str, rule: Rule | None, handler: Handler) -> Handler:
         serve = _inner(handler)
         short = method.rpartition("/")[2]
+        name, signed = self._operation(method)
         streams_out = bool(handler.response_streaming)
         long = streams_out or bool(handler.request_streaming)
 
@@ -74,11 +82,11 @@ class FrontDoor(aio.ServerInterceptor):  # type: ignore[type-arg,unused-ignore] 
             code = "OK"
             try:
                 await self._admit(method, rule, context)
-                return await serve(request, context)
+                return await self._serve(name, serve, request, context)
             except Exception as error:
                 refused = _refusal(method, error)
                 code = refused.code.name
-                return await _refuse(context, refused)
+                return await _refuse(context, refused, signed)
             finally:
                 detach(context)
                 self._metrics.call(short, code, time.perf_counter() - started)
@@ -87,7 +95,7 @@ class FrontDoor(aio.ServerInterceptor):  # type: ignore[type-arg,unused-ignore] 
             code = "OK"
             self._metrics.streams.labels(short).inc()
             try:
-                return await self._stream(method, rule, serve, request, context)
+                return await self._stream(method, rule, serve, request, context, name)
             except asyncio.CancelledError:
                 code = "CANCELLED"
                 raise
@@ -96,13 +104,29 @@ class FrontDoor(aio.ServerInterceptor):  # type: ignore[type-arg,unused-ignore] 
                 code = refused.code.name
                 if handler.request_streaming:
                     await _hear_out(context)
-                return await _refuse(context, refused)
+                return await _refuse(context, refused, signed)
             finally:
                 detach(context)
                 self._metrics.streams.labels(short).dec()
                 self._metrics.call(short, code, None)
 
         return _like(handler, stream if long else unary)
+
+    def _operation(self, method: str) -> tuple[str, Metadata]:
+        """The name of an operator's call, if it is one, and what its refusals carry."""
+        name = operation(method) if self._operators is not None else ""
+        return name, self._operators.signed if name and self._operators is not None else ()
+
+    async def _serve(
+        self, name: str, serve: Callable[[Any, Context], Any], request: Any, context: Context
+    ) -> Any:
+        if self._operators is None or not name:
+            return await serve(request, context)
+        metadata = await self._operators.metadata(name, request)
+        with self._operators.request(name, context):
+            answer = await serve(request, context)
+        context.set_trailing_metadata(metadata)
+        return answer
 
     async def _admit(self, method: str, rule: Rule | None, context: Context) -> Any:
         self._calls.check_open()
@@ -123,12 +147,16 @@ class FrontDoor(aio.ServerInterceptor):  # type: ignore[type-arg,unused-ignore] 
         serve: Callable[[Any, Context], Any],
         request: Any,
         context: Context,
+        name: str,
     ) -> Any:
         caller = await self._admit(method, rule, context)
         if caller is None:
             return await _run_stream(serve, request, context)
         with self._calls.registered(caller) as call:
             try:
+                if self._operators is not None and name:
+                    metadata = await self._operators.metadata(name, request)
+                    await context.send_initial_metadata(metadata)
                 return await _run_stream(serve, request, context)
             except asyncio.CancelledError:
                 if call.refusal is None:
@@ -183,9 +211,9 @@ async def _hear_out(context: Context) -> None:
             await context.read()
 
 
-async def _refuse(context: Context, refused: Refused) -> None:
+async def _refuse(context: Context, refused: Refused, signed: Metadata) -> None:
     trailers = detail(refused.reason, refused.hint, refused.violations)
-    await context.abort(refused.code, refused.message, trailers)
+    await context.abort(refused.code, refused.message, (*trailers, *signed))
 
 
 def _inner(handler: Handler) -> Callable[[Any, Context], Any]:

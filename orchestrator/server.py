@@ -241,7 +241,7 @@ class Orchestrator:
             parts.events,
             parts.cache,
             self._clock,
-            Guards(parts.store, parts.cache, parts.events, self._clock),
+            Guards(parts.writes, parts.cache, parts.events, self._clock),
             Rollouts(parts.catalog, parts.applier, self.voice),
         )
         return Listeners(parts, self.gateway, operators)
@@ -264,6 +264,7 @@ class Orchestrator:
         self._background.start("region-ca", self._rotation(parts).run())
         self._background.start("join-tokens", parts.tokens.run())
         self._background.start("live-calls", parts.calls.run())
+        self._background.start("freshness", parts.freshness.run())
         self._background.start("watch-hub", parts.hub.run())
         self._background.start("gateway", self.gateway.run())
         self._background.start("leader", self.leader.run())

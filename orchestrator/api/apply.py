@@ -10,8 +10,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 import grpc
 
@@ -19,7 +18,9 @@ from orchestrator.api.allowances import not_allowed, powerless
 from orchestrator.api.index import PlacementIndex
 from orchestrator.api.job_checks import ended_warnings, not_schedulable
 from orchestrator.api.overwriting import taken_back
+from orchestrator.api.repeating import outcome_of, step_name, steps_told
 from orchestrator.api.sovereignty_checks import Changing, SovereigntyChecks
+from orchestrator.api.steps import Step, Wanted, batches
 from orchestrator.api.wire import to_wire
 from orchestrator.authz import Caller, require_write, sees_secrets
 from orchestrator.cache import Cache
@@ -27,8 +28,9 @@ from orchestrator.catching_up import catch_up
 from orchestrator.domain.rollout_state import needed_revisions
 from orchestrator.records import KeptRecord, StoredResource, TemplateRevision
 from orchestrator.refusals import FieldViolation, Refused, conflict, exhausted, invalid
+from orchestrator.settling import SettlingStore
 from orchestrator.store import keys
-from orchestrator.store.port import Compare, CompareTarget, Delete, Op, Put, Store
+from orchestrator.store.port import Compare, CompareTarget, Delete, Entry, Put
 from polder.manifest import (
     InvalidManifest,
     Manifest,
@@ -36,7 +38,6 @@ from polder.manifest import (
     Violation,
     WorkloadSpec,
     decode_document,
-    digest,
 )
 from polder.manifest.quantity import format_timestamp
 from polder.v1 import operator_pb2
@@ -44,43 +45,11 @@ from polder.v1 import operator_pb2
 DOCUMENTS_MAX = 2_000
 # A workload's template is stored twice, in its spec and as a revision, in one transaction.
 DOCUMENT_BYTES_MAX = 700_000
-BATCH_DOCUMENTS = 40
-BATCH_BYTES_MAX = 1_400_000
 REVISIONS_KEPT = 10
 _ATTEMPTS = 16
-_ORDER = ("Namespace", "Provider", "Site", "Node", "Secret", "Config", "Workload")
 _RESERVED = "polder.eu/"
 
 Key = tuple[str, str, str]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """One checked document of the request."""
-
-    number: int
-    manifest: Manifest
-    expected_revision: int
-    size: int
-    by: str = ""  # as in Event.source
-
-    @cached_property
-    def template_digest(self) -> str:
-        """Only for a Workload."""
-        return digest(self.manifest.spec.template)
-
-
-@dataclass(slots=True)
-class Step:
-    """What one document means for the Store, as the mirror stands."""
-
-    wanted: Wanted
-    outcome: "operator_pb2.ApplyOutcome.ValueType"
-    record: StoredResource
-    compares: list[Compare] = field(default_factory=list)
-    ops: list[Op] = field(default_factory=list)
-    existing: StoredResource | None = None
-    revision: TemplateRevision | None = None  # that comes with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +64,7 @@ class Applier:
     """Serves Apply."""
 
     def __init__(
-        self, store: Store, cache: Cache, index: PlacementIndex, clock: Callable[[], float]
+        self, store: SettlingStore, cache: Cache, index: PlacementIndex, clock: Callable[[], float]
     ) -> None:
         self._store = store
         self._cache = cache
@@ -107,21 +76,52 @@ class Applier:
     async def apply(
         self, caller: Caller, request: operator_pb2.ApplyRequest
     ) -> operator_pb2.ApplyResponse:
-        """Raises Refused (InvalidManifest, Forbidden, Conflict, BeingDeleted, TooLarge) and
-        StoreError."""
+        """Raises Refused (InvalidManifest, Forbidden, Conflict, BeingDeleted, TooLarge,
+        OutcomeUnknown) and StoreError."""
+        if self._store.is_repeated and not request.dry_run:
+            return await self._repeat(caller, request)
         decided = await self.decide(caller, request.documents)
         steps = list(decided.steps)
-        wanted = [step.wanted for step in steps]
         if not request.dry_run:
-            written: dict[int, Step] = {}
-            batches = _batches(wanted)
-            for batch in batches:
-                # What was decided above still holds for the first; later ones see its effect.
-                first = _only(batch, steps) if batch is batches[0] else None
-                for step in await self._write(batch, wanted, first):
-                    written[step.wanted.number] = step
-            steps = [written[item.number] for item in wanted]
+            steps = await self._write_all(steps)
         return operator_pb2.ApplyResponse(results=results_of(caller, steps, decided.warnings))
+
+    async def _repeat(
+        self, caller: Caller, request: operator_pb2.ApplyRequest
+    ) -> operator_pb2.ApplyResponse:
+        """The client asked before, perhaps another member, and got no answer. What its earlier try
+        wrote is told and not written again, whatever has become of it since."""
+        wanted = decode_request(request.documents, caller.source)
+        for item in wanted:
+            require_write(caller, *item.manifest.ref)
+        told = await self._store.told(step_name(0))
+        if told is None:
+            try:
+                decided = await self.decide(caller, request.documents)
+                steps = await self._write_all(list(decided.steps))
+                return operator_pb2.ApplyResponse(
+                    results=results_of(caller, steps, decided.warnings)
+                )
+            except Refused:
+                # Perhaps only because the earlier try was made a moment ago.
+                if await self._store.leave_alone(step_name(0)) is None:
+                    raise
+        written = await self._writebatches(wanted, None)
+        return operator_pb2.ApplyResponse(results=results_of(caller, written, {}))
+
+    async def _write_all(self, steps: list[Step]) -> list[Step]:
+        return await self._writebatches([step.wanted for step in steps], steps)
+
+    async def _writebatches(
+        self, wanted: Sequence[Wanted], decided: Sequence[Step] | None
+    ) -> list[Step]:
+        written: dict[int, Step] = {}
+        for number, batch in enumerate(batches(wanted)):
+            # What was decided before still holds for the first; later ones see its effect.
+            first = _only(batch, decided) if decided is not None and not number else None
+            for step in await self._write(batch, wanted, first, step_name(number)):
+                written[step.wanted.number] = step
+        return [written[item.number] for item in wanted]
 
     async def decide(
         self,
@@ -154,32 +154,47 @@ class Applier:
         return Decided(steps, found.warnings)
 
     async def _write(
-        self, batch: Sequence[Wanted], request: Sequence[Wanted], decided: list[Step] | None
+        self,
+        batch: Sequence[Wanted],
+        request: Sequence[Wanted],
+        decided: list[Step] | None,
+        name: str,
     ) -> list[Step]:
-        steps = decided or self._plan(batch, request)
-        if await self._commit(steps):
+        told = await self._store.told(name)
+        if told is not None:
+            return await self._as_told(batch, told)
+        steps = await self._commit(decided or self._plan(batch, request), name)
+        if steps is not None:
             return steps
         # Those that lost a race queue up: together they would only make each other lose again.
         async with self._contended:
             for _ in range(_ATTEMPTS):
-                steps = self._plan(batch, request)
-                if await self._commit(steps):
+                steps = await self._commit(self._plan(batch, request), name)
+                if steps is not None:
                     return steps
         raise conflict("the resources kept changing under this apply", "try again")
 
-    async def _commit(self, steps: Sequence[Step]) -> bool:
-        """Whether it stands. Either way the mirror then holds what decided that."""
+    async def _commit(self, steps: list[Step], name: str) -> list[Step] | None:
+        """The steps as they stand; None when something has changed under them. Either way the
+        mirror then holds what decided that."""
+        batch = [step.wanted for step in steps]
         ops = [op for step in steps for op in step.ops]
         if not ops:
-            return True
+            made = await self._store.leave_alone(name)
+            return steps if made is None else await self._as_told(batch, made)
         compares = {c.key: c for step in steps for c in step.compares}
-        result = await self._store.txn(list(compares.values()), ops)
+        result, told = await self._store.step(name, list(compares.values()), ops, outcome_of(steps))
+        if told is not None:
+            return await self._as_told(batch, told)
         await catch_up(self._cache, result.revision)
-        if result.committed:
-            for step in steps:
-                if step.ops:
-                    step.record = replace(step.record, store_revision=result.revision)
-        return result.committed
+        for step in steps:
+            if step.ops:
+                step.record = replace(step.record, store_revision=result.revision)
+        return steps if result.committed else None
+
+    async def _as_told(self, batch: Sequence[Wanted], mark: Entry) -> list[Step]:
+        await catch_up(self._cache, mark.mod_revision)
+        return steps_told(batch, mark, self._cache.resource)
 
     # --- deciding ------------------------------------------------------------------------------
 
@@ -443,21 +458,6 @@ def _labels(manifest: Manifest, existing: StoredResource) -> dict[str, str]:
 
 def _compare(key: str, store_revision: int) -> Compare:
     return Compare(key, CompareTarget.MOD_REVISION, store_revision)
-
-
-def _batches(wanted: Sequence[Wanted]) -> list[list[Wanted]]:
-    """What is referred to comes first."""
-    ordered = sorted(wanted, key=lambda item: _ORDER.index(item.manifest.kind))
-    batches: list[list[Wanted]] = [[]]
-    size = 0
-    for item in ordered:
-        cost = 2 * item.size
-        if batches[-1] and (len(batches[-1]) >= BATCH_DOCUMENTS or size + cost > BATCH_BYTES_MAX):
-            batches.append([])
-            size = 0
-        batches[-1].append(item)
-        size += cost
-    return batches
 
 
 def _only(batch: Sequence[Wanted], steps: Sequence[Step]) -> list[Step]:

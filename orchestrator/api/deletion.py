@@ -16,24 +16,27 @@ from orchestrator.cache import Cache
 from orchestrator.catching_up import catch_up
 from orchestrator.records import StoredResource
 from orchestrator.refusals import Refused, conflict, in_use, invalid
+from orchestrator.settling import SettlingStore
 from orchestrator.store import keys
-from orchestrator.store.port import Compare, CompareTarget, Delete, Op, Put, Store
+from orchestrator.store.port import Compare, CompareTarget, Delete, Op, Put
 from polder.manifest import KINDS
 from polder.manifest.document import DEFAULT_NAMESPACE
-from polder.v1 import operator_pb2
+from polder.v1 import common_pb2, operator_pb2
 
 _ATTEMPTS = 16
 _BY_LEADER = ("Workload", "Node")
 _AT_ONCE = ("Secret", "Config")
 """What nothing refers to by its revision."""
 _SHOWN = 5
+_MARK, _UNMARK, _REMOVE = "mark", "unmark", "remove"
+"""The steps of a deletion, as its marks name them; see `settling`."""
 
 
 class Deleter:
     """Serves Delete."""
 
     def __init__(
-        self, store: Store, cache: Cache, index: PlacementIndex, clock: Callable[[], float]
+        self, store: SettlingStore, cache: Cache, index: PlacementIndex, clock: Callable[[], float]
     ) -> None:
         self._store = store
         self._cache = cache
@@ -43,12 +46,38 @@ class Deleter:
     async def delete(
         self, caller: Caller, request: operator_pb2.DeleteRequest
     ) -> operator_pb2.DeleteResponse:
-        """Raises Refused (NotFound, InUse, Conflict, Forbidden) and StoreError."""
+        """Raises Refused (NotFound, InUse, Conflict, Forbidden, OutcomeUnknown), StoreError."""
         ref = checked_ref(request.ref)
         if not KINDS[ref.kind].editable and ref.kind != "Volume":
             instead = "edgectl revoke" if ref.kind == "Operator" else "delete or scale its Workload"
             raise invalid(f"{KINDS[ref.kind].plural} cannot be deleted", instead)
         require_write(caller, ref.kind, ref.namespace, ref.name)
+        if request.dry_run or not self._store.is_repeated:
+            return await self._delete(caller, request, ref)
+        last = _MARK if ref.kind in _BY_LEADER else _REMOVE
+        told = await self._store.told(last)
+        if told is None:
+            try:
+                return await self._delete(caller, request, ref)
+            except Refused:
+                # Perhaps only because an earlier try of this request was made.
+                told = await self._store.leave_alone(last)
+                if told is None:
+                    raise
+        await catch_up(self._cache, told.mod_revision)
+        return self._as_told(ref)
+
+    def _as_told(self, ref: common_pb2.ResourceRef) -> operator_pb2.DeleteResponse:
+        """An earlier try of the request was made."""
+        record = self._cache.resource(ref.kind, ref.namespace, ref.name)
+        by_leader = record is not None and ref.kind in _BY_LEADER
+        if record is None or not by_leader:
+            record = StoredResource(ref.kind, ref.namespace, ref.name, uid="", spec={})
+        return operator_pb2.DeleteResponse(resource=to_wire(record), finished=not by_leader)
+
+    async def _delete(
+        self, caller: Caller, request: operator_pb2.DeleteRequest, ref: common_pb2.ResourceRef
+    ) -> operator_pb2.DeleteResponse:
         for _ in range(_ATTEMPTS):
             record = self._cache.resource(ref.kind, ref.namespace, ref.name)
             if record is None:
@@ -78,29 +107,31 @@ class Deleter:
             tombstone = replace(
                 record, deletion_requested_at_ms=now_ms, changed_by=by, changed_at_ms=now_ms
             )
-            marked = await self._put(record, tombstone)
+            marked = await self._put(_MARK, record, tombstone)
         if marked is None or by_leader:
             return (marked, False) if marked is not None else None
         try:
             self._check_unused(marked)
         except Refused:
-            await self._put(marked, replace(record, deletion_requested_at_ms=0))
+            await self._put(_UNMARK, marked, replace(record, deletion_requested_at_ms=0))
             raise
         ops: list[Op] = [Delete(keys.spec(*marked.ref))]
         if marked.kind == "Namespace":
             ops.append(Delete(keys.freeze(marked.name)))  # or who has the name next is frozen
-        removed = await self._commit(marked, *ops)
+        removed = await self._commit(_REMOVE, marked, *ops)
         return (marked, True) if removed else None
 
-    async def _put(self, before: StoredResource, after: StoredResource) -> StoredResource | None:
-        revision = await self._commit(before, Put(keys.spec(*before.ref), after.to_bytes()))
+    async def _put(
+        self, step: str, before: StoredResource, after: StoredResource
+    ) -> StoredResource | None:
+        revision = await self._commit(step, before, Put(keys.spec(*before.ref), after.to_bytes()))
         return replace(after, store_revision=revision) if revision else None
 
-    async def _commit(self, before: StoredResource, *ops: Op) -> int:
+    async def _commit(self, step: str, before: StoredResource, *ops: Op) -> int:
         """The Store's revision; 0 when the record has changed. The mirror is behind neither."""
         key = keys.spec(*before.ref)
         compare = Compare(key, CompareTarget.MOD_REVISION, before.store_revision)
-        result = await self._store.txn([compare], ops)
+        result, _ = await self._store.step(step, [compare], ops)
         await catch_up(self._cache, result.revision)
         return result.revision if result.committed else 0
 
