@@ -1,14 +1,12 @@
 """Members on an etcd: made at the first start, checked at every later one, waited for when away."""
 
 import asyncio
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator.identity.authority import create_region, create_root
 from orchestrator.installation import WrongInstallation
 from orchestrator.server import Orchestrator
 from orchestrator.store import keys
@@ -16,6 +14,7 @@ from orchestrator.store.etcd.adapter import open_etcd
 from orchestrator.store.port import Put, StoreUnavailable
 from polder.v1 import operator_pb2
 from tests.integration.etcd_server import EtcdCluster
+from tests.integration.members_rig import etcd_settings, make_ca
 from tests.integration.orchestrator_rig import config_for, ref, running
 
 pytestmark = pytest.mark.etcd
@@ -34,28 +33,9 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_ca(tmp_path_factory.mktemp("ca"))
 
 
-def make_ca(folder: Path, *regions: str) -> Path:
-    """A root and regions' CAs."""
-
-    create_root(folder, "polder.internal", time.time())
-    for region in regions or ("local", "north", "south"):
-        create_region(folder, region, time.time())
-    (folder / "root.key").unlink()
-    return folder
-
-
 def at_etcd(cluster: EtcdCluster, prefix: str, ca: Path, **changes: Any) -> dict[str, Any]:
     """Settings of a member."""
-    settings = cluster.settings(prefix)
-    return {
-        "store": "etcd:" + ",".join(settings.endpoints),
-        "etcd_ca": str(settings.tls.ca),
-        "etcd_cert": str(settings.tls.certificate),
-        "etcd_key": str(settings.tls.key),
-        "etcd_prefix": prefix,
-        "ca_dir": str(ca),
-        **changes,
-    }
+    return {**etcd_settings(cluster, prefix), "ca_dir": str(ca), **changes}
 
 
 async def test_members_that_are_first_together_make_one_installation(

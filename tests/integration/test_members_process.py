@@ -1,0 +1,147 @@
+"""Members as processes over etcd: waiting at the start, names, and upgrades one after the other."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.store import keys
+from polder.v1 import operator_pb2
+from tests.integration.etcd_server import EtcdCluster
+from tests.integration.members_rig import Group, wait_until
+from tests.integration.orchestrator_rig import apply_request, manifest
+
+pytestmark = pytest.mark.etcd
+REGIONS = ("local", "north", "south")
+_prefixes = (f"/process{n}" for n in itertools.count())
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
+    made = EtcdCluster(tmp_path_factory.mktemp("etcd"))
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+async def group(cluster: EtcdCluster, tmp_path: Path) -> AsyncIterator[Group]:
+    made = Group(tmp_path, cluster, next(_prefixes))
+    yield made
+    await made.close()
+
+
+# --- the start ------------------------------------------------------------------------------------
+
+
+async def test_it_waits_for_etcd_and_serves_when_it_is_there(tmp_path: Path) -> None:
+    late = EtcdCluster(tmp_path / "etcd")
+    group = Group(tmp_path, late, "/late")
+    member = group.member("a")
+    try:
+        member.start(wait=False)
+        wait_until(lambda: "waiting for the store" in member.said, "it says what it waits for")
+        await asyncio.sleep(4)
+        assert member.is_running
+        assert 2 <= member.said.count("waiting for the store") <= 5
+        late.start()
+        member.wait_until_ready()
+    finally:
+        await group.close()
+        late.stop()
+
+
+async def test_sigterm_ends_the_wait(tmp_path: Path) -> None:
+    group = Group(tmp_path, EtcdCluster(tmp_path / "etcd"), "/never")
+    member = group.member("a")
+    try:
+        member.start(wait=False)
+        wait_until(lambda: "waiting for the store" in member.said, "it says what it waits for")
+        started = time.monotonic()
+        assert member.stop() == 0
+        assert time.monotonic() - started < 5
+        assert "Traceback" not in member.said
+    finally:
+        await group.close()
+
+
+async def test_a_certificate_that_etcd_refuses_is_not_waited_for(
+    group: Group, tmp_path: Path
+) -> None:
+    stranger = EtcdCluster(tmp_path / "other").client_tls
+    member = group.member("a", etcd_cert=str(stranger.certificate), etcd_key=str(stranger.key))
+    member.start(wait=False)
+    assert member.ended() == 1
+    assert "certificate" in member.said
+    assert "Traceback" not in member.said
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+async def test_two_processes_with_one_name(group: Group) -> None:
+    first, second = group.member("a"), group.member("b", member="a")
+    first.start()
+    second.start(wait=False)
+    assert second.ended() == 1
+    assert "a member named a runs already" in second.said
+    assert "name of its own" in second.said
+    assert first.status("/readyz") == 200
+
+
+async def test_a_killed_member_is_back_at_once(group: Group) -> None:
+    member = group.member("a")
+    member.start()
+    member.kill()
+    started = time.monotonic()
+    member.start()
+    assert time.monotonic() - started < 8  # and not the lease's ten seconds on top
+
+
+# --- upgrades -------------------------------------------------------------------------------------
+
+
+async def test_a_rolling_upgrade_loses_nothing_and_then_keeps_the_old_out(group: Group) -> None:
+    members = [
+        group.member(name, region=region) for name, region in zip("abc", REGIONS, strict=True)
+    ]
+    for member in members:
+        member.start("0.1.0")
+    written = []
+    for number, member in enumerate(members):
+        other = members[(number + 1) % len(members)]
+        assert member.stop() == 0
+        stub = group.admin(other)
+        await stub.Apply(apply_request(manifest("Namespace", f"during-{number}")))
+        written.append(f"during-{number}")
+        member.start("0.2.0")
+    assert await _read(group, 0) >= set(written)
+    await _floor_is(group, "0.2")
+    refused = group.member("d")
+    refused.start("0.1.5", wait=False)
+    assert refused.ended() == 1
+    assert "this is version 0.1.5" in refused.said
+    assert "at 0.2 or later" in refused.said
+    assert "Upgrade this member to 0.2.0." in refused.said
+    skipping = group.member("e")
+    skipping.start("0.4.0", wait=False)
+    assert skipping.ended() == 1
+    assert "bring every member to 0.3 first" in skipping.said
+
+
+async def _read(group: Group, index: int) -> set[str]:
+    stub = group.admin(group.members[index])
+    response = await stub.List(operator_pb2.ListRequest(kind="Namespace"))
+    return {one.metadata.name for one in response.resources}
+
+
+async def _floor_is(group: Group, wanted: str) -> None:
+    store = await group.store()
+    deadline = time.monotonic() + 30
+    while (entry := await store.get(keys.FLOOR)) is None or entry.value.decode() != wanted:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+    await store.close()
