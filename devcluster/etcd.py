@@ -141,7 +141,7 @@ class EtcdMember:
             "pre-vote": "true",  # a member that comes back calls no election
             "experimental-watch-progress-notify-interval": "1s",
             "logger": "zap",
-            "log-level": "warn",
+            "log-level": "error",
             **peer,
             **{f"peer-{key}": value for key, value in peer.items()},
         }
