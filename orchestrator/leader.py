@@ -111,6 +111,7 @@ class Leader:
         self.desired: Mapping[tuple[str, str], int] = {}
         self.told_at = 0.0  # unix seconds: when both were said
         self._told_steady: float | None = None
+        self.resigns = True  # at the end; else the term's lease runs out, as in a crash
         self.on_end: Callable[[], None] = lambda: None  # before a term's words are forgotten
 
     @property
@@ -209,7 +210,7 @@ class Leader:
                 task.cancel()
             results = await asyncio.gather(hold, lead, return_exceptions=True)
             deposed = any(isinstance(result, Deposed) for result in results)
-            if not deposed:
+            if not deposed and self.resigns:
                 await self._election.resign(term)
         for result in results:
             if isinstance(result, Deposed):

@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from orchestrator.cache import Cache, Change
 from orchestrator.calls import LiveCalls
@@ -42,6 +43,8 @@ class PlayingDead:
         self._state = Playing()
         self._changed = asyncio.Event()
         self._cuts: list[Cut] = []
+        self._alive, self._silent = asyncio.Event(), asyncio.Event()
+        self._alive.set()
         self.active = False
         cache.subscribe(self._on_changes)
 
@@ -50,6 +53,24 @@ class PlayingDead:
         self._cuts.append(cut)
         if self.active:
             cut(True)
+
+    async def around(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Runs what must not run while the member plays dead: cancels it then, and begins anew
+        after. Ends when the work ends by itself."""
+        while True:
+            await self._alive.wait()
+            working = asyncio.create_task(work())
+            silence = asyncio.create_task(self._silent.wait())
+            both = {working, silence}
+            try:
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                ended = working.done()
+                for task in both:
+                    task.cancel()
+                await asyncio.gather(*both, return_exceptions=True)
+            if ended:
+                return working.result()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -75,9 +96,14 @@ class PlayingDead:
             log.warning("a drill: refusing everyone", extra={"drill": str(drill), "for_s": left_s})
         else:
             log.warning("the drill is over: serving again")
-        self._calls.refuse(self._refusal if active else None)
         for cut in self._cuts:
             cut(active)
+        now_set, now_clear = self._alive, self._silent
+        if active:
+            now_set, now_clear = now_clear, now_set
+        now_set.set()
+        now_clear.clear()
+        self._calls.refuse(self._refusal if active else None)
 
     def _refusal(self) -> Refused:
         left_s = max(1, round(self._state.until - self._steady()))

@@ -7,30 +7,26 @@ StoreError into statuses after.
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias
 
-import grpc
 from grpc import aio
 
 from orchestrator.api.access import Access
 from orchestrator.api.apply import Applier
 from orchestrator.api.deletion import Deleter
+from orchestrator.api.drilling import Drilling
 from orchestrator.api.event_stream import stream_events
 from orchestrator.api.guards import Guards
 from orchestrator.api.insight import Insight
 from orchestrator.api.reading import Reading
+from orchestrator.api.regions import Regions
 from orchestrator.api.relaying import Relaying
 from orchestrator.api.rollouts import Rollouts
 from orchestrator.api.watching import WatchHub
 from orchestrator.authz import caller_of
 from orchestrator.cache import Cache
 from orchestrator.events import EventRecorder
-from orchestrator.refusals import Refused
 from polder.v1 import operator_pb2, operator_pb2_grpc
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"  # generic in its stubs only
-
-
-def unavailable_yet(name: str) -> Refused:
-    return Refused(grpc.StatusCode.UNIMPLEMENTED, "Unimplemented", f"{name} is not served yet")
 
 
 class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
@@ -50,6 +46,8 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         clock: Callable[[], float],
         guards: Guards,
         rollouts: Rollouts,
+        regions: Regions,
+        drilling: Drilling,
     ) -> None:
         self._applier = applier
         self._reading = reading
@@ -63,6 +61,8 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         self._clock = clock
         self._guards = guards
         self._rollouts = rollouts
+        self._regions = regions
+        self._drilling = drilling
 
     async def Apply(  # noqa: N802
         self, request: operator_pb2.ApplyRequest, context: Context
@@ -196,19 +196,19 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
     async def Regions(  # noqa: N802
         self, request: operator_pb2.RegionsRequest, context: Context
     ) -> operator_pb2.RegionsResponse:
-        raise Refused(grpc.StatusCode.UNIMPLEMENTED, "NotYet", "regions are not shown yet")
+        return await self._regions.regions()
 
-    async def Drill(  # type: ignore[override]  # noqa: N802
+    def Drill(  # noqa: N802
         self, request: operator_pb2.DrillRequest, context: Context
-    ) -> None:
-        raise Refused(grpc.StatusCode.UNIMPLEMENTED, "NotYet", "drills cannot be made yet")
+    ) -> AsyncIterator[operator_pb2.DrillResponse]:
+        return self._drilling.drill(caller_of(context), request)
 
     async def EndDrill(  # noqa: N802
         self, request: operator_pb2.EndDrillRequest, context: Context
     ) -> operator_pb2.EndDrillResponse:
-        raise Refused(grpc.StatusCode.UNIMPLEMENTED, "NotYet", "drills cannot be made yet")
+        return await self._drilling.end(caller_of(context), request)
 
     async def ForgetMember(  # noqa: N802
         self, request: operator_pb2.ForgetMemberRequest, context: Context
     ) -> operator_pb2.ForgetMemberResponse:
-        raise Refused(grpc.StatusCode.UNIMPLEMENTED, "NotYet", "members cannot be forgotten yet")
+        return await self._regions.forget(caller_of(context), request)
