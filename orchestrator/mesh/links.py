@@ -89,6 +89,7 @@ class Links:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._links.clear()
 
     def _on_changes(self, changes: list[Change]) -> None:
         for change in changes:

@@ -76,6 +76,7 @@ class Follower:
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
         self._failed = ""
+        self._finished = False
         self._news = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -98,11 +99,18 @@ class Follower:
         self._waiting.clear()
         self._news.set()
 
-    async def take(self) -> bytes:
-        """Raises NotRead."""
+    def finish(self) -> None:
+        """Its stream ends after what still waits."""
+        self._finished = True
+        self._news.set()
+
+    async def take(self) -> bytes | None:
+        """None: that was all. Raises NotRead."""
         while not self._waiting:
             if self._failed:
                 raise NotRead(self._failed)
+            if self._finished:
+                return None
             self._empty.set()
             self._news.clear()
             await self._news.wait()
@@ -160,6 +168,12 @@ class Telling:
             if follower.hears_leader:
                 follower.put(raw)
 
+    def end(self) -> None:
+        """This member stops: those that follow hear of the last session's end, and that is all."""
+        self._tell_changed()
+        for follower in self._followers:
+            follower.finish()
+
     async def run(self) -> None:
         """Tells what changes, and each second that this member lives."""
         async with asyncio.TaskGroup() as group:
@@ -173,8 +187,7 @@ class Telling:
         with self._following(member) as follower:
             whole = asyncio.create_task(self._tell_whole(follower), name=f"mesh-whole-{member}")
             try:
-                while True:
-                    raw = await follower.take()
+                while (raw := await follower.take()) is not None:
                     async with asyncio.timeout(_WRITE_TIMEOUT_S):
                         await write(raw)
             except (NotRead, TimeoutError) as error:
