@@ -13,10 +13,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
 from orchestrator.authz import Listener
+from orchestrator.mesh.service import MemberService, add_member_service
 from orchestrator.operator_calls import OperatorCalls
 from orchestrator.parts import Parts
 from orchestrator.rpc import FrontDoor
-from polder.v1 import agent_pb2_grpc, member_pb2_grpc, operator_pb2_grpc
+from polder.v1 import agent_pb2_grpc, operator_pb2_grpc
 
 REQUEST_BYTES_MAX = 4 << 20
 _STREAMS_PER_CONNECTION_MAX = 256
@@ -95,9 +96,9 @@ class Listeners:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         return server
 
-    def serve_members(self, members: member_pb2_grpc.MemberServiceServicer) -> None:
+    def serve_members(self, members: MemberService) -> None:
         """What other members call. Before `start`."""
-        member_pb2_grpc.add_MemberServiceServicer_to_server(members, self._peer)
+        add_member_service(members, self._peer)
 
     async def start(self) -> None:
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
