@@ -13,8 +13,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
+from orchestrator.api.drilling import Drilling
 from orchestrator.api.guards import Guards
 from orchestrator.api.insight import Insight, build_insight
+from orchestrator.api.regions import Regions
 from orchestrator.api.relaying import Relaying
 from orchestrator.api.rollouts import Rollouts
 from orchestrator.api.service import OperatorService
@@ -22,6 +24,7 @@ from orchestrator.api.thinking import Thinking
 from orchestrator.background import Background
 from orchestrator.config import Config, parse_address
 from orchestrator.domain.guard import GuardSettings
+from orchestrator.drill import DrillWatch
 from orchestrator.gateway.service import AgentGateway
 from orchestrator.gateway.settings import GatewaySettings
 from orchestrator.http import HttpServer
@@ -43,9 +46,11 @@ from orchestrator.metrics import MeasuredStore, Metrics
 from orchestrator.notify import notify
 from orchestrator.parts import Parts, build_parts
 from orchestrator.patience import patiently
+from orchestrator.playing_dead import PlayingDead
 from orchestrator.refusals import Refused, unavailable
 from orchestrator.store import keys
 from orchestrator.store.address import open_address
+from orchestrator.store.etcd.adapter import EtcdStore
 from orchestrator.version import running_version
 
 log = logging.getLogger(__name__)
@@ -75,6 +80,8 @@ class Orchestrator:
         self._serving = False
         self._patient = False
         self.parts: Parts
+        self.playing: PlayingDead
+        self.drill: DrillWatch
         self.leader: Leader
         self.voice: Voice
         self.mesh: Mesh
@@ -138,6 +145,7 @@ class Orchestrator:
         parts = self.parts = build_parts(
             config, store, authority, metrics, clock, running_version()
         )
+        self.playing = PlayingDead(config.region, parts.cache, parts.calls, clock)
         await self._come_in(parts)
         await self._reach(parts.cache.start)
         self._undo.push_async_callback(parts.cache.stop)
@@ -147,6 +155,7 @@ class Orchestrator:
         self._build_agents_side(parts)
         listeners = self._listeners(parts)
         self._run_background(parts)
+        self.playing.look()
         await listeners.start()
         self._undo.push_async_callback(self._end_calls, listeners)
         await self._start_http(metrics)
@@ -168,7 +177,7 @@ class Orchestrator:
         """Before anything is served: a namesake, or a version that does not fit, is refused."""
         self._undo.push_async_callback(self._go_away)
         await self._reach(parts.registry.claim)
-        self._presence.start("member", parts.registry.run())
+        self._presence.start("member", self.playing.around(parts.registry.run))
 
     async def _go_away(self) -> None:
         """Twice is harmless. The first thing at a stop: agents are not sent here any more."""
@@ -230,6 +239,20 @@ class Orchestrator:
         self.leader.on_end = self.voice.keep_last_words
         parts.explaining.use(self.voice)
         self.mesh = self._mesh(parts)
+        self.playing.also(self._leave_leading)
+        self.drill = DrillWatch(
+            config.member_name,
+            parts.store,
+            parts.cache,
+            parts.fleet,
+            self.leader,
+            parts.events,
+            self._clock,
+        )
+
+    def _leave_leading(self, dead: bool) -> None:
+        """One that plays dead does not hand over: the others must find out, as in a real loss."""
+        self.leader.resigns = not dead
 
     def _mesh(self, parts: Parts) -> Mesh:
         return Mesh(
@@ -261,10 +284,36 @@ class Orchestrator:
             self._clock,
             Guards(parts.writes, parts.cache, parts.events, self._clock),
             Rollouts(parts.catalog, parts.applier, self.voice),
+            self._regions(parts),
+            self._drilling(parts),
         )
         listeners = Listeners(parts, self.gateway, operators)
         listeners.serve_members(self.mesh.service)
         return listeners
+
+    def _regions(self, parts: Parts) -> Regions:
+        store = parts.store.inner if isinstance(parts.store, MeasuredStore) else parts.store
+        return Regions(
+            self._config.member_name,
+            parts.store,
+            store if isinstance(store, EtcdStore) else None,
+            parts.cache,
+            self.mesh.links.status,
+            lambda: len(self.gateway.sessions),
+            parts.events,
+            self._clock,
+        )
+
+    def _drilling(self, parts: Parts) -> Drilling:
+        return Drilling(
+            self._config.region,
+            parts.store,
+            parts.cache,
+            parts.fleet,
+            parts.events,
+            self.drill,
+            self._clock,
+        )
 
     def _build_insight(self, parts: Parts) -> Insight:
         thinking = Thinking(parts.cache, parts.fleet, self._clock, self.voice, parts.periods)
@@ -287,8 +336,10 @@ class Orchestrator:
         self._background.start("freshness", parts.freshness.run())
         self._background.start("watch-hub", parts.hub.run())
         self._background.start("gateway", self.gateway.run())
-        self._background.start("leader", self.leader.run())
-        self._background.start("mesh", self.mesh.run())
+        self._background.start("leader", self.playing.around(self.leader.run))
+        self._background.start("mesh", self.playing.around(self.mesh.run))
+        self._background.start("playing-dead", self.playing.run())
+        self._background.start("drill", self.drill.run())
         told = self.insight.compliance.run(lambda: self.leader.is_leading)
         self._background.start("compliance", told)
 
@@ -318,6 +369,8 @@ class Orchestrator:
         """Why it is not ready; empty when it is."""
         if not self._serving:
             return "starting or stopping"
+        if self.playing.active:
+            return "a drill: the region plays dead"
         if self.parts.cache.healthy:
             return ""
         return self.parts.cache.doubt or "the store cannot be read"
