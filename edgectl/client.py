@@ -1,27 +1,36 @@
 """Calls to the operator API: endpoints tried in turn, errors turned into ones that explain.
 
-Imports grpc, so verbs get at it through `Invocation.client` only.
+Imports grpc, so verbs get at it through `Invocation.client` only. A call that writes carries an id,
+the same in every try: the orchestrators see to it that it is done once (ADR 18). So only what gives
+something new each time (a certificate, an undo) is left to a single try.
 """
 
+import random
+import sys
+import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import grpc
 
 from edgectl.config import Connection
-from edgectl.errors import CallError, CliError
-from polder.errors import parse_detail
+from edgectl.connecting import Connector
+from edgectl.errors import CallError
+from edgectl.failures import failure, fell_silent
+from edgectl.text import safe
+from polder.metadata import AGE_KEY, MEMBER_KEY, REPEATED_KEY, REQUEST_KEY
 from polder.v1 import common_pb2, operator_pb2
 from polder.v1.operator_pb2_grpc import OperatorServiceStub
 
 T = TypeVar("T")
 
 PAGE_SIZE = 500
-MAX_MESSAGE_BYTES = 32 << 20
-CONNECT_TIMEOUT_MS = 4000  # how long a silent endpoint keeps us from trying the next
-KEEPALIVE_MS = 30_000  # a watch notices a half-open connection within this and the next line
-KEEPALIVE_TIMEOUT_MS = 10_000
-_LOOPBACK = ("127.", "localhost:", "[::1]:")
+SILENCE_S = 3.0  # a call without an answer for so long: does its endpoint live?
+PROBE_S = 1.5
+ROUNDS_S = 10.0  # endpoints that live, and cannot reach their store, are asked for so long
+
+_NO_LIFE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 class Client:
@@ -31,17 +40,21 @@ class Client:
         self, connection: Connection, endpoints: Sequence[str], timeout_s: float = 30.0
     ) -> None:
         self._connection = connection
-        self._endpoints = tuple(endpoints)
+        self._connector = Connector(connection, tuple(endpoints))
+        self._tried = len(endpoints)
         self._timeout_s = timeout_s
-        self._at = 0
-        self._channel: grpc.Channel | None = None
-        self._stub: OperatorServiceStub | None = None
         self._settled = False
+        self._warned = False
+        self._age_ms = 0
+        self._member = ""
 
     def close(self) -> None:
-        if self._channel is not None:
-            self._channel.close()
-        self._channel = self._stub = None
+        self._connector.close()
+
+    @property
+    def answered_by(self) -> tuple[str, int]:
+        """The member that gave the last answer, and how old that was in milliseconds (0: not)."""
+        return self._member, self._age_ms
 
     # --- unary calls --------------------------------------------------------------------------
 
@@ -49,7 +62,7 @@ class Client:
         self, documents: Sequence[operator_pb2.Document], *, dry_run: bool = False
     ) -> operator_pb2.ApplyResponse:
         request = operator_pb2.ApplyRequest(documents=documents, dry_run=dry_run)
-        return self._unary(lambda stub: stub.Apply, request)
+        return self._unary(lambda stub: stub.Apply, request, writes=True)
 
     def get(self, ref: common_pb2.ResourceRef) -> operator_pb2.GetResponse:
         return self._unary(lambda stub: stub.Get, operator_pb2.GetRequest(ref=ref))
@@ -80,24 +93,24 @@ class Client:
         self, ref: common_pb2.ResourceRef, *, dry_run: bool = False
     ) -> operator_pb2.DeleteResponse:
         request = operator_pb2.DeleteRequest(ref=ref, dry_run=dry_run)
-        return self._unary(lambda stub: stub.Delete, request)
+        return self._unary(lambda stub: stub.Delete, request, writes=True)
 
     def create_join_token(
         self, site: str, node: str, ttl_ms: int
     ) -> operator_pb2.CreateJoinTokenResponse:
-        self.settle()
+        """Tried again like any other: a token that got lost ends unused, in minutes."""
         request = operator_pb2.CreateJoinTokenRequest(site=site, node=node, ttl_ms=ttl_ms)
-        return self._unary(lambda stub: stub.CreateJoinToken, request, attempts=1)
+        return self._unary(lambda stub: stub.CreateJoinToken, request, writes=True)
 
     def revoke(self, ref: common_pb2.ResourceRef, reason: str) -> operator_pb2.RevokeResponse:
         request = operator_pb2.RevokeRequest(ref=ref, reason=reason)
-        return self._unary(lambda stub: stub.Revoke, request)
+        return self._unary(lambda stub: stub.Revoke, request, writes=True)
 
     def issue_operator(
         self, request: operator_pb2.IssueOperatorRequest
     ) -> operator_pb2.IssueOperatorResponse:
         self.settle()
-        return self._unary(lambda stub: stub.IssueOperator, request, attempts=1)
+        return self._unary(lambda stub: stub.IssueOperator, request, once=True)
 
     def whoami(self) -> operator_pb2.WhoAmIResponse:
         return self._unary(lambda stub: stub.WhoAmI, operator_pb2.WhoAmIRequest())
@@ -128,21 +141,23 @@ class Client:
         self, request: operator_pb2.UndoRolloutRequest
     ) -> operator_pb2.UndoRolloutResponse:
         self.settle()
-        return self._unary(lambda stub: stub.UndoRollout, request, attempts=1)
+        return self._unary(lambda stub: stub.UndoRollout, request, once=True)
 
     def freeze(self, namespace: str, reason: str) -> operator_pb2.FreezeResponse:
         request = operator_pb2.FreezeRequest(namespace=namespace, reason=reason)
-        return self._unary(lambda stub: stub.Freeze, request)
+        return self._unary(lambda stub: stub.Freeze, request, writes=True)
 
     def thaw(self, namespace: str) -> operator_pb2.ThawResponse:
-        return self._unary(lambda stub: stub.Thaw, operator_pb2.ThawRequest(namespace=namespace))
+        request = operator_pb2.ThawRequest(namespace=namespace)
+        return self._unary(lambda stub: stub.Thaw, request, writes=True)
 
     def guards(self, namespace: str) -> operator_pb2.GuardsResponse:
         request = operator_pb2.GuardsRequest(namespace=namespace)
         return self._unary(lambda stub: stub.Guards, request)
 
     def approve(self, identifier: str) -> operator_pb2.ApproveResponse:
-        return self._unary(lambda stub: stub.Approve, operator_pb2.ApproveRequest(id=identifier))
+        request = operator_pb2.ApproveRequest(id=identifier)
+        return self._unary(lambda stub: stub.Approve, request, writes=True)
 
     def story(self, ref: common_pb2.ResourceRef) -> operator_pb2.StoryResponse:
         return self._unary(lambda stub: stub.Story, operator_pb2.StoryRequest(ref=ref))
@@ -166,7 +181,7 @@ class Client:
         """A stream of requests cannot be sent twice, so an endpoint that answers is found first."""
         self.settle()
         try:
-            yield from self._connected().Exec(requests)
+            yield from self._stub().Exec(requests)
         except grpc.RpcError as error:
             raise self._failure(error) from error
 
@@ -178,23 +193,71 @@ class Client:
     # --- the machinery ------------------------------------------------------------------------
 
     def _unary(
-        self, method: Callable[[OperatorServiceStub], Callable[..., T]], request: Any,
-        attempts: int = 0,
+        self, method: Callable[[OperatorServiceStub], Callable[..., T]], request: Any, *,
+        once: bool = False, writes: bool = False,
     ) -> T:  # fmt: skip
-        error: CallError | None = None
-        for _ in range(attempts or len(self._endpoints)):
+        """`once`: it must not be sent twice. `writes`: it may, with the id of the first time."""
+        started = time.monotonic()
+        names = [(REQUEST_KEY, uuid.uuid4().hex)] if writes and self._connector.several else []
+        tries = lives = 0
+        while True:
+            left_s = max(0.1, self._timeout_s - (time.monotonic() - started))
             try:
-                answer = method(self._connected())(request, timeout=self._timeout_s)
-            except grpc.RpcError as raised:
-                error = self._failure(raised)
-                if error.code != "UNAVAILABLE":
-                    raise error from raised
+                answer = self._attempt(method, request, left_s, names)
+            except CallError as error:
+                tries += 1
+                lives += bool(error.reason)
+                if error.code != "UNAVAILABLE" or once:
+                    raise
                 self._next_endpoint()
+                if not self._again(tries, lives, time.monotonic() - started):
+                    raise
             else:
                 self._settled = True
                 return answer
-        assert error is not None
-        raise error
+            if names and len(names) == 1:
+                names.append((REPEATED_KEY, "1"))
+
+    def _again(self, tries: int, lives: int, passed_s: float) -> bool:
+        """Whether to try the next endpoint; after each round, a moment later."""
+        if tries % self._tried:
+            return True
+        if self._tried == 1 or not lives or passed_s >= min(ROUNDS_S, self._timeout_s):
+            return False
+        time.sleep(random.uniform(0.1, 0.5))
+        return True
+
+    def _attempt(
+        self, method: Callable[[OperatorServiceStub], Callable[..., T]], request: Any,
+        left_s: float, metadata: Sequence[tuple[str, str]],
+    ) -> T:  # fmt: skip
+        """One call at one endpoint. Raises CallError, also when the endpoint falls silent."""
+        stub = self._stub()
+        rpc: Any = method(stub)
+        call: Any = rpc.future(request, timeout=left_s, metadata=metadata or None)
+        try:
+            while True:
+                try:
+                    answer: T = call.result(timeout=SILENCE_S if self._connector.several else None)
+                    break
+                except grpc.FutureTimeoutError:
+                    if not self._is_alive(stub):
+                        raise fell_silent(self._connector.order[0]) from None
+            self._note(call.trailing_metadata())
+            return answer
+        except grpc.RpcError as error:
+            raise self._failure(error) from error
+        finally:
+            call.cancel()
+
+    def _is_alive(self, stub: OperatorServiceStub) -> bool:
+        """Whether the endpoint answers anything at all. A slow answer may take its time."""
+        try:
+            stub.WhoAmI(operator_pb2.WhoAmIRequest(), timeout=PROBE_S)
+        except grpc.RpcError as error:
+            said: Any = error
+            return said.code() not in _NO_LIFE
+        return True
 
     def _stream(
         self,
@@ -204,11 +267,13 @@ class Client:
     ) -> Iterator[T]:
         """Goes to the next endpoint as long as nothing has been received."""
         last: CallError | None = None
-        for _ in self._endpoints:
+        for _ in range(self._tried):
             begun = False
-            call: Any = method(self._connected())(request, timeout=timeout_s)
+            call: Any = method(self._stub())(request, timeout=timeout_s)
             try:
                 for message in call:
+                    if not begun:
+                        self._note(call.initial_metadata())
                     begun = self._settled = True
                     yield message
                 return
@@ -225,109 +290,23 @@ class Client:
 
     def _next_endpoint(self) -> None:
         self._settled = False
-        if len(self._endpoints) > 1:
-            self.close()
-            self._at = (self._at + 1) % len(self._endpoints)
+        if self._connector.several:
+            self._connector.drop()
 
-    def _connected(self) -> OperatorServiceStub:
-        if self._stub is None:
-            endpoint = self._endpoints[self._at]
-            self._channel = grpc.secure_channel(
-                endpoint, self._credentials(), options=self._options(endpoint)
-            )
-            self._stub = OperatorServiceStub(self._channel)
-        return self._stub
-
-    def _credentials(self) -> grpc.ChannelCredentials:
-        connection = self._connection
-        for name, pem in (
-            ("certificate authority", connection.ca_pem),
-            ("client certificate", connection.certificate_pem),
-            ("client key", connection.key_pem),
-        ):
-            if b"-----BEGIN" not in pem:
-                raise CliError(f"context {connection.context!r}: the {name} is not PEM")
-        return grpc.ssl_channel_credentials(
-            connection.ca_pem, connection.key_pem, connection.certificate_pem
-        )
-
-    def _options(self, endpoint: str) -> list[tuple[str, Any]]:
-        options: list[tuple[str, Any]] = [
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),
-            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-        ]
-        if self._connection.server_name:
-            options.append(("grpc.ssl_target_name_override", self._connection.server_name))
-        if endpoint.startswith(_LOOPBACK):
-            options.append(("grpc.enable_http_proxy", 0))
-        return options
+    def _stub(self) -> OperatorServiceStub:
+        return OperatorServiceStub(self._connector.channel())
 
     def _failure(self, error: grpc.RpcError) -> CallError:
-        """The error in an operator's words."""
-        call: Any = error  # what a blocking call raises is also a grpc.Call
-        code: str = call.code().name
-        text: str = call.details() or code
-        detail = parse_detail(call.trailing_metadata())
-        endpoint = self._endpoints[self._at]
-        if detail is not None:
-            violations = [(v.document, v.path, v.message) for v in detail.violations]
-            return CallError(
-                text, detail.hint, code=code, reason=detail.reason, violations=violations
-            )
-        if code == "UNAVAILABLE":
-            return CallError(
-                f"cannot reach the orchestrator at {endpoint}: {_short(text)}",
-                *self._connection_hints(text),
-                code=code,
-            )
-        if code == "DEADLINE_EXCEEDED":
-            return CallError(
-                f"the orchestrator at {endpoint} did not answer within {self._timeout_s:g} s",
-                "--request-timeout TIME waits longer",
-                code=code,
-            )
-        if code == "UNIMPLEMENTED":
-            return CallError(
-                f"the orchestrator at {endpoint} does not know this call",
-                "it is older than this edgectl: see edgectl version",
-                code=code,
-            )
-        return CallError(text, code=code)
+        endpoint = self._connector.order[0]
+        return failure(error, endpoint, self._connection, self._tried, self._timeout_s)
 
-    def _connection_hints(self, text: str) -> list[str]:
-        from edgectl.certificates import client_problem
-
-        problem = client_problem(self._connection.certificate_pem)
-        if problem:
-            return [problem]
-        context = f"context {self._connection.context!r}"
-        if "CERTIFICATE_VERIFY_FAILED" in text:
-            return [f"whoever answers there is not certified by the CA of {context}"]
-        if "Hostname Verification" in text or "not match" in text:
-            return [f"its certificate is for another name: check serverName in {context}"]
-        if "Socket closed" in text or "reset" in text or "handshake" in text.lower():
-            return [
-                "it stopped, it is not an orchestrator's port, or it does not accept the client "
-                f"certificate of {context}"
-            ]
-        others = len(self._endpoints) - 1
-        return [f"{others + 1} endpoints were tried"] if others else ["does it run?"]
-
-
-def _short(text: str) -> str:
-    """gRPC wraps the cause in several layers; the innermost says what happened."""
-    for word in ("Connection refused", "No route to host", "Network is unreachable"):
-        if word.lower() in text.lower():
-            return word.lower()
-    for word in ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed"):
-        if word in text:
-            return "its certificate is not accepted"
-    if "Socket closed" in text or "Connection reset" in text:
-        return "it closed the connection"
-    if "DNS resolution failed" in text or "Domain name not found" in text:
-        return "the name cannot be resolved"
-    if "Timeout" in text or "timed out" in text.lower() or "FD Shutdown" in text:
-        return "it does not answer"
-    return text[:300]
+    def _note(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> None:
+        """Who answered; and once in a process, on stderr, that answers are old."""
+        said = {key: value for key, value in metadata or () if isinstance(value, str)}
+        age = said.get(AGE_KEY, "")
+        self._member, self._age_ms = said.get(MEMBER_KEY, ""), int(age) if age.isdigit() else 0
+        if self._age_ms and not self._warned:
+            self._warned = True
+            age_s = max(1, round(self._age_ms / 1000))
+            text = f"answers are {age_s} s old: member {safe(self._member)} cannot read its store"
+            print(f"warning: {text}", file=sys.stderr, flush=True)
