@@ -23,8 +23,13 @@ from orchestrator.store.port import (
 
 log = logging.getLogger(__name__)
 
-TTL_S = 10.0
+TTL_S = 6.0
+"""When a leader vanishes another leads after about so long; after two or three seconds more if
+etcd's own leader vanished with it, since etcd then lengthens every lease. Shorter would depose a
+leader whose etcd member vanished: it needs three seconds to notice that, and leads on with another.
+"""
 _RETRY_MAX_S = 5.0
+_CLOSING_S = 2.0
 
 
 class Deposed(Exception):
@@ -56,6 +61,7 @@ class Election:
         self._ttl_s = ttl_s
         # Once only: two processes that were given one name must not depose each other for ever.
         self._may_take_over = True
+        self._own_lease = 0
 
     async def campaign(self) -> Term:
         """Returns when this member leads. A store that is away is asked again, for ever."""
@@ -98,19 +104,17 @@ class Election:
     async def resign(self, term: Term) -> None:
         """Let another member lead at once. Failing to is harmless: the lease runs out."""
         with contextlib.suppress(StoreError, TimeoutError):
-            async with asyncio.timeout(2.0):
+            async with asyncio.timeout(_CLOSING_S):
                 await self._store.revoke_lease(term.lease)
 
     async def _attempt(self) -> Term | None:
         """One try. None: another member leads, and something changed or its time may be up."""
         entry = await self._store.get(keys.LEADER)
-        ours = entry is not None and entry.value == self._value and self._may_take_over
-        if entry is not None and not ours:
+        if entry is not None and not self._is_ours(entry):
             await self._wait_for_change(entry)
             return None
-        # Either nobody leads, or our own name stands there because we were restarted.
         compare = Compare.absent(keys.LEADER) if entry is None else Compare.unchanged(entry)
-        lease = await self._store.grant_lease(self._ttl_s)
+        lease = self._own_lease = await self._store.grant_lease(self._ttl_s)
         result = await self._store.txn([compare], [Put(keys.LEADER, self._value, lease)])
         if not result.committed:
             await self.resign(Term(0, lease))
@@ -119,6 +123,13 @@ class Election:
         if entry is not None and entry.lease:
             await self._forget(entry.lease)
         return Term(result.revision, lease)
+
+    def _is_ours(self, entry: Entry) -> bool:
+        """Our name from before a restart; or a term of this process, given up while the Store was
+        away, or whose beginning it never heard of."""
+        return entry.lease == self._own_lease != 0 or (
+            entry.value == self._value and self._may_take_over
+        )
 
     async def _forget(self, lease: int) -> None:
         """End the lease of our earlier life; the key does not hang on it any more."""
