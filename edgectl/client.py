@@ -30,6 +30,10 @@ SILENCE_S = 3.0  # a call without an answer for so long: does its endpoint live?
 PROBE_S = 1.5
 ROUNDS_S = 10.0  # endpoints that live, and cannot reach their store, are asked for so long
 
+_LOOK = (
+    "it may have been done, or be done a moment from now: edgectl get shows whether; apply and "
+    "delete are safe to repeat"
+)
 _NO_LIFE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
@@ -159,6 +163,17 @@ class Client:
         request = operator_pb2.ApproveRequest(id=identifier)
         return self._unary(lambda stub: stub.Approve, request, writes=True)
 
+    def regions(self) -> operator_pb2.RegionsResponse:
+        return self._unary(lambda stub: stub.Regions, operator_pb2.RegionsRequest())
+
+    def end_drill(self, region: str) -> operator_pb2.EndDrillResponse:
+        request = operator_pb2.EndDrillRequest(region=region)
+        return self._unary(lambda stub: stub.EndDrill, request)
+
+    def forget_member(self, member: str) -> operator_pb2.ForgetMemberResponse:
+        request = operator_pb2.ForgetMemberRequest(member=member)
+        return self._unary(lambda stub: stub.ForgetMember, request)
+
     def story(self, ref: common_pb2.ResourceRef) -> operator_pb2.StoryResponse:
         return self._unary(lambda stub: stub.Story, operator_pb2.StoryRequest(ref=ref))
 
@@ -174,6 +189,9 @@ class Client:
 
     def events(self, request: operator_pb2.EventsRequest) -> Iterator[operator_pb2.EventsResponse]:
         return self._stream(lambda stub: stub.Events, request, None)
+
+    def drill(self, request: operator_pb2.DrillRequest) -> Iterator[operator_pb2.DrillResponse]:
+        return self._stream(lambda stub: stub.Drill, request, None)
 
     def exec(
         self, requests: Iterator[operator_pb2.ExecRequest]
@@ -200,23 +218,27 @@ class Client:
         started = time.monotonic()
         names = [(REQUEST_KEY, uuid.uuid4().hex)] if writes and self._connector.several else []
         tries = lives = 0
+        unknown = False
         while True:
             left_s = max(0.1, self._timeout_s - (time.monotonic() - started))
+            if names and tries:
+                names[1:] = [(REPEATED_KEY, "1")]
             try:
                 answer = self._attempt(method, request, left_s, names)
             except CallError as error:
                 tries += 1
                 lives += bool(error.reason)
-                if error.code != "UNAVAILABLE" or once:
-                    raise
-                self._next_endpoint()
-                if not self._again(tries, lives, time.monotonic() - started):
-                    raise
+                unknown = error.unknown = unknown or error.unknown
+                if error.code == "UNAVAILABLE" and not once:
+                    self._next_endpoint()
+                    if self._again(tries, lives, time.monotonic() - started):
+                        continue
+                if (writes or once) and unknown:
+                    error.hints = (*error.hints, _LOOK)
+                raise
             else:
                 self._settled = True
                 return answer
-            if names and len(names) == 1:
-                names.append((REPEATED_KEY, "1"))
 
     def _again(self, tries: int, lives: int, passed_s: float) -> bool:
         """Whether to try the next endpoint; after each round, a moment later."""

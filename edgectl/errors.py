@@ -29,7 +29,8 @@ class UsageError(CliError):
 class CallError(CliError):
     """`code` is the gRPC status name, `reason` the CamelCase word of the error detail.
 
-    `violations` are (document, path, message).
+    `violations` are (document, path, message). `unknown`: what was asked may have been done, or
+    may still be.
     """
 
     def __init__(
@@ -39,8 +40,10 @@ class CallError(CliError):
         code: str,
         reason: str = "",
         violations: Sequence[tuple[int, str, str]] = (),
+        unknown: bool = False,
     ) -> None:
         super().__init__(message, *hints)
+        self.unknown = unknown
         self.code = code
         self.reason = reason
         self.violations = tuple(violations)

@@ -8,6 +8,8 @@ from edgectl.config import Connection
 from edgectl.errors import CallError
 from polder.errors import parse_detail
 
+_UNSENT = ("failed to connect to all addresses", "DNS resolution failed", "empty address list")
+
 
 def failure(
     error: grpc.RpcError, endpoint: str, connection: Connection, tried: int, timeout_s: float
@@ -19,18 +21,28 @@ def failure(
     detail = parse_detail(call.trailing_metadata())
     if detail is not None:
         violations = [(v.document, v.path, v.message) for v in detail.violations]
-        return CallError(text, detail.hint, code=code, reason=detail.reason, violations=violations)
+        unknown = detail.reason == "OutcomeUnknown" or code == "INTERNAL"
+        return CallError(
+            text,
+            detail.hint,
+            code=code,
+            reason=detail.reason,
+            violations=violations,
+            unknown=unknown,
+        )
     if code == "UNAVAILABLE":
         return CallError(
             f"cannot reach the orchestrator at {endpoint}: {_short(text)}",
             *_connection_hints(text, connection, tried),
             code=code,
+            unknown=not any(words in text for words in _UNSENT),
         )
     if code == "DEADLINE_EXCEEDED":
         return CallError(
             f"the orchestrator at {endpoint} did not answer within {timeout_s:g} s",
             "--request-timeout TIME waits longer",
             code=code,
+            unknown=True,
         )
     if code == "UNIMPLEMENTED":
         return CallError(
@@ -38,7 +50,7 @@ def failure(
             "it is older than this edgectl: see edgectl version",
             code=code,
         )
-    return CallError(text, code=code)
+    return CallError(text, code=code, unknown=code in ("INTERNAL", "UNKNOWN", "CANCELLED"))
 
 
 def fell_silent(endpoint: str) -> CallError:
@@ -46,8 +58,8 @@ def fell_silent(endpoint: str) -> CallError:
     return CallError(
         f"the orchestrator at {endpoint} has fallen silent; whether it did what was asked is "
         "unknown",
-        "look before you repeat it: edgectl get, or describe",
         code="UNAVAILABLE",
+        unknown=True,
     )
 
 
