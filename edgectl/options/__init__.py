@@ -8,6 +8,7 @@ from edgectl.options.client import CLIENT
 from edgectl.options.guards import GUARDS
 from edgectl.options.nodes import NODES
 from edgectl.options.reading import READING
+from edgectl.options.regions import REGIONS
 from edgectl.options.rollouts import ROLLOUTS
 
-VERBS = (*CHANGING, *ROLLOUTS, *READING, *NODES, *GUARDS, *CLIENT)
+VERBS = (*CHANGING, *ROLLOUTS, *READING, *NODES, *GUARDS, *REGIONS, *CLIENT)

@@ -14,7 +14,11 @@ from edgectl.arguments import (
 
 
 def _get(p: Parser) -> None:
-    targets(p, "KIND[,KIND...], KIND NAME..., or KIND/NAME...; or concentration, or compliance")
+    targets(
+        p,
+        "KIND[,KIND...], KIND NAME..., or KIND/NAME...; also regions, members, concentration and "
+        "compliance",
+    )
     output(p)
     selector(p)
     p.add_argument("-A", "--all-namespaces", action="store_true", help="every namespace")

@@ -12,12 +12,16 @@ from edgectl.manifests import load_references
 from edgectl.progress import Progress
 from edgectl.resources import reference
 from edgectl.text import safe
+from edgectl.verbs import regions
 from edgectl.waiting import wait_for
 from polder.v1 import common_pb2
 
 
 def run(invocation: Invocation) -> int:
     options = invocation.options
+    member = regions.of(options.targets)
+    if member is not None:
+        return regions.delete(invocation, member)
     timeout_s = option_seconds(options.timeout, "--timeout")
     refs = _references(invocation)
     pending = []

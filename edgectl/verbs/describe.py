@@ -7,6 +7,7 @@ from edgectl.describing import description
 from edgectl.errors import CallError
 from edgectl.invocation import Invocation
 from edgectl.resources import Item, reference
+from edgectl.verbs import regions
 from edgectl.verbs.events import lines_of
 from edgectl.verbs.get import collect
 from polder.v1 import common_pb2, operator_pb2
@@ -18,6 +19,9 @@ _COMPOSED = ("Replica", "Operator")  # their events know no uid
 
 def run(invocation: Invocation) -> int:
     options = invocation.options
+    region = regions.of(options.targets)
+    if region is not None:
+        return regions.describe(invocation, region)
     wanted = targets.parse(options.targets)
     selectors.parse(options.selector)
     groups, missing = collect(invocation, wanted)

@@ -11,6 +11,7 @@ from edgectl.output import Printer
 from edgectl.resources import Item, reference
 from edgectl.targets import Target
 from edgectl.text import safe, since
+from edgectl.verbs import regions
 
 
 def run(invocation: Invocation) -> int:
@@ -20,6 +21,9 @@ def run(invocation: Invocation) -> int:
 
         assurance.check(invocation)
         return assurance.TABLES[options.targets[0]](invocation)
+    region = regions.of(options.targets)
+    if region is not None:
+        return regions.get(invocation, region)
     wanted = targets.parse(options.targets)
     selectors.parse(options.selector)
     if options.selector and any(target.name for target in wanted):
