@@ -307,6 +307,8 @@ class IdentityStore:
             raw = {name: (self._link / name).read_bytes() for name in _NODE_FILES}
             facts = json.loads(raw["node.json"])
             endpoints = tuple(str(e) for e in json.loads(raw["endpoints.json"]))
+            if not endpoints:
+                raise ValueError("no endpoints")
             identity = parse(facts["identity"])
             if not isinstance(identity, NodeId):
                 raise ValueError(f"{identity} is no node")

@@ -65,11 +65,16 @@ class SessionClient:
         self._open: set[SessionStream] = set()  # two while one takes over from the other
         self._served: dict[SessionStream, asyncio.Task[SessionEnd]] = {}
         self._takeover: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()  # of what replaces a session that is well
+        self._age: asyncio.TimerHandle | None = None
         self._renewal: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._attempts = policy.Attempts(store.load().endpoints)
+        self._told = False  # by a session, where orchestrators are
+        self._number = 0
         self._state = ConnectionState()
         self._stopping = asyncio.Event()
+        self._since = 0.0  # monotonic
         self._renewed_at = -math.inf  # monotonic
 
     @property
@@ -103,12 +108,25 @@ class SessionClient:
             self._current.acknowledge(ack)
 
     def use_endpoints(self, endpoints: Sequence[str]) -> None:
-        """A plan or a renewal told where orchestrators are; an empty list changes nothing."""
+        """A plan names orchestrators. It may be an old one: what a session said, since this process
+        began, is newer. An empty list changes nothing."""
+        if not self._told:
+            self._keep(endpoints)
+
+    def _hear(self, stream: SessionStream, endpoints: Sequence[str]) -> None:
+        """The session says where orchestrators are; one that is being left does not count."""
+        if stream is self._current and endpoints:
+            self._told = True
+            self._keep(endpoints)
+
+    def _keep(self, endpoints: Sequence[str]) -> None:
+        in_use = self._current.endpoint if self._current is not None else ""
+        wanted = policy.pinned(policy.usable(endpoints), in_use)
         try:
-            self._store.update_endpoints(endpoints)
+            self._store.update_endpoints(wanted)
         except IdentityFailure as error:
             log.warning("endpoints not stored", extra={"error": str(error)})
-        self._attempts = policy.with_endpoints(self._attempts, tuple(endpoints))
+        self._attempts = policy.with_endpoints(self._attempts, wanted)
 
     # --- the loop -------------------------------------------------------------------------------
 
@@ -125,6 +143,7 @@ class SessionClient:
                     await self._wait_for_end(self._current)
         finally:
             renewal.cancel()
+            self._forget_age()
             if self._takeover is not None:
                 self._takeover.cancel()
             for task in [*self._tasks, *self._served.values()]:
@@ -166,11 +185,12 @@ class SessionClient:
             keepalive_timeout_s=timing.keepalive_timeout_s,
         )
         stream = SessionStream(
-            channel, endpoint, self._node, self._events, self._relays.start, timing
+            channel, endpoint, self._node, self._events, self._relays.start, timing, self._hear
         )
         self._open.add(stream)
+        self._number += 1
         try:
-            await stream.open()
+            await stream.open(self._number, min(timing.dial_max_s, self._attempts.dial_s))
         except BaseException:
             self._open.discard(stream)
             await channel.close(None)
@@ -181,6 +201,7 @@ class SessionClient:
         welcome = stream.welcome
         now = time.time()
         self._current = stream
+        self._since = time.monotonic()
         self._served[stream] = asyncio.create_task(stream.serve())
         skew = now - welcome.now_ms / 1000 if welcome.now_ms else 0.0
         self._change(
@@ -193,6 +214,9 @@ class SessionClient:
             clock_skew_s=skew,
             last_error="",
         )
+        self._hear(stream, welcome.endpoints)
+        self._attempts = policy.at(self._attempts, stream.endpoint)
+        self._wait_for_age(stream)
         facts = {"endpoint": stream.endpoint, "member": welcome.member, "region": welcome.region}
         log.info("session opened", extra=facts)
         if abs(skew) > CLOCK_SKEW_MAX_S:
@@ -216,23 +240,29 @@ class SessionClient:
         if self._current is not stream:
             return
         self._current = None
+        self._forget_age()
         self._spawn(self._dispose(stream))
         if not self._stopping.is_set():
-            await self._pause(served.result(), lived_s=time.time() - self._state.since)
+            await self._pause(served.result(), lived_s=time.monotonic() - self._since)
 
     async def _pause(self, end: SessionEnd, *, lived_s: float) -> None:
         """Wait as the policy says. `lived_s` is negative when there was no session at all."""
-        attempts, dice = self._attempts, self._dice()
+        attempts, now, dice = self._attempts, time.monotonic(), self._dice()
         if end.refused:
-            wait = policy.after_refusal(attempts, dice=dice)
+            wait = policy.after_refusal(attempts, now=now, dice=dice)
         elif end.goodbye:
             wait = policy.after_goodbye(
-                attempts, reason=end.reason, retry_after_s=end.retry_after_s, dice=dice
+                attempts,
+                reason=end.reason,
+                retry_after_s=end.retry_after_s,
+                lived_s=lived_s,
+                now=now,
+                dice=dice,
             )
         elif lived_s >= 0:
-            wait = policy.after_session(attempts, lived_s=lived_s, dice=dice)
+            wait = policy.after_session(attempts, lived_s=lived_s, now=now, dice=dice)
         else:
-            wait = policy.after_failure(attempts, dice=dice)
+            wait = policy.after_failure(attempts, now=now, dice=dice)
         self._attempts = wait.attempts
         facts = {
             "endpoint": attempts.endpoint,
@@ -305,7 +335,9 @@ class SessionClient:
         elif self._current is None:
             await asyncio.sleep(1.0)
         else:
-            await self._renew(self._current, identity)
+            async with self._turn:
+                if self._current is not None:
+                    await self._renew(self._current, identity)
 
     async def _renew(self, stream: SessionStream, identity: NodeIdentity) -> None:
         """New key, new certificate, then a new session before the old one goes."""
@@ -317,7 +349,8 @@ class SessionClient:
             renewed = await staged.commit(
                 answer.certificate_chain,
                 answer.trust_bundle or from_pem(identity.roots_pem),
-                answer.endpoints or identity.endpoints,
+                policy.pinned(policy.usable(answer.endpoints), stream.endpoint)
+                or identity.endpoints,
                 expected=identity.id,
             )
         except BaseException:
@@ -326,21 +359,61 @@ class SessionClient:
         self._renewed_at = time.monotonic()
         log.info("certificate renewed", extra={"serial": renewed.serial})
         self._attempts = policy.with_endpoints(self._attempts, renewed.endpoints)
-        self._takeover = asyncio.create_task(self._take_over(stream, renewed))
+        await self._replace((stream.endpoint,), renewed, "the certificate was renewed")
+
+    # --- a new session before the old one goes --------------------------------------------------
+
+    def _wait_for_age(self, stream: SessionStream) -> None:
+        """An old session is replaced: agents that fled come back to their nearest member, and
+        members that were started again get their share."""
+        self._forget_age()
+        if stream.age_max_s > 0:
+            age_s = max(policy.AGE_MIN_S, stream.age_max_s)
+            loop = asyncio.get_running_loop()
+            self._age = loop.call_later(age_s, lambda: self._spawn(self._grow_old(stream)))
+
+    def _forget_age(self) -> None:
+        if self._age is not None:
+            self._age.cancel()
+            self._age = None
+
+    async def _grow_old(self, stream: SessionStream) -> None:
+        async with self._turn:
+            if self._current is stream and not self._stopping.is_set():
+                try:
+                    identity = self._store.load()
+                except IdentityFailure as error:
+                    log.warning("the session stays as it is", extra={"error": str(error)})
+                else:
+                    endpoints = policy.nearer(self._attempts)
+                    await self._replace(endpoints, identity, "the session was old")
+        if self._current is stream:
+            self._wait_for_age(stream)
+
+    async def _replace(self, endpoints: Sequence[str], identity: NodeIdentity, why: str) -> None:
+        """`_wait_for_end` waits for it, too, if the old session ends meanwhile."""
+        self._takeover = asyncio.create_task(self._take_over(endpoints, identity, why))
         await asyncio.wait({self._takeover})
 
-    async def _take_over(self, old: SessionStream, identity: NodeIdentity) -> None:
-        """A session with the new certificate on a new connection; the old one until that works."""
-        try:
-            fresh = await self._open_stream(old.endpoint, identity)
-        except SessionEnded as error:
-            facts = {"endpoint": old.endpoint, "error": str(error)}
-            log.warning("no session with the new certificate yet", extra=facts)
+    async def _take_over(self, endpoints: Sequence[str], identity: NodeIdentity, why: str) -> None:
+        """A session on a new connection to the first that answers; the old one until that works."""
+        old = self._current
+        if old is None:
             return
-        self._adopt(fresh)
-        self._open.discard(old)
-        old.close("Superseded", "the certificate was renewed")
-        self._spawn(self._dispose(old, drain=True))
+        for endpoint in endpoints:
+            try:
+                fresh = await self._open_stream(endpoint, identity)
+            except SessionEnded as error:
+                facts = {"endpoint": endpoint, "why": why, "error": str(error)}
+                log.info("the old session stays for now", extra=facts)
+                if self._served[old].done():
+                    return  # the whole list is tried next, not only what is nearer
+                continue
+            self._adopt(fresh)
+            self._open.discard(old)
+            old.close("Superseded", why)
+            self._spawn(self._dispose(old, drain=True))
+            return
 
 
 def _fixed_dice(serial: str) -> float:

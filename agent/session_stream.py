@@ -6,7 +6,7 @@ A stream never reconnects. It ends with a SessionEnd that says why, and whoever 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,7 +27,8 @@ REFUSALS = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
 class Timing:
     """Seconds. Tests use smaller ones."""
 
-    welcome_s: float = 10.0  # dialling included
+    dial_max_s: float = 10.0  # until the server has proved itself; less in the first rounds
+    welcome_s: float = 10.0  # dialling included; a busy server lets us wait in line
     write_s: float = 20.0  # a server that reads nothing for so long is as good as gone
     coalesce_s: float = 0.1
     keepalive_s: float = 20.0
@@ -91,6 +92,8 @@ if TYPE_CHECKING:
     _Call = grpc.aio.StreamStreamCall[agent_pb2.SessionRequest, agent_pb2.SessionResponse]
 
 Relay = Callable[[grpc.aio.Channel, agent_pb2.OpenRelay], None]
+Told = Callable[["SessionStream", Sequence[str]], None]
+"""The server says where orchestrators are now."""
 
 
 class SessionStream:
@@ -98,7 +101,7 @@ class SessionStream:
 
     def __init__(
         self, channel: grpc.aio.Channel, endpoint: str, node: Node, events: EventQueue,
-        relay: Relay, timing: Timing,
+        relay: Relay, timing: Timing, told: Told = lambda _stream, _endpoints: None,
     ) -> None:  # fmt: skip
         self.channel = channel
         self.endpoint = endpoint
@@ -107,6 +110,7 @@ class SessionStream:
         self._node = node
         self._events = events
         self._relay = relay
+        self._told = told
         self._timing = timing
         self._outbox = Outbox()
         self._wake = asyncio.Event()
@@ -115,19 +119,36 @@ class SessionStream:
         self._closing: SessionEnd | None = None
         self._sequence = 0
 
-    async def open(self) -> agent_pb2.Welcome:
-        """Dial and introduce ourselves. Raises SessionEnded."""
+    async def open(self, number: int, dial_s: float) -> agent_pb2.Welcome:
+        """Dial and introduce ourselves; `number` counts our sessions. Raises SessionEnded.
+
+        A name that does not resolve, packets that nobody answers, and a server that accepts
+        connections and says nothing cost `dial_s`.
+        """
+        loop = asyncio.get_running_loop()
+        patience = asyncio.timeout(max(dial_s, self._timing.welcome_s))
+        dialled = True
+
+        def check_dialled() -> None:
+            nonlocal dialled
+            dialled = self.channel.get_state() is grpc.ChannelConnectivity.READY
+            if not dialled and not patience.expired():
+                patience.reschedule(loop.time())
+
+        check = loop.call_later(dial_s, check_dialled)
         try:
-            async with asyncio.timeout(self._timing.welcome_s):
+            async with patience:
                 self._call = agent_pb2_grpc.AgentServiceStub(self.channel).Session(None)
                 # From here on changes of replicas wait in the outbox: nothing falls between the
                 # complete state in Hello and the first delta.
-                await self._call.write(agent_pb2.SessionRequest(hello=_bounded(self._node.hello())))
+                hello = _bounded(self._node.hello())
+                hello.session_number = number
+                await self._call.write(agent_pb2.SessionRequest(hello=hello))
                 first = await self._call.read()
         except TimeoutError:
             self.cancel()
-            message = f"no Welcome from {self.endpoint} within {self._timing.welcome_s:g} s"
-            raise SessionEnded(SessionEnd("NoWelcome", message)) from None
+            waited = (self._timing.welcome_s, "Welcome") if dialled else (dial_s, "connection")
+            raise SessionEnded(_nothing(self.endpoint, *waited)) from None
         except grpc.RpcError as error:
             raise SessionEnded(_end_of(error)) from error
         except asyncio.InvalidStateError as error:  # the call ended between two of our steps
@@ -135,6 +156,8 @@ class SessionStream:
         except BaseException:
             self.cancel()
             raise
+        finally:
+            check.cancel()
         if not isinstance(first, agent_pb2.SessionResponse):
             raise SessionEnded(await self._ended())
         if first.HasField("goodbye"):
@@ -240,6 +263,8 @@ class SessionStream:
                         self._renewed.set_result(message.renew)
                 case "open_relay":
                     self._relay(self.channel, message.open_relay)
+                case "endpoints":
+                    self._told(self, message.endpoints.endpoints)
                 case "goodbye":
                     return _end_of_goodbye(message.goodbye)
                 case "welcome":
@@ -303,6 +328,11 @@ class SessionStream:
         return agent_pb2.SessionRequest(heartbeat=heartbeat)
 
     @property
+    def age_max_s(self) -> float:
+        """When to open the next session at the nearest member; 0: never."""
+        return self.welcome.session_age_max_ms / 1000
+
+    @property
     def _interval_s(self) -> float:
         asked = self.welcome.heartbeat_interval_ms / 1000 or 5.0
         return min(HEARTBEAT_MAX_S, max(HEARTBEAT_MIN_S, asked))
@@ -322,6 +352,10 @@ async def _signalled(event: asyncio.Event, timeout_s: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def _nothing(endpoint: str, waited_s: float, what: str) -> SessionEnd:
+    return SessionEnd("No" + what.capitalize(), f"no {what} from {endpoint} within {waited_s:g} s")
 
 
 def _bounded(hello: agent_pb2.Hello) -> agent_pb2.Hello:

@@ -16,8 +16,8 @@ one may well find another member meanwhile.
 from dataclasses import dataclass
 from itertools import islice
 
-LINE_S = 2.0
-LINE_RETURNED_S = 6.0
+LINE_S = 5.0
+LINE_RETURNED_S = 7.0
 """Less than an agent's patience with a member that has let it in and says nothing."""
 BURST_S = 0.25
 RETRY_MIN_S = 1.0

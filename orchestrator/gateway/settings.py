@@ -19,7 +19,7 @@ class GatewaySettings:
     write_timeout_s: float = 20.0
     sessions_max: int = 20_000
     # Streams that wait for their turn or have not said Hello yet.
-    greeting_max: int = 1_000
+    greeting_max: int = 2_000
     # New sessions per second.
     accept_rate: float = 200.0
     # After about so long an agent opens its next session at its nearest member. 0: never.

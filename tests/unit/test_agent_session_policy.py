@@ -16,56 +16,210 @@ from polder.v1 import agent_pb2, common_pb2, plan_pb2
 THREE = Attempts(("a", "b", "c"))
 
 
+def failed(attempts: Attempts, dice: float = 0.0, now: float = 0.0) -> policy.Wait:
+    return policy.after_failure(attempts, now=now, dice=dice)
+
+
+def told(
+    attempts: Attempts,
+    reason: str,
+    retry_s: float = 0.0,
+    *,
+    lived_s: float = -1.0,
+    now: float = 0.0,
+    dice: float = 0.0,
+) -> policy.Wait:
+    return policy.after_goodbye(
+        attempts, reason=reason, retry_after_s=retry_s, lived_s=lived_s, now=now, dice=dice
+    )
+
+
 def test_every_endpoint_is_tried_before_the_wait_grows() -> None:
     attempts, seen, ceilings = THREE, [], []
     for _ in range(9):
         seen.append(attempts.endpoint)
-        wait = policy.after_failure(attempts, dice=0.999999)
+        wait = failed(attempts, 0.999999)
         ceilings.append(round(wait.seconds, 1))
         attempts = wait.attempts
     assert seen == ["a", "b", "c"] * 3
     assert ceilings == [0.2, 0.2, 0.4, 0.4, 0.4, 0.8, 0.8, 0.8, 1.6]
 
 
-@given(failures=st.integers(0, 10**6), dice=st.floats(0, 1, exclude_max=True))
-def test_waits_are_bounded_and_fully_jittered(failures: int, dice: float) -> None:
-    wait = policy.after_failure(Attempts(("a",), failures=failures), dice=dice)
+@given(rounds=st.integers(0, 10**6), dice=st.floats(0, 1, exclude_max=True))
+def test_waits_are_bounded_and_fully_jittered(rounds: int, dice: float) -> None:
+    wait = failed(Attempts(("a",), rounds=rounds), dice)
     assert 0 <= wait.seconds <= policy.CEILING_S
-    assert policy.after_failure(Attempts(("a",), failures=failures), dice=0).seconds == 0
+    assert failed(Attempts(("a",), rounds=rounds)).seconds == 0
 
 
-def test_a_session_that_lasted_starts_the_count_again() -> None:
-    tired = Attempts(("a", "b"), failures=40)
-    assert policy.after_session(tired, lived_s=3600, dice=0.99).seconds < 0.2
-    assert policy.after_session(tired, lived_s=1, dice=0.99).seconds > 20
+def test_a_connection_that_nobody_answers_costs_seconds_and_more_only_when_all_are_slow() -> None:
+    attempts, patience = THREE, []
+    for _ in range(9):
+        patience.append(attempts.dial_s)
+        attempts = failed(attempts).attempts
+    assert patience == [3, 3, 3, 6, 6, 6, 10, 10, 10]
 
 
-def test_the_server_decides_when_to_come_back_within_reason() -> None:
-    wait = policy.after_goodbye(THREE, reason="Shutdown", retry_after_s=5, dice=0.5)
-    assert wait.seconds == pytest.approx(5.25)
-    assert wait.attempts.endpoint == "b"
-    forever = policy.after_goodbye(THREE, reason="Overloaded", retry_after_s=1e9, dice=0)
-    assert forever.seconds == policy.RETRY_AFTER_MAX_S
-    twin = policy.after_goodbye(THREE, reason="Superseded", retry_after_s=0, dice=0)
-    assert twin.seconds >= 5
-    assert policy.after_goodbye(THREE, reason="Shutdown", retry_after_s=0, dice=0.5).seconds <= 0.2
+def test_a_session_that_lasted_starts_the_count_again_and_the_next_is_the_nearest_other() -> None:
+    tired = Attempts(("a", "b", "c"), index=1, rounds=9, failures=40)
+    wait = policy.after_session(tired, lived_s=3600, now=0.0, dice=0.99)
+    assert wait.attempts.endpoint == "a" and wait.attempts.rounds == 0
+    # Nobody knows how many others lost theirs at this moment.
+    assert 1.9 < wait.seconds < policy.FIRST_S
+    then = failed(wait.attempts, 0.99)
+    assert then.attempts.endpoint == "c" and then.seconds < policy.BASE_S
+    assert failed(then.attempts).attempts.endpoint == "a"
+    young = policy.after_session(tired, lived_s=1, now=0.0, dice=0.99)
+    assert young.seconds > 20 and young.attempts.rounds == 9
+
+
+@pytest.mark.parametrize("reason", ["Shutdown", "Drill"])
+def test_a_member_that_goes_away_sends_us_elsewhere_at_once(reason: str) -> None:
+    wait = told(THREE, reason, 0.0, lived_s=3600, dice=0.5)
+    assert wait.attempts.endpoint == "b" and wait.seconds <= policy.BASE_S
+    # It wants to be left alone for a while, and the others may be asked meanwhile.
+    wait = told(THREE, reason, 5.0, lived_s=3600, dice=0.5)
+    assert wait.attempts.endpoint == "b" and wait.seconds <= policy.BASE_S
+    wait = failed(failed(wait.attempts, now=0.1).attempts, now=0.2)
+    assert wait.attempts.endpoint == "b", "not `a`, before its time"
+    later = failed(failed(wait.attempts, now=1.0).attempts, now=6.0)
+    assert later.attempts.endpoint == "a"
+    alone = told(Attempts(("a",)), reason, 5.0, lived_s=3600, dice=0.5)
+    assert alone.seconds == pytest.approx(5.25) and alone.attempts.endpoint == "a"
+
+
+def test_a_full_member_is_asked_again_when_it_said_and_one_other_before() -> None:
+    first = told(THREE, "Overloaded", 9.0, dice=0.5)
+    assert first.attempts.endpoint == "b" and first.seconds <= policy.HOP_S
+    # Two full ones: no third is bothered.
+    second = told(first.attempts, "Overloaded", 12.0, now=1.0, dice=0.5)
+    assert second.attempts.endpoint == "a"
+    assert 1.0 + second.seconds == pytest.approx(9.0 * 1.05)
+    # The other one is dead: the appointment is kept, whatever else could be tried.
+    dead = failed(first.attempts, now=7.0)
+    assert dead.attempts.endpoint == "a" and 7.0 + dead.seconds == pytest.approx(9.45)
+    late = failed(first.attempts, now=11.0)
+    assert late.attempts.endpoint == "a" and late.seconds == 0
+    # An appointment is for once.
+    again = failed(late.attempts, now=11.0)
+    assert again.attempts.endpoint == "c" and not again.attempts.appointments
+    short = told(THREE, "Overloaded", 2.0, dice=0.0)
+    assert short.attempts.endpoint == "a" and short.seconds == pytest.approx(2.0)
+
+
+def test_a_server_cannot_send_us_away_for_days() -> None:
+    wait = told(Attempts(("a",)), "Overloaded", 1e9)
+    assert wait.seconds == policy.RETRY_AFTER_MAX_S
+
+
+def test_what_is_not_the_members_own_trouble_is_obeyed_everywhere() -> None:
+    for reason in ("InvalidInventory", "SomethingNew"):
+        wait = told(THREE, reason, 30.0, lived_s=3600)
+        assert wait.seconds == 30.0
+    attempts, waits = THREE, []
+    for _ in range(9):
+        wait = told(attempts, "Superseded", lived_s=60)
+        waits.append(wait.seconds)
+        attempts = wait.attempts
+    assert waits == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+    alone = policy.after_session(attempts, lived_s=policy.UNDISPUTED_S, now=0.0, dice=0.0)
+    assert told(alone.attempts, "Superseded").seconds == 5
 
 
 def test_when_all_refuse_us_we_ask_seldom_and_do_not_stop() -> None:
     attempts, waits = THREE, []
     for _ in range(15):
-        wait = policy.after_refusal(attempts, dice=0.5)
+        wait = policy.after_refusal(attempts, now=0.0, dice=0.5)
         waits.append(wait.seconds)
         attempts = wait.attempts
-    assert all(seconds <= 1 for seconds in waits[:11])
+    assert all(seconds <= 1.6 for seconds in waits[:11])
     assert all(seconds == 45 for seconds in waits[11:])
 
 
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["fails", "breaks", "Shutdown", "Overloaded", "Drill", "Superseded"]),
+            st.floats(0, 40),
+            st.floats(0, 1, exclude_max=True),
+            st.floats(0, 30),
+        ),
+        max_size=40,
+    ),
+    count=st.integers(1, 5),
+)
+def test_whatever_happens_nobody_is_hammered(
+    steps: list[tuple[str, float, float, float]], count: int
+) -> None:
+    """No endpoint is tried before the time that it asked for, and none is left out for good."""
+    attempts, now = Attempts(tuple("abcde"[:count])), 0.0
+    not_before: dict[str, float] = {}
+    for what, retry_s, dice, pause_s in steps:
+        here = attempts.endpoint
+        assert now >= not_before.get(here, 0.0) - 1e-6
+        if what == "fails":
+            wait = failed(attempts, dice, now)
+        elif what == "breaks":
+            now += pause_s
+            wait = policy.after_session(attempts, lived_s=pause_s, now=now, dice=dice)
+        else:
+            wait = told(attempts, what, retry_s, now=now, dice=dice)
+            not_before[here] = now + min(retry_s, policy.RETRY_AFTER_MAX_S)
+        assert wait.seconds >= 0
+        if count > 1 and wait.seconds < 1e-9 and dice > 0.01:
+            assert wait.attempts.endpoint != here
+        attempts = wait.attempts
+        now += wait.seconds
+    assert len({one.endpoint for one in attempts.appointments}) == len(attempts.appointments)
+    seen = set()
+    for _ in range(40):
+        seen.add(attempts.endpoint)
+        now += 50
+        attempts = failed(attempts, 0.5, now).attempts
+    assert seen == set(attempts.endpoints)
+
+
+# --- the list -------------------------------------------------------------------------------------
+
+
 def test_a_new_list_keeps_the_address_in_use() -> None:
-    at_b = policy.after_failure(THREE, dice=0).attempts
+    at_b = failed(THREE).attempts
     assert policy.with_endpoints(at_b, ("x", "b")).endpoint == "b"
     assert policy.with_endpoints(at_b, ("x", "y")).endpoint == "x"
     assert policy.with_endpoints(at_b, ()) is at_b
+    full = told(THREE, "Overloaded", 9.0).attempts
+    assert not policy.with_endpoints(full, ("b", "c")).appointments
+
+
+def test_the_address_that_works_is_not_forgotten() -> None:
+    assert policy.pinned(("a:1", "b:1"), "c:1") == ("a:1", "b:1", "c:1")
+    assert policy.pinned(("a:1", "b:1"), "b:1") == ("a:1", "b:1")
+    assert policy.pinned((), "b:1") == ()
+    many = tuple(f"h{n}:1" for n in range(100))
+    assert len(policy.pinned(policy.usable(many), "c:1")) == policy.ENDPOINTS_MAX
+
+
+def test_what_cannot_be_dialled_is_left_out() -> None:
+    bad = [
+        "",
+        "host",
+        "unix:/run/x:1",
+        "dns:///x:1",
+        "a b:1",
+        "x:http",
+        ":1",
+        "fe80::1:7443",
+        "é:1",
+    ]
+    good = ["10.0.0.1:7443", "[fd00::1]:7443", "orchestrator.example:7443"]
+    assert policy.usable([*bad, *good, good[0]]) == tuple(good)
+
+
+def test_an_old_session_is_replaced_at_the_nearest_that_answers() -> None:
+    at_b = policy.at(THREE, "b")
+    assert at_b.endpoint == "b" and policy.nearer(at_b) == ("a", "b")
+    assert policy.nearer(THREE) == ("a",)
+    assert policy.at(THREE, "elsewhere") is THREE
 
 
 @given(dice=st.floats(0, 1))
