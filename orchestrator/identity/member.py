@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -122,17 +123,29 @@ class MemberIdentity:
                 await asyncio.sleep(_RETRY_S)
 
     def server_credentials(self, *, client_certificate: bool) -> grpc.ServerCredentials:
-        """TLS for a listener, with the certificate that is current at each handshake."""
+        """TLS for one listener, with the certificate that is current at each handshake.
+
+        What has not changed is not given again: gRPC replaces what it holds without regard for
+        handshakes under way in its other threads, and a storm of agents that connect ended the
+        process (a check of reference counts fails in its core).
+        """
+        served = self.current
 
         def configuration() -> grpc.ServerCertificateConfiguration:
-            now = self.current
             return grpc.ssl_server_certificate_configuration(
-                [(now.key_pem, now.chain_pem)],
-                root_certificates=now.roots_pem if client_certificate else None,
+                [(served.key_pem, served.chain_pem)],
+                root_certificates=served.roots_pem if client_certificate else None,
             )
+
+        def changed() -> grpc.ServerCertificateConfiguration | None:
+            nonlocal served
+            if served is self.current:
+                return None
+            served = self.current
+            return configuration()
 
         return grpc.dynamic_ssl_server_credentials(
             configuration(),
-            configuration,
+            cast(Callable[[], grpc.ServerCertificateConfiguration], changed),  # by stubs
             require_client_authentication=client_certificate,
         )
