@@ -3,6 +3,7 @@
 rollouts    what changes what runs: the leader's machines, the plan, a model of agents
 scheduler   the plan alone, under random events
 agent       the agent's state machine on a runtime that misbehaves
+storm       ten thousand agents and a few members: cold start, lost regions, rolling restart
 """
 
 import sys
@@ -23,6 +24,10 @@ def main(arguments: Sequence[str]) -> int:
             from tests.sim import agent_reconcile
 
             return agent_reconcile.main(rest)
+        case ["storm", *rest]:
+            from tests.sim import storm
+
+            return storm.main(rest)
         case ["-h" | "--help"]:
             print(__doc__)
             return 0
