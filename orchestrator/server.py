@@ -40,6 +40,7 @@ from orchestrator.installation import (
 )
 from orchestrator.leader import Leader, LeaderSettings
 from orchestrator.listeners import CannotListen, Listeners
+from orchestrator.member_metrics import MemberCollector
 from orchestrator.mesh.mesh import Mesh
 from orchestrator.mesh.voice import Hearsay, Voice
 from orchestrator.metrics import MeasuredStore, Metrics
@@ -238,7 +239,17 @@ class Orchestrator:
         self.voice = Voice(self.leader, Hearsay(self._clock), parts.cache)
         self.leader.on_end = self.voice.keep_last_words
         parts.explaining.use(self.voice)
+        parts.events.deletes = lambda: self.leader.is_leading
         self.mesh = self._mesh(parts)
+        parts.metrics.registry.register(
+            MemberCollector(
+                self.leader,
+                self.voice,
+                self.mesh.links.status,
+                lambda: self.gateway.relays.active,
+                lambda: self.mesh.forwarding.active,
+            )
+        )
         self.playing.also(self._leave_leading)
         self.drill = DrillWatch(
             config.member_name,
@@ -331,7 +342,7 @@ class Orchestrator:
     def _run_background(self, parts: Parts) -> None:
         self._background.start("member-certificate", parts.member.run())
         self._background.start("region-ca", self._rotation(parts).run())
-        self._background.start("join-tokens", parts.tokens.run())
+        self._background.start("join-tokens", parts.tokens.run(lambda: self.leader.is_leading))
         self._background.start("live-calls", parts.calls.run())
         self._background.start("freshness", parts.freshness.run())
         self._background.start("watch-hub", parts.hub.run())

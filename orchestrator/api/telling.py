@@ -1,6 +1,6 @@
 """Serves Story: gathers what is known of a replica, a workload or a node, and has it composed.
 
-From the mirror (records, placements, kept states), the fleet, the leader of this process and the
+From the mirror (records, placements, kept states), the fleet, what the leader says and the
 events. What a caller may not read of other namespaces does not come in.
 """
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.cache import Cache
 from orchestrator.domain.inventory import stored_form
+from orchestrator.fleet import Fleet
 from orchestrator.gateway.sessions import Sessions
 from orchestrator.records import NodeStatusRecord
 from orchestrator.store import keys
@@ -28,12 +29,14 @@ class NodeStatusWriter:
         self,
         store: Store,
         cache: Cache,
+        fleet: Fleet,
         sessions: Sessions,
         clock: Callable[[], float],
         retry_s: float,
     ) -> None:
         self._store = store
         self._cache = cache
+        self._fleet = fleet
         self._sessions = sessions
         self._clock = clock
         self._retry_s = retry_s
@@ -71,7 +74,7 @@ class NodeStatusWriter:
     async def _write(self, node: str, said: _Said) -> bool:
         """Whether nothing is left to do. Compared on the Node's record: a deleted one stays so."""
         resource = self._cache.resource("Node", "", node)
-        if said == self._stored(node):
+        if said == self._stored(node) or self._is_elsewhere(node):
             return True
         if resource is None:  # deleted; or it joined so lately that the mirror is behind
             return self._sessions.get(node) is None
@@ -88,6 +91,11 @@ class NodeStatusWriter:
             [Put(keys.node_status(node), record.to_bytes())],
         )
         return result.committed
+
+    def _is_elsewhere(self, node: str) -> bool:
+        """What it told this member is older than what it tells the one that it is connected to."""
+        seen = self._fleet.get(node)
+        return seen is not None and seen.connected and seen.peer is not None
 
     def _stored(self, node: str) -> _Said | None:
         found = self._cache.node_status(node)

@@ -79,7 +79,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         self._admission = Admission(settings.accept_rate, settings.greeting_max)
         self._monitor = Monitor(cache, fleet, self.sessions, settings)
         self._status_writer = NodeStatusWriter(
-            store, cache, self.sessions, clock, settings.retry_store_s
+            store, cache, fleet, self.sessions, clock, settings.retry_store_s
         )
         self._greeting = 0
         self._closed: agent_pb2.Goodbye | None = None  # what everybody is told who comes

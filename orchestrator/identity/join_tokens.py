@@ -63,12 +63,13 @@ class JoinTokens:
         endpoints = self._whereabouts.for_joining(node, site)
         return JoinToken(secret, site, node, endpoints, root, expires_at_ms)
 
-    async def run(self) -> None:
-        """Forgets expired tokens until it is cancelled."""
+    async def run(self, leads: Callable[[], bool]) -> None:
+        """Forgets expired tokens, on the member that leads, until it is cancelled."""
         while True:
             await asyncio.sleep(_SWEEP_EVERY_S)
             try:
-                await self.sweep()
+                if leads():
+                    await self.sweep()
             except StoreError as error:
                 log.warning("expired join tokens were not removed: %s", error)
 
