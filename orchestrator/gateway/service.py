@@ -96,33 +96,29 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
     async def shutdown(self, timeout_s: float = 5.0) -> None:
         """Send everybody away, one after the other, so that the other members can absorb them."""
         deadline = time.monotonic() + timeout_s
-        over_s = timeout_s * self._settings.drain_share
-        await self.turn_away("Shutdown", "this orchestrator stops", over_s=over_s)
+        await self._send_away(timeout_s * self._settings.drain_share)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline - time.monotonic()):
                 await self.sessions.emptied()
 
-    async def turn_away(self, reason: str, message: str, *, over_s: float) -> None:
-        """Say goodbye to every session within `over_s`, and let nobody in until `let_in`.
-
-        No slower than another member would take them. Where there is none they are told when to
-        come back, spread over time; else they go elsewhere at once.
-        """
+    async def _send_away(self, over_s: float) -> None:
+        """No slower than another member would take them. With another one there they go to it at
+        once; else they are told when to come back, spread over time."""
         elsewhere = self._whereabouts.has_others(self._settings.member)
-        retry_ms = _AWAY_RETRY_MS if elsewhere else 1000
-        self._closed = agent_pb2.Goodbye(reason=reason, message=message, retry_after_ms=retry_ms)
+        message = "this orchestrator stops"
+        self._closed = agent_pb2.Goodbye(
+            reason="Shutdown",
+            message=message,
+            retry_after_ms=_AWAY_RETRY_MS if elsewhere else 1000,
+        )
         leaving = list(self.sessions)
         spread_s = len(leaving) / self._settings.accept_rate
         batch = max(10, math.ceil(len(leaving) * _AWAY_PAUSE_S / max(0.001, min(over_s, spread_s))))
         for count, session in enumerate(leaving, start=1):
             retry_after_ms = 0 if elsewhere else int(1000 * (0.2 + random.random() * spread_s))
-            session.close(reason, message, retry_after_ms)
+            session.close("Shutdown", message, retry_after_ms)
             if count % batch == 0:
                 await asyncio.sleep(_AWAY_PAUSE_S)
-
-    def let_in(self) -> None:
-        """Undoes `turn_away`."""
-        self._closed = None
 
     def _forget_former(self, changes: list[Change]) -> None:
         """A node that was deleted said nothing of the one that joins under its name next."""

@@ -22,7 +22,7 @@ from orchestrator.identity.requests import public_key_of
 from orchestrator.records import IdentityRecord, StoredResource, TokenRecord
 from orchestrator.refusals import Refused, exhausted, unavailable
 from orchestrator.store import keys
-from orchestrator.store.port import Compare, Delete, Entry, Op, Put, Store
+from orchestrator.store.port import Compare, Delete, Entry, Op, Put, Store, StoreError
 from orchestrator.whereabouts import Whereabouts
 from polder.identity import NodeId
 from polder.manifest.names import HOST_NAME, HOST_NAME_HELP
@@ -294,7 +294,8 @@ class NodeIdentities:
     async def confirm_serial(self, identity: NodeId, serial: str) -> None:
         """The node connected with this serial: those issued before it are not needed any more.
 
-        Costs nothing when there are none. Raises Refused (Revoked) and StoreError.
+        Costs nothing when there are none, and may wait while the Store is away. Raises Refused
+        (Revoked) and StoreError.
         """
         record = self._cache.identity("node", identity.node)
         if record is not None and list(record.serials)[:1] == [serial]:
@@ -305,7 +306,12 @@ class NodeIdentities:
             kept = order[order.index(serial) :]
             return replace(record, serials={s: record.serials[s] for s in kept})
 
-        await self._change(identity, serial, drop_older)
+        try:
+            await self._change(identity, serial, drop_older)
+        except StoreError:
+            if record is None or not record.accepts(serial):
+                raise
+            log.info("older certificates stay listed for now", extra={"node": identity.node})
 
     async def _change(
         self,
