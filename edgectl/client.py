@@ -37,12 +37,21 @@ _LOOK = (
 _NO_LIFE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
+def _to_stderr(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
 class Client:
     """`timeout_s` bounds each unary call. Not for several threads, except for open streams."""
 
     def __init__(
-        self, connection: Connection, endpoints: Sequence[str], timeout_s: float = 30.0
+        self,
+        connection: Connection,
+        endpoints: Sequence[str],
+        timeout_s: float = 30.0,
+        warn: Callable[[str], None] = _to_stderr,
     ) -> None:
+        self._warn = warn
         self._connection = connection
         self._connector = Connector(connection, tuple(endpoints))
         self._tried = len(endpoints)
@@ -268,6 +277,8 @@ class Client:
             self._note(call.trailing_metadata())
             return answer
         except grpc.RpcError as error:
+            said: Any = error
+            self._note(said.trailing_metadata())  # also what is not there may only be old
             raise self._failure(error) from error
         finally:
             call.cancel()
@@ -331,4 +342,4 @@ class Client:
             self._warned = True
             age_s = max(1, round(self._age_ms / 1000))
             text = f"answers are {age_s} s old: member {safe(self._member)} cannot read its store"
-            print(f"warning: {text}", file=sys.stderr, flush=True)
+            self._warn(text)

@@ -73,16 +73,23 @@ class FrontDoor(aio.ServerInterceptor):  # type: ignore[type-arg,unused-ignore] 
     def _wrap(self, method: str, rule: Rule | None, handler: Handler) -> Handler:
         serve = _inner(handler)
         short = method.rpartition("/")[2]
-        name, signed = self._operation(method)
+        name = operation(method) if self._operators is not None else ""
         streams_out = bool(handler.response_streaming)
         long = streams_out or bool(handler.request_streaming)
 
         async def unary(request: Any, context: Context) -> Any:
             started = time.perf_counter()
             code = "OK"
+            signed = self._signed(name)
             try:
                 await self._admit(method, rule, context)
-                return await self._serve(name, serve, request, context)
+                if self._operators is None or not name:
+                    return await serve(request, context)
+                signed = await self._operators.metadata(name, request)
+                with self._operators.request(name, context):
+                    answer = await serve(request, context)
+                context.set_trailing_metadata(signed)
+                return answer
             except Exception as error:
                 refused = _refusal(method, error)
                 code = refused.code.name
@@ -104,7 +111,7 @@ class FrontDoor(aio.ServerInterceptor):  # type: ignore[type-arg,unused-ignore] 
                 code = refused.code.name
                 if handler.request_streaming:
                     await _hear_out(context)
-                return await _refuse(context, refused, signed)
+                return await _refuse(context, refused, self._signed(name))
             finally:
                 detach(context)
                 self._metrics.streams.labels(short).dec()
@@ -112,21 +119,9 @@ class FrontDoor(aio.ServerInterceptor):  # type: ignore[type-arg,unused-ignore] 
 
         return _like(handler, stream if long else unary)
 
-    def _operation(self, method: str) -> tuple[str, Metadata]:
-        """The name of an operator's call, if it is one, and what its refusals carry."""
-        name = operation(method) if self._operators is not None else ""
-        return name, self._operators.signed if name and self._operators is not None else ()
-
-    async def _serve(
-        self, name: str, serve: Callable[[Any, Context], Any], request: Any, context: Context
-    ) -> Any:
-        if self._operators is None or not name:
-            return await serve(request, context)
-        metadata = await self._operators.metadata(name, request)
-        with self._operators.request(name, context):
-            answer = await serve(request, context)
-        context.set_trailing_metadata(metadata)
-        return answer
+    def _signed(self, name: str) -> Metadata:
+        """What a refusal carries of an operator's call."""
+        return self._operators.signed if name and self._operators is not None else ()
 
     async def _admit(self, method: str, rule: Rule | None, context: Context) -> Any:
         self._calls.check_open()

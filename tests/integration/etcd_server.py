@@ -4,7 +4,9 @@ Members are processes of Debian's `etcd`, on free ports of this machine. They ca
 killed, frozen (SIGSTOP) and started again with the data they had.
 """
 
+import base64
 import http.client
+import json
 import os
 import signal
 import ssl
@@ -13,6 +15,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -148,6 +151,37 @@ class EtcdMember:
             return connection.getresponse().status == 200
         except (OSError, http.client.HTTPException):
             return False
+        finally:
+            connection.close()
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
+    def says_it_leads(self) -> bool:
+        """A member that does not answer does not."""
+        said = self._ask("/v3/maintenance/status", {})
+        return bool(said) and said.get("leader") == said["header"].get("member_id")
+
+    def value_of(self, key: bytes) -> bytes:
+        """As this member has it; empty when it does not answer, or has none."""
+        wanted = {"key": base64.b64encode(key).decode(), "serializable": True}
+        kvs = self._ask("/v3/kv/range", wanted).get("kvs", [])
+        return base64.b64decode(kvs[0]["value"]) if kvs else b""
+
+    def _ask(self, path: str, body: dict[str, object]) -> dict[str, Any]:
+        """By etcd's JSON gateway; empty when it does not answer."""
+        context = ssl.create_default_context(cafile=str(self._tls.ca))
+        context.load_cert_chain(self._tls.certificate, self._tls.key)
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", self.client_port, timeout=1, context=context
+        )
+        try:
+            connection.request("POST", path, json.dumps(body))
+            said: dict[str, Any] = json.loads(connection.getresponse().read())
+            return said
+        except (OSError, http.client.HTTPException, ValueError):
+            return {}
         finally:
             connection.close()
 
