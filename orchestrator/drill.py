@@ -48,6 +48,7 @@ class Progress:
     measure: Measure | None
     notes: list[str] = field(default_factory=list)
     over_at: float | None = None  # steady: when it was first found to be over
+    all_back: bool = False
     touched: set[str] = field(default_factory=set)
     """Uids of workloads that operators changed meanwhile."""
 
@@ -163,12 +164,13 @@ class DrillWatch:
             progress.note(f"{leader} leads after {measure.leader_s:.1f} s")
 
     def _see_nodes(self, progress: Progress, measure: Measure) -> None:
-        before = len(measure.back)
+        """Most are seen when they come (`_on_node`); this is for what was missed."""
         for name in measure.nodes:
             if name not in measure.back:
                 self._see(measure, name)
         count = len(measure.nodes)
-        if before < len(measure.back) == count:
+        if len(measure.back) == count > 0 and not progress.all_back:
+            progress.all_back = True
             last_s = max(measure.back.values())
             progress.note(f"all {count} nodes are connected elsewhere after {last_s:.1f} s")
 
