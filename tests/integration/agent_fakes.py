@@ -132,6 +132,8 @@ class Orchestrator(agent_pb2_grpc.AgentServiceServicer):
         self.greeting: agent_pb2.SessionResponse | None = None  # instead of a Welcome
         self.silent = False
         self.heartbeat_ms = 200
+        self.told: list[str] = []  # addresses in the Welcome
+        self.age_ms = 0
         self.refuse: grpc.StatusCode | None = None
         self.renewed_life_s = 3600.0
         self.renewed_age_s = 0.0
@@ -227,6 +229,8 @@ class Orchestrator(agent_pb2_grpc.AgentServiceServicer):
                     version="test",
                     now_ms=int(time.time() * 1000),
                     heartbeat_interval_ms=self.heartbeat_ms,
+                    endpoints=self.told,
+                    session_age_max_ms=self.age_ms,
                 )
             )
             while (message := await visit.outgoing.get()) is not None:
