@@ -1,4 +1,4 @@
-"""A TCP proxy before an etcd, whose connections a test cuts or silences."""
+"""A TCP proxy before an etcd, whose connections a test cuts, silences or delays."""
 
 import asyncio
 import contextlib
@@ -15,6 +15,8 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._muted = False
+        self.delay_s = 0.0
+        """How late every answer is. What is on its way keeps its order while this stays so."""
 
     @property
     def endpoint(self) -> str:
@@ -77,6 +79,9 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := await source.read(65_536):
                 if back and self._muted:
+                    continue
+                if back and self.delay_s:
+                    asyncio.get_running_loop().call_later(self.delay_s, sink.write, data)
                     continue
                 sink.write(data)
                 await sink.drain()
