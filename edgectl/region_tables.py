@@ -93,7 +93,7 @@ def warnings(answer: Answer) -> list[str]:
 
 
 def state(region: Region, now_ms: int) -> str:
-    """`Drill (1m5s left)`, `Lost`, `Degraded` or `Ready`."""
+    """`Drill (65s left)`, `Lost`, `Degraded` or `Ready`."""
     if region.drill_until_ms > now_ms:
         return f"Drill ({format_duration((region.drill_until_ms - now_ms) / 1000)} left)"
     present = [member for member in region.members if member.present]

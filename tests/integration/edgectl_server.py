@@ -109,6 +109,9 @@ class FakeOperatorApi(operator_pb2_grpc.OperatorServiceServicer):
         self.revisions: list[operator_pb2.RevisionInfo] = []
         self.templates: dict[int, dict[str, Any]] = {}
         self.story: operator_pb2.StoryResponse | None = None
+        self.regions = operator_pb2.RegionsResponse()
+        # What one Drill after the other answers; a text breaks the stream there.
+        self.drills: list[list[operator_pb2.DrillResponse | str]] = []
 
     # --- what tests do ------------------------------------------------------------------------
 
@@ -348,6 +351,28 @@ class FakeOperatorApi(operator_pb2_grpc.OperatorServiceServicer):
             self._fail(context, grpc.StatusCode.UNIMPLEMENTED, "an older orchestrator")
         assert self.story is not None
         return self.story
+
+    def Regions(self, request: Any, context: Any) -> operator_pb2.RegionsResponse:
+        self._begin("Regions", request, context)
+        return self.regions
+
+    def Drill(self, request: Any, context: Any) -> Iterator[operator_pb2.DrillResponse]:
+        self._begin("Drill", request, context)
+        for answer in self.drills.pop(0):
+            if isinstance(answer, str):
+                context.abort(grpc.StatusCode.UNAVAILABLE, answer)
+            yield answer
+
+    def EndDrill(self, request: Any, context: Any) -> operator_pb2.EndDrillResponse:
+        self._begin("EndDrill", request, context)
+        return operator_pb2.EndDrillResponse(message="ended")
+
+    def ForgetMember(self, request: Any, context: Any) -> operator_pb2.ForgetMemberResponse:
+        self._begin("ForgetMember", request, context)
+        members = [m for region in self.regions.regions for m in region.members]
+        if not any(member.name == request.member for member in members):
+            self._fail(context, grpc.StatusCode.NOT_FOUND, "no such member", detail("NotFound"))
+        return operator_pb2.ForgetMemberResponse(message="forgotten")
 
     def CreateJoinToken(self, request: Any, context: Any) -> operator_pb2.CreateJoinTokenResponse:
         self._begin("CreateJoinToken", request, context)
