@@ -131,7 +131,7 @@ def test_get_members(fake: FakeInstallation, run: Run) -> None:
     assert one == ["c1", "eu-central", "0.5.0", "yes", "120", "self", "0s", "-", "0s ago", "60m"]
     unknown = "<unknown>"
     assert two == [
-        "c2", "eu-central", "0.5.0", "-", unknown, "down", unknown, unknown, "42s ago", "1m",
+        "c2", "eu-central", "0.5.0", "-", unknown, "down", unknown, unknown, "42s ago", "60s",
     ]  # fmt: skip
     assert three[5:] == ["gone", unknown, unknown, "never", "<none>"]
     _, out, _ = run("get", "member", "c1", "-o", "json")
