@@ -23,7 +23,14 @@ from orchestrator.records import (
     TemplateRevision,
 )
 from orchestrator.store import keys
-from orchestrator.store.port import Compacted, Entry, EventType, Store, StoreError
+from orchestrator.store.port import (
+    Compacted,
+    Entry,
+    EventType,
+    Store,
+    StoreError,
+    WatchBatch,
+)
 
 log = logging.getLogger(__name__)
 
@@ -239,19 +246,7 @@ class Cache:
                 watch = self._store.watch("/", from_revision=self.revision + 1)
                 async for batch in watch:
                     self.healthy = True
-                    self._apply(
-                        [
-                            Change(
-                                event.entry.key,
-                                event.entry.mod_revision,
-                                self._decoded(event.entry) if event.type is EventType.PUT else None,
-                                self._values.get(event.entry.key),
-                            )
-                            for event in batch.events
-                            if event.entry.key.startswith(MIRRORED)
-                        ],
-                        batch.revision,
-                    )
+                    self._apply(self._changes(batch), batch.revision)
             except Compacted:
                 log.warning("the watch fell behind a compaction; reading everything again")
                 await self._reload()
@@ -262,6 +257,20 @@ class Cache:
             except Exception as error:
                 await self._wait_unreadable(error)
                 await self._reload()
+
+    def _changes(self, batch: WatchBatch) -> list[Change]:
+        """A batch may be of many revisions: what was before a change may be of the same batch."""
+        changes: list[Change] = []
+        newest: dict[str, object] = {}
+        for event in batch.events:
+            entry = event.entry
+            if not entry.key.startswith(MIRRORED):
+                continue
+            value = self._decoded(entry) if event.type is EventType.PUT else None
+            previous = newest.get(entry.key) if entry.key in newest else self._values.get(entry.key)
+            newest[entry.key] = value
+            changes.append(Change(entry.key, entry.mod_revision, value, previous))
+        return changes
 
     async def _reload(self) -> None:
         while True:
