@@ -156,6 +156,8 @@ async def _phases(bench: Bench) -> None:
     bench.say(f"starting {options.members} members on {options.store}, and the agents' processes")
     await bench.members.start()
     await bench.crew.start()
+    pids = [region.pid for region in bench.members.regions]
+    bench.say(f"orchestrators {pids}, agents {[worker.pid for worker in bench.crew.workers]}")
     try:
         await fleet_rise.join_all(bench)
         await fleet_rise.connect_all(bench)

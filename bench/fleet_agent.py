@@ -59,9 +59,13 @@ async def in_process(
 
 
 class SharedBox:
-    """The machine's inventory and its use, looked at once for all agents of a process."""
+    """The machine's inventory and its use, looked at once for all agents of a process.
+
+    `beats` counts their heartbeats.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self.beats = 0
         self._box = Box(disk=folder)
         self._sampler = UsageSampler(self._box)
         self._inventory = with_runtime(take(self._box, Reserved()), "simulated 1")
@@ -102,10 +106,19 @@ class FleetNode(AgentNode):
     """Heartbeats as large as those of a box, with figures that are shared."""
 
     def __init__(
-        self, shared: SharedBox, inventory: Inventory, runs: Supervisor, keeper: PlanKeeper
+        self,
+        box: Box,
+        shared: SharedBox,
+        inventory: Inventory,
+        runs: Supervisor,
+        keeper: PlanKeeper,
     ) -> None:
-        super().__init__(Box(), inventory, runs, keeper)
+        super().__init__(box, inventory, runs, keeper)
         self._shared = shared
+
+    def heartbeat(self) -> agent_pb2.Heartbeat:
+        self._shared.beats += 1
+        return super().heartbeat()
 
     def _usage(self) -> agent_pb2.Usage | None:
         return self._shared.usage()
@@ -130,6 +143,7 @@ class FleetAgent:
         self.connected = False
         self.member = ""
         self._folder = folder / name
+        self._box = Box(root=self._folder / "box")  # holds its machine id and nothing else
         self._shared = shared
         self._on_turn = on_turn
         self._store = IdentityStore(self._folder, in_process)
@@ -140,15 +154,15 @@ class FleetAgent:
 
     async def join(self, token: str) -> None:
         """Raises JoinFailed."""
-        root = self._folder / "box"
-        (root / "etc").mkdir(parents=True, exist_ok=True)
-        (root / "etc/machine-id").write_text(self.name)
+        etc = self._box.root / "etc"
+        etc.mkdir(parents=True, exist_ok=True)
+        (etc / "machine-id").write_text(self.name)
         await join.join(
             self._store,
             tokens.parse(token),
             node=self.name,
             version=__version__,
-            box=Box(root=root),
+            box=self._box,
         )
 
     def start(self) -> None:
@@ -175,7 +189,7 @@ class FleetAgent:
             use=self.supervisor.submit_plan,
             report=self.supervisor.report,
         )
-        node = FleetNode(self._shared, inventory, self.supervisor, self.keeper)
+        node = FleetNode(self._box, self._shared, inventory, self.supervisor, self.keeper)
         relays = RelayHub(ReplicaSources(self.supervisor, runtime))
         self.client = SessionClient(self._store, node, relays, on_state=self._turned)
         node.intake = PlanIntake(self.keeper, self._acknowledge)
@@ -206,12 +220,6 @@ class FleetAgent:
     def assignments(self) -> int:
         """Of the plan in use, which was acknowledged."""
         return len(self.keeper.current.assignments) if self.keeper.current is not None else 0
-
-    def cut(self) -> None:
-        """The connection breaks; the agent notices and comes back as its policy says."""
-        stream = self.client._current
-        if stream is not None:
-            stream.cancel()
 
     async def round_trip_s(self) -> float:
         """From a message on the session to the server's answer on it.

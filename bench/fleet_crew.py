@@ -7,6 +7,7 @@ worker whose pipe closes ends by itself, so that nothing is left when the benchm
 import asyncio
 import json
 import os
+import random
 import signal
 import sys
 from collections.abc import Sequence
@@ -126,7 +127,6 @@ class Crew:
         ]
         self.doomed = self.workers[0]
         self.names = tuple(names)
-        self._home = {name: worker for worker in self.workers for name in worker.names}
 
     async def start(self) -> None:
         await asyncio.gather(*(worker.start() for worker in self.workers))
@@ -172,14 +172,18 @@ class Crew:
         answers = await self.ask("generations")
         return {node: g for answer in answers for node, g in answer["generations"].items()}
 
-    async def cut(self, nodes: Sequence[str]) -> None:
-        """Those nodes' connections break."""
-        by_worker: dict[Worker, list[str]] = {}
-        for node in nodes:
-            by_worker.setdefault(self._home[node], []).append(node)
-        await asyncio.gather(
-            *(worker.ask("cut", 60.0, nodes=share) for worker, share in by_worker.items())
+    async def cut(self, count: int, port: int) -> int:
+        """So many connections to that port break, shared by the workers. Returns how many did."""
+        shares = [count // len(self.workers)] * len(self.workers)
+        for lucky in random.sample(range(len(shares)), count % len(shares)):
+            shares[lucky] += 1
+        answers = await asyncio.gather(
+            *(
+                worker.ask("cut", 60.0, count=share, port=port)
+                for worker, share in zip(self.workers, shares, strict=True)
+            )
         )
+        return sum(answer["cut"] for answer in answers)
 
     def use(self) -> Use:
         """Of all workers together."""

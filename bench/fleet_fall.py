@@ -1,7 +1,6 @@
 """The second half of `bench fleet`: a node dies, a region dies, and agents come and go for long."""
 
 import asyncio
-import random
 import time
 
 import grpc
@@ -9,7 +8,7 @@ import grpc
 from bench.fleet_bench import Bench, Window
 from bench.fleet_crew import Turn
 from bench.fleet_measure import peak_per_s, percentile_or_none, slope
-from bench.fleet_members import Operator
+from bench.fleet_members import PORT, Operator
 
 DEAD_LIMIT_S = 40.0
 BACK_LIMIT_S = 120.0
@@ -27,6 +26,7 @@ async def dead_node(bench: Bench) -> None:
         return
     bench.say(f"{len(nodes)} nodes fall silent")
     operators = [bench.operator(region) for region in bench.members.living]
+    await bench.crew.doomed.ask("beaten", DEAD_LIMIT_S + 60)
     started = time.monotonic()
     bench.crew.doomed.freeze()
     asked = [_noticed(op, node, started) for op in operators for node in nodes]
@@ -157,12 +157,10 @@ async def _cut_some(bench: Bench, ends: float) -> int:
     """5 percent each minute, a few at a time. Returns how many."""
     share = len(bench.crew.names) * CUT_PER_MINUTE * SOAK_EVERY_S / 60
     cut, owed = 0, 0.0
-    while time.monotonic() + SOAK_EVERY_S < ends or not cut:
+    while time.monotonic() < ends:
         owed += share
-        nodes = random.sample(bench.crew.names, max(1, int(owed)))
-        owed -= len(nodes)
-        await bench.crew.cut(nodes)
-        cut += len(nodes)
+        cut += await bench.crew.cut(int(owed), PORT)
+        owed -= int(owed)
         await asyncio.sleep(min(SOAK_EVERY_S, max(0.1, ends - time.monotonic())))
     return cut
 

@@ -8,21 +8,26 @@ It reads one JSON command per line on stdin and answers each with one JSON line 
     {"do": "generations"}                 -> {generations: {node: generation}}
     {"do": "turns"}         since the last -> {turns: [[at, node, connected, member]]}
     {"do": "probe", "seconds", "per_s"}   -> {round_trips_s, lags_s, unanswered}
-    {"do": "cut", "nodes": [...]}         -> {cut}
+    {"do": "cut", "count", "port"}        -> {cut}         connections to that port
+    {"do": "beaten"}                      -> {}            when each agent's heartbeat is just out
     {"do": "stop"}                        -> {}
 
 Times are seconds of CLOCK_MONOTONIC, which all processes share.
 """
 
 import asyncio
+import gc
 import json
 import logging
+import os
 import random
 import resource
+import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +42,7 @@ JOINS_AT_ONCE = 16
 ERRORS_SHOWN = 5
 LAG_EVERY_S = 0.05
 TURNS_MAX = 1_000_000
+BEAT_WAIT_S = 70.0
 
 Answer = dict[str, Any]
 
@@ -46,7 +52,7 @@ class Worker:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         folder = Path(settings["folder"])
-        shared = SharedBox(folder)
+        shared = self._shared = SharedBox(folder)
         self._agents = {
             name: FleetAgent(name, folder, shared, self._on_turn) for name in settings["names"]
         }
@@ -60,6 +66,7 @@ class Worker:
             "turns": self._take_turns,
             "probe": self._probe,
             "cut": self._cut,
+            "beaten": self._beaten,
         }
 
     def _on_turn(self, node: str, turn: Turn) -> None:
@@ -147,9 +154,33 @@ class Worker:
         return {"round_trips_s": round_trips, "lags_s": await lags, "unanswered": unanswered}
 
     async def _cut(self, request: dict[str, Any]) -> Answer:
-        for name in request["nodes"]:
-            self._agents[name].cut()
-        return {"cut": len(request["nodes"])}
+        """Connections drawn at random break, under the agents' feet."""
+        found = _connections(int(request["port"]))
+        drawn = random.sample(found, min(int(request["count"]), len(found)))
+        for descriptor in drawn:
+            with socket.socket(fileno=os.dup(descriptor)) as connection, suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        return {"cut": len(drawn)}
+
+    async def _beaten(self, _: dict[str, Any]) -> Answer:
+        """The moment at which a death is noticed latest: all agents of a small process beat within
+        a moment of each other, as they have connected."""
+        last, ends = self._shared.beats, time.monotonic() + BEAT_WAIT_S
+        while self._shared.beats < last + len(self._started):
+            await asyncio.sleep(0.01)
+            if time.monotonic() > ends:
+                break
+        return {}
+
+
+def _connections(port: int) -> list[int]:
+    """File descriptors of this process's connections to a port."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names, not paths
+        with suppress(OSError), socket.socket(fileno=os.dup(int(name))) as one:
+            if one.type == socket.SOCK_STREAM and one.getpeername()[1] == port:
+                found.append(int(name))
+    return found
 
 
 async def _lags(ends: float) -> list[float]:
@@ -169,6 +200,8 @@ def _say(answer: Answer) -> None:
 def main() -> int:
     settings = json.loads(Path(sys.argv[1]).read_text())
     logging.basicConfig(level=settings.get("log_level", "ERROR"))
+    # One agent's heap is walked in a moment; that of thousands stops them all for a second.
+    gc.set_threshold(100_000, 50, 1_000)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     uvloop.run(Worker(settings).run())
