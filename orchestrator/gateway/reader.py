@@ -153,7 +153,9 @@ class SessionReader:
         self._fleet.touch(seen.node)
 
     def _plan_ack(self, seen: NodeObservation, ack: agent_pb2.PlanAck) -> None:
-        if ack.generation > self._session.generation_sent:
+        # Another member may have sent it, over the session that this one took over from.
+        made = self._cache.placement(seen.node).generation
+        if ack.generation > max(made, self._session.generation_sent):
             message = f"acknowledges generation {ack.generation}, which was never sent"
             self._tell(_WARNING, "ImpossibleAck", message)
             return
