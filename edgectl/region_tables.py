@@ -64,7 +64,7 @@ def member_row(member: Member, answer: Answer, *, wide: bool) -> tuple[object, .
 
 def store_row(one: operator_pb2.StoreMemberInfo) -> tuple[object, ...]:
     if one.error:
-        return (one.endpoint, *[UNKNOWN] * 5, f"does not answer: {one.error}")
+        return (one.endpoint, *[UNKNOWN] * 5, f"does not answer: {_brief(one.error)}")
     return (
         one.endpoint,
         one.version,
@@ -81,7 +81,7 @@ def warnings(answer: Answer) -> list[str]:
     found = [f"the store: {answer.store_error}; who leads is not known"] * bool(answer.store_error)
     for one in answer.store:
         if one.error:
-            found.append(f"etcd {one.endpoint} does not answer: {one.error}")
+            found.append(f"etcd {one.endpoint} does not answer: {_brief(one.error)}")
         elif one.alarms:
             found.append(f"etcd {one.endpoint}: {', '.join(one.alarms)}")
     known = any(member.leader for region in answer.regions for member in region.members)
@@ -180,6 +180,11 @@ def describe_region(region: Region, answer: Answer) -> list[str]:
 
 
 # --- cells ----------------------------------------------------------------------------------------
+
+
+def _brief(error: str) -> str:
+    """gRPC wraps the cause in several layers; the innermost says what happened."""
+    return error.rpartition(": ")[2] or error
 
 
 def _leader_in(region: Region, answer: Answer) -> str:

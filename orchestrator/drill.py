@@ -46,15 +46,12 @@ class Progress:
 
     drill: Drill
     measure: Measure | None
-    notes: list[str] = field(default_factory=list)
+    notes: list[tuple[float, str]] = field(default_factory=list)
+    """When (steady), and what."""
     over_at: float | None = None  # steady: when it was first found to be over
     all_back: bool = False
     touched: set[str] = field(default_factory=set)
     """Uids of workloads that operators changed meanwhile."""
-
-    def note(self, text: str) -> None:
-        if len(self.notes) < _NOTES_MAX:
-            self.notes.append(text)
 
 
 class DrillWatch:
@@ -115,6 +112,10 @@ class DrillWatch:
         if self._is_due(progress):
             await self._finish(progress)
 
+    def _note(self, progress: Progress, text: str) -> None:
+        if len(progress.notes) < _NOTES_MAX:
+            progress.notes.append((self.steady(), text))
+
     # --- which drill -----------------------------------------------------------------------------
 
     def _follow(self) -> None:
@@ -143,7 +144,7 @@ class DrillWatch:
         silent_at = self.steady() + LEAD_IN_S
         progress = Progress(drill, Measure(drill, silent_at, nodes))
         count = len(nodes)
-        progress.note(f"{len(members)} members and their {count} nodes: noted how they are")
+        self._note(progress, f"{len(members)} members and their {count} nodes: noted how they are")
         return progress
 
     # --- measuring -------------------------------------------------------------------------------
@@ -155,13 +156,15 @@ class DrillWatch:
         self._see_nodes(progress, measure)
         if measure.write_s < 0 and await self._write(progress.drill):
             measure.wrote(self.steady())
-            progress.note(f"a write was accepted after {measure.write_s:.1f} s")
+            self._note(progress, f"a write was accepted after {measure.write_s:.1f} s")
         present = [m.name for m in self._cache.members() if self._cache.present(m.name)]
         if measure.present(present, at):
-            progress.note(f"the members are known to be gone after {measure.detected_s:.1f} s")
+            self._note(
+                progress, f"the members are known to be gone after {measure.detected_s:.1f} s"
+            )
         leader = await self.leader() if measure.had_leader and measure.leader_s < 0 else ""
         if measure.led_by(leader, self.steady()):
-            progress.note(f"{leader} leads after {measure.leader_s:.1f} s")
+            self._note(progress, f"{leader} leads after {measure.leader_s:.1f} s")
 
     def _see_nodes(self, progress: Progress, measure: Measure) -> None:
         """Most are seen when they come (`_on_node`); this is for what was missed."""
@@ -172,7 +175,7 @@ class DrillWatch:
         if len(measure.back) == count > 0 and not progress.all_back:
             progress.all_back = True
             last_s = max(measure.back.values())
-            progress.note(f"all {count} nodes are connected elsewhere after {last_s:.1f} s")
+            self._note(progress, f"all {count} nodes are connected elsewhere after {last_s:.1f} s")
 
     def _see(self, measure: Measure, name: str) -> None:
         node = self._fleet.get(name)
@@ -279,7 +282,7 @@ class DrillWatch:
             changed = sum(_moves(change, progress.touched) for change in changes)
             if changed:
                 progress.measure.planned(changed)
-                progress.note(f"the leader changed {changed} assignments")
+                self._note(progress, f"the leader changed {changed} assignments")
 
 
 def marks_of(node: NodeObservation) -> NodeMarks:

@@ -80,6 +80,7 @@ class Orchestrator:
         self._undo = contextlib.AsyncExitStack()
         self._serving = False
         self._patient = False
+        self._epoch_base = 0
         self.parts: Parts
         self.playing: PlayingDead
         self.drill: DrillWatch
@@ -116,7 +117,9 @@ class Orchestrator:
         )
         self._undo.push_async_callback(opened.close)
         store = MeasuredStore(opened, metrics)
-        await self._reach(lambda: prepare_store(store, authority, config, self._clock))
+        self._epoch_base = await self._reach(
+            lambda: prepare_store(store, authority, config, self._clock)
+        )
         await self._reach(lambda: self._write_admin_context(store, authority))
         return store, authority, metrics
 
@@ -146,6 +149,7 @@ class Orchestrator:
         parts = self.parts = build_parts(
             config, store, authority, metrics, clock, running_version()
         )
+        parts.cache.epoch_base = self._epoch_base
         self.playing = PlayingDead(config.region, parts.cache, parts.calls, clock)
         await self._come_in(parts)
         await self._reach(parts.cache.start)
@@ -311,6 +315,7 @@ class Orchestrator:
             parts.cache,
             self.mesh.links.status,
             lambda: len(self.gateway.sessions),
+            lambda: parts.freshness.age_s,
             parts.events,
             self._clock,
         )

@@ -90,7 +90,7 @@ def _tell(progress: operator_pb2.DrillProgress, *, dry_run: bool) -> None:
         print(safe(progress.message))
         return
     parts = [progress.message] if progress.message else []
-    if progress.elapsed_ms or progress.nodes:
+    if progress.nodes:
         parts.append(f"{progress.nodes_back} of {progress.nodes} nodes are connected elsewhere")
     if progress.left_ms:
         parts.append(f"{format_duration(round(progress.left_ms / 1000))} left")

@@ -180,8 +180,8 @@ class Drilling:
             progress = self._progress(drill)
             at = self.watch.steady()
             if progress is not None:
-                for text in progress.notes[told:]:
-                    yield _seen(progress, text, at)
+                for noted_at, text in progress.notes[told:]:
+                    yield _seen(progress, text, noted_at)
                 told = max(told, len(progress.notes))
                 if at >= next_at:
                     yield _seen(progress, "", at)

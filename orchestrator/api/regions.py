@@ -91,7 +91,8 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Regions:
-    """Serves both RPCs. `links`: of all other members; `sessions`: of this one."""
+    """Serves both RPCs. `links`: of all other members; `sessions`: of this one; `age_s`: since its
+    mirror was last known to be current."""
 
     member: str
     store: Store
@@ -100,6 +101,7 @@ class Regions:
     cache: Cache
     links: Callable[[], Sequence[Heard]]
     sessions: Callable[[], int]
+    age_s: Callable[[], float]
     events: Recorder
     clock: Callable[[], float]
 
@@ -220,8 +222,9 @@ class Regions:
     def _add_own(self, info: operator_pb2.MemberInfo, asked: Asked, now_ms: int) -> None:
         info.reachable = True
         info.sessions = self.sessions()
-        info.lag_ms = int(self.cache.age_s() * 1000)
-        info.store_healthy = self.cache.healthy
+        lag_s = max(self.cache.age_s(), self.age_s() if asked.error else 0.0)
+        info.lag_ms = int(lag_s * 1000)
+        info.store_healthy = self.cache.healthy and not asked.error
         info.lag_revisions = _lag(asked, self.cache.revision)
         info.heard_at_ms = now_ms
 
