@@ -86,6 +86,7 @@ class Cache:
         self._expected: dict[str, tuple[bytes, StoredResource | TemplateRevision]] = {}
         self._task: asyncio.Task[None] | None = None
         self.revision = 0
+        self.epoch_base = 0
         self.synced_at = 0.0
         self.healthy = False
         self.doubt = ""  # why the last read was not believed
@@ -102,6 +103,12 @@ class Cache:
                 await self._task
         for _, waiter in self._waiters:
             waiter.cancel()
+
+    @property
+    def epoch(self) -> int:
+        """A number that only grows, also over a move to another Store, which counts its revisions
+        anew: `epoch_base` is what those of all former Stores came to."""
+        return self.epoch_base + self.revision
 
     # --- reading ---------------------------------------------------------------------------
 

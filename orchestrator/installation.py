@@ -30,6 +30,7 @@ from orchestrator.identity.operators import OperatorIdentities
 from orchestrator.identity.pem import key_pem, new_key, pem_of, write_file
 from orchestrator.records import MemberRecord, StoredResource
 from orchestrator.store import keys
+from orchestrator.store.migrate import epoch_base
 from orchestrator.store.port import Compare, Put, Store
 from polder.manifest.document import DEFAULT_NAMESPACE
 
@@ -100,9 +101,11 @@ def _require_region(config: Config) -> None:
 
 async def prepare_store(
     store: Store, authority: Authority, config: Config, clock: Callable[[], float]
-) -> None:
+) -> int:
     """Mark an empty Store as this installation's; check that a used one is. Several members may
-    do so at once: one of them marks it. Raises WrongInstallation, StoreError."""
+    do so at once: one of them marks it. Raises WrongInstallation, StoreError.
+
+    Gives `Cache.epoch_base`."""
     root = base64.b64encode(authority.roots_der[0]).decode()
     mark = {"schema": SCHEMA, "trustDomain": authority.trust_domain, "root": root}
     entry = await store.get(keys.INSTALLATION)
@@ -122,7 +125,7 @@ async def prepare_store(
         ops = [Put(keys.INSTALLATION, value), Put(key, namespace.to_bytes())]
         if (await store.txn(compares, ops)).committed:
             log.info("initialised the store", extra={"trust_domain": authority.trust_domain})
-            return
+            return 0
         entry = await store.get(keys.INSTALLATION)
         if entry is None:
             await _check_empty(store, config)
@@ -137,6 +140,7 @@ async def prepare_store(
             "operators of it would all be refused. Put the right CA there, or choose another "
             "data_dir, or store"
         )
+    return epoch_base(entry.value) if entry is not None else 0
 
 
 async def _check_empty(store: Store, config: Config) -> None:

@@ -187,7 +187,7 @@ class Committer:
         compare = Compare(key, CompareTarget.MOD_REVISION, before.store_revision)
         ops: list[Op] = [Put(key, after.to_bytes())]
         for bind in change.bind:
-            for volume in volume_records(bind, self._cache.revision, self._now_ms()):
+            for volume in volume_records(bind, self._cache.epoch, self._now_ms()):
                 ops.append(Put(keys.spec(*volume.ref), volume.to_bytes()))
         async with self._gate:
             try:

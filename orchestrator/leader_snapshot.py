@@ -92,7 +92,7 @@ class SnapshotBuilder:
             # Between two times of leading nobody watched.
             self._watched, self._led_since = {}, led_since
         return Snapshot(
-            revision=self._cache.revision,
+            revision=self._cache.epoch,
             nodes=self._all_nodes(now, led_since),
             workloads=tuple(
                 workload

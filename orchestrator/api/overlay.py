@@ -42,6 +42,10 @@ class Overlay:
         return self._cache.revision
 
     @property
+    def epoch(self) -> int:
+        return self._cache.epoch
+
+    @property
     def synced_at(self) -> float:
         return self._cache.synced_at
 

@@ -6,12 +6,14 @@ compared before the target counts as an installation.
 
 What cannot be kept is what a Store makes itself: revisions, versions, leases and the log of
 changes. The keys of leases, of which the leader's is one, stay behind; whoever held them asks
-again. Nothing in a value refers to a revision of the Store. An operator's compare-and-set from
-before the move is refused as stale, and a watch from before it has to read again.
+again. Epochs of assignments are made of revisions, and must go on growing: the installation's
+record says from where on (`epochBase`). An operator's compare-and-set from before the move is
+refused as stale, and a watch from before it has to read again.
 """
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -71,10 +73,23 @@ async def migrate(source: Store, target: Store) -> Migrated:
         # A lease ran out meanwhile, or an orchestrator still writes: another round makes it good.
     else:
         raise CannotMigrate("the source does not stand still: stop its orchestrator, start again")
-    revision = await _end(target, held, installation)
-    return Migrated(
-        entries + 1, value_bytes + len(installation.value), before, revision, left_behind
-    )
+    value = _carried_on(installation.value, before)
+    revision = await _end(target, held, value)
+    return Migrated(entries + 1, value_bytes + len(value), before, revision, left_behind)
+
+
+def epoch_base(installation: bytes) -> int:
+    """What the revisions of all former Stores came to, by the installation's record."""
+    base = json.loads(installation).get("epochBase", 0)
+    return base if isinstance(base, int) else 0
+
+
+def _carried_on(installation: bytes, revision: int) -> bytes:
+    """The record for the next Store, whose predecessor came to `revision`."""
+    body = json.loads(installation)
+    return json.dumps(
+        {**body, "epochBase": epoch_base(installation) + revision}, sort_keys=True
+    ).encode()
 
 
 async def _begin(target: Store, mark: bytes) -> None:
@@ -147,14 +162,14 @@ async def _next_moved(entries: AsyncIterator[Entry]) -> Entry | None:
     return None
 
 
-async def _end(target: Store, held: Compare, installation: Entry) -> int:
+async def _end(target: Store, held: Compare, installation: bytes) -> int:
     """From here on the target is an installation. Gives its revision."""
-    ops: list[Op] = [Put(keys.INSTALLATION, installation.value), Delete(keys.MIGRATION)]
+    ops: list[Op] = [Put(keys.INSTALLATION, installation), Delete(keys.MIGRATION)]
     result = await _write(target, [held, Compare.absent(keys.INSTALLATION)], ops)
     if not result.committed:
         # Refused, or made by a try whose answer was lost.
         found = await target.get(keys.INSTALLATION)
-        made = found is not None and found.value == installation.value
+        made = found is not None and found.value == installation
         if not made or await target.get(keys.MIGRATION) is not None:
             raise CannotMigrate("the target was taken by another orchestrator meanwhile")
     return result.revision
