@@ -185,11 +185,14 @@ class _ForwardedRelay:
         if self._counted[self._member] >= FORWARDS_MAX:
             message = f"too many logs and execs go through {has_it[:-1]}; close some and retry"
             raise NodeUnreachable("TooManyRelays", message)
+        try:
+            self._call = self._stub.Forward()
+        except Exception as error:  # gRPC names no public one: the connection was just closed
+            raise NodeUnreachable("NoAnswer", f"{has_it} cannot be reached now") from error
         self._counted[self._member] += 1
-        self._call = self._stub.Forward()
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
-                await self._call.write(member_pb2.ForwardRequest(open=self._open))
+                await self._say(member_pb2.ForwardRequest(open=self._open))
                 await self._read()
         except TimeoutError:
             self._leave()
@@ -239,9 +242,17 @@ class _ForwardedRelay:
 
     async def _read(self) -> agent_pb2.RelayRequest:
         """Raises NodeUnreachable, as the other member says, and AioRpcError."""
-        response = await self._call.read()
+        try:
+            response = await self._call.read()
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            response = _EOF  # the link's connection was closed here
         if response is _EOF:
-            text = f"member {self._member} ended the request to node {self._node}"
+            text = (
+                f"the connection to member {self._member}, to which node {self._node} is "
+                "connected, ended during the request"
+            )
             raise NodeUnreachable("ConnectionLost", text)
         if response.HasField("failure"):
             failure = response.failure
@@ -253,7 +264,23 @@ class _ForwardedRelay:
         """Waits while the node does not read. What comes after the node's end is dropped."""
         # A call that is over tells why to who reads.
         with contextlib.suppress(aio.AioRpcError, asyncio.InvalidStateError):
-            await self._call.write(member_pb2.ForwardRequest(input=response))
+            await self._say(member_pb2.ForwardRequest(input=response))
+
+    async def _say(self, request: member_pb2.ForwardRequest) -> None:
+        """Raises AioRpcError and InvalidStateError when the call is over."""
+        try:
+            await self._call.write(request)
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            raise asyncio.InvalidStateError from None
+
+
+def _is_cancelled() -> bool:
+    """Whether it is this task that shall end. A call whose connection is closed on this side says
+    the same of itself, and must not take its caller with it."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _why(error: Exception) -> tuple[str, str]:

@@ -221,6 +221,23 @@ async def test_a_member_that_dies_in_the_middle_is_named(mesh: Mesh) -> None:
     assert error.reason == "NoAnswer" and "m2" in error.message
 
 
+async def test_a_connection_that_is_closed_here_ends_nobody_else(mesh: Mesh) -> None:
+    """gRPC calls that a cancellation: the operator would wait for an answer for ever."""
+    agent = Agent(mesh.m2)
+    channel = aio.insecure_channel(f"127.0.0.1:{mesh.m2.port}")
+    mesh.stubs["m2"] = member_pb2_grpc.MemberServiceStub(channel)
+    async with mesh.m1.forwarding.open("n1", LOGS) as relay:
+        await agent.say(stdout=b"half")
+        assert (await anext(aiter(relay))).stdout == b"half"
+        asyncio.get_running_loop().call_later(0.1, asyncio.ensure_future, channel.close(None))
+        with pytest.raises(NodeUnreachable) as caught:
+            await anext(aiter(relay))
+        await relay.send(agent_pb2.RelayResponse(stdin=b"into the void"))
+    assert caught.value.reason == "ConnectionLost" and "m2" in caught.value.message
+    error = await unreachable(mesh.m1.forwarding.open("n1", LOGS))
+    assert "m2" in error.message
+
+
 async def test_what_the_asked_member_refuses_is_told_as_it_is(mesh: Mesh) -> None:
     Agent(mesh.m2)
     opened = [mesh.m2.broker.open("n1", LOGS) for _ in range(MAX_RELAYS_PER_NODE)]
