@@ -19,6 +19,8 @@ from orchestrator.store import keys
 from polder.identity import MemberId, NodeId
 
 STREAMS_PER_IDENTITY_MAX = 128
+STREAMS_PER_MEMBER_MAX = 256
+"""Another member forwards the logs and execs of many operators, over one connection."""
 _SWEEP_EVERY_S = 1.0
 
 
@@ -72,7 +74,9 @@ class LiveCalls:
             yield LiveCall(caller, task)
             return
         name = record_name(caller.identity)
-        if len(self._calls[name]) >= STREAMS_PER_IDENTITY_MAX:
+        is_member = isinstance(caller.identity, MemberId)
+        streams_max = STREAMS_PER_MEMBER_MAX if is_member else STREAMS_PER_IDENTITY_MAX
+        if len(self._calls[name]) >= streams_max:
             raise exhausted("TooManyStreams", f"{caller} has too many open streams", "close some")
         call = LiveCall(caller, task)
         record = self._cache.identity(*name)
