@@ -11,6 +11,7 @@ import json
 import shutil
 import signal
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ CLIENT_PORT = 2379
 PEER_PORT = 2380
 ASK_S = 3.0
 START_S = 60.0
+CHANGE_S = 30.0
 
 
 class EtcdRefused(Exception):
@@ -162,10 +164,23 @@ def replace(lost: EtcdMember, through: EtcdMember, group: Mapping[str, str]) -> 
     """
     known = through.members()
     if lost.peer_url in known:
-        through.ask("cluster/member/remove", {"ID": known[lost.peer_url]})
+        _patiently(through, "cluster/member/remove", {"ID": known[lost.peer_url]})
     lost.wipe()
-    through.ask("cluster/member/add", {"peerURLs": [lost.peer_url]})
+    _patiently(through, "cluster/member/add", {"peerURLs": [lost.peer_url]})
     lost.start(group, state="existing")
+
+
+def _patiently(through: EtcdMember, path: str, body: Mapping[str, Any]) -> None:
+    """A group whose members have not been connected for five seconds refuses to be changed."""
+    deadline = time.monotonic() + CHANGE_S
+    while True:
+        try:
+            through.ask(path, body)
+            return
+        except EtcdRefused as error:
+            if "unhealthy cluster" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.5)
 
 
 def _base64(raw: bytes) -> str:

@@ -35,9 +35,10 @@ from polder.identity import Identity
 
 ROOT_LIFE_S = 10 * 365 * 86_400.0
 REGION_LIFE_S = 2 * 365 * 86_400.0
-# Boxes whose clock runs behind accept a fresh certificate all the same. At most a tenth of its
-# life: it is renewed at a third of what it says, and that must lie ahead.
-BACKDATE_S = 300.0
+# Boxes whose clock runs behind accept a fresh certificate all the same, and everybody the one of a
+# member whose clock is an hour ahead. At most a tenth of its life: it is renewed at a third of what
+# it says, and that must lie ahead.
+BACKDATE_S = 7_200.0
 
 
 @dataclass(frozen=True, slots=True)
