@@ -174,8 +174,7 @@ class Link:
                     task = await self._renewed(task)
                     retry_at = loop.time() + _RENEW_RETRY_S
         finally:
-            task.cancel()
-            await asyncio.wait({task})
+            await _cancelled(task)
             for closing in self._closing:
                 closing.cancel()
             self._current = None
@@ -317,7 +316,7 @@ async def _closed(channel: aio.Channel) -> None:
 
 async def _cancelled(task: "asyncio.Task[None]") -> None:
     task.cancel()
-    await asyncio.wait({task})
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _text(error: BaseException | None) -> str:

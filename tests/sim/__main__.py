@@ -3,6 +3,7 @@
 rollouts    what changes what runs: the leader's machines, the plan, a model of agents
 scheduler   the plan alone, under random events
 agent       the agent's state machine on a runtime that misbehaves
+mesh        the leader's view through a mesh that breaks
 storm       ten thousand agents and a few members: cold start, lost regions, rolling restart
 """
 
@@ -24,6 +25,10 @@ def main(arguments: Sequence[str]) -> int:
             from tests.sim import agent_reconcile
 
             return agent_reconcile.main(rest)
+        case ["mesh", *rest]:
+            from tests.sim import mesh
+
+            return mesh.main(rest)
         case ["storm", *rest]:
             from tests.sim import storm
 
