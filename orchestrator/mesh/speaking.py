@@ -16,7 +16,7 @@ from polder.v1 import member_pb2
 LOOK_EVERY_S = 0.2
 _SHARE_MAX = 0.05
 """Of the time, for finding out what changed."""
-_ITEMS_PER_MESSAGE = 500
+_ITEMS_PER_MESSAGE = 200
 _BYTES_PER_MESSAGE = 256 << 10
 
 

@@ -52,16 +52,28 @@ class Heard:
     remarks: dict[str, Remarks] = field(default_factory=dict)
     clocks: dict[str, Clocks] = field(default_factory=dict)
 
-    def take(self, message: member_pb2.LeaderSaid) -> None:
+    def take(self, part: "_Part") -> None:
         """What a message adds, changes and takes away."""
-        for workload in message.workloads:
-            key, desired, explanations = workload_of(workload)
+        for key, desired, explanations in part.workloads:
             _put(self.desired, key, desired)
             _put(self.explanations, key, explanations or None)
-        for node in message.nodes:
-            _put(self.remarks, node.node, remarks_of(node) or None)
-        for rollout in message.rollouts:
-            _put(self.clocks, rollout.workload_uid, clocks_of(rollout))
+        for node, remarks in part.nodes:
+            _put(self.remarks, node, remarks or None)
+        for uid, clocks in part.rollouts:
+            _put(self.clocks, uid, clocks)
+
+
+class _Part:
+    """One message, read when it comes: a telling of many leaves room for other work between two."""
+
+    def __init__(self, message: member_pb2.LeaderSaid) -> None:
+        self.term = message.term
+        self.whole = message.whole
+        self.told_at_ms = message.told_at_ms
+        self.told_ago_s = max(0, message.told_ago_ms) / 1000
+        self.workloads = [workload_of(said) for said in message.workloads]
+        self.nodes = [(said.node, remarks_of(said)) for said in message.nodes]
+        self.rollouts = [(said.workload_uid, clocks_of(said)) for said in message.rollouts]
 
 
 class Hearsay:
@@ -72,7 +84,7 @@ class Hearsay:
     ) -> None:
         self._clock = clock
         self._steady = steady
-        self._unfinished: dict[str, list[member_pb2.LeaderSaid]] = {}
+        self._unfinished: dict[str, list[_Part]] = {}
         self.newest: Heard | None = None
         self.began_steady = 0.0
         """When another leader than the one before was first heard; 0: that never happened."""
@@ -85,7 +97,7 @@ class Hearsay:
         parts = self._unfinished.setdefault(member, [])
         if message.whole:
             parts.clear()  # changes to what was not told to this member yet
-        parts.append(message)
+        parts.append(_Part(message))
         if message.more and len(parts) < _UNFINISHED_MAX:
             return
         del self._unfinished[member]
@@ -113,7 +125,7 @@ class Hearsay:
                 dict(words.clocks),
             )
 
-    def _take(self, member: str, parts: list[member_pb2.LeaderSaid]) -> None:
+    def _take(self, member: str, parts: list[_Part]) -> None:
         first, last = parts[0], parts[-1]
         known = self.newest
         if known is not None and first.term < known.term:
@@ -132,8 +144,8 @@ class Hearsay:
             known.take(part)
         if last.told_at_ms != known.told_at_ms:
             known.told_at_ms = last.told_at_ms
-            ago_s = max(0, last.told_ago_ms) / 1000
-            known.told_at, known.told_steady = self._clock() - ago_s, self._steady() - ago_s
+            known.told_at = self._clock() - last.told_ago_s
+            known.told_steady = self._steady() - last.told_ago_s
         self.newest = known
 
 
