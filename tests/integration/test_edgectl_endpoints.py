@@ -1,0 +1,206 @@
+"""edgectl with several endpoints: dead ones, silent ones, ones that fall silent, old answers."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import grpc
+import pytest
+
+from edgectl.client import Client
+from edgectl.config import Connection
+from edgectl.errors import CallError
+from polder.errors import detail
+from polder.metadata import AGE_KEY, MEMBER_KEY, REPEATED_KEY, REQUEST_KEY
+from polder.v1 import common_pb2, operator_pb2
+from tests.integration.edgectl_server import SERVER_NAME, FakeInstallation, FakeOperatorApi
+
+NODES = common_pb2.ResourceRef(kind="Node", name="n")
+
+
+class Api(FakeOperatorApi):
+    """Notes what came with each call, and answers as the test says."""
+
+    def __init__(self, authority: Any) -> None:
+        super().__init__(authority)
+        self.metadata: list[tuple[str, dict[str, str]]] = []
+        self.hangs: set[str] = set()
+        self.open = threading.Event()
+        self.trailing: tuple[tuple[str, str], ...] = ()
+        self.away = False  # from its store
+
+    def _begin(self, name: str, request: Any, context: Any) -> None:
+        self.metadata.append((name, dict(context.invocation_metadata())))
+        super()._begin(name, request, context)
+        if name in self.hangs:
+            self.open.wait(20)
+        if self.trailing:
+            context.set_trailing_metadata(self.trailing)
+        if self.away and name == "Apply":
+            context.set_trailing_metadata(detail("StoreUnavailable", "try another member"))
+            context.abort(grpc.StatusCode.UNAVAILABLE, "nothing was written")
+
+    def said(self, name: str) -> list[dict[str, str]]:
+        return [metadata for called, metadata in self.metadata if called == name]
+
+
+class Several:
+    """Fakes that share one CA, each an endpoint."""
+
+    def __init__(self, count: int) -> None:
+        self.first = FakeInstallation()
+        self.apis: list[Api] = []
+        self.endpoints: list[str] = []
+        self._servers = [self.first.server]
+        for _ in range(count):
+            api = Api(self.first.authority)
+            api.put("Node", "n", {}, {"ready": True})
+            server, port = self.first._serve(api)
+            self.apis.append(api)
+            self._servers.append(server)
+            self.endpoints.append(f"127.0.0.1:{port}")
+
+    def client(self, *endpoints: str, timeout_s: float = 20.0) -> Client:
+        certificate, key = self.first.authority.issue("spiffe://polder.test/operator/ada", [])
+        connection = Connection(
+            "test", (), self.first.authority.pem, certificate, key, server_name=SERVER_NAME
+        )
+        return Client(connection, endpoints or self.endpoints, timeout_s)
+
+    def stop(self) -> None:
+        for api in self.apis:
+            api.open.set()
+        for server in self._servers:
+            server.stop(grace=None).wait(timeout=5)
+
+
+@pytest.fixture
+def several() -> Iterator[Several]:
+    made = Several(2)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def deaf() -> Iterator[str]:
+    """Accepts connections and never says a word."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(16)
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def document() -> operator_pb2.Document:
+    return operator_pb2.Document(
+        json=b'{"apiVersion":"polder.eu/v1","kind":"Namespace","metadata":{"name":"ward"}}'
+    )
+
+
+def test_dead_and_deaf_endpoints_cost_a_moment(several: Several, deaf: str) -> None:
+    client = several.client("127.0.0.1:1", deaf, deaf, several.endpoints[0])
+    begun = time.monotonic()
+    assert client.get(NODES).resource.metadata.name == "n"
+    assert time.monotonic() - begun < 2.5
+    begun = time.monotonic()
+    client.get(NODES)
+    assert time.monotonic() - begun < 0.5, "the one that answered is used again"
+    assert len(several.apis[0].metadata) == 2
+    client.close()
+
+
+def test_the_first_endpoint_is_preferred(several: Several) -> None:
+    client = several.client()
+    for _ in range(5):
+        client.get(NODES)
+    assert len(several.apis[0].metadata) == 5 and not several.apis[1].metadata
+    client.close()
+
+
+def test_all_dead(deaf: str, several: Several) -> None:
+    client = several.client("127.0.0.1:1", "127.0.0.1:2")
+    begun = time.monotonic()
+    with pytest.raises(CallError, match="connection refused") as raised:
+        client.get(NODES)
+    assert time.monotonic() - begun < 3.0
+    assert "2 endpoints were tried" in raised.value.hints
+    client.close()
+
+
+def test_one_that_falls_silent_is_left(several: Several) -> None:
+    """As a paused process, or a region that vanishes: connected, and no answer to anything."""
+    first, second = several.apis
+    client = several.client()
+    client.get(NODES)
+    first.hangs = {"Apply", "WhoAmI"}
+    begun = time.monotonic()
+    assert client.apply([document()]).results
+    assert time.monotonic() - begun < 8.0
+    (tried,), (again,) = first.said("Apply"), second.said("Apply")
+    assert tried[REQUEST_KEY] == again[REQUEST_KEY]
+    assert REPEATED_KEY not in tried and again[REPEATED_KEY] == "1"
+    client.close()
+
+
+def test_one_that_is_only_slow_is_waited_for(several: Several) -> None:
+    first, second = several.apis
+    first.hangs = {"Apply"}
+    client = several.client()
+    threading.Timer(5.0, first.open.set).start()
+    assert client.apply([document()]).results
+    assert not second.said("Apply")
+    assert first.said("WhoAmI"), "it was asked whether it lives"
+    client.close()
+
+
+def test_a_member_without_its_store_sends_writers_on(several: Several) -> None:
+    first, second = several.apis
+    first.away = True
+    client = several.client()
+    assert client.apply([document()]).results
+    assert second.said("Apply")[0][REPEATED_KEY] == "1"
+    second.away = True
+    begun = time.monotonic()
+    with pytest.raises(CallError, match="nothing was written") as raised:
+        client.apply([document()])
+    assert 8.0 < time.monotonic() - begun < 15.0, "they live: they may find their store again"
+    assert not raised.value.unknown
+    client.close()
+
+
+def test_what_may_not_be_sent_twice_is_not(several: Several) -> None:
+    first, second = several.apis
+    first.hangs = {"UndoRollout"}
+    client = several.client(timeout_s=2.0)
+    request = operator_pb2.UndoRolloutRequest(ref=NODES)
+    with pytest.raises(CallError) as raised:
+        client.undo_rollout(request)
+    assert raised.value.unknown and any("may have been done" in h for h in raised.value.hints)
+    assert not second.said("UndoRollout")
+    client.close()
+
+
+def test_old_answers_are_warned_of_once(
+    several: Several, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, _ = several.apis
+    first.trailing = ((MEMBER_KEY, "eu-1"), (AGE_KEY, "42000"))
+    client = several.client(several.endpoints[0])
+    client.get(NODES)
+    client.get(NODES)
+    assert client.answered_by == ("eu-1", 42_000)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "warning: answers are 42 s old: member eu-1 cannot read its store\n"
+    client.close()
+
+
+def test_with_one_endpoint_nothing_is_added(several: Several) -> None:
+    first, _ = several.apis
+    client = several.client(several.endpoints[0])
+    client.apply([document()])
+    assert REQUEST_KEY not in first.said("Apply")[0]
+    client.close()
