@@ -113,6 +113,8 @@ class Leader:
         self._told_steady: float | None = None
         self.resigns = True  # at the end; else the term's lease runs out, as in a crash
         self.on_end: Callable[[], None] = lambda: None  # before a term's words are forgotten
+        # What the leader before said last.
+        self.said_before: Callable[[], Mapping[tuple[str, str], tuple[Explanation, ...]]] = dict
 
     @property
     def is_leading(self) -> bool:
@@ -223,6 +225,7 @@ class Leader:
         self._term = term
         self._led_since = self._fleet.steady()
         self._memory = Memory()  # what another member did meanwhile was not watched
+        self._reporter.begin(item for items in self.said_before().values() for item in items)
         self.stats = LeaderStats(term=term.number)
         self._wake.set()
         log.info("leads now", extra={"term": term.number, "member": self._settings.member})

@@ -82,12 +82,19 @@ class Reporter:
             severity = _WARNING if tell.warning else _NORMAL
             self._say(tell.kind, tell.namespace, tell.name, severity, tell.reason, tell.message)
 
+    def begin(self, told: Iterable[Explanation]) -> None:
+        """A new term. `told`: what the leader before said last, and told as events."""
+        self._explained = {}
+        for explanation in told:
+            key = (explanation.namespace, explanation.workload)
+            self._explained[key] = self._explained.get(key, frozenset()) | {_kind(explanation)}
+
     def explained(self, plan: Plan) -> None:
         """What could not be done, once per workload and kind of reason."""
         now: dict[tuple[str, str], frozenset[tuple[str, ...]]] = {}
         for explanation in plan.explanations:
             key = (explanation.namespace, explanation.workload)
-            kind = (explanation.code, *sorted(r.code for r in explanation.reasons))
+            kind = _kind(explanation)
             now[key] = now.get(key, frozenset()) | {kind}
             if explanation.code not in _QUIET and kind not in self._explained.get(key, ()):
                 self._explain(explanation)
@@ -149,3 +156,7 @@ class Reporter:
         self, kind: str, namespace: str, name: str, severity: int, reason: str, message: str
     ) -> None:
         self._recorder.record(kind, namespace, name, severity, reason, message, self._source)
+
+
+def _kind(explanation: Explanation) -> tuple[str, ...]:
+    return (explanation.code, *sorted(reason.code for reason in explanation.reasons))

@@ -240,8 +240,9 @@ class Orchestrator:
                 config.member_name, periods=parts.periods, guards=guard_settings(config)
             ),
         )
-        self.voice = Voice(self.leader, Hearsay(self._clock), parts.cache)
+        self.voice = Voice(self.leader, Hearsay(self._clock, parts.hub.said), parts.cache)
         self.leader.on_end = self.voice.keep_last_words
+        self.leader.said_before = lambda: self.voice.explanations
         parts.explaining.use(self.voice)
         parts.events.deletes = lambda: self.leader.is_leading
         self.mesh = self._mesh(parts)

@@ -7,7 +7,7 @@ per key, never one per change. Values are composed when they are sent.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 
 from orchestrator.api.catalog import Catalog, Shown, shows_secrets
@@ -207,6 +207,16 @@ class WatchHub:
                 self._mark("Workload", key)
                 self._mark_replicas_of(key)
         self._explanations = now
+
+    def said(self, workloads: Iterable[Key], nodes: Iterable[str]) -> None:
+        """The leader, on another member, wants another number of them, or remarks on nodes."""
+        if not self.watchers:
+            return
+        for key in workloads:
+            self._mark("Workload", key)
+            self._mark_replicas_of(key)
+        for node in nodes:
+            self._mark("Node", ("", node))
 
     def _on_touch(self, node: str) -> None:
         self._touched.add(node)

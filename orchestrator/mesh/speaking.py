@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any, Protocol
 
-from orchestrator.mesh.words import Words
+from orchestrator.mesh.words import Words, differing
 from polder.v1 import member_pb2
 
 LOOK_EVERY_S = 0.2
@@ -139,14 +139,8 @@ def _everything(words: Words) -> Iterator[_Item]:
 
 
 def _changed(before: Words, after: Words) -> Iterator[_Item]:
-    workloads = dict.fromkeys(_differing(before.desired, after.desired))
-    workloads.update(dict.fromkeys(_differing(before.explanations, after.explanations)))
+    workloads = dict.fromkeys(differing(before.desired, after.desired))
+    workloads.update(dict.fromkeys(differing(before.explanations, after.explanations)))
     yield from ((_Kind.WORKLOAD, key) for key in workloads)
-    yield from ((_Kind.NODE, node) for node in _differing(before.remarks, after.remarks))
-    yield from ((_Kind.ROLLOUT, uid) for uid in _differing(before.clocks, after.clocks))
-
-
-def _differing(before: Mapping[Any, Any], after: Mapping[Any, Any]) -> list[Any]:
-    if before == after:
-        return []
-    return [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    yield from ((_Kind.NODE, node) for node in differing(before.remarks, after.remarks))
+    yield from ((_Kind.ROLLOUT, uid) for uid in differing(before.clocks, after.clocks))

@@ -7,7 +7,7 @@ last words stay until another one speaks, and grow old in plain sight.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from orchestrator.mesh.words import (
     Remarks,
     Words,
     clocks_of,
+    differing,
     remarks_of,
     workload_of,
 )
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 _UNFINISHED_MAX = 10_000
 """Messages of one telling: a hundred times what ten thousand workloads need."""
 SUSPECT = "Suspect"
+OnChange = Callable[[Iterable[Key], Iterable[str]], None]
 
 
 @dataclass(slots=True)
@@ -77,12 +79,21 @@ class _Part:
 
 
 class Hearsay:
-    """`clock`: unix seconds; `steady`: seconds of a clock that never jumps."""
+    """What other members that lead, or led, said.
+
+    `clock`: unix seconds; `steady`: seconds of a clock that never jumps. `on_change` gets the
+    workloads of which another number is wanted and the nodes with other remarks; explanations are
+    looked at by those who show them.
+    """
 
     def __init__(
-        self, clock: Callable[[], float], steady: Callable[[], float] = time.monotonic
+        self,
+        clock: Callable[[], float],
+        on_change: OnChange = lambda _workloads, _nodes: None,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
+        self._on_change = on_change
         self._steady = steady
         self._unfinished: dict[str, list[_Part]] = {}
         self.newest: Heard | None = None
@@ -140,6 +151,8 @@ class Hearsay:
             known = fresh
         elif known is None or (known.member, known.term) != (member, first.term):
             return  # changes to what is still to be told whole
+        before = known if self.newest is None else self.newest
+        desired, remarks = dict(before.desired), dict(before.remarks)
         for part in parts:
             known.take(part)
         if last.told_at_ms != known.told_at_ms:
@@ -147,6 +160,9 @@ class Hearsay:
             known.told_at = self._clock() - last.told_ago_s
             known.told_steady = self._steady() - last.told_ago_s
         self.newest = known
+        workloads, nodes = differing(desired, known.desired), differing(remarks, known.remarks)
+        if workloads or nodes:
+            self._on_change(workloads, nodes)
 
 
 class Leads(Speaks, Protocol):

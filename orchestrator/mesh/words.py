@@ -160,6 +160,13 @@ def clocks_of(said: member_pb2.RolloutClocks) -> Clocks | None:
     )
 
 
+def differing(before: Mapping[Any, Any], after: Mapping[Any, Any]) -> list[Any]:
+    """What one has and the other has not, or has another value of."""
+    if before == after:
+        return []
+    return [name for name in {**before, **after} if before.get(name) != after.get(name)]
+
+
 def _state(raw: bytes) -> RolloutState | None:
     """None also for what a member of another version says and this one cannot read."""
     try:

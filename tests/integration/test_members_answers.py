@@ -57,6 +57,13 @@ async def rollout(stub: Any) -> Any:
     return await stub.Rollout(operator_pb2.RolloutRequest(ref=ref("Workload", "web", "default")))
 
 
+async def events(stub: Any) -> list[Any]:
+    found: list[Any] = []
+    async for answer in stub.Events(operator_pb2.EventsRequest()):
+        found += answer.events
+    return found
+
+
 async def placed(three: World, holder: Member, asked: Member) -> Box:
     """A box at `holder` that runs web-0, as `asked` sees it; web-1 has no place."""
     box = await three.box("n1", holder)
@@ -118,6 +125,8 @@ async def test_the_words_follow_the_leader_and_grow_old_without_one(three: World
             f"{member.name} hears {now.name}",
         )
     assert box.runs() == ["web-0"], "nothing moved"
+    said = [event for event in await events(ask) if event.reason == "Unschedulable"]
+    assert len(said) == 1 and said[0].count == 1, "the next leader does not tell it again"
     await box.disconnect()
 
 
@@ -266,9 +275,7 @@ async def test_events_of_all_members_are_shown_by_each_and_once(three: World) ->
             heard += (await follow.read()).events
     follow.cancel()
     for member in three.members.values():
-        found: list[Any] = []
-        async for answer in three.ask(member).Events(operator_pb2.EventsRequest()):
-            found += answer.events
+        found = await events(three.ask(member))
         (event,) = [event for event in found if event.reason == "DiskSlow"]
         assert event.count == 3
         said = [e for e in found if e.reason == "Unschedulable"]

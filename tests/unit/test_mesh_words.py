@@ -111,7 +111,12 @@ class Pair:
         self.records: dict[str, KeptRecord] = {}
         cache: Any = SimpleNamespace(kept_at=self.records.get)
         self.other = FakeLeader("m2", self.clock)
-        self.hearsay = Hearsay(self.clock, self.clock)
+        self.changed: list[tuple[list[Any], list[str]]] = []
+        self.hearsay = Hearsay(
+            self.clock,
+            lambda *what: self.changed.append((list(what[0]), list(what[1]))),
+            self.clock,
+        )
         self.voice = Voice(self.other, self.hearsay, cache, self.clock)
 
     def carry(self) -> list[member_pb2.LeaderSaid]:
@@ -141,6 +146,13 @@ def test_who_does_not_lead_says_the_same_and_from_whom(pair: Pair) -> None:
     assert pair.voice.remarks("n1") == [("Suspect", "many")] and pair.voice.remarks("n2") == []
     assert pair.voice.doubted == {"n1": "many"}
     assert (pair.voice.member, pair.voice.term) == ("m1", 5)
+    assert pair.changed == [([WEB], ["n1"])]
+    pair.leader.say()
+    pair.carry()
+    pair.leader.say(desired={WEB: 4}, remarks={})
+    pair.carry()
+    pair.hear(list(pair.speaker.whole()))
+    assert pair.changed[1:] == [([WEB], ["n1"])], "those who watch hear of what changed alone"
 
 
 def test_only_what_changed_is_told_and_what_is_over_is_taken_back(pair: Pair) -> None:
