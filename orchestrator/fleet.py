@@ -175,6 +175,9 @@ class Fleet:
         seen, steady = self._nodes.get(node), self.steady()
         word = seen.last_word() if seen is not None else None
         silence_s = None if word is None else steady - word
+        if seen is not None and silence_s is not None and silence_s <= periods.silent_after_s:
+            seen.settle()  # as nearly always
+            return NodeLiveness(Liveness.LIVE, seen.last_seen, max(0.0, silence_s))
         since = max(self.listening_since, listening_since or 0.0)
         # Who may hear it could not be asked: silence from before does not count, unless the node
         # was lost before that.
@@ -189,6 +192,18 @@ class Fleet:
         last_seen = seen.last_seen if seen is not None else 0.0
         quiet_s = listened_s if silence_s is None else min(silence_s, listened_s)
         return NodeLiveness(state, last_seen or self.started_at, max(0.0, quiet_s))
+
+    def is_live(self, node: str, silent_after_s: float) -> bool:
+        """What `liveness` comes to for nearly all nodes, at a tenth of its cost."""
+        seen = self._nodes.get(node)
+        if seen is None:
+            return False
+        peer = seen.peer
+        if peer is not None and seen.connected:
+            word: float | None = peer.silent.get(node, peer.heard_at)
+        else:
+            word = seen.heard_at
+        return word is not None and self.steady() - word <= silent_after_s
 
     def silence_s(self, node: str) -> float:
         """How long nobody who was asked has heard it; infinite: since before this process."""

@@ -46,13 +46,20 @@ class Monitor:
         states: dict[str, Liveness] = {}
         for resource in self._cache.resources("Node"):
             name = resource.name
-            ever_seen = self._cache.node_status(name) is not None
-            found = self._fleet.liveness(name, ever_seen, self._settings.periods).state
-            states[name] = found
+            found = states[name] = self._state(name)
             if found is not self._states.get(name, found):
-                log.info("node is %s", found.value, extra={"node": name})
+                seen = self._fleet.get(name)
+                if seen is None or seen.peer is None:  # else the member that has it says so
+                    log.info("node is %s", found.value, extra={"node": name})
                 self._fleet.touch(name)
         self._states = states
+
+    def _state(self, node: str) -> Liveness:
+        periods = self._settings.periods
+        if self._fleet.is_live(node, periods.silent_after_s):
+            return Liveness.LIVE
+        ever_seen = self._cache.node_status(node) is not None
+        return self._fleet.liveness(node, ever_seen, periods).state
 
     def _close_half_open(self) -> None:
         settings, steady = self._settings, self._fleet.steady()
