@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
+from orchestrator.admin_context import AdminContext
 from orchestrator.api.drilling import Drilling
 from orchestrator.api.guards import Guards
 from orchestrator.api.insight import Insight, build_insight
@@ -357,6 +358,9 @@ class Orchestrator:
         self._background.start("mesh", self.playing.around(self.mesh.run))
         self._background.start("playing-dead", self.playing.run())
         self._background.start("drill", self.drill.run())
+        if self._config.shares_store:
+            context = AdminContext(self._admin_context, parts.cache, self._config.region)
+            self._background.start("admin-context", context.run())
         told = self.insight.compliance.run(lambda: self.leader.is_leading)
         self._background.start("compliance", told)
 

@@ -1,6 +1,7 @@
 """Members on an etcd: made at the first start, checked at every later one, waited for when away."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from orchestrator.store.port import Put, StoreUnavailable
 from polder.v1 import operator_pb2
 from tests.integration.etcd_server import EtcdCluster
 from tests.integration.members_rig import etcd_settings, make_ca
-from tests.integration.orchestrator_rig import config_for, ref, running
+from tests.integration.orchestrator_rig import config_for, ref, running, until
 
 pytestmark = pytest.mark.etcd
 
@@ -65,6 +66,23 @@ async def test_an_operator_of_one_member_is_known_to_the_other(
         request = operator_pb2.GetRequest(ref=ref("Site", "ams-1"))
         await b.orchestrator.parts.cache.wait_for(a.orchestrator.parts.cache.revision)
         assert (await b.operators(admin).Get(request)).resource
+
+
+async def test_the_first_admin_learns_of_later_members(
+    cluster: EtcdCluster, ca: Path, tmp_path: Path
+) -> None:
+    first = running(tmp_path / "a", **at_etcd(cluster, "/learns", ca, member="a"))
+    second = running(tmp_path / "b", **at_etcd(cluster, "/learns", ca, member="b", region="north"))
+    async with first as a, second as b:
+        path = a.config.data_path / "admin.yaml"
+        wanted = [a.config.listen, b.config.listen]
+        await until(lambda: _endpoints(path) == wanted, "both are in it")
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+def _endpoints(path: Path) -> list[str]:
+    found: list[str] = json.loads(path.read_text())["clusters"][0]["cluster"]["endpoints"]
+    return found
 
 
 async def test_the_root_is_never_made_by_a_start(cluster: EtcdCluster, tmp_path: Path) -> None:
