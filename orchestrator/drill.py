@@ -46,9 +46,10 @@ class Progress:
 
     drill: Drill
     measure: Measure | None
+    seen_at: float  # steady: since when it is known here
     notes: list[tuple[float, str]] = field(default_factory=list)
     """When (steady), and what."""
-    over_at: float | None = None  # steady: when it was first found to be over
+    over_at: float | None = None  # when it was first found to be over
     all_back: bool = False
     touched: set[str] = field(default_factory=set)
     """Uids of workloads that operators changed meanwhile."""
@@ -134,15 +135,15 @@ class DrillWatch:
     def _begin(self, drill: Drill) -> Progress:
         """A drill that it finds when it starts, or of its own region, it cannot measure."""
         if not self._looked or not drill.runs or self._member in drill.members:
-            return Progress(drill, None)
+            return Progress(drill, None, self.steady())
         members = frozenset(drill.members)
         nodes = {
             node.node: marks_of(node)
             for node in self._fleet.nodes()
             if node.connected and node.member in members
         }
-        silent_at = self.steady() + LEAD_IN_S
-        progress = Progress(drill, Measure(drill, silent_at, nodes))
+        seen_at = self.steady()
+        progress = Progress(drill, Measure(drill, seen_at + LEAD_IN_S, nodes), seen_at)
         count = len(nodes)
         self._note(progress, f"{len(members)} members and their {count} nodes: noted how they are")
         return progress
@@ -206,8 +207,7 @@ class DrillWatch:
     def _is_due(self, progress: Progress) -> bool:
         """Whether this member is to end the record now."""
         drill, measure, at = progress.drill, progress.measure, self.steady()
-        over = measure.over(at) if measure is not None else self._clock() >= drill.over_at
-        if drill.runs and not over:
+        if drill.runs and at < self._ends_at(progress):
             return False
         if progress.over_at is None:
             progress.over_at = at
@@ -218,6 +218,21 @@ class DrillWatch:
         if waited_s < _SETTLE_S and not self._all_said(measure):
             return False
         return self._leader.is_leading or waited_s >= _SETTLE_S
+
+    def _ends_at(self, progress: Progress) -> float:
+        """Steady, by when it became known here: wall clocks may differ by hours. At the latest, for
+        a member that came while it ran; another one ends it then."""
+        if progress.measure is not None:
+            return progress.measure.ends_at
+        return progress.seen_at + LEAD_IN_S + progress.drill.duration_s
+
+    def running(self) -> frozenset[str]:
+        """Ids of drills that run now, whatever wall clocks say."""
+        progress = self.progress
+        if progress is None or not progress.drill.runs or progress.measure is None:
+            return frozenset()
+        over = self.steady() >= self._ends_at(progress)
+        return frozenset() if over else frozenset({progress.drill.id})
 
     def _all_said(self, measure: Measure) -> bool:
         """Every node that is back has said all that runs there."""

@@ -112,6 +112,7 @@ class Drilling:
             regions={member.name: member.region for member in members},
             present=frozenset(m.name for m in members if self.cache.present(m.name) is not None),
             drills=drills_in(self.cache.kept(keys.DRILLS)),
+            running=self.watch.running(),
         )
 
     async def _foretell(self, region: str, duration_s: float) -> str:
@@ -171,6 +172,7 @@ class Drilling:
             left_s = max(0.0, drill.over_at - self.clock())
             yield _progress(f"{drill}; {_ORCHESTRATORS_ONLY}", 0.0, left_s)
         told, next_at = 0, 0.0
+        give_up_at = self.watch.steady() + LEAD_IN_S + drill.duration_s + GRACE_S
         while (now := read(self.cache.kept_at(keys.drill(drill.region)))) is not None:
             if now.id != drill.id:
                 break
@@ -186,7 +188,7 @@ class Drilling:
                 if at >= next_at:
                     yield _seen(progress, "", at)
                     next_at = at + _TELL_EVERY_S
-            if self.clock() > drill.over_at + GRACE_S:
+            if at >= give_up_at:
                 raise unavailable(
                     "NoReport", "the drill is over and nobody has reported", "is there a leader?"
                 )

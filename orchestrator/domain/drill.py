@@ -130,6 +130,8 @@ class Installation:
     regions: Mapping[str, str]  # by member
     present: frozenset[str]
     drills: Mapping[str, Drill]
+    running: frozenset[str] = frozenset()
+    """Ids of drills that this member sees running by its steady clock."""
 
     def present_in(self, region: str) -> tuple[str, ...]:
         return tuple(sorted(m for m in self.present if self.regions.get(m) == region))
@@ -160,9 +162,9 @@ def objection(
     if region not in known:
         hint = f"regions with members: {', '.join(known)}" if known else "no member has a record"
         return Objection("UnknownRegion", f"no member is in a region {region!r}", hint)
-    running = [d for d in world.drills.values() if d.runs and now < d.over_at + GRACE_S]
-    if running:
-        other = running[0]
+    for other in world.drills.values():
+        if not other.runs or (now >= other.over_at + GRACE_S and other.id not in world.running):
+            continue
         end = f"edgectl drill region {other.region} --end"
         return Objection("DrillRuns", f"a drill runs already: {other}", f"wait for it, or {end}")
     if not world.present_in(region):

@@ -58,10 +58,11 @@ class Measure:
 
     def left_s(self, at: float) -> float:
         """Until it ends by itself."""
-        return max(0.0, self.silent_at + self.drill.duration_s - at)
+        return max(0.0, self.ends_at - at)
 
-    def over(self, at: float) -> bool:
-        return at >= self.silent_at + self.drill.duration_s
+    @property
+    def ends_at(self) -> float:
+        return self.silent_at + self.drill.duration_s
 
     # --- events ----------------------------------------------------------------------------------
 

@@ -77,6 +77,9 @@ def test_a_drill_that_nobody_ended_bars_others_only_for_a_while() -> None:
     world = replace(WORLD, drills={"us": replace(DRILL, region="us")})
     assert objection("eu", 60.0, "", world, DRILL.over_at + GRACE_S - 1) is not None
     assert objection("eu", 60.0, "", world, DRILL.over_at + GRACE_S + 1) is None
+    # Unless this member sees it run: the clock of who began it may be an hour behind.
+    seen = replace(world, running=frozenset({DRILL.id}))
+    assert objection("eu", 60.0, "", seen, DRILL.over_at + 3600) is not None
 
 
 # --- a member of the region -----------------------------------------------------------------------
