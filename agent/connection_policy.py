@@ -60,6 +60,7 @@ class Attempts:
     failures: int = 0
     superseded: int = 0
     tried: frozenset[str] = frozenset()
+    slow: bool = False  # somebody in this round did not answer in time
     appointments: tuple[Appointment, ...] = ()
 
     @property
@@ -82,13 +83,14 @@ class Wait:
     attempts: Attempts
 
 
-def after_failure(attempts: Attempts, *, now: float, dice: float) -> Wait:
-    """No session, or one that died young.
+def after_failure(attempts: Attempts, *, now: float, dice: float, slow: bool = False) -> Wait:
+    """No session, or one that died young. `slow`: our patience ended it.
 
     The first round over the list goes quickly (the base wait for each), since another endpoint is
     news; the exponent grows with every full round.
     """
-    return _next(_failed(attempts), 0.0, now=now, dice=dice)
+    failed = _failed(attempts)
+    return _next(replace(failed, slow=failed.slow or slow), 0.0, now=now, dice=dice)
 
 
 def after_session(attempts: Attempts, *, lived_s: float, now: float, dice: float) -> Wait:
@@ -157,7 +159,9 @@ def _failed(attempts: Attempts) -> Attempts:
 
 def _rested(attempts: Attempts, lived_s: float) -> Attempts:
     superseded = attempts.superseded if lived_s < UNDISPUTED_S else 0
-    return replace(attempts, rounds=0, failures=0, tried=frozenset(), superseded=superseded)
+    return replace(
+        attempts, rounds=0, failures=0, tried=frozenset(), slow=False, superseded=superseded
+    )
 
 
 def _next(attempts: Attempts, window_s: float, *, now: float, dice: float) -> Wait:
@@ -170,7 +174,11 @@ def _next(attempts: Attempts, window_s: float, *, now: float, dice: float) -> Wa
         if len(full) >= APPOINTMENTS_MAX or first.at <= now + window_s + attempts.dial_s:
             return _await(first, attempts, now=now)
     if attempts.tried.issuperset(attempts.endpoints):
-        attempts = replace(attempts, tried=frozenset(), rounds=attempts.rounds + 1)
+        if attempts.slow:
+            # They may be slow because all come at once: rest for as long as was waited for one.
+            window_s = max(window_s, attempts.dial_s)
+        rounds = attempts.rounds + 1
+        attempts = replace(attempts, tried=frozenset(), rounds=rounds, slow=False)
     ceiling = min(CEILING_S, BASE_S * 2 ** min(attempts.rounds, 16))
     seconds = dice * max(window_s, ceiling)
     closed = {one.endpoint for one in attempts.appointments if one.at > now + seconds}

@@ -262,7 +262,7 @@ class SessionClient:
         elif lived_s >= 0:
             wait = policy.after_session(attempts, lived_s=lived_s, now=now, dice=dice)
         else:
-            wait = policy.after_failure(attempts, now=now, dice=dice)
+            wait = policy.after_failure(attempts, now=now, dice=dice, slow=end.slow)
         self._attempts = wait.attempts
         facts = {
             "endpoint": attempts.endpoint,

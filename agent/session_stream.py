@@ -28,7 +28,7 @@ class Timing:
     """Seconds. Tests use smaller ones."""
 
     dial_max_s: float = 10.0  # until the server has proved itself; less in the first rounds
-    welcome_s: float = 10.0  # dialling included; a busy server lets us wait in line
+    welcome_s: float = 10.0  # once connected; a busy server lets us wait in line
     write_s: float = 20.0  # a server that reads nothing for so long is as good as gone
     coalesce_s: float = 0.1
     keepalive_s: float = 20.0
@@ -39,12 +39,14 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class SessionEnd:
-    """Why a stream ended. `goodbye`: the server said so; `refused`: it does not know us."""
+    """Why a stream ended. `goodbye`: the server said so; `refused`: it does not know us; `slow`:
+    it said nothing in time."""
 
     reason: str
     message: str
     goodbye: bool = False
     refused: bool = False
+    slow: bool = False
     retry_after_s: float = 0.0
 
 
@@ -126,7 +128,7 @@ class SessionStream:
         connections and says nothing cost `dial_s`.
         """
         loop = asyncio.get_running_loop()
-        patience = asyncio.timeout(max(dial_s, self._timing.welcome_s))
+        patience = asyncio.timeout(dial_s + self._timing.welcome_s)
         dialled = True
 
         def check_dialled() -> None:
@@ -355,7 +357,8 @@ async def _signalled(event: asyncio.Event, timeout_s: float) -> bool:
 
 
 def _nothing(endpoint: str, waited_s: float, what: str) -> SessionEnd:
-    return SessionEnd("No" + what.capitalize(), f"no {what} from {endpoint} within {waited_s:g} s")
+    message = f"no {what} from {endpoint} within {waited_s:g} s"
+    return SessionEnd("No" + what.capitalize(), message, slow=True)
 
 
 def _bounded(hello: agent_pb2.Hello) -> agent_pb2.Hello:

@@ -137,7 +137,7 @@ class Config:
     accept_rate: float = spec(
         "New sessions of agents per second; those beyond are told when to come back.",
         key="accept_rate",
-        default=200.0,
+        default=300.0,
         minimum=1,
     )
     silent_after: float = spec(

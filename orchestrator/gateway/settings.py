@@ -21,7 +21,7 @@ class GatewaySettings:
     # Streams that wait for their turn or have not said Hello yet.
     greeting_max: int = 2_000
     # New sessions per second.
-    accept_rate: float = 200.0
+    accept_rate: float = 300.0
     # After about so long an agent opens its next session at its nearest member. 0: never.
     session_age_s: float = 3600.0
     # Messages per second, heartbeats apart; beyond it the node's own stream is read slower.

@@ -60,6 +60,19 @@ def test_a_connection_that_nobody_answers_costs_seconds_and_more_only_when_all_a
     assert patience == [3, 3, 3, 6, 6, 6, 10, 10, 10]
 
 
+def test_after_a_round_without_an_answer_in_time_it_rests_as_long() -> None:
+    def slow(attempts: Attempts) -> policy.Wait:
+        return policy.after_failure(attempts, now=0.0, dice=0.99, slow=True)
+
+    first = slow(THREE)
+    assert first.seconds < policy.BASE_S, "the others may be well"
+    last = failed(failed(first.attempts, 0.99).attempts, 0.99)
+    assert 2.9 < last.seconds < 3.0
+    assert failed(last.attempts, 0.99).seconds < 0.4, "what was, was"
+    patient = slow(slow(slow(last.attempts).attempts).attempts)
+    assert 5.9 < patient.seconds < 6.0
+
+
 def test_a_session_that_lasted_starts_the_count_again_and_the_next_is_the_nearest_other() -> None:
     tired = Attempts(("a", "b", "c"), index=1, rounds=9, failures=40)
     wait = policy.after_session(tired, lived_s=3600, now=0.0, dice=0.99)
