@@ -44,13 +44,16 @@ def failure(
             code=code,
             unknown=True,
         )
+    if code == "CANCELLED":  # not by us: by a server that stops just when the call reaches it
+        words = f"the orchestrator at {endpoint} stopped"
+        return CallError(words, code="UNAVAILABLE", unknown=True)
     if code == "UNIMPLEMENTED":
         return CallError(
             f"the orchestrator at {endpoint} does not know this call",
             "it is older than this edgectl: see edgectl version",
             code=code,
         )
-    return CallError(text, code=code, unknown=code in ("INTERNAL", "UNKNOWN", "CANCELLED"))
+    return CallError(text, code=code, unknown=code in ("INTERNAL", "UNKNOWN"))
 
 
 def fell_silent(endpoint: str) -> CallError:

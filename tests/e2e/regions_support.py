@@ -244,6 +244,14 @@ def nodes_ready(continent: Continent) -> bool:
     return all(ready.get(box) for box in continent.boxes)
 
 
+def placements(continent: Continent) -> dict[str, str]:
+    """Replica -> its node."""
+    done = edgectl(continent, "get", "replicas", "-o", "json")
+    assert done.returncode == 0, done.stderr
+    items = json.loads(done.stdout)["items"]
+    return {item["metadata"]["name"]: item["status"].get("node", "") for item in items}
+
+
 def settled(continent: Continent, timeout_s: float = 60.0) -> None:
     """All lines and processes are well, somebody leads, every box has a session and is Ready."""
     continent.heal()

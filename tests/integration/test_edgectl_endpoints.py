@@ -31,6 +31,7 @@ class Api(FakeOperatorApi):
         self.open = threading.Event()
         self.trailing: tuple[tuple[str, str], ...] = ()
         self.away = False  # from its store
+        self.stops = False  # just when a call has reached it
 
     def _begin(self, name: str, request: Any, context: Any) -> None:
         self.metadata.append((name, dict(context.invocation_metadata())))
@@ -39,6 +40,8 @@ class Api(FakeOperatorApi):
             self.open.wait(20)
         if self.trailing:
             context.set_trailing_metadata(self.trailing)
+        if self.stops and name == "Apply":
+            context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
         if self.away and name == "Apply":
             context.set_trailing_metadata(detail("StoreUnavailable", "try another member"))
             context.abort(grpc.StatusCode.UNAVAILABLE, "nothing was written")
@@ -204,3 +207,14 @@ def test_with_one_endpoint_nothing_is_added(several: Several) -> None:
     client.apply([document()])
     assert REQUEST_KEY not in first.said("Apply")[0]
     client.close()
+
+
+def test_a_member_that_stops_as_the_call_comes_is_no_error(several: Several) -> None:
+    """Whether it did it is unknown: the next one is told that it is asked again."""
+    several.apis[0].stops = True
+    client = several.client()
+    assert client.apply([document()]).results
+    client.close()
+    (first,), (second,) = (api.said("Apply") for api in several.apis)
+    assert first[REQUEST_KEY] == second[REQUEST_KEY]
+    assert REPEATED_KEY not in first and second[REPEATED_KEY] == "1"
