@@ -204,7 +204,7 @@ async def test_a_drill_of_the_leaders_region(cluster: EtcdCluster, tmp_path: Pat
         admin = admin_of(rigs)
         await east.site()
         agents = [Wanderer(f"n{n}", await east.node(f"n{n}"), [east, west]) for n in range(3)]
-        await east.apply(workload("hello", replicas=3))
+        await east.apply(workload("hello", perNode=1))
         async with wandering(*agents):
             await until(lambda: all(agent.statuses for agent in agents), "all run", 30.0)
             fleet = west.orchestrator.parts.fleet
