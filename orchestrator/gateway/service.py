@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 _AWAY_PAUSE_S = 0.05
 _AWAY_RETRY_MS = 5_000  # another member is nearer in time
 _HEAR_OUT_S = 1.0
+_TELL_EVERY_S = 10.0
 
 _WARNING = common_pb2.EVENT_TYPE_WARNING
 Context = Any  # grpc.aio.ServicerContext is generic in its stubs only
@@ -82,6 +83,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             store, cache, fleet, self.sessions, clock, settings.retry_store_s
         )
         self._greeting = 0
+        self._sent_away, self._sent_away_told_at = 0, -math.inf
         self._closed: agent_pb2.Goodbye | None = None  # what everybody is told who comes
         cache.subscribe(self._forget_former)
 
@@ -189,12 +191,24 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
                 return _overloaded("as many new sessions as it can hold", random.uniform(2.0, 10.0))
             answer = self._admission.ask(node, self._fleet.steady(), dice=random.random())
             if isinstance(answer, ComeBack):
+                self._note_sent_away()
                 return _overloaded("more new sessions than it can begin at once", answer.retry_s)
             if answer.wait_s > 0:
                 await asyncio.sleep(answer.wait_s)
             return self._closed or await self._hello(requests)
         finally:
             self._greeting -= 1
+
+    def _note_sent_away(self) -> None:
+        """Once in a while: each of thousands would fill the log when it matters most."""
+        self._sent_away += 1
+        now = self._fleet.steady()
+        if now - self._sent_away_told_at >= _TELL_EVERY_S:
+            log.warning(
+                "agents are told to come back later: more than accept_rate come at once",
+                extra={"agents": self._sent_away, "accept_rate": self._settings.accept_rate},
+            )
+            self._sent_away, self._sent_away_told_at = 0, now
 
     async def _part(
         self,

@@ -198,6 +198,11 @@ def read_context(path: Path) -> Credentials:
     return Credentials(key, tuple(c.public_bytes(Encoding.DER) for c in chain))
 
 
+def read_endpoints(path: Path) -> list[str]:
+    found: list[str] = json.loads(path.read_text())["clusters"][0]["cluster"]["endpoints"]
+    return found
+
+
 def manifest(
     kind: str, name: str, *, namespace: str = "", spec: object = None, **metadata: Any
 ) -> dict[str, Any]:
