@@ -14,13 +14,16 @@ from dataclasses import dataclass, replace
 import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from orchestrator import settling
 from orchestrator.cache import Cache
 from orchestrator.catching_up import catch_up
 from orchestrator.events import EventRecorder
 from orchestrator.identity.authority import Authority, Issued, LeafRequest
+from orchestrator.identity.joined_before import STEP, from_mark, to_mark
 from orchestrator.identity.requests import public_key_of
 from orchestrator.records import IdentityRecord, StoredResource, TokenRecord
 from orchestrator.refusals import Refused, exhausted, unavailable
+from orchestrator.settling import SettlingStore
 from orchestrator.store import keys
 from orchestrator.store.port import Compare, Delete, Entry, Op, Put, Store, StoreError
 from orchestrator.whereabouts import Whereabouts
@@ -61,6 +64,7 @@ class NodeIdentities:
         settings: JoinSettings,
     ) -> None:
         self._store = store
+        self._writes = SettlingStore(store)
         self._cache = cache
         self._authority = authority
         self._events = events
@@ -87,7 +91,13 @@ class NodeIdentities:
 
     async def _join(self, request: agent_pb2.JoinRequest) -> agent_pb2.JoinResponse:
         for _ in range(_ATTEMPTS):
-            token_entry, token = await self._token(request.token_secret)
+            try:
+                token_entry, token = await self._token(request.token_secret)
+            except Refused:
+                again = await self._join_again(request)
+                if again is None:
+                    raise
+                return again
             node = self._node_name(request, token)
             site = self._site(token)
             key = public_key_of(request.csr)
@@ -109,13 +119,39 @@ class NodeIdentities:
                 _as_read(keys.spec("Node", "", node), spec_entry),
                 Compare.unchanged(site),
             ]
-            result = await self._store.txn(compares, ops)
+            # An answer of the Store's that gets lost must not cost the box its only token.
+            with settling.request(secret_digest(request.token_secret), repeated=False):
+                made = to_mark(identity, issued, key)
+                result, mark = await self._writes.step(STEP, compares, ops, made)
+            if mark is not None and mark.value != made:
+                continue  # the box asked another member, too, who was faster
             # The Site may have changed; and the event of the join is of the record that it made.
             await catch_up(self._cache, result.revision)
             if result.committed:
                 self._report_join(identity, request, token, anew=spec_entry is None)
                 return self._response(identity, issued)
         raise unavailable("Contention", "the join kept colliding with other changes", "try again")
+
+    async def _join_again(self, request: agent_pb2.JoinRequest) -> agent_pb2.JoinResponse | None:
+        """For the box that this token made a node, if it holds the same key. None: it is not."""
+        if not 0 < len(request.token_secret) <= _SECRET_MAX:
+            return None
+        mark = await self._store.get(keys.request(secret_digest(request.token_secret), STEP))
+        if mark is None:
+            return None  # and no cryptography for whoever knocks
+        key = public_key_of(request.csr)
+        before = from_mark(mark, key)
+        if before is None or request.node not in ("", before.node):
+            return None
+        identity = NodeId(self._authority.trust_domain, before.site, before.node)
+        issued = self._issue(identity, key)
+
+        def add(record: IdentityRecord) -> IdentityRecord:
+            return replace(record, serials=_with_serial(record.serials, before.serial, issued))
+
+        await self._change(identity, before.serial, add)
+        log.info("answered a join again", extra={"node": before.node})
+        return self._response(identity, issued)
 
     async def _token(self, secret: str) -> tuple[Entry, TokenRecord]:
         """The lookup is by the secret's hash: its timing tells nothing of other secrets."""

@@ -13,13 +13,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from grpc import aio
 
+from orchestrator.identity.pem import new_key
 from orchestrator.records import TokenRecord
 from orchestrator.store import keys
 from polder.signing import identity_of, verify_chain
 from polder.tokens import parse as parse_token
 from polder.tokens import secret_digest
 from polder.v1 import agent_pb2, operator_pb2
+from tests.integration.gateway_harness import good_inventory
 from tests.integration.orchestrator_rig import (
+    Credentials,
     Rig,
     certificate_request,
     detail_of,
@@ -188,3 +191,21 @@ async def test_renewal_keeps_the_old_serial_until_the_new_one_is_used(rig: Rig) 
     assert serials() == [first, second]
     await parts.nodes.confirm_serial(identity, second)
     await until(lambda: serials() == [second], "the older serial is dropped")
+
+
+async def test_a_box_whose_answer_got_lost_is_answered_again(rig: Rig) -> None:
+    """It asks with the same key; whoever found the token in its files has another."""
+    key = new_key()
+    asked = request(await rig.token(), "box", csr=certificate_request(key))
+    await rig.joiner().Join(asked)  # the answer goes astray
+    answer = await rig.joiner().Join(asked)
+    assert answer.node == "box"
+    record = rig.orchestrator.parts.cache.identity("node", "box")
+    assert record is not None and len(record.serials) == 2
+    call = rig.agents(Credentials(key, tuple(answer.certificate_chain))).Session()
+    hello = agent_pb2.Hello(instance_id="i", inventory=good_inventory())
+    await call.write(agent_pb2.SessionRequest(hello=hello))
+    assert (await call.read()).HasField("welcome")
+    call.cancel()
+    asked.csr = certificate_request(new_key())
+    assert (await refusal(rig.joiner().Join(asked))).reason == "TokenUnknown"
