@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.domain.liveness import SILENT_AFTER_S
 from orchestrator.log import FORMATS, LEVELS
 from orchestrator.store.address import EtcdAccess
 from orchestrator.store.address import parse_address as parse_store
@@ -143,7 +144,7 @@ class Config:
     silent_after: float = spec(
         "A node is not Ready after that much silence.",
         key="silent_after",
-        default=10.0,
+        default=SILENT_AFTER_S,
         minimum=0.5,
         **_DURATION,
     )

@@ -13,7 +13,10 @@ lost at once. Called through `orchestrator/fleet.py`; what the leader makes of i
 from dataclasses import dataclass
 from enum import Enum
 
-SILENT_AFTER_S = 10.0
+SILENT_AFTER_S = 8.5
+"""A node that dies right after a heartbeat is known to be silent everywhere within ten seconds:
+this, the second between two looks (`gateway/monitor.py`), and what messages take. A heartbeat, due
+each five seconds, may be three and a half late."""
 LOST_AFTER_S = 30.0
 FLAP_WINDOW_S = 600.0
 """What went to and fro within so long is damped."""

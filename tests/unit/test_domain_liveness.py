@@ -13,8 +13,8 @@ DAY_S = 86_400.0
     ("silence_s", "ever_seen", "listened_s", "expected"),
     [
         (0.0, True, 100.0, LIVE),
-        (10.0, True, 100.0, LIVE),
-        (10.1, True, 100.0, SILENT),
+        (8.5, True, 100.0, LIVE),
+        (8.6, True, 100.0, SILENT),
         (30.0, True, 100.0, SILENT),
         (30.1, True, 100.0, LOST),
         (40.0, True, 20.0, SILENT),  # a new leader waits a full period
