@@ -24,6 +24,8 @@ TTL_S_MAX = 600.0
 _SECRET_BYTES = 32
 _SWEEP_EVERY_S = 60.0
 _SWEEP_BATCH = 100
+_FORGOTTEN_AFTER_S = 2 * 3600.0
+"""Expired for so long: a leader whose clock is ahead must not forget what others have just made."""
 
 
 class JoinTokens:
@@ -74,18 +76,19 @@ class JoinTokens:
                 log.warning("expired join tokens were not removed: %s", error)
 
     async def sweep(self) -> int:
-        """Deletes what has expired; returns how many. Raises StoreError."""
+        """Deletes what expired some time ago; returns how many. Raises StoreError."""
         removed, after, more = 0, "", True
         while more:
             page = await self._store.range(keys.TOKENS, after=after, limit=_SWEEP_BATCH)
             more = page.more
             if page.entries:
                 after = page.entries[-1].key
-            expired: list[Op] = [Delete(e.key) for e in page.entries if self._has_expired(e)]
+            expired: list[Op] = [Delete(e.key) for e in page.entries if self._is_over(e)]
             if expired:
                 await self._store.txn([], expired)
                 removed += len(expired)
         return removed
 
-    def _has_expired(self, entry: Entry) -> bool:
-        return TokenRecord.from_bytes(entry.value).expires_at_ms <= self._clock() * 1000
+    def _is_over(self, entry: Entry) -> bool:
+        expires_at = TokenRecord.from_bytes(entry.value).expires_at_ms / 1000
+        return expires_at + _FORGOTTEN_AFTER_S <= self._clock()
