@@ -196,24 +196,26 @@ class Registry:
                 self._failing = True
 
     async def _beat(self) -> None:
-        if not await self._renew():
+        # At once: with a Store that answers late, one after the other would outlast the lease.
+        renewed, entry, ops = await asyncio.gather(
+            self._renew(), self._store.get(keys.present(self.record.name)), self._record_ops()
+        )
+        if not renewed or entry is None or entry.lease != self._lease:
             await self._again()
             return
-        if ops := await self._record_ops():
+        if ops:
             log.info("writes where this member is, which was forgotten or changed")
             await self._store.txn([], ops)
         await self._raise_floor()
 
     async def _renew(self) -> bool:
-        """Whether our key is there, on a lease that lives on."""
-        if not self._lease:
-            return False
+        """Whether our lease lives on."""
         try:
-            await self._store.keep_alive(self._lease)
+            if self._lease:
+                await self._store.keep_alive(self._lease)
+            return self._lease != 0
         except LeaseNotFound:
             return False
-        entry = await self._store.get(keys.present(self.record.name))
-        return entry is not None and entry.lease == self._lease
 
     async def _again(self) -> None:
         """After the lease was lost, as in a pause or while the Store was away."""
