@@ -256,6 +256,26 @@ async def test_what_is_revoked_at_one_member_is_refused_at_all_within_five_secon
     assert not leader.sessions
 
 
+async def test_metrics_tell_each_members_own_part(three: World) -> None:
+    holder, asked = three.others
+    box = await placed(three, holder, asked)
+
+    def numbers(member: Member, name: str) -> dict[str, float]:
+        families = member.orchestrator.parts.metrics.registry.collect()
+        (found,) = [family for family in families if family.name == name]
+        return {"/".join(s.labels.values()): s.value for s in found.samples}
+
+    for member in three.members.values():
+        assert numbers(member, "polder_leading") == {"": float(member.leads)}
+        assert numbers(member, "polder_leader_term") == numbers(holder, "polder_leader_term")
+        assert numbers(member, "polder_leader_words_age_seconds")[""] < 10
+        assert numbers(member, "polder_sessions") == {"": float(member is holder)}
+        assert numbers(member, "polder_nodes_heard") == {"": 1.0}
+        assert numbers(member, "polder_member_links_up") == {"": 2.0}
+        assert len(numbers(member, "polder_node_cpu_millis")) == int(member is holder)
+    await box.disconnect()
+
+
 async def test_events_of_all_members_are_shown_by_each_and_once(three: World) -> None:
     holder, asked = three.others
     box = await placed(three, holder, asked)
