@@ -2,16 +2,18 @@
 
 import asyncio
 import itertools
+import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from orchestrator.store import keys
+from orchestrator.store.etcd.adapter import EtcdStore
 from polder.v1 import operator_pb2
 from tests.integration.etcd_server import EtcdCluster
-from tests.integration.members_rig import Group, wait_until
+from tests.integration.members_rig import Group, MemberProcess, wait_until
 from tests.integration.orchestrator_rig import apply_request, manifest
 
 pytestmark = pytest.mark.etcd
@@ -99,6 +101,74 @@ async def test_a_killed_member_is_back_at_once(group: Group) -> None:
     started = time.monotonic()
     member.start()
     assert time.monotonic() - started < 8  # and not the lease's ten seconds on top
+
+
+# --- pauses ---------------------------------------------------------------------------------------
+
+
+async def test_a_paused_leader_that_continues_is_a_member_like_others(group: Group) -> None:
+    first, second = group.member("a"), group.member("b", region="north")
+    first.start()
+    await _until_leads(group, "a")
+    second.start()
+    first.send(signal.SIGSTOP)
+    try:
+        await _until_leads(group, "b")
+        await group.admin(second).Apply(apply_request(manifest("Namespace", "meanwhile")))
+        # Presence, too, has run out.
+        store = await group.store()
+        await _until(lambda: _is_absent(store, keys.present("a")))
+        term = await store.get(keys.LEADER)
+    finally:
+        first.send(signal.SIGCONT)
+    await _until(lambda: _said(first, "does not lead any more"))
+    await _until(lambda: _is_there(store, keys.present("a")))
+    assert await _read(group, 0) >= {"meanwhile"}
+    await group.admin(first).Apply(apply_request(manifest("Namespace", "after")))
+    assert await store.get(keys.LEADER) == term
+    assert await _read(group, 1) >= {"meanwhile", "after"}
+    assert first.is_running
+    await store.close()
+
+
+async def _until(condition: Callable[[], Awaitable[bool]], timeout_s: float = 40.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not await condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+
+
+async def _until_leads(group: Group, name: str) -> None:
+    async def leads() -> bool:
+        return await group.leader() == name
+
+    await _until(leads)
+
+
+async def _is_absent(store: EtcdStore, key: str) -> bool:
+    return await store.get(key) is None
+
+
+async def _is_there(store: EtcdStore, key: str) -> bool:
+    return await store.get(key) is not None
+
+
+async def _said(member: MemberProcess, words: str) -> bool:
+    return words in member.said
+
+
+async def test_a_paused_process_yields_its_name(group: Group) -> None:
+    """To one that was started in its place: of the two, the newer stays."""
+    paused = group.member("a")
+    paused.start()
+    # On another machine, in another space of process ids: only the lease tells.
+    instead = group.member("b", member="a")
+    paused.send(signal.SIGSTOP)
+    instead.start()
+    paused.send(signal.SIGCONT)
+    assert paused.ended() == 1
+    assert "another process took the name a" in paused.said
+    assert instead.status("/readyz") == 200
 
 
 # --- upgrades -------------------------------------------------------------------------------------
