@@ -65,6 +65,11 @@ class Client:
         self._connector.close()
 
     @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The one that is used first; then in the order in which they are tried."""
+        return tuple(self._connector.order)
+
+    @property
     def answered_by(self) -> tuple[str, int]:
         """The member that gave the last answer, and how old that was in milliseconds (0: not)."""
         return self._member, self._age_ms

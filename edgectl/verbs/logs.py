@@ -8,9 +8,11 @@ from collections.abc import Iterator
 
 from edgectl import replicas
 from edgectl.durations import since_seconds
-from edgectl.errors import CliError, UsageError
+from edgectl.errors import CallError, CliError, UsageError
+from edgectl.following import follow
 from edgectl.invocation import Invocation
 from edgectl.resources import Item
+from edgectl.text import safe
 from polder.v1 import agent_pb2, operator_pb2
 
 MAX_REPLICAS = 50
@@ -30,18 +32,34 @@ def run(invocation: Invocation) -> int:
         return _many(invocation, own)
     hint = "" if options.target.startswith("replica") else "--all-replicas shows all of them"
     replica = replicas.single(invocation, options.target, hint)
-    for data in _stream(invocation, replica):
+    request = _request(invocation, replica)
+    several = len(invocation.client.endpoints) > 1
+    pieces = (
+        follow(invocation.client, request, _say_broken)
+        if options.follow and several
+        else (response.data for response in invocation.client.logs(request))
+    )
+    for data in pieces:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     return 0
 
 
+def _say_broken(error: CallError) -> None:
+    print(f"warning: {safe(error.message)}; connecting again", file=sys.stderr, flush=True)
+
+
 def _stream(invocation: Invocation, replica: Item) -> Iterator[bytes]:
+    for response in invocation.client.logs(_request(invocation, replica)):
+        yield response.data
+
+
+def _request(invocation: Invocation, replica: Item) -> operator_pb2.LogsRequest:
     options = invocation.options
     since_ms = 0
     if options.since:  # counted from the server's clock, not from this machine's
         since_ms = replica.now_ms - round(since_seconds(options.since, time.time()) * 1000)
-    request = operator_pb2.LogsRequest(
+    return operator_pb2.LogsRequest(
         namespace=replica.namespace,
         replica=replica.name,
         options=agent_pb2.LogOptions(
@@ -53,8 +71,6 @@ def _stream(invocation: Invocation, replica: Item) -> Iterator[bytes]:
             timestamps=options.timestamps,
         ),
     )
-    for response in invocation.client.logs(request):
-        yield response.data
 
 
 def _many(invocation: Invocation, own: list[Item]) -> int:

@@ -13,6 +13,7 @@ import pytest
 from edgectl.client import Client
 from edgectl.config import Connection
 from edgectl.errors import CallError
+from edgectl.following import follow
 from polder.errors import detail
 from polder.metadata import AGE_KEY, MEMBER_KEY, REPEATED_KEY, REQUEST_KEY
 from polder.v1 import common_pb2, operator_pb2
@@ -218,3 +219,59 @@ def test_a_member_that_stops_as_the_call_comes_is_no_error(several: Several) -> 
     (first,), (second,) = (api.said("Apply") for api in several.apis)
     assert first[REQUEST_KEY] == second[REQUEST_KEY]
     assert REPEATED_KEY not in first and second[REPEATED_KEY] == "1"
+
+
+# --- logs -f --------------------------------------------------------------------------------------
+
+
+def _log(*lines: tuple[str, str]) -> list[bytes]:
+    return [f"{moment} {text}\n".encode() for moment, text in lines]
+
+
+_LINES = _log(
+    ("2026-01-01T10:00:00.1Z", "one"),
+    ("2026-01-01T10:00:00.100000001Z", "two"),
+    ("2026-01-01T10:00:00.12Z", "same moment"),
+    ("2026-01-01T10:00:00.12Z", "same moment"),
+    ("2026-01-01T10:00:00.12Z", "third of it"),
+    ("2026-01-01T10:00:01Z", "later"),
+)
+
+
+@pytest.mark.parametrize("cut", range(1, len(_LINES)))
+@pytest.mark.parametrize("torn", [b"", b"2026-01-01T10:00:0"])
+def test_following_logs_goes_on_without_a_gap_or_a_repetition(
+    cut: int, torn: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgectl.following.time.sleep", lambda _: None)
+    asked: list[operator_pb2.LogsRequest] = []
+
+    class Logs:
+        def logs(self, request: operator_pb2.LogsRequest) -> Iterator[operator_pb2.LogsResponse]:
+            asked.append(operator_pb2.LogsRequest.FromString(request.SerializeToString()))
+            if len(asked) == 1:
+                yield operator_pb2.LogsResponse(data=b"".join(_LINES[:cut]) + torn)
+                raise CallError("gone", code="UNAVAILABLE")
+            if len(asked) == 2:
+                raise CallError(
+                    "its box is not back yet", code="UNAVAILABLE", reason="NotConnected"
+                )
+            yield operator_pb2.LogsResponse(data=b"".join(_LINES))  # the box knows seconds only
+
+    request = operator_pb2.LogsRequest(replica="r", options={"follow": True, "tail_lines": 5})
+    breaks: list[str] = []
+    shown = list(follow(Logs(), request, lambda e: breaks.append(e.message)))  # type: ignore[arg-type]
+    assert b"".join(shown) == b"".join(line.partition(b" ")[2] for line in _LINES)
+    assert breaks == ["gone"]
+    assert [one.options.tail_lines for one in asked] == [5, -1, -1]
+    assert 1767261600_100 <= asked[-1].options.since_ms <= 1767261601_000
+
+
+def test_logs_that_never_began_are_an_error() -> None:
+    class Logs:
+        def logs(self, request: operator_pb2.LogsRequest) -> Iterator[operator_pb2.LogsResponse]:
+            raise CallError("not connected", code="UNAVAILABLE")
+            yield
+
+    with pytest.raises(CallError, match="not connected"):
+        list(follow(Logs(), operator_pb2.LogsRequest()))  # type: ignore[arg-type]
