@@ -61,9 +61,19 @@ class Forwarding:
         try:
             return await self._relay(node, request, where).__aenter__()
         except NodeUnreachable as error:
-            if error.reason != "NotConnected" or not await self._has_moved(node, where):
+            if error.reason != "NotConnected":
                 raise
+            if not await self._has_moved(node, where):
+                raise self._not_connected(node, error.message) from error
         return await self._relay(node, request, self._where(node)).__aenter__()
+
+    def _not_connected(self, node: str, message: str) -> NodeUnreachable:
+        """Of those that can be asked nobody has its session."""
+        unasked = self._fleet.unasked
+        if unasked:
+            names = "; ".join(f"member {name} {why}" for name, why in sorted(unasked.items()))
+            message = f"node {node} is not connected to any member that is heard here; {names}"
+        return NodeUnreachable("NotConnected", message)
 
     def _relay(self, node: str, request: agent_pb2.OpenRelay, where: str) -> Relay:
         if not where:

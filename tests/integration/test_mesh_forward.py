@@ -298,6 +298,13 @@ async def test_a_node_that_is_nowhere_is_refused_at_once(mesh: Mesh) -> None:
     assert error.reason == "NotConnected"
 
 
+async def test_a_member_that_may_have_the_node_and_cannot_be_heard_is_named(mesh: Mesh) -> None:
+    mesh.m1.sees("n1", "m2", connected=False)
+    mesh.m1.fleet.cannot_ask({"m2": "cannot be reached since 12:00:00 UTC"})
+    error = await unreachable(mesh.m1.forwarding.open("n1", LOGS))
+    assert error.reason == "NotConnected" and "m2 cannot be reached since" in error.message
+
+
 async def test_one_connection_is_not_asked_for_more_streams_than_it_carries(
     mesh: Mesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
