@@ -129,9 +129,8 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             if change.key.startswith(nodes) and _uid(change.previous) != _uid(change.value):
                 name = change.key.rpartition("/")[2]
                 seen = self._fleet.get(name)
-                elsewhere = seen is not None and seen.connected and seen.peer is not None
-                if change.previous is None and elsewhere:
-                    continue  # a member is quicker to tell of its session than the mirror is
+                if change.previous is None and seen is not None and seen.connected:
+                    continue  # its session, here or elsewhere, is quicker than the mirror
                 self._fleet.forget(name)
 
     # --- the RPCs --------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cache import Change
 from orchestrator.gateway.settings import GatewaySettings
 from orchestrator.identity.pem import new_key
 from orchestrator.records import IdentityRecord
@@ -377,4 +378,20 @@ async def test_a_plan_that_cannot_be_whole_is_not_sent(home: Region) -> None:
     assert agent.runs() == ["hello-0"]
     await home.store.txn([], [Put(keys.revision(workload.uid, 1), revision.to_bytes())])
     await eventually(lambda: agent.runs() == ["hello-0", "other-0"], "sent when it can be")
+    await agent.disconnect()
+
+
+async def test_a_session_that_is_quicker_than_the_mirror_is_not_forgotten(home: Region) -> None:
+    """The node joined through another member, and connects here before its record has come."""
+    agent = await (await home.join("n1")).connect()
+    await agent.welcomed()
+    node = home.cache.resource("Node", "", "n1")
+    assert node is not None
+    came = Change(keys.spec("Node", "", "n1"), node.store_revision, node, None)
+    home.gateway._forget_former([came])
+    seen = home.fleet.get("n1")
+    assert seen is not None and seen.connected
+    gone = Change(keys.spec("Node", "", "n1"), node.store_revision + 1, None, node)
+    home.gateway._forget_former([gone])
+    assert home.fleet.get("n1") is None
     await agent.disconnect()
