@@ -1,11 +1,14 @@
 """Tells operators what the leader did and what it could not do, as events. Called by the leader.
 
 Few replicas are told one by one; a large change is told once per workload, so that placing a
-million replicas is not a million events.
+million replicas is not a million events. So it is with nodes: a region that is lost is not two
+events for each of its thousands.
 """
 
+import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 from orchestrator.events import Recorder
 from orchestrator.leader_commit import Committed
@@ -29,14 +32,71 @@ _ALARMING = {
 _QUIET = {"UpdateWaits", "DrainBlocked", "ReplacementWaits", "NodeDaemon"}
 
 
+NODES_ONE_BY_ONE_MAX = 20
+NODES_WITHIN_S = 10.0
+_OF_MANY = {"NodeSilent": "NodesSilent", "NodeLost": "NodesLost", "NodeReady": "NodesReady"}
+
+
+@dataclass(slots=True)
+class _Crowd:
+    """Nodes of which one and the same is told, from `since` on (steady seconds)."""
+
+    since: float
+    last: Tell
+    count: int = 0
+    names: list[str] = field(default_factory=list)  # of those that were not told by name
+
+    def summary(self) -> Tell:
+        shown = ", ".join(self.names[:3])
+        many = f"{len(self.names)} more nodes within {NODES_WITHIN_S:g} s, such as {shown}"
+        return replace(
+            self.last,
+            kind="Installation",
+            name="everything",
+            reason=_OF_MANY[self.last.reason],
+            message=f"{many}: {self.last.message}",
+        )
+
+
+class Crowds:
+    """The first nodes of many are told one by one, the others together. `take` in every tick."""
+
+    def __init__(self, steady: Callable[[], float]) -> None:
+        self._steady = steady
+        self._crowds: dict[str, _Crowd] = {}
+
+    def take(self, tells: Iterable[Tell]) -> Iterator[Tell]:
+        """What is to be told now."""
+        now = self._steady()
+        for reason, crowd in list(self._crowds.items()):
+            if now - crowd.since >= NODES_WITHIN_S:
+                del self._crowds[reason]
+                if crowd.names:
+                    yield crowd.summary()
+        for tell in tells:
+            if tell.kind != "Node" or tell.reason not in _OF_MANY:
+                yield tell
+                continue
+            crowd = self._crowds.setdefault(tell.reason, _Crowd(now, tell))
+            crowd.count += 1
+            if crowd.count <= NODES_ONE_BY_ONE_MAX:
+                yield tell
+            else:
+                crowd.last = tell
+                crowd.names.append(tell.name)
+
+
 class Reporter:
     """Remembers what it said, so that a standing problem is one event and not one per plan."""
 
-    def __init__(self, recorder: Recorder, member: str) -> None:
+    def __init__(
+        self, recorder: Recorder, member: str, steady: Callable[[], float] = time.monotonic
+    ) -> None:
         self._recorder = recorder
         self._source = f"leader/{member}"
         self._explained: dict[tuple[str, str], frozenset[tuple[str, ...]]] = {}
         self._orphans: set[tuple[str, str]] = set()
+        self._crowds = Crowds(steady)
 
     def committed(self, done: Committed) -> None:
         """What was written."""
@@ -78,7 +138,7 @@ class Reporter:
 
     def told(self, tells: Iterable[Tell]) -> None:
         """What the machines behind the plan have to say of what they decided."""
-        for tell in tells:
+        for tell in self._crowds.take(tells):
             severity = _WARNING if tell.warning else _NORMAL
             self._say(tell.kind, tell.namespace, tell.name, severity, tell.reason, tell.message)
 

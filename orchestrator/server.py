@@ -280,6 +280,7 @@ class Orchestrator:
             self.gateway.superseding,
             self.gateway.relays,
             self.voice,
+            parts.events,
             self._clock,
             version=running_version(),
             instance_id=parts.registry.instance_id,

@@ -13,17 +13,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from orchestrator.cache import Cache, Change
+from orchestrator.events import Recorder
 from orchestrator.identity.member import MemberIdentity
 from orchestrator.mesh.link import Link, LinkStatus
 from orchestrator.mesh.nodes_heard import NodesHeard
 from orchestrator.mesh.telling import Words
 from orchestrator.records import MemberRecord
 from orchestrator.store import keys
-from polder.v1 import member_pb2, member_pb2_grpc
+from polder.v1 import common_pb2, member_pb2, member_pb2_grpc
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
+TOLD_AFTER_S = 15.0
+"""A member that dies keeps its lease for less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +44,14 @@ class Links:
         cache: Cache,
         heard: NodesHeard,
         identity: MemberIdentity,
+        events: Recorder,
         version: str,
         clock: Callable[[], float],
     ) -> None:
         self._cache = cache
         self._heard = heard
         self._identity = identity
+        self._events = events
         self._clock = clock
         me = identity.member_id
         self._request = member_pb2.FollowRequest(
@@ -54,6 +59,8 @@ class Links:
         )
         self._links: dict[str, _Kept] = {}
         self._words: Words | None = None
+        self._unasked: dict[str, float] = {}  # by member: seconds of the loop's clock
+        self._told: set[str] = set()
         self._wake = asyncio.Event()
 
     def use(self, words: Words) -> None:
@@ -143,3 +150,26 @@ class Links:
                 unasked[name] = f"cannot be reached since {when}"
             kept.link.look()
         self._heard.fleet.cannot_ask(unasked)
+        self._tell(unasked)
+
+    def _tell(self, unasked: dict[str, str]) -> None:
+        """Somebody must know: while it lasts, no node that dies anywhere is replaced."""
+        now = asyncio.get_running_loop().time()
+        self._unasked = {name: self._unasked.get(name, now) for name in unasked}
+        for name in self._told - unasked.keys():
+            self._told.discard(name)
+            text = f"member {self._request.member} reaches it again, or it has ended"
+            self._record(name, common_pb2.EVENT_TYPE_NORMAL, "MemberReached", text)
+        for name, since in self._unasked.items():
+            if name not in self._told and now - since >= TOLD_AFTER_S:
+                self._told.add(name)
+                text = (
+                    f"is there, and member {self._request.member} cannot reach it at "
+                    f"{self._links[name].record.peer_endpoint}: while that member leads, no node "
+                    "is taken for lost. Is there a firewall between them?"
+                )
+                self._record(name, common_pb2.EVENT_TYPE_WARNING, "MemberUnreachable", text)
+
+    def _record(self, member: str, severity: int, reason: str, text: str) -> None:
+        source = f"mesh/{self._request.member}"
+        self._events.record("Member", "", member, severity, reason, text, source)

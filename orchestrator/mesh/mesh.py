@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable
 
 from orchestrator.cache import Cache
+from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
 from orchestrator.gateway.relays import RelayBroker
 from orchestrator.gateway.sessions import Sessions
@@ -33,6 +34,7 @@ class Mesh:
         superseding: Superseding,
         relays: RelayBroker,
         voice: Voice,
+        events: Recorder,
         clock: Callable[[], float],
         *,
         version: str,
@@ -54,7 +56,7 @@ class Mesh:
         )
         self.telling.use(voice)
         heard = NodesHeard(fleet, cache, superseding, clock)
-        self.links = Links(cache, heard, identity, version, clock)
+        self.links = Links(cache, heard, identity, events, version, clock)
         self.links.use(voice)
         self.forwarding = Forwarding(me.member, relays, fleet, self.links.stub)
         self.service = MemberService(me.member, self.telling, self.forwarding)

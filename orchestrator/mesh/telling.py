@@ -203,6 +203,12 @@ class Telling:
         if len(self._followers) >= FOLLOWERS_MAX:
             raise exhausted("TooManyFollowers", f"{FOLLOWERS_MAX} members follow this one", "")
         follower = Follower(member)
+        hello = member_pb2.MemberHello()
+        hello.CopyFrom(self._hello)
+        hello.now_ms = int(self._clock() * 1000)
+        # Before anything that is told to all.
+        follower.put(_raw(member_pb2.FollowResponse(hello=hello)))
+        follower.put(self._pulse_now())
         self._followers.add(follower)
         log.info("a member follows", extra={"follower": member})
         try:
@@ -220,11 +226,6 @@ class Telling:
             follower.fail("it could not be told everything")
 
     async def _whole(self, follower: Follower) -> None:
-        hello = member_pb2.MemberHello()
-        hello.CopyFrom(self._hello)
-        hello.now_ms = int(self._clock() * 1000)
-        follower.put(_raw(member_pb2.FollowResponse(hello=hello)))
-        follower.put(self._pulse_now())
         self._tell_changed()
         batch = _Batch()
         for node in self._told.nodes():
@@ -236,9 +237,9 @@ class Telling:
                 batch.add(said)
                 await follower.emptied()
         follower.put(batch.raw(complete=True))
-        follower.hears_leader = True
         for words in self._words.whole() if self._words is not None else ():
             follower.put(_raw(member_pb2.FollowResponse(leader=words)))
+        follower.hears_leader = True
 
     # --- changes ---------------------------------------------------------------------------------
 

@@ -210,7 +210,8 @@ async def member(
     voice = Voice(leader, Hearsay(clock), cache)
     leader.on_end = voice.keep_last_words
     mesh = Mesh(
-        fleet, cache, identity, gateway.sessions, gateway.superseding, gateway.relays, voice, clock,
+        fleet, cache, identity, gateway.sessions, gateway.superseding, gateway.relays, voice,
+        events, clock,
         version="1.0", instance_id=uuid.uuid4().hex, heartbeat_s=heartbeat_s,
     )  # fmt: skip
     calls = LiveCalls(cache, time.time)
