@@ -5,6 +5,7 @@ status) and the leader (placements). Everything reads them through `orchestrator
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -263,18 +264,50 @@ class TokenRecord:
         return TokenRecord(**json.loads(raw))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class NodeStatusRecord:
-    """What a node last said of itself; written only when it changed, so that it costs nothing."""
+    """What a node last said of itself; written only when it changed, so that it costs nothing.
+
+    The inventory is seldom looked at, and every member has that of every node: it is kept as the
+    text that it is in the Store, of a sixth of the memory.
+    """
 
     node: str
     agent_version: str
     boot_id: str
-    inventory: dict[str, Any]  # JSON form of polder.v1.NodeInventory, camelCase
+    inventory_text: str
     reported_at_ms: int
 
+    def __init__(
+        self,
+        node: str,
+        agent_version: str,
+        boot_id: str,
+        inventory: Mapping[str, Any],
+        reported_at_ms: int,
+    ) -> None:
+        put = object.__setattr__
+        put(self, "node", node)
+        put(self, "agent_version", sys.intern(agent_version))
+        put(self, "boot_id", boot_id)
+        put(self, "inventory_text", _encode(inventory))
+        put(self, "reported_at_ms", reported_at_ms)
+
+    @property
+    def inventory(self) -> dict[str, Any]:
+        """JSON form of polder.v1.NodeInventory, camelCase; read anew each time."""
+        found: dict[str, Any] = json.loads(self.inventory_text)
+        return found
+
     def to_bytes(self) -> bytes:
-        return _dump(asdict(self))
+        body = {
+            "node": self.node,
+            "agent_version": self.agent_version,
+            "boot_id": self.boot_id,
+            "inventory": self.inventory,
+            "reported_at_ms": self.reported_at_ms,
+        }
+        return _dump(body)
 
     @staticmethod
     def from_bytes(raw: bytes) -> "NodeStatusRecord":

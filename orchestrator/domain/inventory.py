@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from polder.manifest.quantity import MAX_BYTES, MAX_CPU_MILLIS
@@ -130,6 +130,27 @@ def _plain(message: Message) -> dict[str, Any]:
 
 def from_stored(form: Mapping[str, Any]) -> agent_pb2.NodeInventory:
     """The message again; fields that this version does not know are dropped."""
-    message = agent_pb2.NodeInventory()
-    json_format.ParseDict(dict(form), message, ignore_unknown_fields=True)
-    return message
+    return agent_pb2.NodeInventory(**_arguments(agent_pb2.NodeInventory.DESCRIPTOR, form))
+
+
+def _arguments(descriptor: Descriptor, form: Mapping[str, Any]) -> dict[str, Any]:
+    """By hand, in a fraction of the time that json_format takes: the leader reads all nodes at once.
+
+    Of 64-bit numbers the canonical form as text is taken, too.
+    """
+    found: dict[str, Any] = {}
+    for key, value in form.items():
+        field = descriptor.fields_by_camelcase_name.get(key)
+        if field is None:
+            continue
+        kind = field.message_type
+        if kind is None:
+            found[field.name] = int(value) if field.cpp_type == field.CPPTYPE_INT64 else value
+        elif kind.GetOptions().map_entry:
+            whole = kind.fields_by_name["value"].cpp_type == field.CPPTYPE_INT64
+            found[field.name] = {k: int(v) if whole else v for k, v in value.items()}
+        elif field.is_repeated:
+            found[field.name] = [_arguments(kind, item) for item in value]
+        else:
+            found[field.name] = _arguments(kind, value)
+    return found
