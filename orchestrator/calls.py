@@ -109,7 +109,10 @@ class LiveCalls:
         """Closes streams whose certificate ran out, until it is cancelled."""
         while True:
             await asyncio.sleep(_SWEEP_EVERY_S)
-            for name in list(self._calls):
+            now = self._clock()
+            for name, calls in list(self._calls.items()):
+                if all(call.joined_at_ms and now < call.caller.expires_at for call in calls):
+                    continue  # its record was seen, and tells of its changes itself
                 record = self._cache.identity(*name)
                 self._check(name, record, known=record is not None)
 

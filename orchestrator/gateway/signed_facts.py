@@ -6,7 +6,6 @@ Called by `plans.py`.
 from functools import partial
 
 from orchestrator.cache import Cache
-from orchestrator.domain.inventory import from_stored
 from orchestrator.fact_book import FactBook
 from orchestrator.gateway.compose import CannotCompose, DemandsOf, FactOf
 from orchestrator.records import AssignmentRecord
@@ -54,7 +53,7 @@ class SignedFacts:
             country=spec.country if spec is not None else "",
             region=spec.region if spec is not None else "",
             provider=spec.provider if spec is not None else "",
-            arch=from_stored(status.inventory).arch if status is not None else "",
+            arch=status.inventory.get("arch", "") if status is not None else "",
             labels=resource.labels if resource is not None else {},
         )
         return partial(fact_of, node)
