@@ -218,6 +218,8 @@ class Part:
         reasons: tuple[ReasonCount, ...] = (),
     ) -> None:
         workload = self._workload
+        if isinstance(replicas, list):  # a part of many: those who watch compare explanations
+            replicas = tuple(replicas)
         self._out.explanations.append(
             Explanation(workload.namespace, workload.name, code, message, replicas, reasons)
         )

@@ -240,6 +240,17 @@ def test_preemption_takes_the_least_and_places_it_again() -> None:
     assert world.where() == {"vip-0": spot, "cheap-0": "tiny", "dear-0": world.where()["dear-0"]}
 
 
+def test_explanations_of_a_great_many_can_be_compared() -> None:
+    """Whoever watches a workload is told when its explanations change."""
+    world = World().add(box("n1"), box("n2"))
+    world.want("cheap", BIG)
+    world.settle()
+    world.want("vip", Template(Resources(cpu_millis=980)), priority=9, count=300)
+    decided = world.step()
+    assert sum(item.replica_count for item in decided.explanations) >= 298
+    assert len({hash(item) for item in decided.explanations}) == len(decided.explanations)
+
+
 def test_as_few_as_will_do_are_preempted() -> None:
     world = World().add(box("n1"), box("n2"))
     for number in range(4):
