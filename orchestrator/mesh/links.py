@@ -25,7 +25,7 @@ from polder.v1 import common_pb2, member_pb2, member_pb2_grpc
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
-TOLD_AFTER_S = 15.0
+TOLD_AFTER_S = 30.0
 """A member that dies keeps its lease for less."""
 
 
