@@ -111,9 +111,9 @@ class Backbone:
         peer = ["peer", "name", place, "netns", hub]
         network.run(["ip", "link", "add", "name", inside, *where, "type", "veth", *peer], "")
         network.run(["ip", "address", "add", f"{gateway}/32", "dev", place], self.hub)
-        network.run(["ip", "link", "set", place, "up"], self.hub)
+        network.run(["ip", "link", "set", "dev", place, "up"], self.hub)
         network.run(["ip", "address", "add", f"{address}/32", "dev", inside], netns)
-        network.run(["ip", "link", "set", inside, "up"], netns)
+        network.run(["ip", "link", "set", "dev", inside, "up"], netns)
         network.run(["ip", "route", "add", f"{address}/32", "dev", place], self.hub)
         network.run(["ip", "route", "add", f"{gateway}/32", "dev", inside], netns)
 

@@ -62,9 +62,8 @@ def missing() -> list[Missing]:
         found.append(Missing("root rights", ""))
     elif not (has_capability(CAP_SYS_ADMIN) and has_capability(CAP_NET_ADMIN)):
         found.append(Missing("the capabilities CAP_SYS_ADMIN and CAP_NET_ADMIN", ""))
-    search = os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/local/sbin"
     for program, package in PROGRAMS.items():
-        if shutil.which(program, path=search) is None:
+        if shutil.which(program, path=_search_path()) is None:
             found.append(Missing(program, package))
     if cni_directory() is None:
         found.append(Missing("CNI plugins", "containernetworking-plugins"))
@@ -73,10 +72,17 @@ def missing() -> list[Missing]:
     return found
 
 
+def _search_path() -> str:
+    return os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/local/sbin"
+
+
 def missing_netns() -> list[Missing]:
     """What stands in the way of making network namespaces."""
     rights_or_tools = {"root rights", "the capabilities CAP_SYS_ADMIN and CAP_NET_ADMIN"}
-    return [m for m in missing() if m.what in rights_or_tools or m.what in ("ip", "nsenter")]
+    found = [m for m in missing() if m.what in rights_or_tools or m.what in ("ip", "nsenter")]
+    if shutil.which("nft", path=_search_path()) is None:
+        found.append(Missing("nft", "nftables"))  # it cuts the lines between namespaces
+    return found
 
 
 def missing_etcd() -> list[Missing]:

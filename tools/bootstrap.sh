@@ -88,7 +88,8 @@ if [ "$system" = yes ]; then
     if [ "$tests" = yes ]; then
         # The tests start an etcd of their own: Debian's service has no part in it.
         packages="$packages $(.venv/bin/python -c \
-            'from devcluster import preflight as p; print(*p.packages(p.missing_etcd()))')"
+            'from devcluster import preflight as p
+print(*p.packages(p.missing_etcd() + p.missing_netns()))')"
         packages="${packages# }"
         packages="${packages% }"
     fi

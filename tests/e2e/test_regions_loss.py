@@ -52,6 +52,36 @@ def continent(directory: Path) -> Iterator[Continent]:
         made.stop(wipe=False)
 
 
+def test_a_paused_leader_cannot_write(continent: Continent) -> None:
+    """It wakes up in the belief that it leads. It does not, and it harms nothing."""
+    settled(continent)
+    leader = continent.leader()
+    member = continent.members[leader]
+    log = member.daemon.log
+    with unnoticed(continent, "paused"):
+        member.pause()
+        paused_at = time.monotonic()
+        try:
+            apply_works(continent, "during-pause", paused_at)
+            successor = new_leader(continent, leader)
+            assert apply(continent, workload("paused", image=HELLO)).returncode == 0
+            eventually(lambda: ready(continent, "paused-0"), "the new leader leads", 60)
+            eventually(
+                lambda: member.region not in regions_in_use(continent).values(),
+                "its agents went elsewhere",
+                60,
+            )
+            placed, size = placements(continent), log.stat().st_size
+        finally:
+            member.resume()
+        eventually(member.is_ready, "it is well again")
+        eventually(lambda: "does not lead any more" in log.read_text()[size:], "it noticed")
+        assert "leads now" not in log.read_text()[size:]
+        assert continent.leader() == successor
+        assert placements(continent) == placed
+    assert edgectl(continent, "delete", "workload/paused", "--timeout", "60s").returncode == 0
+
+
 def test_the_leaders_region_vanishes(continent: Continent) -> None:
     settled(continent)
     leader = continent.leader()
@@ -102,35 +132,6 @@ def test_the_leaders_region_is_cut_off_and_alive(continent: Continent) -> None:
     shown = edgectl(continent, "get", "configs", "--endpoint", member.endpoint).stdout
     assert "from-inside" not in shown
     assert "after-cut" in shown
-
-
-def test_a_paused_leader_cannot_write(continent: Continent) -> None:
-    """It wakes up in the belief that it leads. It does not, and it harms nothing."""
-    leader = continent.leader()
-    member = continent.members[leader]
-    log = member.daemon.log
-    with unnoticed(continent, "paused"):
-        member.pause()
-        paused_at = time.monotonic()
-        try:
-            apply_works(continent, "during-pause", paused_at)
-            successor = new_leader(continent, leader)
-            assert apply(continent, workload("paused", image=HELLO)).returncode == 0
-            eventually(lambda: ready(continent, "paused-0"), "the new leader leads", 60)
-            eventually(
-                lambda: member.region not in regions_in_use(continent).values(),
-                "its agents went elsewhere",
-                60,
-            )
-            placed, size = placements(continent), log.stat().st_size
-        finally:
-            member.resume()
-        eventually(member.is_ready, "it is well again")
-        eventually(lambda: "does not lead any more" in log.read_text()[size:], "it noticed")
-        assert "leads now" not in log.read_text()[size:]
-        assert continent.leader() == successor
-        assert placements(continent) == placed
-    assert edgectl(continent, "delete", "workload/paused", "--timeout", "60s").returncode == 0
 
 
 def test_all_regions_are_lost_and_back(continent: Continent) -> None:
