@@ -77,7 +77,7 @@ def prepare_authority(config: Config, clock: Callable[[], float], *, fresh: bool
         if when - clock() < CA_WARNING_S:
             days = max(0, int((when - clock()) / 86_400))
             log.warning(
-                "a CA certificate ends soon; renew it with `edge-orchestrator ca init`",
+                "a CA certificate ends soon; renew it with `edge-orchestrator ca rotate`",
                 extra={"what": what, "days_left": days},
             )
     return authority

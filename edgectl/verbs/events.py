@@ -11,6 +11,7 @@ from edgectl.errors import CallError, UsageError
 from edgectl.invocation import Invocation
 from edgectl.resources import reference
 from edgectl.text import NONE, Table, age, safe
+from edgectl.verbs import regions
 from polder.v1 import common_pb2, operator_pb2
 
 _HEADERS = ("LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE")
@@ -64,7 +65,12 @@ def _request(invocation: Invocation) -> operator_pb2.EventsRequest:
     request = operator_pb2.EventsRequest(
         namespace=namespace, follow=options.watch, limit=options.limit
     )
-    if options.object:
+    region = regions.of([options.object]) if "/" in options.object else None
+    if region is not None:
+        ref = common_pb2.ResourceRef(kind=region.kind.title(), name=region.names[0])
+        request.namespace = ""
+        request.object.CopyFrom(ref)
+    elif options.object:
         target = targets.parse([options.object])[0]
         where = invocation.namespace if target.info.namespaced else ""
         request.namespace = where

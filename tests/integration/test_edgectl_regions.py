@@ -287,3 +287,9 @@ def test_a_dry_run_and_an_early_end(fake: FakeInstallation, run: Run) -> None:
 def test_one_thing_at_a_time(fake: FakeInstallation, run: Run, words: tuple[str, ...]) -> None:
     code, _, err = run("drill", "region", "eu-west", *words)
     assert code == 2 and "give one of --for TIME, --follow and --end" in err
+
+
+def test_events_of_a_region(fake: FakeInstallation, run: Run) -> None:
+    assert run("events", "--for", "region/eu-west")[0] == 0
+    (asked,) = fake.api.called("Events")
+    assert (asked.object.kind, asked.object.name) == ("Region", "eu-west")
