@@ -178,7 +178,7 @@ def _connections(port: int) -> list[int]:
     found = []
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names, not paths
         with suppress(OSError), socket.socket(fileno=os.dup(int(name))) as one:
-            if one.family == socket.AF_INET and one.getpeername()[1] == port:
+            if one.family in (socket.AF_INET, socket.AF_INET6) and one.getpeername()[1] == port:
                 found.append(int(name))
     return found
 

@@ -107,6 +107,8 @@ def _fingerprint(policy: _Same, facts: _Same | None, site: str) -> str:
 
 def said(policy: SovereigntySpec, facts: SiteFacts) -> tuple[bytes, bytes]:
     """A policy and the facts that it rests on as a plan carries them; twice empty for no policy."""
+    if policy == NO_POLICY:
+        return b"", b""
     demanded = policy_json(policy)
     if not demanded:
         return b"", b""
