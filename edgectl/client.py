@@ -58,6 +58,7 @@ class Client:
         self._timeout_s = timeout_s
         self._settled = False
         self._warned = False
+        self._looked_around = False
         self._age_ms = 0
         self._member = ""
 
@@ -182,11 +183,11 @@ class Client:
 
     def end_drill(self, region: str) -> operator_pb2.EndDrillResponse:
         request = operator_pb2.EndDrillRequest(region=region)
-        return self._unary(lambda stub: stub.EndDrill, request)
+        return self._unary(lambda stub: stub.EndDrill, request, writes=True)
 
     def forget_member(self, member: str) -> operator_pb2.ForgetMemberResponse:
         request = operator_pb2.ForgetMemberRequest(member=member)
-        return self._unary(lambda stub: stub.ForgetMember, request)
+        return self._unary(lambda stub: stub.ForgetMember, request, writes=True)
 
     def story(self, ref: common_pb2.ResourceRef) -> operator_pb2.StoryResponse:
         return self._unary(lambda stub: stub.Story, operator_pb2.StoryRequest(ref=ref))
@@ -229,6 +230,46 @@ class Client:
         once: bool = False, writes: bool = False,
     ) -> T:  # fmt: skip
         """`once`: it must not be sent twice. `writes`: it may, with the id of the first time."""
+        try:
+            answer = self._anywhere(method, request, once=once, writes=writes)
+        except CallError:
+            newer = self._newer(method, request)  # also what is not there may only be old
+            if newer is None:
+                self._warn_if_old()
+                raise
+            return newer
+        newer = self._newer(method, request)
+        self._warn_if_old()
+        return answer if newer is None else newer
+
+    def _newer(
+        self, method: Callable[[OperatorServiceStub], Callable[..., T]], request: Any
+    ) -> T | None:
+        """What a member says that can read its store, when the one that answered cannot. None: it
+        could, or none can. Looked for once in a process. Raises CallError as that member says."""
+        if not self._age_ms or self._looked_around or not self._connector.several:
+            return None
+        self._looked_around = True
+        old = self.answered_by
+        for _ in range(self._tried - 1):
+            self._connector.drop()
+            try:
+                answer = self._attempt(method, request, self._timeout_s, ())
+            except CallError as error:
+                if error.code == "UNAVAILABLE" or self._age_ms:
+                    continue
+                raise
+            if not self._age_ms:
+                return answer
+        self._connector.drop()
+        self._member, self._age_ms = old
+        return None
+
+    def _anywhere(
+        self, method: Callable[[OperatorServiceStub], Callable[..., T]], request: Any, *,
+        once: bool, writes: bool,
+    ) -> T:  # fmt: skip
+        """At the first endpoint that does it."""
         started = time.monotonic()
         names = [(REQUEST_KEY, uuid.uuid4().hex)] if writes and self._connector.several else []
         tries = lives = 0
@@ -283,7 +324,7 @@ class Client:
             return answer
         except grpc.RpcError as error:
             said: Any = error
-            self._note(said.trailing_metadata())  # also what is not there may only be old
+            self._note(said.trailing_metadata())
             raise self._failure(error) from error
         finally:
             call.cancel()
@@ -312,6 +353,7 @@ class Client:
                 for message in call:
                     if not begun:
                         self._note(call.initial_metadata())
+                        self._warn_if_old()
                     begun = self._settled = True
                     yield message
                 return
@@ -339,12 +381,15 @@ class Client:
         return failure(error, endpoint, self._connection, self._tried, self._timeout_s)
 
     def _note(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> None:
-        """Who answered; and once in a process, on stderr, that answers are old."""
+        """Who answered, and how old that is."""
         said = {key: value for key, value in metadata or () if isinstance(value, str)}
         age = said.get(AGE_KEY, "")
         self._member, self._age_ms = said.get(MEMBER_KEY, ""), int(age) if age.isdigit() else 0
-        if self._age_ms and not self._warned:
-            self._warned = True
-            age_s = max(1, round(self._age_ms / 1000))
-            text = f"answers are {age_s} s old: member {safe(self._member)} cannot read its store"
-            self._warn(text)
+
+    def _warn_if_old(self) -> None:
+        """Once in a process."""
+        if not self._age_ms or self._warned:
+            return
+        self._warned = True
+        age_s = max(1, round(self._age_ms / 1000))
+        self._warn(f"answers are {age_s} s old: member {safe(self._member)} cannot read its store")

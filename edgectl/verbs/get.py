@@ -43,7 +43,8 @@ def run(invocation: Invocation) -> int:
             sys.stdout.write(printer.all(groups, single=single))
     elif not missing:
         print(_nothing_found(invocation, wanted), file=sys.stderr)
-    _say_old([item for _, items in groups for item in items])
+    if not invocation.client.answered_by[1]:  # who has said so already
+        _say_old([item for _, items in groups for item in items])
     if missing:
         for error in missing[:-1]:
             print(f"error: {error.message}", file=sys.stderr)

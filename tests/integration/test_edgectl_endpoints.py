@@ -47,6 +47,9 @@ class Api(FakeOperatorApi):
             context.set_trailing_metadata(detail("StoreUnavailable", "try another member"))
             context.abort(grpc.StatusCode.UNAVAILABLE, "nothing was written")
 
+    def _fail(self, context: Any, code: Any, text: str, metadata: Any = ()) -> None:
+        super()._fail(context, code, text, (*metadata, *self.trailing))
+
     def said(self, name: str) -> list[dict[str, str]]:
         return [metadata for called, metadata in self.metadata if called == name]
 
@@ -199,6 +202,31 @@ def test_old_answers_are_warned_of_once(
     out, err = capsys.readouterr()
     assert out == ""
     assert err == "warning: answers are 42 s old: member eu-1 cannot read its store\n"
+    client.close()
+
+
+def test_a_member_that_can_read_its_store_is_preferred(
+    several: Several, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = several.apis
+    first.trailing = ((MEMBER_KEY, "eu-1"), (AGE_KEY, "42000"))
+    second.trailing = ((MEMBER_KEY, "eu-2"),)
+    second.put("Node", "new", {}, {"ready": True})
+    client = several.client()
+    assert client.get(NODES).resource.metadata.name == "n"
+    assert client.answered_by == ("eu-2", 0)
+    assert client.get(common_pb2.ResourceRef(kind="Node", name="new")).resource
+    assert len(first.said("Get")) == 1
+    client.close()
+    client = several.client()
+    assert client.get(common_pb2.ResourceRef(kind="Node", name="new")).resource
+    assert capsys.readouterr().err == ""
+    second.trailing = ((MEMBER_KEY, "eu-2"), (AGE_KEY, "7000"))
+    client.close()
+    client = several.client()
+    with pytest.raises(CallError, match="there is no Node"):
+        client.get(common_pb2.ResourceRef(kind="Node", name="neither"))
+    assert "answers are 42 s old: member eu-1" in capsys.readouterr().err
     client.close()
 
 
