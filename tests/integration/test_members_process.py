@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from devcluster.ports import free_port
 from orchestrator.store import keys
 from orchestrator.store.etcd.adapter import EtcdStore
+from polder.metadata import MEMBER_KEY
 from polder.v1 import operator_pb2
 from tests.integration.etcd_server import EtcdCluster
 from tests.integration.members_rig import Group, MemberProcess, wait_until
@@ -101,6 +103,34 @@ async def test_a_killed_member_is_back_at_once(group: Group) -> None:
     started = time.monotonic()
     member.start()
     assert time.monotonic() - started < 8  # and not the lease's ten seconds on top
+
+
+# --- one port for several -------------------------------------------------------------------------
+
+
+async def test_processes_of_one_machine_share_its_port(group: Group) -> None:
+    first = group.member("a")
+    shared = {"share_port": True, "listen": first.listen, "advertise": [first.listen]}
+    shared["join_listen"] = first.settings["join_listen"]
+    first.settings |= {**shared, "peer_listen": f"127.0.0.1:{free_port()}"}
+    second = group.member("b", **shared, peer_listen=f"127.0.0.1:{free_port()}")
+    second.listen = first.listen
+    first.start()
+    second.start()
+    answered: set[str] = set()
+    deadline = time.monotonic() + 30
+    while answered != {"a", "b"}:  # the kernel chooses for each connection
+        call = group.admin(first).WhoAmI(operator_pb2.WhoAmIRequest())
+        await call
+        answered.add(str(dict(await call.trailing_metadata())[MEMBER_KEY]))
+        assert time.monotonic() < deadline
+    # Each is known to the other by an address of its own.
+    await _until(lambda: _said(first, "follows member b"))
+    await _until(lambda: _said(second, "follows member a"))
+    unasked = group.member("c", listen=first.listen)
+    unasked.start(wait=False)
+    assert unasked.ended() == 1
+    assert f"cannot listen on {first.listen}" in unasked.said
 
 
 # --- pauses ---------------------------------------------------------------------------------------
