@@ -29,9 +29,15 @@ _PAUSE_S = (0.005, 0.06)
 class Session:
     """One client's calls, each of which gives an Operation; None: refused for certain."""
 
-    def __init__(self, number: int, connection: Connection, endpoints: Sequence[str]) -> None:
+    def __init__(
+        self,
+        number: int,
+        connection: Connection,
+        endpoints: Sequence[str],
+        call_s: float = CALL_S,
+    ) -> None:
         self._number = number
-        self._client = Client(connection, endpoints, CALL_S, warn=lambda _: None)
+        self._client = Client(connection, endpoints, call_s, warn=lambda _: None)
 
     def close(self) -> None:
         self._client.close()
