@@ -25,6 +25,7 @@ FIRST_S = 2.0  # a session broke: nobody knows yet how many others did
 HOP_S = 1.0  # a member is full: another one, soon
 APPOINTMENTS_MAX = 2  # so many full members are asked before the first one's time is awaited
 FULL_MIN_S = 1.0  # a full member is not asked again sooner
+SOON_S = 1.0  # whoever ends a session and wants it back so soon is not left for another
 RETRY_AFTER_MAX_S = 600.0  # a server's mistake must not send an agent away for days
 REFUSALS_SOON = 4  # rounds over the list
 STABLE_S = 10.0  # a session that lived this long was no failure
@@ -131,6 +132,8 @@ def after_goodbye(
         at = now + (max(FULL_MIN_S, asked) if full else asked)
         mine = Appointment(attempts.endpoint, at, full)
         attempts = replace(attempts, appointments=(*attempts.appointments, mine))
+        if asked <= SOON_S and lived_s >= STABLE_S:
+            return _await(mine, attempts, now=now)  # another process serves the address
     return _next(attempts, HOP_S if lived_s < 0 else 0.0, now=now, dice=dice)
 
 

@@ -313,7 +313,7 @@ class Orchestrator:
         store = parts.store.inner if isinstance(parts.store, MeasuredStore) else parts.store
         return Regions(
             self._config.member_name,
-            parts.store,
+            parts.writes,
             store if isinstance(store, EtcdStore) else None,
             parts.cache,
             self.mesh.links.status,
@@ -326,7 +326,7 @@ class Orchestrator:
     def _drilling(self, parts: Parts) -> Drilling:
         return Drilling(
             self._config.region,
-            parts.store,
+            parts.writes,
             parts.cache,
             parts.fleet,
             parts.events,
@@ -402,10 +402,11 @@ class Orchestrator:
         await listeners.drain()
         refusal = unavailable("Shutdown", "this orchestrator stops", "try again in a moment")
         self.parts.calls.close_all("operator", refusal)
-        started = time.monotonic()
+        # Nobody new is let in from now on: agents that are sent away must not come back to us.
+        ending = asyncio.create_task(listeners.stop(grace_s))
         await self.gateway.shutdown(grace_s)
         self.mesh.telling.end()
-        await listeners.stop(max(0.1, grace_s - (time.monotonic() - started)))
+        await ending
 
     async def stop(self) -> None:
         """Within the grace and a little. Everything acknowledged is in the Store already."""

@@ -5,6 +5,8 @@ The order is decided in `orchestrator/domain/endpoints.py`. While no member has 
 member was configured with is all that is known.
 """
 
+from collections.abc import Iterator
+
 from orchestrator.cache import Cache
 from orchestrator.domain.endpoints import Coordinates, addresses, nearest
 from orchestrator.records import MemberRecord
@@ -43,10 +45,17 @@ class Whereabouts:
 
     def has_others(self, member: str) -> bool:
         """Whether somebody else could serve those whom `member` sends away."""
-        return any(
-            record.name != member and self._cache.present(record.name) is not None
-            for record in self._cache.members()
-        )
+        return any(self._others(member))
+
+    def has_siblings(self, member: str) -> bool:
+        """Whether another process serves an address of `member`, on the same machine."""
+        own = {e for m in self._cache.members() if m.name == member for e in m.endpoints}
+        return any(own.intersection(other.endpoints) for other in self._others(member))
+
+    def _others(self, member: str) -> Iterator[MemberRecord]:
+        for record in self._cache.members():
+            if record.name != member and self._cache.present(record.name) is not None:
+                yield record
 
     def _from_site(self, node: str, site: str) -> tuple[MemberRecord, ...]:
         region, coordinates = self._site(site)

@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 _AWAY_PAUSE_S = 0.05
 _AWAY_RETRY_MS = 5_000  # another member is nearer in time
+_SOON_MS = 300  # by then we do not listen any more
 _HEAR_OUT_S = 1.0
 _TELL_EVERY_S = 10.0
 
@@ -105,8 +106,11 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
 
     async def _send_away(self, over_s: float) -> None:
         """No slower than another member would take them. With another one there they go to it at
-        once; else they are told when to come back, spread over time."""
-        elsewhere = self._whereabouts.has_others(self._settings.member)
+        once, or come back to this address where another process serves it, too; else they are told
+        when to come back, spread over time."""
+        member = self._settings.member
+        elsewhere = self._whereabouts.has_others(member)
+        here_ms = _SOON_MS if self._whereabouts.has_siblings(member) else 0
         message = "this orchestrator stops"
         self._closed = agent_pb2.Goodbye(
             reason="Shutdown",
@@ -117,7 +121,8 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         spread_s = len(leaving) / self._settings.accept_rate
         batch = max(10, math.ceil(len(leaving) * _AWAY_PAUSE_S / max(0.001, min(over_s, spread_s))))
         for count, session in enumerate(leaving, start=1):
-            retry_after_ms = 0 if elsewhere else int(1000 * (0.2 + random.random() * spread_s))
+            spread_ms = int(1000 * (0.2 + random.random() * spread_s))
+            retry_after_ms = here_ms if elsewhere else spread_ms
             session.close("Shutdown", message, retry_after_ms)
             if count % batch == 0:
                 await asyncio.sleep(_AWAY_PAUSE_S)

@@ -101,6 +101,17 @@ def test_a_member_that_goes_away_sends_us_elsewhere_at_once(reason: str) -> None
     assert alone.seconds == pytest.approx(5.25) and alone.attempts.endpoint == "a"
 
 
+def test_a_member_that_shares_its_address_is_not_left() -> None:
+    """Another process serves it, in the same region."""
+    wait = told(THREE, "Shutdown", 0.3, lived_s=3600, dice=0.5)
+    assert wait.attempts.endpoint == "a" and wait.seconds == pytest.approx(0.315)
+    # It was wrong: no second time.
+    again = told(wait.attempts, "Shutdown", 0.3, now=1.0)
+    assert again.attempts.endpoint == "b"
+    young = told(THREE, "Shutdown", 0.3, lived_s=3)
+    assert young.attempts.endpoint == "b"
+
+
 def test_a_full_member_is_asked_again_when_it_said_and_one_other_before() -> None:
     first = told(THREE, "Overloaded", 9.0, dice=0.5)
     assert first.attempts.endpoint == "b" and first.seconds <= policy.HOP_S
