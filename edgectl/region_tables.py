@@ -33,7 +33,7 @@ def region_row(region: Region, answer: Answer, *, wide: bool) -> tuple[object, .
         f"{len(present)}/{len(region.members)}",
         _leader_in(region, answer),
         _sessions(present),
-        _store(present),
+        _store(present, answer),
         _worst_lag(present),
         _oldest(present, answer.now_ms),
     )
@@ -167,9 +167,7 @@ def describe_region(region: Region, answer: Answer) -> list[str]:
 
     now_ms = answer.now_ms
     lines = [f"Name:     {region.name}", f"State:    {state(region, now_ms)}"]
-    lines.append(
-        f"Store:    {answer.store_kind}, {_store([m for m in region.members if m.present])}"
-    )
+    lines.append(f"Store:    {_store([m for m in region.members if m.present], answer)}")
     lines.append(f"Told by:  member {answer.member}")
     if region.drill_until_ms > now_ms:
         lines.append(f"Drill:    until {moment(region.drill_until_ms, now_ms)}")
@@ -203,13 +201,15 @@ def _sessions(members: Iterable[Member]) -> str:
     return f"{sum(known)} ({missing} unknown)" if missing else str(sum(known))
 
 
-def _store(members: Iterable[Member]) -> str:
+def _store(members: Iterable[Member], answer: Answer) -> str:
     """As the members there see it."""
     told = [member for member in members if member.lag_ms >= 0]
     if not told:
         return UNKNOWN
     cut_off = [member.name for member in told if not member.store_healthy]
-    return f"not read by {', '.join(cut_off)}" if cut_off else "ok"
+    if cut_off:
+        return f"{answer.store_kind} not read by {', '.join(cut_off)}"
+    return f"{answer.store_kind} ok"
 
 
 def _worst_lag(members: Iterable[Member]) -> str:

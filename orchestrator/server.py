@@ -166,6 +166,7 @@ class Orchestrator:
         self._undo.push_async_callback(self._end_calls, listeners)
         await self._start_http(metrics)
         self._undo.push_async_callback(self._go_away)
+        await parts.registry.announce()
         self._serving = True
         notify("READY=1\nSTATUS=serving")
         log.info(

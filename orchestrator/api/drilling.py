@@ -91,14 +91,14 @@ class Drilling:
 
     def _check_outside(self, region: str) -> None:
         """UNAVAILABLE, so that clients go on with their next endpoint."""
-        if region != self.region:
+        others = self._installation().present_outside(region)
+        if region != self.region or not others:
             return
-        there = [e for m in self.cache.members() if m.region != region for e in m.endpoints]
-        hint = "add an endpoint of another region to the context, or name one with --endpoint"
-        if there:
-            hint = f"edgectl --endpoint {there[0]} drill region {region}"
+        there = [e for m in self.cache.members() if m.name in others for e in m.endpoints]
         raise unavailable(
-            "InsideRegion", f"this member is in region {region} and could not watch its loss", hint
+            "InsideRegion",
+            f"this member is in region {region} and could not watch its loss",
+            f"edgectl --endpoint {there[0]} drill region {region}" if there else "",
         )
 
     def _check(self, region: str, duration_s: float, reason: str) -> None:

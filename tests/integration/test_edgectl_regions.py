@@ -112,7 +112,7 @@ def test_get_regions(fake: FakeInstallation, run: Run) -> None:
         "2/2",
         "c1",
         "120 (1 unknown)",
-        "ok",
+        "etcd ok",
         "0s",
         "42s ago",
     ]

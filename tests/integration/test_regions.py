@@ -295,3 +295,4 @@ async def test_what_a_drill_is_refused_for(cluster: EtcdCluster, tmp_path: Path)
         cache = east.orchestrator.parts.cache
         await until(lambda: cache.present("west-1") is None, "west is gone", 20.0)
         assert (await refusal(ask.Drill(drill_request("west", 60.0)))).reason == "AlreadyLost"
+        assert (await refusal(ask.Drill(drill_request("east", 60.0)))).reason == "NoOtherRegion"
