@@ -64,13 +64,14 @@ class Freshness:
                 await self.to_read()
 
     async def _reach(self, limit_s: float) -> float:
-        known = self._store.known_revision()
-        if known and self._cache.revision >= known:
-            self._current_at = self._monotonic()
+        asked_at, revision = self._monotonic(), self._store.known_revision()
+        if revision and self._cache.revision >= revision:
+            self._current_at = asked_at
             return 0.0
         try:
             async with asyncio.timeout(limit_s):
-                asked_at, revision = await asyncio.shield(self._question())
+                if not revision:
+                    asked_at, revision = await asyncio.shield(self._question())
                 await self._cache.wait_for(revision)
         except (StoreError, TimeoutError) as error:
             if not self._failing:

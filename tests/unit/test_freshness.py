@@ -152,4 +152,11 @@ async def test_who_writes_alone_asks_nothing() -> None:
     world = World()
     world.store.known = 10
     assert await world.read() == 0.0
+    world.store.known = 11
+    reader = world.read()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not reader.done()
+    world.cache.reach(11)
+    assert await reader == 0.0
     assert not world.store.asked
