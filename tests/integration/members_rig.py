@@ -173,6 +173,14 @@ class Group:
         self._channels.append(channel)
         return operator_pb2_grpc.OperatorServiceStub(channel)
 
+    def joining(self, member: MemberProcess) -> aio.Channel:
+        """A channel to the join port."""
+        options = [("grpc.ssl_target_name_override", SERVER_NAME)]
+        tls = grpc.ssl_channel_credentials((self.ca / "root.crt").read_bytes())
+        channel = aio.secure_channel(member.settings["join_listen"], tls, options)
+        self._channels.append(channel)
+        return channel
+
     async def store(self) -> EtcdStore:
         """What the members see; the caller closes it."""
         return await open_etcd(self.cluster.settings(self.prefix))
