@@ -4,6 +4,7 @@ The token pins the root certificate, so a box never talks to whoever answers fir
 sent only after the server has proved itself.
 """
 
+import asyncio
 import re
 import socket
 import time
@@ -20,6 +21,7 @@ from polder.tokens import JoinToken
 from polder.v1 import agent_pb2, agent_pb2_grpc
 
 DEADLINE_S = 15.0
+DIAL_S = 5.0  # a region that is cut off answers nothing: its addresses are in the token, too
 _NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
 # Another endpoint may do what this one could not; everything else is an answer.
 _TEMPORARY = frozenset(
@@ -147,18 +149,31 @@ async def _ask_any(
             if error.code() not in _TEMPORARY:
                 raise JoinFailed(_refusal(error)) from error
             troubles.append(_trouble(endpoint, error, now))
+        except TimeoutError:
+            troubles.append(f"{endpoint} did not answer within {DIAL_S:g} s")
     raise JoinFailed("\n".join(_distinct(troubles)))
 
 
 async def _ask(
     endpoint: str, token: JoinToken, request: agent_pb2.JoinRequest
 ) -> agent_pb2.JoinResponse:
+    """Raises AioRpcError, and TimeoutError when there is no connection."""
     channel = open_join_channel(endpoint, to_pem([token.ca]))
+    loop = asyncio.get_running_loop()
+    patience = asyncio.timeout(None)
+
+    def check_dialled() -> None:
+        if channel.get_state() is not grpc.ChannelConnectivity.READY:
+            patience.reschedule(loop.time())
+
+    check = loop.call_later(DIAL_S, check_dialled)
     try:
-        stub = agent_pb2_grpc.AgentServiceStub(channel)
-        answer: agent_pb2.JoinResponse = await stub.Join(request, timeout=DEADLINE_S)
-        return answer
+        async with patience:
+            stub = agent_pb2_grpc.AgentServiceStub(channel)
+            answer: agent_pb2.JoinResponse = await stub.Join(request, timeout=DEADLINE_S)
+            return answer
     finally:
+        check.cancel()
         await channel.close(None)
 
 

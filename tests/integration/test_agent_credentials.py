@@ -1,5 +1,6 @@
 """The one-shot cryptography process, the identity on disk, and joining."""
 
+import asyncio
 import json
 import time
 
@@ -161,6 +162,33 @@ async def test_joins_once_and_says_so_the_second_time(tmp_path, server) -> None:
             already_joined(store, other, "")
     with pytest.raises(JoinFailed, match="this box has joined as"):
         already_joined(store, token, "box-8")
+
+
+async def test_a_region_that_answers_nothing_is_passed_over(tmp_path, server) -> None:
+    async def admit(request, context):  # type: ignore[no-untyped-def]
+        return server.admit(request, request.node)
+
+    async def hold(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held.append(writer)
+
+    held: list[asyncio.StreamWriter] = []
+    server.on_join = admit
+    silent = await asyncio.start_server(hold, "127.0.0.1", 0)
+    dead = f"127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+    try:
+        started = time.monotonic()
+        token = token_for(server, endpoints=(dead, f"127.0.0.1:{server.join_port}"))
+        joined = await join(IdentityStore(tmp_path / "a"), token, node="box-7", version="1")
+        assert joined.identity.id.node == "box-7" and time.monotonic() - started < 10
+        with pytest.raises(JoinFailed, match=f"{dead} did not answer within 5 s"):
+            await join(
+                IdentityStore(tmp_path / "b"), token_for(server, endpoints=(dead,)),
+                node="box-8", version="1",
+            )  # fmt: skip
+    finally:
+        for writer in held:
+            writer.transport.abort()
+        silent.close()
 
 
 async def test_the_servers_reason_and_hint_are_shown(tmp_path, server) -> None:
