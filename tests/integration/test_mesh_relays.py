@@ -70,3 +70,23 @@ async def test_a_line_that_breaks_or_hangs_ends_the_log(tmp_path: Path, how: str
         beats.cancel()
         await asyncio.gather(speaking, beats, return_exceptions=True)
         await agent.disconnect()
+
+
+async def test_a_log_outlives_the_certificate_that_its_line_began_with(tmp_path: Path) -> None:
+    async with members(tmp_path, "a", "b") as (a, b):
+        agent = await connected(b, a)
+        beats = asyncio.create_task(beating(agent))
+        speaking = asyncio.create_task(talking(agent))
+        async with a.mesh.forwarding.open("n1", LOGS) as relay:
+            assert (await anext(aiter(relay))).stdout == b"line\n"
+            before = a.mesh.links.stub("b")
+            a.member.renew()
+            await eventually(
+                lambda: a.mesh.links.stub("b") not in (before, None), "a new line", within_s=15
+            )
+            for _ in range(20):
+                assert (await anext(aiter(relay))).stdout == b"line\n"
+        beats.cancel()
+        speaking.cancel()
+        await asyncio.gather(speaking, beats, return_exceptions=True)
+        await agent.disconnect()
