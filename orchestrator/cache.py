@@ -258,8 +258,9 @@ class Cache:
                 log.warning("the watch fell behind a compaction; reading everything again")
                 await self._reload()
             except StoreError as error:
+                level = logging.WARNING if self.healthy else logging.DEBUG  # told once
                 self.healthy = False
-                log.warning("the store's watch broke; trying again: %s", error)
+                log.log(level, "the store's watch broke; trying again: %s", error)
                 await asyncio.sleep(_RETRY_S)
             except Exception as error:
                 await self._wait_unreadable(error)

@@ -56,7 +56,7 @@ def where(continent: Continent) -> None:
     print(f"\nlogs are in {continent.directory}")
     print(f"  export EDGECTL_CONFIG={continent.admin_context}")
     print(f"  export PATH={Path(sys.executable).parent}:$PATH")
-    print("  edgectl get regions,nodes,workloads,replicas")
+    print("  edgectl get regions; edgectl get nodes,workloads,replicas")
 
 
 def broken(continent: Continent, what: str, region: str, seconds: float) -> int:

@@ -84,10 +84,12 @@ async def watch(
                     stream.close()
                     client.judge(stream.link, error)
                     stream = None
+                told = logging.DEBUG if failing_since else logging.INFO  # once for each break
                 failing_since = failing_since or clock()
                 if clock() - failing_since > client.settings.watch_resume_s:
                     raise StoreUnavailable(f"the watch cannot be resumed: {error}") from error
-                log.info("resuming a watch after revision %d: %s", covered, error)
+                why = error.details() if isinstance(error, grpc.aio.AioRpcError) else error
+                log.log(told, "resuming a watch after revision %d: %s", covered, why)
                 await asyncio.sleep(_PAUSE_S)
                 continue
             failing_since = None
