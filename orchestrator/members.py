@@ -17,6 +17,7 @@ from orchestrator.notify import notify
 from orchestrator.records import MemberRecord, PresenceRecord
 from orchestrator.store import keys
 from orchestrator.store.port import (
+    Compacted,
     Compare,
     Delete,
     Entry,
@@ -34,6 +35,7 @@ TTL_S = 10.0
 SETTLE_S = 30.0
 _SLACK_S = 2.0
 _LEAVE_S = 2.0
+_ANNOUNCE_S = 2.0
 
 
 class NotAdmitted(Exception):
@@ -45,7 +47,8 @@ class NotAdmitted(Exception):
 
 
 class Registry:
-    """`claim` before anything is served, then `run` until cancelled, then `leave`.
+    """`claim` before anything is served, `run` until cancelled, `announce` when the listeners are
+    there, then `leave`.
 
     `exclusive`: nobody else can have the Store open, so whoever is named in it is gone.
     `settle_s`: how long all present members must have a version before the floor rises to it.
@@ -71,6 +74,7 @@ class Registry:
         self._ttl_s = ttl_s
         self._settle_s = settle_s
         self._lease = 0
+        self._announced = False
         self._floor = ""
         self._ripe_since: float | None = None
         self._namesake: tuple[str, float] | None = None
@@ -140,14 +144,14 @@ class Registry:
                 "Each member needs a name of its own: set `member`, or end the other process.",
             )
         watch = self._store.watch(entry.key, from_revision=entry.mod_revision + 1)
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError, Compacted):
             async with asyncio.timeout(left_s), contextlib.aclosing(watch):
                 async for batch in watch:
                     if batch.events:
                         return
 
     async def _come_in(self, there: Entry | None, floor: Entry | None) -> bool:
-        """Whether presence and record are written. False: something changed meanwhile."""
+        """Whether presence is written. False: something changed meanwhile."""
         name = self.record.name
         compares = [
             Compare.unchanged(there) if there else Compare.absent(keys.present(name)),
@@ -158,7 +162,6 @@ class Registry:
         ops: list[Op] = [
             Put(keys.present(name), self._presence.to_bytes(), lease),
             Put(keys.FLOOR, self._floor.encode()),
-            *await self._record_ops(),
         ]
         result = await self._store.txn(compares, ops)
         if not result.committed:
@@ -168,15 +171,26 @@ class Registry:
         log.info("is a member", extra={"member": name, "instance": self.instance_id})
         return True
 
-    async def _record_ops(self) -> list[Op]:
-        """What makes /members/ right; nothing when it is."""
+    async def announce(self) -> None:
+        """From now on others may be sent to our addresses. A Store that is away hears it later."""
+        self._announced = True
+        with contextlib.suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(_ANNOUNCE_S):
+                await self._write_record()
+
+    async def _write_record(self) -> None:
+        """If it is not there, or says something else."""
+        if not self._announced:
+            return
         ours, value = keys.member(self.record.name), self.record.to_bytes()
         found = await self._store.get(ours)
         ops: list[Op] = [] if found is not None and found.value == value else [Put(ours, value)]
         if self._exclusive:  # this member by a former name, or those of before a move to SQLite
             others = (await self._store.range(keys.MEMBERS)).entries
             ops += [Delete(entry.key) for entry in others if entry.key != ours]
-        return ops
+        if ops:
+            await self._store.txn([], ops)
+            log.info("wrote where this member is", extra={"endpoints": self.record.endpoints})
 
     # --- staying ---------------------------------------------------------------------------------
 
@@ -197,15 +211,14 @@ class Registry:
 
     async def _beat(self) -> None:
         # At once: with a Store that answers late, one after the other would outlast the lease.
-        renewed, entry, ops = await asyncio.gather(
-            self._renew(), self._store.get(keys.present(self.record.name)), self._record_ops()
+        renewed, entry, _ = await asyncio.gather(
+            self._renew(),
+            self._store.get(keys.present(self.record.name)),
+            self._write_record(),  # if it was forgotten, or not heard of
         )
         if not renewed or entry is None or entry.lease != self._lease:
             await self._again()
             return
-        if ops:
-            log.info("writes where this member is, which was forgotten or changed")
-            await self._store.txn([], ops)
         await self._raise_floor()
 
     async def _renew(self) -> bool:

@@ -52,6 +52,7 @@ def registry(store: Store, name: str = "a", version: str = "0.1.0", **more: Any)
 @asynccontextmanager
 async def staying(one: Registry) -> AsyncIterator["asyncio.Task[None]"]:
     await one.claim()
+    await one.announce()
     task = asyncio.create_task(one.run())
     try:
         yield task
@@ -103,6 +104,16 @@ async def test_an_unchanged_record_is_not_written_again(store: Store) -> None:
 
 async def _is_gone(store: Store, key: str) -> bool:
     return await store.get(key) is None
+
+
+async def test_nobody_is_sent_to_who_does_not_serve_yet(store: Store) -> None:
+    one = registry(store)
+    await one.claim()
+    await one._beat()
+    assert await present(store) is not None
+    assert await store.get(keys.member("a")) is None
+    await one.announce()
+    assert await store.get(keys.member("a")) is not None
 
 
 async def test_what_was_lost_is_made_again(store: Store) -> None:
@@ -199,6 +210,7 @@ async def test_alone_with_its_store_it_asks_nobody(store: Store) -> None:
     await store.txn([], [Put(keys.member("former"), registry(store).record.to_bytes())])
     alone = registry(store, exclusive=True, ttl_s=60.0, version="0.9.0")
     await alone.claim()
+    await alone.announce()
     assert (await present(store)) == alone._presence
     assert await store.get(keys.member("former")) is None
 
