@@ -86,13 +86,14 @@ def _init(options: argparse.Namespace) -> int:
     known = trust_domain_of(read_certificates(root)[0]) if root.exists() else ""
     trust_domain = options.trust_domain or known or Config().trust_domain
     _check_names(trust_domain, options.region)
+    owner = _owner(options.dir)
     if not known:
         create_root(options.dir, trust_domain, time.time())
     elif trust_domain != known:
         raise ConfigError(f"{options.dir} has the root of {known}, not of {trust_domain}")
     renewed = (region_home(options.dir, options.region) / "ca.crt").exists()
     create_region(options.dir, options.region, time.time())
-    _hand_over(options.dir, options.region)
+    _hand_over(options.dir, options.region, owner)
     _say(
         f"{options.dir}: the CA of region {options.region} is {'renewed' if renewed else 'ready'}. "
         + (f"{_TAKEN_UP}. " if renewed else "")
@@ -111,7 +112,7 @@ def _rotate(options: argparse.Namespace) -> int:
             f"ca import FILE --dir {directory} here"
         )
     create_region(directory, region, time.time())
-    _hand_over(directory, region)
+    _hand_over(directory, region, _owner(directory))
     _say(
         f"{directory}: the CA of region {region} has a new key. {_TAKEN_UP}; on other machines "
         "after `ca export` here and `ca import` there.\n"
@@ -140,8 +141,9 @@ def _import(options: argparse.Namespace) -> int:
             f"{options.file} is of the trust domain {found}, not of {options.trust_domain}"
         )
     _check_names(found, bundle.region)
+    owner = _owner(options.dir)
     outcome = import_region(bundle, options.dir)
-    _hand_over(options.dir, bundle.region)
+    _hand_over(options.dir, bundle.region, owner)
     told = {
         "imported": f"the CA of region {bundle.region} of {found} is ready",
         "replaced": f"the CA of region {bundle.region} is replaced. {_TAKEN_UP}",
@@ -214,16 +216,23 @@ def _check_names(trust_domain: str, region: str) -> None:
         raise ConfigError(str(error)) from error
 
 
-def _hand_over(directory: Path, region: str) -> None:
+def _owner(directory: Path) -> os.stat_result:
+    """Whose it is, or will be: of the directory, or of the nearest one above that is there."""
+    found = directory.absolute()
+    while not found.exists():
+        found = found.parent
+    return found.stat()
+
+
+def _hand_over(directory: Path, region: str, owner: os.stat_result) -> None:
     """What root wrote belongs to the directory's owner: an orchestrator that runs as a user of its
     own must be able to read it. Not root.key, which it does not need."""
     if os.geteuid() != 0:
         return
-    about = directory.stat()
     home = region_home(directory, region)
-    made: Iterable[Path] = (directory / "root.crt", home.parent, home, *home.iterdir())
+    made: Iterable[Path] = (directory, directory / "root.crt", home.parent, home, *home.iterdir())
     for path in made:
-        os.chown(path, about.st_uid, about.st_gid)
+        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def _say(text: str) -> None:

@@ -190,6 +190,13 @@ def test_what_root_writes_belongs_to_the_directorys_owner(
     home = ca / "regions/east"
     assert {path.stat().st_uid for path in (home, home / "ca.key", home / "ca.crt")} == {4242}
     assert (ca / "root.key").stat().st_uid == 0
+    bundle, data = tmp_path / "east.json", tmp_path / "data"
+    run("export", "--dir", ca, "--region", "east", "--out", bundle)
+    data.mkdir()
+    os.chown(data, 4243, 4243)
+    assert run("import", bundle, "--dir", data / "ca")[0] == 0
+    made = (data / "ca", data / "ca/root.crt", data / "ca/regions/east/ca.key")
+    assert {path.stat().st_uid for path in made} == {4243}
 
 
 # --- taking it up ---------------------------------------------------------------------------------
