@@ -18,7 +18,7 @@ from orchestrator.api.allowances import not_allowed, powerless
 from orchestrator.api.index import PlacementIndex
 from orchestrator.api.job_checks import ended_warnings, not_schedulable
 from orchestrator.api.overwriting import taken_back
-from orchestrator.api.repeating import outcome_of, step_name, steps_told
+from orchestrator.api.repeating import fingerprint_of, outcome_of, step_name, steps_told
 from orchestrator.api.sovereignty_checks import Changing, SovereigntyChecks
 from orchestrator.api.steps import Step, Wanted, batches
 from orchestrator.api.wire import to_wire
@@ -94,7 +94,7 @@ class Applier:
         wanted = decode_request(request.documents, caller.source)
         for item in wanted:
             require_write(caller, *item.manifest.ref)
-        told = await self._store.told(step_name(0))
+        told = await self._store.told(step_name(0, wanted))
         if told is None:
             try:
                 decided = await self.decide(caller, request.documents)
@@ -104,22 +104,22 @@ class Applier:
                 )
             except Refused:
                 # Perhaps only because the earlier try was made a moment ago.
-                if await self._store.leave_alone(step_name(0)) is None:
+                if await self._store.leave_alone(step_name(0, wanted)) is None:
                     raise
-        written = await self._writebatches(wanted, None)
+        written = await self._write_batches(wanted, None)
         return operator_pb2.ApplyResponse(results=results_of(caller, written, {}))
 
     async def _write_all(self, steps: list[Step]) -> list[Step]:
-        return await self._writebatches([step.wanted for step in steps], steps)
+        return await self._write_batches([step.wanted for step in steps], steps)
 
-    async def _writebatches(
+    async def _write_batches(
         self, wanted: Sequence[Wanted], decided: Sequence[Step] | None
     ) -> list[Step]:
         written: dict[int, Step] = {}
         for number, batch in enumerate(batches(wanted)):
             # What was decided before still holds for the first; later ones see its effect.
             first = _only(batch, decided) if decided is not None and not number else None
-            for step in await self._write(batch, wanted, first, step_name(number)):
+            for step in await self._write(batch, wanted, first, step_name(number, wanted)):
                 written[step.wanted.number] = step
         return [written[item.number] for item in wanted]
 
@@ -389,7 +389,16 @@ def decode_request(documents: Sequence[operator_pb2.Document], by: str) -> list[
             text = f"{manifest.kind} {manifest.metadata.name} is in document {first} too"
             violations.append((number, "metadata.name", text))
         size = len(document.json)
-        wanted.append(Wanted(number, manifest, document.expected_revision, size, by))
+        wanted.append(
+            Wanted(
+                number,
+                manifest,
+                document.expected_revision,
+                size,
+                by,
+                fingerprint_of(document.json),
+            )
+        )
     if violations:
         raise _invalid_manifest(violations)
     return wanted

@@ -54,7 +54,7 @@ class Deleter:
         require_write(caller, ref.kind, ref.namespace, ref.name)
         if request.dry_run or not self._store.is_repeated:
             return await self._delete(caller, request, ref)
-        last = _MARK if ref.kind in _BY_LEADER else _REMOVE
+        last = _step(_MARK if ref.kind in _BY_LEADER else _REMOVE, ref)
         told = await self._store.told(last)
         if told is None:
             try:
@@ -122,16 +122,16 @@ class Deleter:
         return (marked, True) if removed else None
 
     async def _put(
-        self, step: str, before: StoredResource, after: StoredResource
+        self, what: str, before: StoredResource, after: StoredResource
     ) -> StoredResource | None:
-        revision = await self._commit(step, before, Put(keys.spec(*before.ref), after.to_bytes()))
+        revision = await self._commit(what, before, Put(keys.spec(*before.ref), after.to_bytes()))
         return replace(after, store_revision=revision) if revision else None
 
-    async def _commit(self, step: str, before: StoredResource, *ops: Op) -> int:
+    async def _commit(self, what: str, before: StoredResource, *ops: Op) -> int:
         """The Store's revision; 0 when the record has changed. The mirror is behind neither."""
         key = keys.spec(*before.ref)
         compare = Compare(key, CompareTarget.MOD_REVISION, before.store_revision)
-        result, _ = await self._store.step(step, [compare], ops)
+        result, _ = await self._store.step(_step(what, before), [compare], ops)
         await catch_up(self._cache, result.revision)
         return result.revision if result.committed else 0
 
@@ -168,3 +168,7 @@ class Deleter:
                 if site.spec.get("provider") == record.name
             )
         return []
+
+
+def _step(what: str, of: StoredResource | common_pb2.ResourceRef) -> str:
+    return f"{what}-{of.kind}-{of.namespace}-{of.name}"

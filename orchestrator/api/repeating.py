@@ -4,6 +4,7 @@ The answer to a repeated request is that of the try that wrote: created stays cr
 generation is the one that it gave, whatever others have done since. Pure.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,9 +16,15 @@ from orchestrator.store.port import Entry
 Find = Callable[[str, str, str], StoredResource | None]
 
 
-def step_name(batch: int) -> str:
-    """Of a request's batch, in every try."""
-    return f"apply-{batch}"
+def fingerprint_of(document: bytes) -> bytes:
+    return hashlib.blake2b(document, digest_size=16).digest()
+
+
+def step_name(batch: int, request: Sequence[Wanted]) -> str:
+    """Of a request's batch, in every try. Another operator's request, or other documents under the
+    same id, are another step: nobody is told of what is not theirs, or passes a check by it."""
+    prints = b"".join(item.fingerprint for item in request) + request[0].by.encode()
+    return f"apply-{batch}-{fingerprint_of(prints).hex()}"
 
 
 def outcome_of(steps: Sequence[Step]) -> bytes:

@@ -23,6 +23,7 @@ class Wanted:
     expected_revision: int
     size: int
     by: str = ""  # as in Event.source
+    fingerprint: bytes = b""  # of the document's bytes, see `repeating`
 
     @cached_property
     def template_digest(self) -> str:

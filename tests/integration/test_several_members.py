@@ -2,6 +2,9 @@
 is made once; a store that is slow, full or away costs no session. With a real etcd."""
 
 import asyncio
+import json
+import re
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,7 +17,7 @@ from grpc import aio
 
 from orchestrator.store.etcd.adapter import open_etcd
 from orchestrator.store.etcd.pb import rpc_pb2 as pb
-from orchestrator.store.port import Put, StoreFull
+from orchestrator.store.port import Put, StoreFull, StoreUnusable
 from polder.errors import parse_detail
 from polder.metadata import AGE_KEY, MEMBER_KEY, REPEATED_KEY, REQUEST_KEY
 from polder.v1 import agent_pb2, operator_pb2
@@ -136,6 +139,10 @@ async def test_a_member_without_its_store_says_how_old_it_is_and_writes_nothing(
         again = int((await answered(get(cut_off, "c")))[1][AGE_KEY])
         assert time.monotonic() - begun < 1.5, "it waits less when the last question failed"
         assert again > int(metadata[AGE_KEY])
+        code, out, err = await edgectl(a, b, "get", "configs", "-o", "json")
+        assert code == 0 and json.loads(out)["items"][0]["metadata"]["generation"] == 1
+        (line,) = err.splitlines()
+        assert re.fullmatch(r"warning: answers are \d+ s old: member b cannot read its store", line)
         error, _, metadata = await refused(get(cut_off, "is-not-there"))
         assert error.code() is grpc.StatusCode.NOT_FOUND and int(metadata[AGE_KEY]) > 0
         error, hint, _ = await refused(cut_off.Apply(apply_request(config("c", "no"))))
@@ -144,6 +151,19 @@ async def test_a_member_without_its_store_says_how_old_it_is_and_writes_nothing(
         assert "another member" in hint
         await proxy.restore()
         await until_current(cut_off, "c", generation=2)
+
+
+async def edgectl(admins: Rig, at: Rig, *words: str) -> tuple[int, str, str]:
+    """The program itself, as an operator whose context has one member."""
+    context = admins.config.data_path / "admin.yaml"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "edgectl", "--config", str(context)),
+        *("--endpoint", at.config.listen, *words),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    return process.returncode or 0, out.decode(), err.decode()
 
 
 async def until_current(stub: Any, name: str, *, generation: int) -> None:
@@ -183,6 +203,57 @@ async def test_a_request_is_made_once_at_whatever_members(
         await first.Apply(late, metadata=call_id("1"))
         answer = await get(first, "c")
         assert answer.resource.metadata.generation == 2 and b"theirs" in answer.resource.spec_json
+
+
+async def test_an_id_that_was_used_for_something_else_opens_no_door(
+    etcd: EtcdCluster, ca: Path, tmp_path: Path
+) -> None:
+    async with members(etcd, ca, tmp_path, "/other", "a") as (a,):
+        stub = a.admin()
+        await stub.Apply(apply_request(config("c", "v")), metadata=call_id("1"))
+        other = apply_request(config("d", "v"))
+        told = await stub.Apply(other, metadata=call_id("1", again=True))
+        assert told.results[0].outcome == operator_pb2.APPLY_OUTCOME_CREATED
+        assert (await get(stub, "d")).resource
+        wrong = apply_request(manifest("Site", "s", spec={"provider": "nobody", "country": "NL"}))
+        error, _, _ = await refused(stub.Apply(wrong, metadata=call_id("1", again=True)))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        for name in ("c", "d"):
+            request = operator_pb2.DeleteRequest(ref=ref("Config", name, "default"))
+            assert (await stub.Delete(request, metadata=call_id("2", again=True))).finished
+        error, _, _ = await refused(get(stub, "d"))
+        assert error.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_large_request_goes_on_where_it_stopped(
+    etcd: EtcdCluster, ca: Path, tmp_path: Path
+) -> None:
+    """Of three transactions the first stands when the member dies."""
+    async with members(etcd, ca, tmp_path, "/large", "a", "b") as (a, b):
+        admin = a.admin_credentials()
+        first, second = a.operators(admin), b.operators(admin)
+        wanted = apply_request(*(config(f"c{n:03d}", "v") for n in range(100)))
+        inner = a.orchestrator.parts.writes._inner
+        sent, count = inner.txn, 0
+
+        async def txn(*given: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == 2:
+                raise StoreUnusable("it dies here")
+            return await sent(*given)
+
+        inner.txn = txn  # type: ignore[method-assign]
+        await refused(first.Apply(wanted, metadata=call_id("large")))
+        inner.txn = sent  # type: ignore[method-assign]
+        await second.Apply(apply_request(config("c000", "theirs")))
+        told = await second.Apply(wanted, metadata=call_id("large", again=True))
+        created = operator_pb2.APPLY_OUTCOME_CREATED
+        assert [one.outcome for one in told.results] == [created] * 100
+        names = [one.resource.metadata.name for one in told.results]
+        assert names == [f"c{n:03d}" for n in range(100)]
+        assert b"theirs" in (await get(second, "c000")).resource.spec_json
+        assert (await get(first, "c099")).resource.metadata.generation == 1
 
 
 async def test_a_repeated_delete_has_deleted(etcd: EtcdCluster, ca: Path, tmp_path: Path) -> None:
