@@ -96,7 +96,8 @@ class Election:
                 raise Deposed("the lease of the term ran out") from None
             except (StoreError, TimeoutError) as error:
                 if not warned:
-                    log.warning("the leader's lease was not renewed; trying again: %s", error)
+                    reason = str(error) or "no answer in time"
+                    log.warning("the leader's lease was not renewed; trying again: %s", reason)
                 warned = True
                 if self._monotonic() >= good_until:
                     raise Deposed("the lease could not be renewed in time") from error
