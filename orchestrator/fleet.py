@@ -25,6 +25,8 @@ from orchestrator.mesh.newer import SessionName
 from polder.v1 import agent_pb2
 
 Listener = Callable[[str], None]
+AWAY_AFTER_S = 5.0
+_EVER = {ready: (ready, 0.0) for ready in (False, True)}  # one for all, as nearly always
 
 
 class Peer:
@@ -94,7 +96,7 @@ class NodeObservation:
         for uid, status in self.replicas.items():
             before = self.readiness.get(uid)
             if before is None or before[0] != status.ready:
-                before = (status.ready, now if before is not None else 0.0)
+                before = (status.ready, now) if before is not None else _EVER[status.ready]
             noted[uid] = before
         self.readiness = noted
 
@@ -141,6 +143,8 @@ class Fleet:
         self.unasked: Mapping[str, str] = {}
         self._deaf_since = -inf
         self._deaf_until = -inf
+        self._attended_at: float | None = None
+        self.back_at = -inf  # when this process went on after it had been stopped or starved
         self._nodes: dict[str, NodeObservation] = {}
         self._listeners: list[Listener] = []
 
@@ -173,6 +177,8 @@ class Fleet:
         """`ever_seen`: it reported at some time before. `listening_since`: seconds of the steady
         clock; silence from before does not count. None: since this process started."""
         seen, steady = self._nodes.get(node), self.steady()
+        if self._attended_at is not None:
+            self.attend()
         word = seen.last_word() if seen is not None else None
         silence_s = None if word is None else steady - word
         if seen is not None and silence_s is not None and silence_s <= periods.silent_after_s:
@@ -217,21 +223,29 @@ class Fleet:
         """Those that are there, as the Store knows, and that no link reaches; each with what people
         are told of it. Any node that is silent may be theirs: none is lost meanwhile."""
         if members and not self.unasked:
-            self._begin_deaf()
+            self._begin_deaf(self.steady())
         if self.unasked.keys() - members.keys():
             self._deaf_until = self.steady()
         self.unasked = dict(members)
 
     def link_ended(self) -> None:
         """A member is not heard any more: its agents get a full period to be heard elsewhere."""
-        self._begin_deaf()
+        self._begin_deaf(self.steady())
         self._deaf_until = self.steady()
 
-    def _begin_deaf(self) -> None:
+    def attend(self) -> None:
+        """Called every second. When it was not, this process was stopped or starved, and heard
+        nobody; silence from before does not count then."""
+        before, steady = self._attended_at, self.steady()
+        self._attended_at = steady
+        if before is not None and steady - before > AWAY_AFTER_S:
+            self._begin_deaf(before)
+            self._deaf_until = self.back_at = steady
+
+    def _begin_deaf(self, since: float) -> None:
         """Times that follow each other closely are one."""
-        steady = self.steady()
-        if steady - self._deaf_until > DEFAULT_PERIODS.lost_after_s:
-            self._deaf_since = steady
+        if since - self._deaf_until > DEFAULT_PERIODS.lost_after_s:
+            self._deaf_since = since
 
     def doubt(self, node: str) -> str:
         """Why the node's silence proves nothing; empty when everybody could be asked."""

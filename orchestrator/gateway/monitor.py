@@ -42,6 +42,7 @@ class Monitor:
 
     def look(self) -> None:
         """One round."""
+        self._fleet.attend()
         self._close_half_open()
         states: dict[str, Liveness] = {}
         for resource in self._cache.resources("Node"):
@@ -55,6 +56,7 @@ class Monitor:
         self._states = states
 
     def _state(self, node: str) -> Liveness:
+        """Asks the fleet in full only of those that are not well."""
         periods = self._settings.periods
         if self._fleet.is_live(node, periods.silent_after_s):
             return Liveness.LIVE
@@ -65,7 +67,8 @@ class Monitor:
         settings, steady = self._settings, self._fleet.steady()
         limit_s = settings.heartbeat_s * settings.heartbeats_missed_max
         for session in self._sessions:
-            if steady - session.last_heard > limit_s and not session.closed.is_set():
+            heard_at = max(session.last_heard, self._fleet.back_at)
+            if steady - heard_at > limit_s and not session.closed.is_set():
                 log.info("closing a half-open session", extra={"node": session.node})
                 message = f"no heartbeat for {limit_s:g} s"
                 session.close("HeartbeatTimeout", message)

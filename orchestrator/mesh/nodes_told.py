@@ -24,10 +24,15 @@ class _Told:
 
 
 class NodesTold:
-    """`changed` notes a node; `differences` says what all followers must hear of those noted."""
+    """`changed` notes a node; `differences` says what all followers must hear of those noted.
+
+    `start` when there is somebody to tell, `stop` when there is not: a member that is alone, as
+    with SQLite, keeps no account.
+    """
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
+        self._started = False
         self._told: dict[str, _Told] = {}
         self._changed: dict[str, None] = {}
 
@@ -40,8 +45,23 @@ class NodesTold:
         """With a session here, as followers were told."""
         return list(self._told)
 
+    def start(self) -> None:
+        """What is here now counts as told: it goes to each follower as a whole."""
+        if not self._started:
+            self._started = True
+            for seen in self._fleet.nodes():
+                if _is_ours(seen):
+                    self._told[seen.node] = _taken(seen)
+
+    def stop(self) -> None:
+        self._started = False
+        self._told.clear()
+        self._changed.clear()
+
     def changed(self, node: str) -> bool:
         """Whether it is this member's to tell about."""
+        if not self._started:
+            return False
         if node not in self._told and not _is_ours(self._fleet.get(node)):
             return False
         self._changed[node] = None

@@ -209,12 +209,15 @@ class Telling:
         # Before anything that is told to all.
         follower.put(_raw(member_pb2.FollowResponse(hello=hello)))
         follower.put(self._pulse_now())
+        self._told.start()
         self._followers.add(follower)
         log.info("a member follows", extra={"follower": member})
         try:
             yield follower
         finally:
             self._followers.discard(follower)
+            if not self._followers:
+                self._told.stop()
             log.info("a member follows no more", extra={"follower": member})
 
     async def _tell_whole(self, follower: Follower) -> None:
@@ -258,8 +261,6 @@ class Telling:
     def _tell_changed(self) -> None:
         batch = _Batch()
         for said in self._told.differences():
-            if not self._followers:
-                continue
             if not batch.add(said):
                 self._broadcast(batch.raw())
                 batch = _Batch()

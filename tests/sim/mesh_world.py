@@ -55,6 +55,7 @@ class Member:
         self.superseding = Superseding(self.fleet, self.sessions, NoEvents(), name)
         self.heard = NodesHeard(self.fleet, world.mirror, self.superseding, self.wall)
         self.told = NodesTold(self.fleet)
+        self.told.start()
         self.fleet.subscribe(self._on_node)
         self.settings = GatewaySettings(name, name, "sim", heartbeat_s=HEARTBEAT_S)
 

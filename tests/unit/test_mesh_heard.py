@@ -41,6 +41,7 @@ class Pair:
         self.b = Fleet(0.0, lambda: self.now + 1_000.0)
         self.mirror = Mirror()
         self.told = NodesTold(self.a)
+        self.told.start()
         self.a.subscribe(self._noted)
         self.heard = NodesHeard(self.b, self.mirror, Nobody(), lambda: self.now)  # type: ignore[arg-type]
         self.of_a: Heard = self.heard.of("a")
@@ -282,3 +283,21 @@ def test_a_new_leader_waits_a_full_period_for_nodes_that_others_hear_of(pair: Pa
     pair.now += 31.0
     pair.pulse(n=131.0)
     assert pair.b.liveness("n", True, PERIODS, led_since).state is Liveness.LOST
+
+
+def test_a_process_that_was_stopped_heard_nobody_meanwhile(pair: Pair) -> None:
+    pair.open("n")
+    pair.tell()
+    pair.link()
+    pair.b.observe("own").heard_at = pair.b.steady()
+    pair.b.attend()
+    pair.now += 60.0  # SIGSTOP, and on
+    assert pair.state("own") is pair.state("n") is Liveness.SILENT
+    for _ in range(29):
+        pair.now += 1.0
+        pair.b.attend()
+        pair.pulse()
+    assert (pair.state("own"), pair.state("n")) == (Liveness.SILENT, Liveness.LIVE)
+    pair.now += 2.0
+    pair.b.attend()
+    assert pair.state("own") is Liveness.LOST

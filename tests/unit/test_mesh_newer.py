@@ -69,6 +69,7 @@ class Party:
     def __post_init__(self) -> None:
         self.heard = NodesHeard(self.fleet, Mirror(), self, lambda: 5.0)  # type: ignore[arg-type]
         self.told = NodesTold(self.fleet)
+        self.told.start()
         self.fleet.subscribe(lambda node: self.told.changed(node) and None)
 
     def open(self, session: SessionName) -> None:

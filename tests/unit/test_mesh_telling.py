@@ -198,3 +198,18 @@ async def test_usage_that_only_heartbeats_bring_is_told_within_a_minute(
     await until(all_told)
     following.cancel()
     running.cancel()
+
+
+async def test_nobody_is_told_and_no_account_is_kept() -> None:
+    home, reader = Home(), Reader()
+    running = asyncio.create_task(home.telling.run())
+    home.node("n1", "r1")
+    await asyncio.sleep(0)
+    assert not home.telling._told.count
+    following = asyncio.create_task(home.telling.serve("b", reader.write))
+    await until(reader.complete)
+    assert home.telling._told.nodes() == ["n1"]
+    following.cancel()
+    await until(lambda: not home.telling.followers)
+    assert not home.telling._told.count
+    running.cancel()
