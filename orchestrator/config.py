@@ -209,9 +209,9 @@ class Config:
 
     @property
     def etcd_access(self) -> EtcdAccess:
-        files = (Path(file) if file else None for file in (self.etcd_ca, self.etcd_cert))
-        key = Path(self.etcd_key) if self.etcd_key else None
-        return EtcdAccess(*files, key, self.etcd_prefix)
+        named = (self.etcd_ca, self.etcd_cert, self.etcd_key)
+        ca, certificate, key = (Path(file) if file else None for file in named)
+        return EtcdAccess(ca, certificate, key, self.etcd_prefix)
 
     @property
     def endpoints(self) -> tuple[str, ...]:
