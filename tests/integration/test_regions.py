@@ -296,3 +296,30 @@ async def test_what_a_drill_is_refused_for(cluster: EtcdCluster, tmp_path: Path)
         await until(lambda: cache.present("west-1") is None, "west is gone", 20.0)
         assert (await refusal(ask.Drill(drill_request("west", 60.0)))).reason == "AlreadyLost"
         assert (await refusal(ask.Drill(drill_request("east", 60.0)))).reason == "NoOtherRegion"
+
+
+async def test_a_drill_that_somebody_noticed_says_who(cluster: EtcdCluster, tmp_path: Path) -> None:
+    """One node stays away, another comes back with its container started anew."""
+    async with regions(tmp_path, cluster, "/noticed", "west", "east") as rigs:
+        west, east = rigs
+        admin = admin_of(rigs)
+        await heard(rigs)
+        await west.site()
+        stuck = Wanderer("stuck", await west.node("stuck"), [east])
+        shaky = Wanderer("shaky", await west.node("shaky"), [east, west])
+        await west.apply(workload("hello", perNode=1))
+        async with wandering(stuck, shaky):
+            fleet = west.orchestrator.parts.fleet
+            await until(
+                lambda: sum(s.ready for n in fleet.nodes() for s in n.replicas.values()) == 2,
+                "west knows what runs in east",
+                30.0,
+            )
+            call = west.operators(admin).Drill(drill_request("east", 10.0))
+            following = asyncio.create_task(followed(call))
+            await until(lambda: west.orchestrator.drill.progress is not None, "noted how they are")
+            for status in shaky.statuses:  # what it says with its next session
+                status.containers[0].id += "-anew"
+            _, report = await following
+        assert (report.nodes, report.nodes_back, list(report.not_back)) == (2, 1, ["stuck"])
+        assert report.restarts == 1 and not report.had_leader
