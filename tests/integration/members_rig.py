@@ -79,13 +79,17 @@ class MemberProcess:
         }
         self._running: subprocess.Popen[bytes] | None = None
 
-    def start(self, version: str = "-", *, settle_s: float = 1.0, wait: bool = True) -> None:
+    def configure(self) -> Path:
+        """Writes its TOML file."""
         lines = [f"{key} = {json.dumps(value)}\n" for key, value in self.settings.items()]
         self._config.write_text("".join(lines))
+        return self._config
+
+    def start(self, version: str = "-", *, settle_s: float = 1.0, wait: bool = True) -> None:
         command = [sys.executable, "-m", "tests.integration.versioned_member", version]
         with self.log.open("ab") as output:
             self._running = subprocess.Popen(
-                [*command, str(settle_s), "serve", "--config", str(self._config)],
+                [*command, str(settle_s), "serve", "--config", str(self.configure())],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -161,7 +165,11 @@ class Group:
 
     def admin(self, member: MemberProcess) -> Any:
         """An OperatorService stub with the first admin's certificate."""
-        path = next(m.data / "admin.yaml" for m in self.members if (m.data / "admin.yaml").exists())
+        made = (one.data / "admin.yaml" for one in self.members)
+        return self.operator(member, next(path for path in made if path.exists()))
+
+    def operator(self, member: MemberProcess, path: Path) -> Any:
+        """The same with the certificate of a context file."""
         body = json.loads(path.read_text())
         roots = base64.b64decode(body["clusters"][0]["cluster"]["certificateAuthorityData"])
         options = [

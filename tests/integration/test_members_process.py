@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -81,6 +83,32 @@ async def test_a_certificate_that_etcd_refuses_is_not_waited_for(
     assert member.ended() == 1
     assert "certificate" in member.said
     assert "Traceback" not in member.said
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "orchestrator", *words]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60)
+
+
+async def test_the_offline_commands_work_with_etcd(group: Group, tmp_path: Path) -> None:
+    member = group.member("a")
+    config = ("--config", str(member.configure()))
+    done = await asyncio.to_thread(command, "serve", "--init", *config)
+    assert done.returncode == 0, done.stderr
+    assert (member.data / "admin.yaml").exists()
+    member.start()
+    out = tmp_path / "bob.yaml"
+    words = ("operator", "create", "bob", "--role", "viewer:default", "--out", str(out))
+    done = await asyncio.to_thread(command, *words, *config)
+    assert done.returncode == 0, done.stderr
+    answer = await group.operator(member, out).WhoAmI(operator_pb2.WhoAmIRequest())
+    assert "bob" in str(answer)
+    # As on a machine that never got its region's CA.
+    nowhere = ("--ca-dir", str(tmp_path / "none"))
+    done = await asyncio.to_thread(command, "serve", *config, *nowhere)
+    assert done.returncode == 1
+    assert "one root" in done.stderr
+    assert "ca init" in done.stderr
 
 
 # --- names ----------------------------------------------------------------------------------------
