@@ -22,6 +22,7 @@ from devcluster.boxes import EDGECTL
 from devcluster.client import apply_request, workload
 from devcluster.continent import Continent
 from devcluster.image import HELLO
+from devcluster.region import Member
 from polder.v1 import operator_pb2_grpc
 from tests.e2e.support import edgectl, eventually
 
@@ -203,6 +204,14 @@ def apply_works(continent: Continent, name: str, lost_at: float) -> float:
 def apply(continent: Continent, *manifests: dict[str, Any]) -> subprocess.CompletedProcess[str]:
     text = "\n---\n".join(json.dumps(manifest) for manifest in manifests)
     return edgectl(continent, "apply", "-f", "-", stdin=text.encode())
+
+
+def apply_to(
+    continent: Continent, member: Member, manifest: dict[str, Any]
+) -> subprocess.CompletedProcess[str]:
+    """Through this member and no other."""
+    text = json.dumps(manifest).encode()
+    return edgectl(continent, "apply", "-f", "-", "--endpoint", member.endpoint, stdin=text)
 
 
 def inside(

@@ -26,6 +26,7 @@ from devcluster.image import HELLO
 from devcluster.region import EDGE_ORCHESTRATOR
 from tests.e2e.regions_support import (
     apply,
+    apply_to,
     apply_works,
     config,
     everywhere,
@@ -134,6 +135,27 @@ def _box_of_a_follower(continent: Continent) -> tuple[str, str]:
         if region != leading:
             return box, region
     raise AssertionError("all boxes are in the leader's region")
+
+
+def test_a_line_between_two_regions_breaks(continent: Continent) -> None:
+    """The leader hears nothing of a box, and knows that it is not for it to judge: the box's member
+    is alive by its lease. All three regions go on, and all take writes."""
+    box, region = _box_of_a_follower(continent)
+    leading = continent.members[continent.leader()].region
+    placed = placements(continent)
+    with unnoticed(continent, "line"):
+        cut_at = time.monotonic()
+        continent.cut_link(leading, region)
+        apply_works(continent, "line-cut", cut_at)
+        eventually(lambda: time.monotonic() - cut_at > LOST_AFTER_S + 8, "time", 60)
+        for member in continent.members.values():
+            done = apply_to(continent, member, config(f"through-{member.name}"))
+            assert done.returncode == 0, done.stderr
+        assert placements(continent) == placed
+        assert session(continent, box)["connected"]
+        continent.heal()
+        eventually(lambda: nodes_ready(continent), "nodes are Ready")
+        assert placements(continent) == placed
 
 
 def test_an_etcd_member_is_lost_and_replaced(continent: Continent) -> None:
