@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import grpc
 
 from edgectl.config import Connection
-from edgectl.connecting import Connector
+from edgectl.connecting import NO_LIFE, Connector
 from edgectl.errors import CallError
 from edgectl.failures import failure, fell_silent
 from edgectl.text import safe
@@ -34,7 +34,6 @@ _LOOK = (
     "it may have been done, or be done a moment from now: edgectl get shows whether; apply and "
     "delete are safe to repeat"
 )
-_NO_LIFE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 def _to_stderr(text: str) -> None:
@@ -335,7 +334,7 @@ class Client:
             stub.WhoAmI(operator_pb2.WhoAmIRequest(), timeout=PROBE_S)
         except grpc.RpcError as error:
             said: Any = error
-            return said.code() not in _NO_LIFE
+            return said.code() not in NO_LIFE
         return True
 
     def _stream(

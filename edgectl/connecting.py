@@ -1,7 +1,7 @@
-"""Which orchestrator is talked to: the first of several endpoints that lets us in.
+"""Which orchestrator is talked to: the first of several endpoints that answers.
 
-Used by `client.py`. Endpoints are dialled in their order, each a moment after the one before, so
-that a dead one costs that moment and no timeout; the first whose TLS handshake ends is used, and
+Used by `client.py`. Endpoints are asked for their name in their order, each a moment after the one
+before, so that a dead one costs that moment and no timeout; the first that answers is used, and
 stays in use for the rest of the process until it fails. A single endpoint is simply called.
 """
 
@@ -13,10 +13,17 @@ import grpc
 
 from edgectl.config import Connection
 from edgectl.errors import CliError
+from polder.v1 import operator_pb2
+from polder.v1.operator_pb2_grpc import OperatorServiceStub
 
 MAX_MESSAGE_BYTES = 32 << 20
 CONNECT_TIMEOUT_MS = 4000  # how long a silent endpoint keeps us waiting when there is no other
-HEAD_START_S = 0.3  # a healthy one on another continent needs three round trips
+HEAD_START_S = 0.3  # a healthy one on another continent needs four round trips
+NO_LIFE = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+)
 KEEPALIVE_MS = 5_000  # the orchestrator takes pings every 4 s at most
 KEEPALIVE_TIMEOUT_MS = 4_000
 _LOOPBACK = ("127.", "localhost:", "[::1]:")
@@ -53,43 +60,36 @@ class Connector:
         self._channel = None
 
     def _race(self) -> grpc.Channel:
-        """The first that is ready. Where none is, the first, so that its call says why."""
+        """Of the first that answers. Where none does, of the first, so that its call says why."""
         found: _Found = queue.SimpleQueue()
         channels: list[grpc.Channel] = []
+        calls: list[Any] = []
         failed: set[int] = set()
         winner = 0
         deadline = time.monotonic() + CONNECT_TIMEOUT_MS / 1000
         try:
             while len(failed) < len(self.order) and time.monotonic() < deadline:
                 if len(channels) < len(self.order):
-                    channels.append(self._dial(len(channels), found))
+                    channels.append(self._open(self.order[len(channels)]))
+                    calls.append(_ask(channels[-1], len(calls), found))
                 more = len(channels) < len(self.order)
                 wait_s = HEAD_START_S if more else max(0.0, deadline - time.monotonic())
                 try:
-                    number, ready = found.get(timeout=wait_s)
+                    number, answered = found.get(timeout=wait_s)
                 except queue.Empty:
                     continue
-                if ready:
+                if answered:
                     winner = number
                     break
                 failed.add(number)
             chosen = channels.pop(winner)
         finally:
+            for call in calls:
+                call.cancel()
             for channel in channels:
                 channel.close()
         self.order.insert(0, self.order.pop(winner))
         return chosen
-
-    def _dial(self, number: int, found: _Found) -> grpc.Channel:
-        def heard(state: grpc.ChannelConnectivity) -> None:
-            if state is grpc.ChannelConnectivity.READY:
-                found.put((number, True))
-            elif state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-                found.put((number, False))
-
-        channel = self._open(self.order[number])
-        channel.subscribe(heard, try_to_connect=True)
-        return channel
 
     def _open(self, endpoint: str) -> grpc.Channel:
         return grpc.secure_channel(endpoint, self._credentials(), options=self._options(endpoint))
@@ -122,3 +122,15 @@ class Connector:
         if endpoint.startswith(_LOOPBACK):
             options.append(("grpc.enable_http_proxy", 0))
         return options
+
+
+def _ask(channel: grpc.Channel, number: int, found: _Found) -> Any:
+    """Says in `found` whether it answers. Who refuses us does, too."""
+
+    def heard(call: Any) -> None:
+        found.put((number, call.code() not in NO_LIFE))
+
+    rpc: Any = OperatorServiceStub(channel).WhoAmI
+    call = rpc.future(operator_pb2.WhoAmIRequest(), timeout=CONNECT_TIMEOUT_MS / 1000)
+    call.add_done_callback(heard)
+    return call

@@ -115,7 +115,8 @@ def test_dead_and_deaf_endpoints_cost_a_moment(several: Several, deaf: str) -> N
     begun = time.monotonic()
     client.get(NODES)
     assert time.monotonic() - begun < 0.5, "the one that answered is used again"
-    assert len(several.apis[0].metadata) == 2
+    assert len(several.apis[0].said("Get")) == 2
+    assert len(several.apis[0].said("WhoAmI")) == 1
     client.close()
 
 
@@ -123,7 +124,7 @@ def test_the_first_endpoint_is_preferred(several: Several) -> None:
     client = several.client()
     for _ in range(5):
         client.get(NODES)
-    assert len(several.apis[0].metadata) == 5 and not several.apis[1].metadata
+    assert len(several.apis[0].said("Get")) == 5 and not several.apis[1].metadata
     client.close()
 
 
@@ -159,7 +160,7 @@ def test_one_that_is_only_slow_is_waited_for(several: Several) -> None:
     threading.Timer(5.0, first.open.set).start()
     assert client.apply([document()]).results
     assert not second.said("Apply")
-    assert first.said("WhoAmI"), "it was asked whether it lives"
+    assert len(first.said("WhoAmI")) >= 2, "it was asked whether it lives"
     client.close()
 
 
