@@ -35,11 +35,11 @@ def test_a_region_is_killed_and_no_request_fails(folder: Path) -> None:
     assert code == 0
     assert "region eu-central" in shown and "EDGECTL_CONFIG=" in shown
     name = Continent(folder).name
-    code, shown = typed(folder, "kill", "eu-central", "--seconds", "16")
+    code, shown = typed(folder, "kill", "eu-central", "--seconds", "14")
     assert code == 0
     counted = re.search(r"(\d+) requests, 0 failed; (\d+) writes", shown)
     assert counted and int(counted[1]) > 50 and int(counted[2]) > 5
-    code, shown = typed(folder, "heal", "--seconds", "4")
+    code, shown = typed(folder, "heal", "--seconds", "3")
     assert code == 0
     assert typed(folder, "down")[0] == 0
     for command in ["ip", "netns", "list"], ["ip", "-brief", "link"]:
