@@ -272,3 +272,64 @@ async def test_whom_the_store_does_not_name_is_not_followed(tmp_path: Path) -> N
         await eventually(lambda: not a.mesh.links.status(), "a follows nobody")
         assert not a.fleet.unasked
         assert b.mesh.links.status()
+
+
+async def test_agents_of_a_member_that_died_come_back_elsewhere_and_nothing_moves(
+    tmp_path: Path,
+) -> None:
+    async with members(tmp_path, "a", "b", "c", leads="b") as (a, b, c):
+        assert a.proxy is not None
+        agents = [await connected(a, b, c, node=f"n{i}") for i in range(3)]
+        beats = [asyncio.create_task(beating(agent)) for agent in agents]
+        await b.workload("hello", replicas=6)
+        await eventually(lambda: sum(len(g.runs()) for g in agents) == 6, "all are placed")
+        settled = {p.node: p.generation for p in b.cache.placements()}
+        await eventually(
+            lambda: all(
+                b.fleet.observe(node).acked_generation == generation
+                for node, generation in settled.items()
+            ),
+            "the leader knows that all run",
+        )
+        began = b.fleet.steady()
+        a.proxy.cut()
+        for agent, home in zip(agents, (b, c, c), strict=True):
+            await agent.disconnect()
+            await home.move(agent)
+            beats.append(asyncio.create_task(beating(agent)))
+        await asyncio.sleep(0.5)
+        await a.leave()
+        await eventually(lambda: b.fleet.steady() - began > 5.0, "a full period, twice")
+        assert {p.node: p.generation for p in b.cache.placements()} == settled
+        assert sorted(s.node for s in (*b.gateway.sessions, *c.gateway.sessions)) == [
+            "n0", "n1", "n2",
+        ]  # fmt: skip
+        for one in (b, c):
+            assert all(one.liveness(f"n{i}") == "Live" for i in range(3))
+        for task in beats:
+            task.cancel()
+        for agent in agents:
+            await agent.disconnect()
+
+
+async def test_a_line_that_flaps_moves_nothing(tmp_path: Path) -> None:
+    async with members(tmp_path, "a", "b", "c", leads="b") as (a, b, c):
+        assert a.proxy is not None
+        agent, other = await connected(a, b, c), await connected(b, a, c, node="n2")
+        beats = [asyncio.create_task(beating(agent)), asyncio.create_task(beating(other))]
+        await b.workload("hello", replicas=4)
+        await eventually(lambda: len(agent.runs() + other.runs()) == 4, "all are placed")
+        settled = {p.node: p.generation for p in b.cache.placements()}
+        for _ in range(5):
+            a.proxy.cut()
+            await asyncio.sleep(1.3)
+            a.proxy.mend()
+            await asyncio.sleep(0.7)
+        assert {p.node: p.generation for p in b.cache.placements()} == settled
+        await eventually(lambda: b.hears(a), "it is heard in the end")
+        await eventually(lambda: b.liveness("n1") == "Live", "and its node")
+        assert "NodeLost" not in b.reasons("Node", "n1")
+        for task in beats:
+            task.cancel()
+        await agent.disconnect()
+        await other.disconnect()
