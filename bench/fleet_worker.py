@@ -23,6 +23,7 @@ import os
 import random
 import resource
 import socket
+import stat
 import sys
 import time
 from collections import Counter
@@ -177,9 +178,13 @@ def _connections(port: int) -> list[int]:
     """File descriptors of this process's connections to a port."""
     found = []
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names, not paths
-        with suppress(OSError), socket.socket(fileno=os.dup(int(name))) as one:
-            if one.family in (socket.AF_INET, socket.AF_INET6) and one.getpeername()[1] == port:
-                found.append(int(name))
+        with suppress(OSError):
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(int(name))) as one:
+                internet = one.family in (socket.AF_INET, socket.AF_INET6)
+                if internet and one.getpeername()[1] == port:
+                    found.append(int(name))
     return found
 
 
