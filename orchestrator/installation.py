@@ -93,9 +93,10 @@ def _require_region(config: Config) -> None:
         raise WrongInstallation(
             f"there is no {missing[0]}: all regions of an installation have one root, which is "
             "made once and not by a start",
-            f"Where the root's key is kept: edge-orchestrator ca init --dir CA "
-            f"--trust-domain {config.trust_domain} --region {region}. Then bring CA/root.crt and "
-            f"CA/regions/{region}/ to {directory} on this machine, and leave root.key there.",
+            "Where the root's key is kept: edge-orchestrator ca init --dir CA "
+            f"--trust-domain {config.trust_domain} --region {region}, and edge-orchestrator "
+            f"ca export --dir CA --region {region} --out {region}.json. "
+            f"Here: edge-orchestrator ca import {region}.json --dir {directory}.",
         )
 
 

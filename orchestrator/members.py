@@ -50,7 +50,8 @@ class Registry:
     """`claim` before anything is served, `run` until cancelled, `announce` when the listeners are
     there, then `leave`.
 
-    `exclusive`: nobody else can have the Store open, so whoever is named in it is gone.
+    `exclusive`: nobody else can have the Store open, so whoever is named in it is gone, and there
+    is no group that an older version could not work with.
     `settle_s`: how long all present members must have a version before the floor rises to it.
     """
 
@@ -113,10 +114,10 @@ class Registry:
         present = {
             other.name: other.version
             for other in (PresenceRecord.from_bytes(e.value) for e in entries if e.key != ours)
-            if not self._exclusive
         }
-        self._floor = floor.value.decode() if floor is not None else ""
-        if refusal := skew.why_not(self.record.version, self._floor, present):
+        self._floor = floor.value.decode() if floor is not None and not self._exclusive else ""
+        refusal = skew.why_not(self.record.version, self._floor, present)
+        if refusal is not None and not self._exclusive:
             raise NotAdmitted(refusal.message, refusal.hint)
         return next((e for e in entries if e.key == ours), None), floor
 

@@ -208,11 +208,13 @@ async def test_a_claim_whose_answer_was_lost_is_made_again(store: Store) -> None
 async def test_alone_with_its_store_it_asks_nobody(store: Store) -> None:
     await registry(store, ttl_s=60.0, version="0.7.0").claim()
     await store.txn([], [Put(keys.member("former"), registry(store).record.to_bytes())])
-    alone = registry(store, exclusive=True, ttl_s=60.0, version="0.9.0")
+    await store.txn([], [Put(keys.FLOOR, b"0.7")])
+    alone = registry(store, exclusive=True, ttl_s=60.0, version="0.6.0")
     await alone.claim()
     await alone.announce()
     assert (await present(store)) == alone._presence
     assert await store.get(keys.member("former")) is None
+    assert await _floor(store) == "0.6"
 
 
 # --- versions -------------------------------------------------------------------------------------
