@@ -82,6 +82,7 @@ class Orchestrator:
         self._serving = False
         self._patient = False
         self._epoch_base = 0
+        self._making_admin = False
         self.parts: Parts
         self.playing: PlayingDead
         self.drill: DrillWatch
@@ -199,8 +200,10 @@ class Orchestrator:
         """At the first start, so that somebody can operate it. Members that are first together
         may each make one: certificates of the same admin, all of which count."""
         path = self._admin_context
-        if await store.get(keys.identity("operator", ADMIN)) is not None:
+        known = await store.get(keys.identity("operator", ADMIN)) is not None
+        if known and not self._making_admin:
             return
+        self._making_admin = True  # tried again after an unknown outcome, it may be our own
         try:
             await issue_context(
                 store, authority, self._config, self._clock, ADMIN, ("admin",), path

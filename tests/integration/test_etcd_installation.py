@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ import pytest
 from orchestrator.installation import WrongInstallation
 from orchestrator.server import Orchestrator
 from orchestrator.store import keys
-from orchestrator.store.etcd.adapter import open_etcd
-from orchestrator.store.port import Put, StoreUnavailable
+from orchestrator.store.etcd.adapter import EtcdStore, open_etcd
+from orchestrator.store.port import Compare, Op, Put, StoreUnavailable, TxnResult
 from polder.v1 import operator_pb2
 from tests.integration.etcd_server import EtcdCluster
 from tests.integration.members_rig import etcd_settings, make_ca
@@ -117,6 +117,26 @@ async def test_an_installation_that_is_being_moved_is_left_alone(
     config = config_for(tmp_path, **at_etcd(cluster, "/moving", ca))
     with pytest.raises(WrongInstallation, match="being moved"):
         await Orchestrator(config).start()
+
+
+async def test_an_admin_whose_making_was_not_heard_of_is_made_again(
+    cluster: EtcdCluster, ca: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the admin would be known to the Store, and nobody would have the key."""
+    real = EtcdStore.txn
+    lost: list[TxnResult] = []
+
+    async def txn(self: EtcdStore, compares: Sequence[Compare], ops: Sequence[Op]) -> TxnResult:
+        result = await real(self, compares, ops)
+        if not lost and any(op.key == keys.identity("operator", "admin") for op in ops):
+            lost.append(result)
+            raise StoreUnavailable("the answer was lost")
+        return result
+
+    monkeypatch.setattr(EtcdStore, "txn", txn)
+    async with running(tmp_path, **at_etcd(cluster, "/unheard", ca)) as rig:
+        assert lost
+        assert await rig.admin().WhoAmI(operator_pb2.WhoAmIRequest())
 
 
 async def test_init_does_not_wait_for_etcd(ca: Path, tmp_path: Path) -> None:
