@@ -77,6 +77,7 @@ class Cache:
         self._clock = clock
         self._values: dict[str, object] = {}
         self._resources: dict[str, dict[str, StoredResource]] = defaultdict(dict)
+        self._identities: dict[str, dict[str, IdentityRecord]] = defaultdict(dict)
         self._revisions: dict[str, TemplateRevision] = {}
         self._placements: dict[str, NodePlacement] = {}
         self._kept: dict[str, dict[str, KeptRecord]] = {prefix: {} for prefix in keys.KEPT}
@@ -144,11 +145,7 @@ class Cache:
         return found if isinstance(found, IdentityRecord) else None
 
     def identities(self, kind: str) -> list[IdentityRecord]:
-        return [
-            value
-            for value in self._values.values()
-            if isinstance(value, IdentityRecord) and value.kind == kind
-        ]
+        return list(self._identities[kind].values())
 
     def kept(self, prefix: str) -> list[KeptRecord]:
         """All of one of `keys.KEPT`."""
@@ -311,6 +308,10 @@ class Cache:
                 self._resources[change.value.kind][change.key] = change.value
             elif isinstance(change.previous, StoredResource):
                 self._resources[change.previous.kind].pop(change.key, None)
+            elif isinstance(change.value, IdentityRecord):
+                self._identities[change.value.kind][change.key] = change.value
+            elif isinstance(change.previous, IdentityRecord):
+                self._identities[change.previous.kind].pop(change.key, None)
             elif isinstance(change.value, TemplateRevision):
                 self._revisions[change.key] = change.value
             elif isinstance(change.value, NodePlacement):
