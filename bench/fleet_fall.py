@@ -133,13 +133,16 @@ async def soak(bench: Bench) -> None:
     seen = await bench.until(
         lambda found: found["connected"] >= bench.result["connected"], BACK_LIMIT_S, "after soak"
     )
-    line = slope(total)
+    line, later = slope(total), slope(total[len(total) // 2 :])
+    grown = total[-1][1] - sum(bench.rss_before_mb[region.name] for region in living)
     bench.result |= {
         "rss_slope_mb_per_min": round(line.per_unit, 4),
         "rss_slope_error_mb_per_min": round(line.error, 4),
         "rss_slope_is_zero": line.is_zero,
         "soak": {
             "minutes": minutes,
+            "second_half_mb_per_min": [round(later.per_unit, 4), round(later.error, 4)],
+            "kb_per_agent": round(grown * 1024 / max(1, bench.result["connected"]), 1),
             "cut": cut,
             "reconnected": sum(turn.connected for turn in await bench.crew.turns()),
             "connected": seen["connected"],
