@@ -97,7 +97,11 @@ class Freshness:
         try:
             async with self._gate:
                 self._coming = None
-                return self._monotonic(), await self._store.revision()
+                asked_at, seen = self._monotonic(), self._cache.revision
+                revision = await self._store.revision()
+                if revision < seen:
+                    raise StoreError(f"the store went back from revision {seen} to {revision}")
+                return asked_at, revision
         finally:
             if self._coming is asyncio.current_task():
                 self._coming = None

@@ -148,6 +148,16 @@ async def test_a_store_that_refuses_is_as_good_as_one_that_is_silent() -> None:
     assert await reader == 7.0
 
 
+async def test_a_store_that_went_back_makes_no_mirror_current() -> None:
+    world = World()
+    world.time += 7.0
+    world.store.now = 9
+    reader = world.read()
+    await world.until(lambda: bool(world.store.asked))
+    world.store.answer(0)
+    assert await reader == 7.0
+
+
 async def test_who_writes_alone_asks_nothing() -> None:
     world = World()
     world.store.known = 10
