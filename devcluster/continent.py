@@ -89,7 +89,7 @@ class Continent(Boxes):
     ) -> None:
         """Returns when all regions serve and all boxes are Ready. Raises what its parts raise."""
         self._register()
-        told("network")
+        told("network and certificates")
         self.network.start()
         self._make_authorities()
         self._know()
