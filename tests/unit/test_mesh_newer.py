@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from itertools import permutations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.fleet import Fleet
@@ -127,6 +127,7 @@ def play(sessions: list[SessionName], choices: list[int]) -> list[Party]:
     return parties
 
 
+@settings(max_examples=300, deadline=None)
 @given(names("s1"), names("s2"), st.lists(st.integers(0, 5), max_size=40))
 def test_every_interleaving_of_two_sessions_ends_with_one_of_them(
     one: SessionName, other: SessionName, choices: list[int]
@@ -140,6 +141,7 @@ def test_every_interleaving_of_two_sessions_ends_with_one_of_them(
     assert all(not a.heard.unclaimed(a.heard.of(name)) for name in "bc")
 
 
+@settings(max_examples=300, deadline=None)
 @given(names("s1"), names("s2"), names("s3"), st.lists(st.integers(0, 5), max_size=60))
 def test_of_three_sessions_at_most_one_stays_and_no_two_members_disagree(
     one: SessionName, two: SessionName, three: SessionName, choices: list[int]

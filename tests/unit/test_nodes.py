@@ -263,7 +263,7 @@ def test_nodes_that_died_one_by_one_are_no_news() -> None:
 NODES = [f"{site}-{number}" for site in "abc" for number in range(4)]
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(
         st.tuples(st.sets(st.sampled_from(NODES), max_size=12), st.booleans(), st.integers(3, 60)),
