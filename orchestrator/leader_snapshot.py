@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from orchestrator.cache import Cache
 from orchestrator.domain.inventory import from_stored, host_paths
-from orchestrator.domain.liveness import DEFAULT_PERIODS, Liveness, Periods
+from orchestrator.domain.liveness import DEFAULT_PERIODS, Liveness, NodeLiveness, Periods
 from orchestrator.domain.maintenance import AT_WORK, Standing, cordons
 from orchestrator.domain.reports import TERMINATING, unable
 from orchestrator.domain.stops import is_gone
@@ -50,6 +50,7 @@ from polder.v1 import agent_pb2
 
 T = TypeVar("T")
 
+_LIVE = NodeLiveness(Liveness.LIVE, 0.0)
 _Facts = tuple[
     StoredResource,
     NodeStatusRecord | None,
@@ -157,9 +158,12 @@ class SnapshotBuilder:
             status = self._cache.node_status(resource.name)
             site = self._cache.resource("Site", "", str(resource.spec.get("site", "")))
             seen = self._fleet.get(resource.name)
-            state = self._fleet.liveness(
-                resource.name, status is not None, self._periods, led_since
-            )
+            if self._fleet.is_live(resource.name, self._periods.silent_after_s):
+                state = _LIVE  # as nearly always, at a fraction of the cost
+            else:
+                state = self._fleet.liveness(
+                    resource.name, status is not None, self._periods, led_since
+                )
             not_ready = seen is not None and bool(unable(seen.heartbeat))
             standing = standings.get(site.name, AT_WORK) if site is not None else AT_WORK
             overdue = _is_overdue(resource, now)
@@ -350,7 +354,9 @@ def _is_overdue(resource: StoredResource, now: float) -> bool:
 
 
 def _same(before: _Facts, now: _Facts) -> bool:
-    return all(a is b for a, b in zip(before[:3], now[:3], strict=True)) and before[3:] == now[3:]
+    if before[0] is not now[0] or before[1] is not now[1] or before[2] is not now[2]:
+        return False
+    return before[3:] == now[3:]
 
 
 def _node(facts: _Facts, since: float) -> Node:

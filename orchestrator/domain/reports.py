@@ -66,14 +66,14 @@ def merge(
 
 def conditions_of(heartbeat: agent_pb2.Heartbeat | None) -> list[tuple[str, bool, str, str]]:
     """What of a heartbeat is visible to others: if it changes, listeners are told."""
-    if heartbeat is None:
+    if heartbeat is None or not heartbeat.conditions:
         return []
     return [(c.type, c.status, c.reason, c.message) for c in heartbeat.conditions]
 
 
 def unable(heartbeat: agent_pb2.Heartbeat | None) -> list[agent_pb2.NodeCondition]:
     """The conditions that make a node NotReady: it is heard of, and cannot start anything."""
-    if heartbeat is None:
+    if heartbeat is None or not heartbeat.conditions:
         return []
     return [c for c in heartbeat.conditions if c.status and c.type in NOT_READY]
 
