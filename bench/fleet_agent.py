@@ -47,30 +47,40 @@ log = logging.getLogger(__name__)
 supervisor.HOUSEKEEPING_S = HOUSEKEEPING_S
 
 
-async def in_process(
-    name: str, header: dict[str, object], parts: Sequence[bytes] = (), *, timeout_s: float
-) -> tuple[dict[str, object], list[bytes]]:
-    """`agent.identity_store.Credentials`, without the process around it."""
-    del timeout_s
-    try:
-        return credentials.COMMANDS[name](header, parts)
-    except credentials.Refused as error:
-        raise CredentialsRefused(error.reason, str(error)) from error
+PLANS_AT_ONCE = 8
 
 
 class SharedBox:
-    """The machine's inventory and its use, looked at once for all agents of a process.
+    """What the agents of a process share: the machine's inventory and use, looked at once for all,
+    and cryptography without a process around it.
 
     `beats` counts their heartbeats.
     """
 
     def __init__(self, folder: Path) -> None:
         self.beats = 0
+        self._plans = asyncio.Semaphore(PLANS_AT_ONCE)
         self._box = Box(disk=folder)
         self._sampler = UsageSampler(self._box)
         self._inventory = with_runtime(take(self._box, Reserved()), "simulated 1")
         self._sampled_at = -SAMPLE_EVERY_S
         self._usage: agent_pb2.Usage | None = None
+
+    async def credentials(
+        self, name: str, header: dict[str, object], parts: Sequence[bytes] = (), *, timeout_s: float
+    ) -> tuple[dict[str, object], list[bytes]]:
+        """`agent.identity_store.Credentials`.
+
+        Few plans at once: each box has a processor of its own, and would not be late with its
+        heartbeat because thousands of others have got a plan in the same moment.
+        """
+        del timeout_s
+        async with self._plans:
+            await asyncio.sleep(0)
+            try:
+                return credentials.COMMANDS[name](header, parts)
+            except credentials.Refused as error:
+                raise CredentialsRefused(error.reason, str(error)) from error
 
     def inventory(self, name: str) -> Inventory:
         """Of a box with that host name, large enough for what is applied."""
@@ -146,7 +156,7 @@ class FleetAgent:
         self._box = Box(root=self._folder / "box")  # holds its machine id and nothing else
         self._shared = shared
         self._on_turn = on_turn
-        self._store = IdentityStore(self._folder, in_process)
+        self._store = IdentityStore(self._folder, shared.credentials)
         self._tasks: list[asyncio.Task[None]] = []
         self.supervisor: Supervisor
         self.keeper: PlanKeeper
