@@ -67,6 +67,22 @@ async def connect_all(bench: Bench) -> None:
     }
 
 
+async def steady_idle(bench: Bench) -> None:
+    """Before there is anything to run: the figures that the targets are about."""
+    found = await steady(bench, "steady")
+    bench.result |= {key: found.get(key) for key in _HEADLINES}
+
+
+_HEADLINES = (
+    "cpu_cores",
+    "kb_per_agent",
+    "heartbeat_p99_ms",
+    "idle_kbit_s_per_agent",
+    "agents_cpu_cores",
+    "etcd_cpu_cores",
+)
+
+
 async def steady(bench: Bench, name: str) -> dict[str, Any]:
     """Nothing happens but heartbeats. The figures are also kept under `name`."""
     await asyncio.sleep(SETTLE_S if bench.options.steady_s >= SETTLE_S else 2.0)
@@ -123,6 +139,8 @@ async def steady(bench: Bench, name: str) -> dict[str, Any]:
 async def apply_all(bench: Bench) -> None:
     """Workloads for everybody, until each replica is in a plan that its node acknowledged."""
     replicas = bench.options.replicas
+    if not replicas:
+        return
     bench.say(f"applying {replicas} replicas")
     manifests = fleet_world.workloads(replicas)
     window = Window.open(bench)
@@ -143,6 +161,7 @@ async def apply_all(bench: Bench) -> None:
         "list_workloads_s": round(asked_s, 2),
         "apply_use": window.close(),
     }
+    await steady(bench, "loaded")
 
 
 async def _ready_replicas(bench: Bench, wanted: int) -> tuple[int, float]:
