@@ -133,12 +133,19 @@ class NodeObservation:
 class Fleet:
     """Observations by node. Listeners get its name after every change; they must be quick.
 
-    `started_at`: unix seconds. `steady`: seconds of a clock that never jumps.
+    `started_at`: unix seconds. `steady`: seconds of a clock that never jumps. `lost_after_s`: as in
+    the `Periods` that are asked for.
     """
 
-    def __init__(self, started_at: float, steady: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        started_at: float,
+        steady: Callable[[], float] = time.monotonic,
+        lost_after_s: float = DEFAULT_PERIODS.lost_after_s,
+    ) -> None:
         self.started_at = started_at
         self.steady = steady
+        self._lost_after_s = lost_after_s
         self.listening_since = steady()
         self.unasked: Mapping[str, str] = {}
         self._deaf_since = -inf
@@ -243,8 +250,9 @@ class Fleet:
             self._deaf_until = self.back_at = steady
 
     def _begin_deaf(self, since: float) -> None:
-        """Times that follow each other closely are one."""
-        if since - self._deaf_until > DEFAULT_PERIODS.lost_after_s:
+        """Times that follow each other closely are one; so is all the time until nobody is left
+        who cannot be asked."""
+        if not self.unasked and since - self._deaf_until > self._lost_after_s:
             self._deaf_since = since
 
     def doubt(self, node: str) -> str:

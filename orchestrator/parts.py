@@ -80,7 +80,7 @@ def build_parts(
     cache = Cache(store, clock)
     writes = SettlingStore(store)
     index = PlacementIndex(cache)
-    fleet = Fleet(started_at=clock())
+    fleet = Fleet(started_at=clock(), lost_after_s=config.lost_after)
     events = EventRecorder(store, clock, cache.uid_of)
     member_id = MemberId(authority.trust_domain, config.region, config.member_name)
     member = MemberIdentity(

@@ -272,6 +272,42 @@ def test_who_was_lost_before_stays_lost_when_a_link_breaks(pair: Pair) -> None:
     assert pair.state("n") is Liveness.LOST
 
 
+def test_another_link_that_breaks_while_a_member_cannot_be_asked_makes_nobody_lost(
+    pair: Pair,
+) -> None:
+    pair.open("n")
+    pair.tell()
+    pair.link()
+    pair.heard.end(pair.of_a)
+    pair.b.cannot_ask({"a": "cannot be reached"})
+    pair.now += 200.0  # the link stays broken, and the member is there
+    pair.b.link_ended()  # of a third member
+    assert pair.state("n") is Liveness.SILENT
+    pair.now += 200.0
+    pair.b.attend()
+    pair.now += 60.0  # SIGSTOP, and on
+    pair.b.attend()
+    assert pair.state("n") is Liveness.SILENT
+    pair.b.cannot_ask({})
+    pair.now += 29.0
+    pair.b.attend()
+    assert pair.state("n") is Liveness.SILENT
+
+
+def test_deaf_times_that_a_longer_patience_spans_are_one() -> None:
+    """A node that was silent before the first is not lost in the second."""
+    now = 1_000.0
+    fleet, patient = Fleet(0.0, lambda: now, lost_after_s=300.0), Periods(10.0, 300.0)
+    fleet.observe("n").heard_at = now
+    now += 10.0
+    fleet.cannot_ask({"a": "cannot be reached"})
+    now += 300.0
+    fleet.cannot_ask({})
+    now += 100.0
+    fleet.link_ended()
+    assert fleet.liveness("n", True, patient).state is Liveness.SILENT
+
+
 def test_a_new_leader_waits_a_full_period_for_nodes_that_others_hear_of(pair: Pair) -> None:
     pair.open("n")
     pair.tell()
