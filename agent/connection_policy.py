@@ -29,6 +29,7 @@ SOON_S = 1.0  # whoever ends a session and wants it back so soon is not left for
 RETRY_AFTER_MAX_S = 600.0  # a server's mistake must not send an agent away for days
 REFUSALS_SOON = 4  # rounds over the list
 STABLE_S = 10.0  # a session that lived this long was no failure
+FLAPPING_S = 3.0  # after a session that began, and died young
 DIAL_S, DIAL_MAX_S = 3.0, 10.0
 SUPERSEDED_S, SUPERSEDED_MAX_S = 5.0, 300.0
 UNDISPUTED_S = 900.0  # whoever was heard alone for so long has no twin
@@ -85,7 +86,7 @@ class Wait:
 
 
 def after_failure(attempts: Attempts, *, now: float, dice: float, slow: bool = False) -> Wait:
-    """No session, or one that died young. `slow`: our patience ended it.
+    """No session. `slow`: our patience ended the attempt.
 
     The first round over the list goes quickly (the base wait for each), since another endpoint is
     news; the exponent grows with every full round.
@@ -95,9 +96,14 @@ def after_failure(attempts: Attempts, *, now: float, dice: float, slow: bool = F
 
 
 def after_session(attempts: Attempts, *, lived_s: float, now: float, dice: float) -> Wait:
-    """A session that had been welcomed broke without a goodbye."""
+    """A session that had been welcomed broke without a goodbye.
+
+    One that died young is a failure, but no sign that all are busy or away: on a line that flaps
+    the waits stay short, or the node would be taken for lost.
+    """
     if lived_s < STABLE_S:
-        return after_failure(attempts, now=now, dice=dice)
+        young = replace(_failed(attempts), rounds=0, slow=False)
+        return _next(young, FLAPPING_S, now=now, dice=dice)
     return _next(_failed(_rested(attempts, lived_s)), FIRST_S, now=now, dice=dice)
 
 

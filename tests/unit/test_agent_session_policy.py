@@ -1,6 +1,7 @@
 """Which endpoint next, how long to wait, when to renew; what waits to be sent."""
 
 import asyncio
+import random
 
 import pytest
 from hypothesis import given
@@ -83,7 +84,25 @@ def test_a_session_that_lasted_starts_the_count_again_and_the_next_is_the_neares
     assert then.attempts.endpoint == "c" and then.seconds < policy.BASE_S
     assert failed(then.attempts).attempts.endpoint == "a"
     young = policy.after_session(tired, lived_s=1, now=0.0, dice=0.99)
-    assert young.seconds > 20 and young.attempts.rounds == 9
+    assert 2.9 < young.seconds < policy.FLAPPING_S and young.attempts.endpoint == "a"
+    assert failed(tired, 0.99).seconds > 20
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_a_line_that_flaps_every_two_seconds_makes_no_node_look_lost(seed: int) -> None:
+    """For two minutes: connections are reset, and refused while it is down."""
+    dice, attempts, now, silent_since, longest = random.Random(seed).random, THREE, 0.0, 0.0, 0.0
+    while now < 120.0:
+        if now % 4.0 < 2.0:
+            longest = max(longest, now - silent_since)
+            silent_since = now + 2.0 - now % 4.0
+            lived = silent_since - now
+            now = silent_since
+            wait = policy.after_session(attempts, lived_s=lived, now=now, dice=dice())
+        else:
+            wait = failed(attempts, dice(), now)
+        attempts, now = wait.attempts, now + wait.seconds + 0.05
+    assert max(longest, now - silent_since) < 8.0, "silent_after is 10 s"
 
 
 @pytest.mark.parametrize("reason", ["Shutdown", "Drill"])
