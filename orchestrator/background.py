@@ -23,9 +23,11 @@ class Background:
 
     def _ended(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
-        if self._stopping or task.cancelled():
+        if self._stopping:
             return
-        log.critical("task %s ended", task.get_name(), exc_info=task.exception())
+        # Nobody but `stop` ends one: a cancellation that came out of what it waited for is none.
+        error = None if task.cancelled() else task.exception()
+        log.critical("task %s ended", task.get_name(), exc_info=error)
         self.failed.set()
 
     async def stop(self) -> None:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from orchestrator.cancellation import is_cancelled
 from orchestrator.records import (
     IdentityRecord,
     KeptRecord,
@@ -258,6 +259,12 @@ class Cache:
                 level = logging.WARNING if self.healthy else logging.DEBUG  # told once
                 self.healthy = False
                 log.log(level, "the store's watch broke; trying again: %s", error)
+                await asyncio.sleep(_RETRY_S)
+            except asyncio.CancelledError:
+                if is_cancelled():
+                    raise
+                self.healthy = False
+                log.warning("the store's watch was cancelled by its connection; trying again")
                 await asyncio.sleep(_RETRY_S)
             except Exception as error:
                 await self._wait_unreadable(error)

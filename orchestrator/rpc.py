@@ -18,6 +18,7 @@ from grpc import aio
 
 from orchestrator.authz import Listener, Rule, Who, admit, attach, detach, rule_for
 from orchestrator.calls import LiveCalls
+from orchestrator.cancellation import is_cancelled
 from orchestrator.identity.peers import Peers
 from orchestrator.metrics import Metrics
 from orchestrator.operator_calls import Metadata, OperatorCalls, operation
@@ -90,7 +91,9 @@ class FrontDoor(aio.ServerInterceptor):  # type: ignore[type-arg,unused-ignore] 
                     answer = await serve(request, context)
                 context.set_trailing_metadata(signed)
                 return answer
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if _is_the_callers(error):
+                    raise
                 refused = _refusal(method, error)
                 code = refused.code.name
                 return await _refuse(context, refused, signed)
@@ -103,10 +106,10 @@ class FrontDoor(aio.ServerInterceptor):  # type: ignore[type-arg,unused-ignore] 
             self._metrics.streams.labels(short).inc()
             try:
                 return await self._stream(method, rule, serve, request, context, name)
-            except asyncio.CancelledError:
-                code = "CANCELLED"
-                raise
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if _is_the_callers(error):
+                    code = "CANCELLED"
+                    raise
                 refused = _refusal(method, error)
                 code = refused.code.name
                 if handler.request_streaming:
@@ -174,7 +177,13 @@ async def _run_stream(serve: Callable[[Any, Context], Any], request: Any, contex
     return None
 
 
-def _refusal(method: str, error: Exception) -> Refused:
+def _is_the_callers(error: BaseException) -> bool:
+    """The call was cancelled from outside. What its handler waited for may say the same of itself;
+    gRPC would then take the caller for gone and answer nothing."""
+    return isinstance(error, asyncio.CancelledError) and is_cancelled()
+
+
+def _refusal(method: str, error: BaseException) -> Refused:
     """What the caller is told. Raises the error itself when gRPC aborts with it already."""
     if isinstance(error, aio.AbortError):
         raise error

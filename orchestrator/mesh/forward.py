@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from grpc import StatusCode, aio
 
+from orchestrator.cancellation import is_cancelled
 from orchestrator.fleet import Fleet
 from orchestrator.gateway.relays import NodeUnreachable, Relay, RelayBroker
 from orchestrator.refusals import invalid
@@ -255,7 +256,7 @@ class _ForwardedRelay:
         try:
             response = await self._call.read()
         except asyncio.CancelledError:
-            if _is_cancelled():
+            if is_cancelled():
                 raise
             response = _EOF  # the link's connection was closed here
         if response is _EOF:
@@ -281,16 +282,9 @@ class _ForwardedRelay:
         try:
             await self._call.write(request)
         except asyncio.CancelledError:
-            if _is_cancelled():
+            if is_cancelled():
                 raise
             raise asyncio.InvalidStateError from None
-
-
-def _is_cancelled() -> bool:
-    """Whether it is this task that shall end. A call whose connection is closed on this side says
-    the same of itself, and must not take its caller with it."""
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
 
 
 def _why(error: Exception) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 
 import grpc
 
+from orchestrator.cancellation import is_cancelled
 from orchestrator.store.etcd.errors import (
     Broken,
     CertificateRefused,
@@ -154,8 +155,7 @@ class EtcdClient:
                     raise StoreUnavailable(f"{doing} at etcd {link.endpoint}: {error}") from error
             except asyncio.CancelledError as error:
                 # Not our caller's doing, but the channel's, which was closed meanwhile.
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
+                if is_cancelled():
                     raise
                 raise StoreUnavailable(
                     f"{doing} at etcd {link.endpoint}: the connection was closed; whether a write "

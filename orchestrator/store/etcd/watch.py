@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import grpc
 
+from orchestrator.cancellation import is_cancelled
 from orchestrator.store.etcd.client import EtcdClient
 from orchestrator.store.etcd.errors import Broken
 from orchestrator.store.etcd.link import REQUIRE_LEADER, Link
@@ -146,20 +147,23 @@ class _Stream:
     async def _write(self, request: pb.WatchRequest) -> None:
         try:
             async with asyncio.timeout(self._client.settings.watch_probe_s), self._writing:
-                await self._call.write(request)
+                await self._sent(request)
         except TimeoutError as error:
             self._blame("takes no request")
             raise Broken(f"etcd {self.link.endpoint} takes no request") from error
+        except asyncio.CancelledError as error:
+            # Not our reader's doing, but the channel's, which was closed meanwhile.
+            if is_cancelled():
+                raise
+            raise Broken("the connection was closed") from error
+
+    async def _sent(self, request: pb.WatchRequest) -> None:
+        try:
+            await self._call.write(request)
         except asyncio.InvalidStateError as error:
             # The stream has ended already: its own error says more.
             await self._call.read()
             raise Broken(f"etcd {self.link.endpoint} ended the stream") from error
-        except asyncio.CancelledError as error:
-            # Not our reader's doing, but the channel's, which was closed meanwhile.
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            raise Broken("the connection was closed") from error
 
     async def next(self) -> WatchBatch | None:
         """What came; None when it was only a sign of life. Raises as `open`, and Compacted."""
