@@ -130,7 +130,7 @@ async def test_a_member_that_stops_sends_its_agents_to_the_others(
     await put_member(home, "m2", "north", present=others)
     agents = [await (await (await home.join(f"n{n}")).connect()).welcomed() for n in range(12)]
     await home.gateway.shutdown(3.0)
-    assert {agent.goodbye() for agent in agents} == {"Shutdown"}
+    await eventually(lambda: {agent.goodbye() for agent in agents} == {"Shutdown"}, "all were told")
     waits = {
         m.goodbye.retry_after_ms for agent in agents for m in agent.heard if m.HasField("goodbye")
     }
