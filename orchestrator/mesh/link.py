@@ -114,6 +114,7 @@ class Link:
         self._failures = 0
         self._wake = asyncio.Event()
         self._unclaimed = 0
+        self._again = False
         self._closing: set[asyncio.Task[None]] = set()
 
     @property
@@ -152,9 +153,8 @@ class Link:
         self._unclaimed = self._unclaimed + 1 if found else 0
         if self._unclaimed >= _UNCLAIMED_PATIENCE:
             self._unclaimed = 0
+            self._again = True
             log.info("hears a member from the beginning", extra={"peer": self._record.name})
-            self._current = None  # whose task ends with it: see `_follow`
-            self._wake.set()
 
     # --- streams ---------------------------------------------------------------------------------
 
@@ -170,7 +170,7 @@ class Link:
                     self._ended(task)
                     await self._pause()
                     task = self._start()
-                elif self._has_old_certificate() and loop.time() >= retry_at:
+                elif self._wants_another() and loop.time() >= retry_at:
                     task = await self._renewed(task)
                     retry_at = loop.time() + _RENEW_RETRY_S
         finally:
@@ -183,12 +183,16 @@ class Link:
     def _start(self) -> "asyncio.Task[None]":
         return asyncio.create_task(self._follow(), name=f"mesh-follow-{self._record.name}")
 
-    def _has_old_certificate(self) -> bool:
+    def _wants_another(self) -> bool:
+        """Its certificate is not the newest, or the member is to say everything again."""
         stream = self._current
-        return stream is not None and stream.credentials is not self._identity.current
+        if stream is None:
+            return False
+        return self._again or stream.credentials is not self._identity.current
 
     async def _renewed(self, old: "asyncio.Task[None]") -> "asyncio.Task[None]":
-        """A stream with the new certificate; the old one until that has said everything."""
+        """Another stream; the old one until that has said everything."""
+        self._again = False
         before = self._current
         fresh = self._start()
         deadline = asyncio.get_running_loop().time() + HUNG_AFTER_S
@@ -249,8 +253,6 @@ class Link:
             self._skew_s = message.pulse.now_ms / 1000 - self._clock()
             self._nodes.pulse(self._heard, message.pulse)
         if stream is not self._current:
-            if self._current is None:
-                raise LinkBroken("it is heard from the beginning")
             return kind == "pulse"  # a newer stream has the word
         if kind == "nodes":
             self._nodes.take(self._heard, message.nodes)

@@ -91,6 +91,7 @@ class NodesHeard:
     def _complete(self, heard: Heard) -> None:
         heard.peer.reachable = True
         for node in heard.missing:
+            heard.peer.claims.pop(node, None)  # it moved before this member was through
             seen = self.fleet.get(node)
             if seen is not None and seen.peer is heard.peer and seen.connected:
                 # Its session ended at some moment that nobody here knows: from now on it is silent.

@@ -115,7 +115,9 @@ class Link:
             self.target.heard.end(self.heard)
 
     def again(self) -> None:
-        self.fall()
+        """As a second stream beside the first does."""
+        self.up = False
+        self._queue.clear()
         self.rise()
 
     def put(self, message: member_pb2.NodesSaid | member_pb2.Pulse) -> None:

@@ -337,3 +337,24 @@ def test_a_process_that_was_stopped_heard_nobody_meanwhile(pair: Pair) -> None:
     pair.now += 2.0
     pair.b.attend()
     assert pair.state("own") is Liveness.LOST
+
+
+def test_who_has_moved_while_a_member_says_everything_is_no_claim_of_it(pair: Pair) -> None:
+    pair.open("n")
+    pair.tell()
+    pair.link()
+    pair.heard.end(pair.of_a)
+    pair.close("n")
+    list(pair.told.differences())  # nobody hears it
+    pair.heard.begin(pair.of_a)
+    other = pair.heard.of("c")
+    other.peer.reachable = True
+    said = member_pb2.NodeSaid(
+        node="n", connected=True, whole=True, instance_id="i", session_number=2, session_id="s2"
+    )
+    pair.heard.take(other, member_pb2.NodesSaid(nodes=[said]))
+    pair.heard.take(pair.of_a, member_pb2.NodesSaid(complete=True))
+    pair.heard.take(
+        other, member_pb2.NodesSaid(nodes=[member_pb2.NodeSaid(node="n", session_id="s2")])
+    )
+    assert not pair.heard.unclaimed(pair.of_a)
