@@ -181,7 +181,9 @@ class Link:
             self._nodes.end(self._heard)
 
     def _start(self) -> "asyncio.Task[None]":
-        return asyncio.create_task(self._follow(), name=f"mesh-follow-{self._record.name}")
+        task = asyncio.create_task(self._follow(), name=f"mesh-follow-{self._record.name}")
+        task.add_done_callback(_seen)  # also of one that ends while this link is being stopped
+        return task
 
     def _wants_another(self) -> bool:
         """Its certificate is not the newest, or the member is to say everything again."""
@@ -319,6 +321,11 @@ async def _closed(channel: aio.Channel) -> None:
 async def _cancelled(task: "asyncio.Task[None]") -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+def _seen(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def _text(error: BaseException | None) -> str:

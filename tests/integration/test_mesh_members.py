@@ -333,3 +333,19 @@ async def test_a_line_that_flaps_moves_nothing(tmp_path: Path) -> None:
             task.cancel()
         await agent.disconnect()
         await other.disconnect()
+
+
+async def test_what_is_not_known_any_more_is_heard_again_from_the_beginning(
+    tmp_path: Path,
+) -> None:
+    async with members(tmp_path, "a", "b", "c") as (a, b, c):
+        agent = await connected(a, b, c)
+        beats = asyncio.create_task(beating(agent))
+        ended: list[bool] = []
+        b.fleet.link_ended = lambda: ended.append(True)
+        b.fleet.forget("n1")  # as after a deletion that the mirror saw too late
+        assert b.owner("n1") == ""
+        await eventually(lambda: b.owner("n1") == "a", "b hears of it again")
+        assert b.hears(a) and b.hears(c) and not ended
+        beats.cancel()
+        await agent.disconnect()
