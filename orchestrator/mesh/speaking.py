@@ -101,6 +101,7 @@ class Speaker:
         self, words: Words, whole: bool, items: Iterable[_Item]
     ) -> Iterator[member_pb2.LeaderSaid]:
         message = member_pb2.LeaderSaid(term=words.term, whole=whole)
+        told_steady = self._told_steady  # newer words may be taken before the last message is made
         count = size = 0
         for kind, name in items:
             if count == _ITEMS_PER_MESSAGE or size > _BYTES_PER_MESSAGE:
@@ -111,7 +112,7 @@ class Speaker:
             count += 1
             size += _add(message, words, kind, name)
         message.told_at_ms = int(words.told_at * 1000)
-        message.told_ago_ms = int((self._steady() - self._told_steady) * 1000)
+        message.told_ago_ms = int((self._steady() - told_steady) * 1000)
         yield message
 
 

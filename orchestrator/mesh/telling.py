@@ -72,7 +72,9 @@ class Follower:
 
     def __init__(self, member: str) -> None:
         self.member = member
-        self.hears_leader = False  # not before it was told the whole
+        self.hears_leader = False  # not before it is told the whole
+        self._later: list[bytes] | None = None  # what comes after that
+        self._later_bytes = 0
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
         self._failed = ""
@@ -92,6 +94,29 @@ class Follower:
         self._bytes += len(raw)
         self._empty.clear()
         self._news.set()
+
+    def begin_words(self) -> None:
+        """It is being told all that the leader says."""
+        if not self.hears_leader:
+            self.hears_leader, self._later = True, []
+
+    def put_words(self, raw: bytes) -> None:
+        """What the leader says to all; as `put`, after the whole."""
+        if self._later is None:
+            self.put(raw)
+            return
+        self._later_bytes += len(raw)
+        if self._later_bytes > WAITING_BYTES_MAX:
+            self.fail(f"{WAITING_BYTES_MAX >> 20} MB wait for it")
+        else:
+            self._later.append(raw)
+
+    def end_words(self) -> None:
+        """That was the whole."""
+        self.begin_words()
+        later, self._later = self._later or (), None
+        for raw in later:
+            self.put(raw)
 
     def fail(self, why: str) -> None:
         """Its stream ends without what still waits."""
@@ -166,7 +191,7 @@ class Telling:
         raw = _raw(member_pb2.FollowResponse(leader=said))
         for follower in self._followers:
             if follower.hears_leader:
-                follower.put(raw)
+                follower.put_words(raw)
 
     def end(self) -> None:
         """This member stops: those that follow hear of the last session's end, and that is all."""
@@ -241,8 +266,10 @@ class Telling:
                 await follower.emptied()
         follower.put(batch.raw(complete=True))
         for words in self._words.whole() if self._words is not None else ():
+            follower.begin_words()  # at the first: what is said to all from now on is not in it
             follower.put(_raw(member_pb2.FollowResponse(leader=words)))
-        follower.hears_leader = True
+            await follower.emptied()  # ten thousand explanations are not told in one go
+        follower.end_words()
 
     # --- changes ---------------------------------------------------------------------------------
 

@@ -176,6 +176,37 @@ async def test_changes_of_the_leaders_words_come_after_the_whole() -> None:
     following.cancel()
 
 
+async def test_a_long_whole_is_told_piece_by_piece_and_news_wait_for_its_end() -> None:
+    made, others = list[int](), 0
+
+    class Words:
+        def whole(self) -> Iterable[member_pb2.LeaderSaid]:
+            for number in range(1, 21):
+                made.append(others)
+                yield member_pb2.LeaderSaid(term=number, whole=number == 1, more=number < 20)
+
+        def heard(self, member: str, said: member_pb2.LeaderSaid) -> None: ...
+
+    async def others_work() -> None:
+        nonlocal others
+        while True:
+            others += 1
+            await asyncio.sleep(0)
+
+    home, reader = Home(), Reader()
+    working = asyncio.create_task(others_work())
+    home.telling.use(Words())
+    following = asyncio.create_task(home.telling.serve("b", reader.write))
+    await until(lambda: len(made) >= 5)
+    home.telling.say(member_pb2.LeaderSaid(term=99))
+    await until(lambda: reader.kinds().count("leader") > 20)
+    terms = [m.leader.term for m in reader.heard() if m.HasField("leader")]
+    assert terms == [*range(1, 21), 99]
+    assert len(set(made)) == 20, "others had no turn in between"
+    for task in (following, working):
+        task.cancel()
+
+
 async def test_usage_that_only_heartbeats_bring_is_told_within_a_minute(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
