@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart down test lint unit protos format bench clean
+.PHONY: help quickstart down test proof lint unit protos format bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,6 +19,12 @@ test: ## Everything: linters, types, layers, stubs, all tests
 	@tools/bootstrap.sh --system --tests
 	@$(MAKE) --no-print-directory lint
 	@$(PY) -m pytest
+
+proof: ## Long proofs: lost regions, seeded faults, simulations (about 20 minutes)
+	@tools/bootstrap.sh --system --tests
+	@$(PY) -m pytest -m long
+	@$(PY) -m tests.faults --runs 50 --seed 1
+	@$(PY) -m tests.sim rollouts --seeds 100
 
 lint: ## Linters, types, layers, freshness of generated stubs
 	@tools/bootstrap.sh --tests

@@ -23,7 +23,12 @@ from tests.e2e.regions_support import (
 )
 from tests.e2e.support import edgectl, eventually
 
-pytestmark = [pytest.mark.containerd, pytest.mark.netns, pytest.mark.etcd]
+pytestmark = [
+    pytest.mark.containerd,
+    pytest.mark.netns,
+    pytest.mark.etcd,
+    pytest.mark.long,
+]
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,12 @@ from tests.e2e.regions_support import (
 )
 from tests.e2e.support import edgectl, eventually, ready
 
-pytestmark = [pytest.mark.containerd, pytest.mark.netns, pytest.mark.etcd]
+pytestmark = [
+    pytest.mark.containerd,
+    pytest.mark.netns,
+    pytest.mark.etcd,
+    pytest.mark.long,
+]
 
 LOST_AFTER_S = 6.0
 SETTINGS = {
