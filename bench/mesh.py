@@ -1,7 +1,7 @@
 """What it costs members to know each other's nodes: CPU of telling and of hearing, over real mTLS.
 
-One process has the nodes and tells; others follow it, each in a process of its own. First the whole,
-then status changes at a rate, then nothing but pulses and what heartbeats bring.
+One process has the nodes and tells; others follow it, each in a process of its own. First the
+whole, then status changes at a rate, then nothing but pulses and what heartbeats bring.
 """
 
 import argparse
