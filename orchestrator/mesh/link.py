@@ -197,19 +197,29 @@ class Link:
         self._again = False
         before = self._current
         fresh = self._start()
-        deadline = asyncio.get_running_loop().time() + HUNG_AFTER_S
-        while not fresh.done() and asyncio.get_running_loop().time() < deadline:
-            stream = self._current
-            if stream is not None and stream is not before and stream.completed.is_set():
+        try:
+            if await self._takes_over(fresh, before):
                 if before is not None:
                     before.retired = True
                 await _cancelled(old)
                 return fresh
-            await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            await _cancelled(fresh)
+            raise
         await _cancelled(fresh)
         if self._current is not before:  # what the old one said meanwhile was not listened to
             await _cancelled(old)
         return old
+
+    async def _takes_over(self, fresh: "asyncio.Task[None]", before: _Stream | None) -> bool:
+        """Whether the new stream has said everything in time."""
+        deadline = asyncio.get_running_loop().time() + HUNG_AFTER_S
+        while not fresh.done() and asyncio.get_running_loop().time() < deadline:
+            stream = self._current
+            if stream is not None and stream is not before and stream.completed.is_set():
+                return True
+            await asyncio.sleep(0.05)
+        return False
 
     async def _follow(self) -> None:
         """One stream, until it ends or hangs. Raises LinkBroken and AioRpcError."""

@@ -94,7 +94,7 @@ class Links:
             unsubscribe()
             tasks = [kept.task for kept in self._links.values()]
             for task in tasks:
-                task.cancel()
+                _cancel(task)
             await asyncio.gather(*tasks, return_exceptions=True)
             self._links.clear()
 
@@ -108,7 +108,8 @@ class Links:
                 self._wake.set()
 
     def _adapt(self) -> None:
-        """One link for each record of another member."""
+        """One link for each record of another member; a new one when the former has ended, which
+        may not say afterwards that nobody is heard."""
         records = {
             record.name: record
             for record in self._cache.members()
@@ -117,8 +118,10 @@ class Links:
         for name, kept in list(self._links.items()):
             record = records.get(name)
             if record is None or record.peer_endpoint != kept.record.peer_endpoint:
-                kept.task.cancel()
-                del self._links[name]
+                if kept.task.done():
+                    del self._links[name]
+                else:
+                    _cancel(kept.task)
         for name, record in records.items():
             if name not in self._links and record.peer_endpoint:
                 link = Link(
@@ -131,6 +134,7 @@ class Links:
                     self._wake.set,
                 )
                 task = asyncio.create_task(link.run(), name=f"mesh-link-{name}")
+                task.add_done_callback(lambda _: self._wake.set())
                 self._links[name] = _Kept(record, link, task)
 
     def _on_words(self, member: str, said: member_pb2.LeaderSaid) -> None:
@@ -140,10 +144,7 @@ class Links:
     def _look(self) -> None:
         """Who is there and cannot be asked."""
         unasked = {}
-        for name, kept in list(self._links.items()):
-            if kept.task.done():  # a defect: nothing that another member does ends it
-                log.critical("a link ended", exc_info=kept.task.exception())
-                del self._links[name]  # made again in the next round
+        for name, kept in self._links.items():
             status = kept.link.status(present=self._cache.present(name) is not None)
             if status.present and not status.reachable:
                 when = f"{datetime.fromtimestamp(status.since, UTC):%H:%M:%S} UTC"
@@ -151,6 +152,12 @@ class Links:
             kept.link.look()
         self._heard.fleet.cannot_ask(unasked)
         self._tell(unasked)
+        for name, kept in list(self._links.items()):
+            if kept.task.done():
+                if not kept.task.cancelled():  # a defect: nothing that another member does ends it
+                    log.critical("a link ended", exc_info=kept.task.exception())
+                del self._links[name]  # made again in the next round
+                self._wake.set()
 
     def _tell(self, unasked: dict[str, str]) -> None:
         """Somebody must know: while it lasts, no node that dies anywhere is replaced."""
@@ -173,3 +180,9 @@ class Links:
     def _record(self, member: str, severity: int, reason: str, text: str) -> None:
         source = f"mesh/{self._request.member}"
         self._events.record("Member", "", member, severity, reason, text, source)
+
+
+def _cancel(task: "asyncio.Task[None]") -> None:
+    """Once: a second time would cut short what the first one makes it put in order."""
+    if not task.cancelling():
+        task.cancel()

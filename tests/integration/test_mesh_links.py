@@ -1,0 +1,61 @@
+"""Links that begin and end: one for each member at a time, and nothing stays of one that ended."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.mesh.link import Link
+from orchestrator.store import keys
+from orchestrator.store.port import Put
+from tests.integration.gateway_harness import eventually
+from tests.integration.mesh_harness import Member, members
+
+
+def streams(member: str) -> list[asyncio.Task[Any]]:
+    return [t for t in asyncio.all_tasks() if t.get_name() == f"mesh-follow-{member}"]
+
+
+async def move(group: Member, moved: Member, endpoint: str) -> None:
+    """Another address in the record of a member."""
+    (record,) = (r for r in group.cache.members() if r.name == moved.name)
+    record = replace(record, peer_endpoint=endpoint)
+    await group.store.txn([], [Put(keys.member(moved.name), record.to_bytes())])
+
+
+async def test_a_link_to_a_former_address_that_ends_late_says_nothing_of_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_close, close = asyncio.Event(), Link._close
+    may_close.set()
+
+    async def slowly(self: Link, *arguments: Any) -> None:
+        await may_close.wait()
+        await close(self, *arguments)
+
+    monkeypatch.setattr(Link, "_close", slowly)
+    async with members(tmp_path, "a", "b") as (a, b):
+        (former,) = streams("b")
+        may_close.clear()
+        await move(a, b, f"127.0.0.1:{b.port}")
+        await asyncio.wait({former}, timeout=1.0)
+        may_close.set()
+        await eventually(lambda: a.hears(b) and former.done(), "a hears b anew")
+        for _ in range(20):
+            await asyncio.sleep(0.05)
+            assert a.hears(b) and not a.fleet.unasked
+
+
+async def test_a_link_that_ends_while_its_certificate_is_renewed_leaves_no_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with members(tmp_path, "a", "b") as (a, _):
+        monkeypatch.setattr(Link, "_complete", lambda self, stream: None)
+        a.member.renew()
+        await eventually(lambda: len(streams("b")) == 2, "a second stream is opened")
+        before, link = streams("b"), a.mesh.links._links["b"].task
+        link.cancel()
+        await asyncio.wait({link}, timeout=5.0)
+        assert link.done() and all(task.done() for task in before), "a stream outlives its link"
