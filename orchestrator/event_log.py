@@ -221,6 +221,9 @@ class EventLog:
                 except StoreError as error:
                     log.warning("events were not written; trying again: %s", error)
                     await asyncio.sleep(RETRY_S)
+                except Exception:  # one event must not end the telling of all
+                    log.exception("events cannot be written; trying again")
+                    await asyncio.sleep(RETRY_S)
                 await asyncio.sleep(FLUSH_EVERY_S)
 
     async def _flush(self) -> bool:

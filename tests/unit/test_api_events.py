@@ -198,6 +198,19 @@ async def test_a_store_that_is_away_delays_and_loses_nothing(
     await until(lambda: len(store.values) == 1)
 
 
+async def test_a_defect_ends_no_telling(
+    recorder: EventRecorder, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(compares: Sequence[Compare], ops: Sequence[Op]) -> TxnResult:
+        patch.undo()
+        raise RuntimeError("a defect")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "txn", broken)
+        say(recorder)
+        await until(lambda: len(store.values) == 1)
+
+
 async def test_a_start_reads_what_was_kept(
     recorder: EventRecorder, store: MemoryStore, clock: Clock
 ) -> None:
