@@ -6,7 +6,7 @@ label takes a value that a caller can choose.
 """
 
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -16,7 +16,8 @@ from orchestrator.cache import Cache
 from orchestrator.domain.holds import HoldKind, holds_in
 from orchestrator.fleet import Fleet, NodeObservation
 from orchestrator.store import keys
-from orchestrator.store.port import Compare, Entry, Op, RangeResult, Store, TxnResult, WatchBatch
+from orchestrator.store.around import StoreAround
+from orchestrator.store.port import Compare, Op, Store, TxnResult
 
 NODES_MAX = 20_000
 _COUNTED = (
@@ -183,11 +184,11 @@ def _gauge(name: str, help_text: str, value: float) -> GaugeMetricFamily:
     return family
 
 
-class MeasuredStore:
+class MeasuredStore(StoreAround):
     """A Store that times commits and counts errors; otherwise the one that it wraps."""
 
     def __init__(self, inner: Store, metrics: Metrics) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._metrics = metrics
 
     @property
@@ -204,33 +205,3 @@ class MeasuredStore:
             raise
         self._metrics.commit_seconds.observe(time.perf_counter() - started)
         return result
-
-    async def get(self, key: str) -> Entry | None:
-        return await self._inner.get(key)
-
-    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> RangeResult:
-        return await self._inner.range(prefix, after=after, limit=limit)
-
-    def watch(self, prefix: str, *, from_revision: int) -> AsyncGenerator[WatchBatch, None]:
-        return self._inner.watch(prefix, from_revision=from_revision)
-
-    async def compact(self, before_revision: int) -> None:
-        await self._inner.compact(before_revision)
-
-    async def grant_lease(self, ttl_s: float) -> int:
-        return await self._inner.grant_lease(ttl_s)
-
-    async def keep_alive(self, lease: int) -> float:
-        return await self._inner.keep_alive(lease)
-
-    async def revoke_lease(self, lease: int) -> None:
-        await self._inner.revoke_lease(lease)
-
-    async def revision(self) -> int:
-        return await self._inner.revision()
-
-    def known_revision(self) -> int:
-        return self._inner.known_revision()
-
-    async def close(self) -> None:
-        await self._inner.close()

@@ -15,13 +15,14 @@ import hashlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
 from orchestrator.refusals import conflict, outcome_unknown
 from orchestrator.store import keys
+from orchestrator.store.around import StoreAround
 from orchestrator.store.port import (
     Compare,
     Delete,
@@ -30,12 +31,10 @@ from orchestrator.store.port import (
     NothingWritten,
     Op,
     Put,
-    RangeResult,
     Store,
     StoreFull,
     StoreUnavailable,
     TxnResult,
-    WatchBatch,
 )
 
 log = logging.getLogger(__name__)
@@ -80,11 +79,11 @@ def request(identifier: str, *, repeated: bool, left_s: float | None = None) -> 
         _current.reset(token)
 
 
-class SettlingStore:
+class SettlingStore(StoreAround):
     """A Store whose `txn` finds out, within an operator's request, what came of it."""
 
     def __init__(self, inner: Store, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._monotonic = monotonic
         self._lease = 0
         self._lease_at = 0.0
@@ -186,38 +185,6 @@ class SettlingStore:
                 raise NothingWritten(f"{error}; nothing was written") from error
             self._lease_at = now
         return self._lease
-
-    # --- the rest of the port ----------------------------------------------------------------
-
-    async def get(self, key: str) -> Entry | None:
-        return await self._inner.get(key)
-
-    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> RangeResult:
-        return await self._inner.range(prefix, after=after, limit=limit)
-
-    def watch(self, prefix: str, *, from_revision: int) -> AsyncGenerator[WatchBatch, None]:
-        return self._inner.watch(prefix, from_revision=from_revision)
-
-    async def compact(self, before_revision: int) -> None:
-        await self._inner.compact(before_revision)
-
-    async def grant_lease(self, ttl_s: float) -> int:
-        return await self._inner.grant_lease(ttl_s)
-
-    async def keep_alive(self, lease: int) -> float:
-        return await self._inner.keep_alive(lease)
-
-    async def revoke_lease(self, lease: int) -> None:
-        await self._inner.revoke_lease(lease)
-
-    async def revision(self) -> int:
-        return await self._inner.revision()
-
-    def known_revision(self) -> int:
-        return self._inner.known_revision()
-
-    async def close(self) -> None:
-        await self._inner.close()
 
 
 def _digest(ops: Sequence[Op]) -> str:
