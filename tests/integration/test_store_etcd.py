@@ -129,6 +129,23 @@ async def test_a_stranger_is_refused(etcd: EtcdCluster, tmp_path: Path) -> None:
         await open_etcd(replace(etcd.settings(), tls=replace(ours, key=tmp_path / "none")))
 
 
+async def test_files_that_no_waiting_mends_are_refused_at_once(
+    etcd: EtcdCluster, tmp_path: Path
+) -> None:
+    ours, other = etcd.client_tls, etcd.authority.issue("other")
+    damaged = tmp_path / "damaged.pem"
+    damaged.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    for tls, words in (
+        (replace(ours, key=other.key), "does not belong to the certificate"),
+        (replace(ours, key=ours.certificate), "holds no private key"),
+        (replace(ours, certificate=ours.key), "holds no certificate"),
+        (replace(ours, certificate=damaged), "holds no certificate"),
+        (replace(ours, ca=damaged), "holds no certificate"),
+    ):
+        with pytest.raises(StoreUnusable, match=words):
+            await open_etcd(replace(etcd.settings(), tls=tls))
+
+
 async def test_an_expired_certificate_is_replaced_without_a_restart(
     etcd: EtcdCluster, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import AsyncGenerator, Sequence
 
 from orchestrator.store import keys
+from orchestrator.store.etcd import files
 from orchestrator.store.etcd import txn as transactions
 from orchestrator.store.etcd.client import EtcdClient, MemberStatus
 from orchestrator.store.etcd.errors import CertificateRefused
@@ -47,8 +48,9 @@ async def open_etcd(settings: EtcdSettings) -> "EtcdStore":
     """Connect to the first endpoint that will have us.
 
     Raises StoreUnavailable when none can be used now; StoreUnusable when that will stay so: a
-    certificate is missing or refused, etcd is older than 3.4.
+    certificate is missing, damaged or refused, etcd is older than 3.4.
     """
+    await asyncio.to_thread(files.check, settings.tls)
     client = EtcdClient(settings)
     try:
         await client.link()

@@ -6,12 +6,12 @@ a new one made, which reads the certificate files again.
 
 import asyncio
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
 
 from orchestrator.store.etcd.errors import is_identity, message
+from orchestrator.store.etcd.files import content
 from orchestrator.store.etcd.pb import rpc_pb2 as pb
 from orchestrator.store.etcd.pb import rpc_pb2_grpc
 from orchestrator.store.etcd.settings import EtcdTls
@@ -91,12 +91,6 @@ async def open_link(endpoint: str, tls: EtcdTls) -> Link:
 
 
 def _read(tls: EtcdTls) -> tuple[bytes, bytes, bytes]:
-    def content(path: Path) -> bytes:
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise StoreUnusable(f"the certificate file of etcd {path}: {error.strerror}") from error
-
     return content(tls.ca), content(tls.certificate), content(tls.key)
 
 
