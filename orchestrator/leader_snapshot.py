@@ -5,16 +5,16 @@ Called by the leader before each plan. Records are decoded once and kept while t
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from math import inf
 from typing import TypeVar
 
 from orchestrator.cache import Cache
 from orchestrator.domain.inventory import from_stored, host_paths
 from orchestrator.domain.liveness import DEFAULT_PERIODS, Liveness, NodeLiveness, Periods
 from orchestrator.domain.maintenance import AT_WORK, Standing, cordons
-from orchestrator.domain.reports import TERMINATING, unable
+from orchestrator.domain.reports import unable
 from orchestrator.domain.stops import is_gone
 from orchestrator.fleet import Fleet, NodeObservation
+from orchestrator.leader_replicas import ReportedReplicas
 from orchestrator.records import (
     NodePlacement,
     NodeStatusRecord,
@@ -27,7 +27,6 @@ from orchestrator.scheduling.snapshot import (
     Mode,
     Namespace,
     Node,
-    Observed,
     Quota,
     Resources,
     Site,
@@ -61,11 +60,6 @@ _Facts = tuple[
     bool,
     str,
 ]
-_Watched = tuple[agent_pb2.ReplicaStatus, float, Observed]
-"""What was said last, the steady seconds since which it is ready, and what it came to."""
-
-READY_LONG_S = 3_600.0
-"""The longest `minReady`: beyond this it does not matter any more for how long."""
 
 
 class SnapshotBuilder:
@@ -79,7 +73,7 @@ class SnapshotBuilder:
         self._templates: dict[tuple[str, int], tuple[TemplateRevision, Template]] = {}
         self._profiles: dict[str, tuple[StoredResource, ProviderProfile | None]] = {}
         self._sites: dict[str, tuple[StoredResource, ProviderProfile | None, Site]] = {}
-        self._watched: dict[tuple[str, str], _Watched] = {}  # by node and replica uid
+        self._replicas = ReportedReplicas(fleet)
         self._led_since: float | None = None
 
     def build(self, now: float, led_since: float, steady: float | None = None) -> Snapshot:
@@ -91,18 +85,21 @@ class SnapshotBuilder:
         placements = {placement.node: placement for placement in self._cache.placements()}
         if steady is not None and self._led_since != led_since:
             # Between two times of leading nobody watched.
-            self._watched, self._led_since = {}, led_since
+            self._replicas.forget()
+            self._led_since = led_since
+        workloads = tuple(
+            workload
+            for resource in self._cache.resources("Workload")
+            if (workload := _workload(resource)) is not None
+        )
+        asked_s = max((workload.update.min_ready for workload in workloads), default=0.0)
         return Snapshot(
             revision=self._cache.epoch,
             nodes=self._all_nodes(now, led_since),
-            workloads=tuple(
-                workload
-                for resource in self._cache.resources("Workload")
-                if (workload := _workload(resource)) is not None
-            ),
+            workloads=workloads,
             placements=placements,
             templates=self._all_templates(),
-            observed=self._observed(placements, steady),
+            observed=self._replicas.observed(placements.values(), steady, asked_s),
             gone=self._gone(placements, now),
             secrets=self._versions("Secret"),
             configs=self._versions("Config"),
@@ -221,29 +218,6 @@ class SnapshotBuilder:
         self._templates = known
         return {key: template for key, (_, template) in known.items()}
 
-    def _observed(
-        self, placements: Mapping[str, NodePlacement], steady: float | None
-    ) -> Mapping[tuple[str, str], Observed]:
-        found: dict[tuple[str, str], Observed] = {}
-        watched: dict[tuple[str, str], _Watched] = {}
-        for node, placement in placements.items():
-            seen = self._fleet.get(node)
-            if seen is None:
-                continue
-            for assignment in placement.assignments:
-                status = seen.replicas.get(assignment.replica_uid)
-                if status is None:
-                    continue
-                key = (node, assignment.replica_uid)
-                if steady is None:
-                    found[key] = _seen(status, inf if status.ready else 0.0)
-                    continue
-                known = _watch(self._watched.get(key), status, steady)
-                watched[key], found[key] = known, known[2]
-        if steady is not None:
-            self._watched = watched
-        return found
-
     def _gone(
         self, placements: Mapping[str, NodePlacement], now: float
     ) -> frozenset[tuple[str, str]]:
@@ -305,34 +279,6 @@ def _sum(requests: Iterable[ResourceRequest]) -> Resources:
             devices,
         )
     return total
-
-
-def _watch(before: _Watched | None, status: agent_pb2.ReplicaStatus, steady: float) -> _Watched:
-    """The same object while nothing about it changes, as nearly always."""
-    since = steady
-    if before is not None:
-        observed = before[2]
-        if observed.ready and status.ready and observed.revision == status.revision:
-            since = before[1]
-        settled = not observed.ready or observed.ready_for_s >= READY_LONG_S
-        if settled and before[0] is status:
-            return before
-    return status, since, _seen(status, steady - since if status.ready else 0.0)
-
-
-def _seen(status: agent_pb2.ReplicaStatus, ready_for_s: float) -> Observed:
-    failed = status.phase == agent_pb2.REPLICA_PHASE_FAILED
-    return Observed(
-        running=status.phase == agent_pb2.REPLICA_PHASE_RUNNING,
-        ready=status.ready,
-        revision=status.revision,
-        ready_for_s=ready_for_s,
-        finished=failed or status.phase == agent_pb2.REPLICA_PHASE_SUCCEEDED,
-        failed=failed,
-        restarts=status.restarts,
-        reason=status.reason,
-        terminating=status.reason == TERMINATING,
-    )
 
 
 def _volumes(records: Iterable[StoredResource]) -> Mapping[tuple[str, str], str]:

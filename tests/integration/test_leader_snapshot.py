@@ -13,7 +13,7 @@ from orchestrator.domain.liveness import Liveness
 from orchestrator.fleet import Fleet
 from orchestrator.leader_snapshot import SnapshotBuilder, template_from
 from orchestrator.records import AssignmentRecord, NodePlacement, StoredResource
-from orchestrator.scheduling.snapshot import Resources
+from orchestrator.scheduling.snapshot import Observed, Resources
 from orchestrator.store import keys
 from orchestrator.store.port import Put, Store
 from orchestrator.store.sqlite import open_sqlite
@@ -161,6 +161,37 @@ async def test_how_long_a_replica_is_ready_is_counted_by_the_steady_clock(tmp_pa
         report(False, "SUCCEEDED")
         found = builder.build(NOW, 0.0, 57.0).observed[("n1", "u1")]
         assert found.finished and not found.failed
+
+
+async def test_what_stays_the_same_is_looked_at_once_and_a_longer_min_ready_is_counted_on(
+    tmp_path: Path,
+) -> None:
+    workload = StoredResource("Workload", "default", "slow", "us", {
+        "template": {"containers": [{"name": "c", "image": "r.example/c@sha256:" + "0" * 64}]},
+        "update": {"minReady": "10m"},
+    })  # fmt: skip
+    async with builder_of(tmp_path, node(), site()) as (builder, fleet, store):
+        stay = AssignmentRecord("default", "w", "uw", "w-0", "u1", 1, 1)
+        placement = NodePlacement("n1", 1, (stay,))
+        await store.txn((), (Put(keys.placement("n1"), placement.to_bytes()),))
+        await eventually(lambda: builder.build(NOW, 0.0).placements, "the placement is mirrored")
+        seen = fleet.heard("n1", NOW)
+        status = agent_pb2.ReplicaStatus(replica_uid="u1", revision=1, ready=True)
+        seen.replicas["u1"] = status
+
+        def look(steady: float) -> Observed:
+            return builder.build(NOW, 0.0, steady).observed[("n1", "u1")]
+
+        look(0.0)
+        long = look(100.0)
+        assert long.ready_for_s == 100.0 and look(200.0) is long
+        await store.txn((), (Put(keys.spec(*workload.ref), workload.to_bytes()),))
+        await eventually(lambda: builder.build(NOW, 0.0).workloads, "the workload is mirrored")
+        assert look(300.0).ready_for_s == 300.0
+        del seen.replicas["u1"]
+        assert not builder.build(NOW, 0.0, 301.0).observed
+        seen.replicas["u1"] = status
+        assert look(302.0).ready_for_s == 0.0
 
 
 async def test_volumes_and_what_a_namespace_allows(tmp_path: Path) -> None:
