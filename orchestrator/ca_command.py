@@ -26,6 +26,7 @@ from orchestrator.identity.etcd_authority import etcd_home, is_client, issue_etc
 from orchestrator.identity.pem import UnusableFile, read_certificates
 from orchestrator.installation import describe_certificate
 from polder.identity import InvalidIdentity, MemberId, parse
+from polder.manifest.names import LABEL, LABEL_HELP
 
 _COMMON_NAME_MAX = 64  # RFC 5280
 _TAKEN_UP = "Its members take it up within seconds, without a restart"
@@ -87,6 +88,11 @@ def _init(options: argparse.Namespace) -> int:
     trust_domain = options.trust_domain or known or Config().trust_domain
     _check_names(trust_domain, options.region)
     owner = _owner(options.dir)
+    if known and not (options.dir / "root.key").exists():
+        raise UnusableFile(
+            f"{options.dir} has no root.key, and only the root signs a region's CA: do this where "
+            "it is kept, then `ca export` there and `ca import` here"
+        )
     if not known:
         create_root(options.dir, trust_domain, time.time())
     elif trust_domain != known:
@@ -159,8 +165,14 @@ def _etcd(options: argparse.Namespace) -> int:
     if options.client and options.host:
         raise ConfigError("a client of etcd is not dialled: leave --host out")
     hosts = tuple(options.host)
+    known = (etcd_home(options.dir) / "ca.crt").exists()
     files = issue_etcd(options.dir, options.name, hosts, time.time(), client=options.client)
     ca, certificate, key = files.ca, files.certificate, files.key
+    if not known:
+        _say(
+            f"Made a new CA for etcd, {etcd_home(options.dir)}/ca.crt: all members and clients of "
+            "one etcd need certificates of the same. Its ca.key stays here.\n"
+        )
     if options.client:
         _say(
             "For the orchestrator's configuration:\n"
@@ -206,8 +218,8 @@ def _etcd_names(etcd: Path) -> dict[str, dict[str, dict[str, str]]]:
 
 
 def _check_names(trust_domain: str, region: str) -> None:
-    if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", region) is None:
-        raise ConfigError(f"{region!r} is not a region's name")
+    if LABEL.fullmatch(region) is None:  # as `serve` wants it
+        raise ConfigError(f"region: {region!r} is not {LABEL_HELP}")
     if len(f"{trust_domain} {region}") > _COMMON_NAME_MAX:
         raise ConfigError(f"{trust_domain!r} and {region!r} together are too long for a name")
     try:

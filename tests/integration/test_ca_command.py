@@ -117,6 +117,15 @@ def test_a_replacement_that_ends_halfway_leaves_a_usable_pair(
         load_authority(ca, "east")
 
 
+def test_init_refuses_what_could_not_serve(ca: Path, run: Run) -> None:
+    code, _, err = run("init", "--dir", ca, "--region", "Eu_North")
+    assert code == 1 and "is not a name of lower-case letters" in err
+    (ca / "root.key").unlink()
+    code, _, err = run("init", "--dir", ca, "--region", "north")
+    assert code == 1 and "where it is kept" in err and "ca import" in err
+    assert not (ca / "regions" / "north").exists()
+
+
 # --- carrying -------------------------------------------------------------------------------------
 
 
@@ -293,8 +302,10 @@ def intermediate_shown_at(address: str, roots_pem: bytes) -> object:
 def test_etcds_certificates_come_from_a_ca_of_its_own(ca: Path, run: Run) -> None:
     code, out, _ = run("etcd", "--dir", ca, "--name", "e1", "--host", "10.0.0.1", "--host", "e1.x")
     assert code == 0 and f"--cert-file={ca}/etcd/e1/etcd.crt" in out and "--peer-cert-file" in out
+    assert "Made a new CA for etcd" in out  # in a wrong directory, too: it must be seen
     code, out, _ = run("etcd", "--dir", ca, "--name", "polder", "--client")
     assert code == 0 and f'etcd_cert = "{ca}/etcd/polder/etcd.crt"' in out
+    assert "new CA" not in out
     member, client = certificate(ca, "e1"), certificate(ca, "polder")
     names = member.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert "e1.x" in names.get_values_for_type(x509.DNSName)
