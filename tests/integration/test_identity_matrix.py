@@ -18,7 +18,7 @@ from grpc import aio
 from orchestrator.identity.authority import LeafRequest, create_region, create_root, load_authority
 from orchestrator.identity.pem import new_key
 from polder.identity import MemberId
-from polder.v1 import agent_pb2, operator_pb2
+from polder.v1 import agent_pb2, member_pb2, member_pb2_grpc, operator_pb2
 from tests.integration.orchestrator_rig import (
     Credentials,
     Rig,
@@ -33,6 +33,7 @@ from tests.integration.orchestrator_rig import (
 SERVICES = (
     agent_pb2.DESCRIPTOR.services_by_name["AgentService"],
     operator_pb2.DESCRIPTOR.services_by_name["OperatorService"],
+    member_pb2.DESCRIPTOR.services_by_name["MemberService"],
 )
 METHODS = [f"{s.full_name}/{m.name}" for s in SERVICES for m in s.methods]
 
@@ -85,6 +86,8 @@ EXPECTED: dict[str, frozenset[str]] = {
     f"{P}{A}/Drill": frozenset({"admin"}),
     f"{P}{A}/EndDrill": frozenset({"admin"}),
     f"{P}{A}/ForgetMember": frozenset({"admin"}),
+    f"{P}MemberService/Follow": frozenset(MEMBERS),
+    f"{P}MemberService/Forward": frozenset(MEMBERS),
 }
 _DEFAULT_WORKLOAD = ref("Workload", "w", "default")
 REQUESTS: dict[str, Any] = {
@@ -118,6 +121,8 @@ REQUESTS: dict[str, Any] = {
     "Story": operator_pb2.StoryRequest(ref=_DEFAULT_WORKLOAD),
     "Session": agent_pb2.SessionRequest(heartbeat=agent_pb2.Heartbeat()),
     "Relay": agent_pb2.RelayRequest(open=agent_pb2.RelayOpen(relay_id="none")),
+    "Follow": member_pb2.FollowRequest(member="m9"),
+    "Forward": member_pb2.ForwardRequest(open=member_pb2.ForwardOpen(node="none")),
 }
 REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
@@ -235,6 +240,17 @@ async def test_every_rpc_times_every_caller(rig: Rig, tmp_path: Path) -> None:
             if not as_expected:
                 wrong.append(f"{method} by {who}: {answer}")
     assert not wrong, "\n".join(wrong)
+
+
+async def test_a_member_follows_under_its_own_name_only(rig: Rig) -> None:
+    member, _ = rig.issue(MemberId(rig.authority.trust_domain, "local", "m9"))
+    namesake, _ = rig.issue(MemberId(rig.authority.trust_domain, "local", rig.config.member_name))
+    for credentials, name in ((member, "m8"), (namesake, rig.config.member_name)):
+        channel = rig.channel(credentials)
+        stub = member_pb2_grpc.MemberServiceStub(channel)
+        with pytest.raises(aio.AioRpcError) as caught:
+            await _first(stub.Follow(member_pb2.FollowRequest(member=name), timeout=10))
+        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 async def test_the_join_port_serves_join_and_nothing_else(rig: Rig) -> None:
