@@ -9,6 +9,7 @@ import asyncio
 import logging
 
 from orchestrator.cache import Cache
+from orchestrator.domain.attention import Attention
 from orchestrator.domain.liveness import Liveness
 from orchestrator.fleet import Fleet
 from orchestrator.gateway.sessions import Sessions
@@ -30,6 +31,7 @@ class Monitor:
         self._sessions = sessions
         self._settings = settings
         self._states: dict[str, Liveness] = {}
+        self._attention = Attention(_EVERY_S)
 
     async def run(self) -> None:
         """A round that fails is logged, and the next one comes."""
@@ -43,6 +45,7 @@ class Monitor:
     def look(self) -> None:
         """One round."""
         self._fleet.attend()
+        self._attention.look(self._fleet.steady())
         self._close_half_open()
         states: dict[str, Liveness] = {}
         for resource in self._cache.resources("Node"):
@@ -68,7 +71,10 @@ class Monitor:
         limit_s = settings.heartbeat_s * settings.heartbeats_missed_max
         for session in self._sessions:
             heard_at = max(session.last_heard, self._fleet.back_at)
-            if steady - heard_at > limit_s and not session.closed.is_set():
+            if steady - heard_at <= limit_s or session.closed.is_set():
+                continue
+            # What we had no time to read is no silence of the agent's.
+            if steady - heard_at - self._attention.missed_since(heard_at) > limit_s:
                 log.info("closing a half-open session", extra={"node": session.node})
                 message = f"no heartbeat for {limit_s:g} s"
                 session.close("HeartbeatTimeout", message)
