@@ -6,10 +6,12 @@ agent keeps the one that it has, and an event says why.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 
 from orchestrator.cache import Cache, Change
+from orchestrator.domain.bucket import Bucket
 from orchestrator.events import Recorder
 from orchestrator.fact_book import FactBook
 from orchestrator.gateway.compose import CannotCompose, Surroundings, compose
@@ -37,12 +39,17 @@ class PlanPublisher:
         events: Recorder,
         credentials: Callable[[], MemberCredentials],
         whereabouts: Whereabouts,
+        pace: Bucket,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`pace`: how many plans go out. `steady`: seconds of a clock that never jumps."""
         self._cache = cache
         self._sessions = sessions
         self._events = events
         self._credentials = credentials
         self._whereabouts = whereabouts
+        self._pace = pace
+        self._steady = steady
         self._facts = SignedFacts(cache, FactBook(cache))
         self._due: dict[str, None] = {}
         self._failed: dict[str, str] = {}
@@ -58,8 +65,12 @@ class PlanPublisher:
                 while self._due:
                     node = next(iter(self._due))
                     del self._due[node]
+                    began = self._steady()
                     self._publish(node)
-                    await asyncio.sleep(0)  # a thousand plans must not delay a heartbeat
+                    # Heartbeats come first: a plan takes no more than half of the time, and
+                    # thousands of agents do not get theirs, work and answer in one moment.
+                    now = self._steady()
+                    await asyncio.sleep(max(now - began, self._pace.take(now)))
         finally:
             unsubscribe()
 

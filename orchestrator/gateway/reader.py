@@ -11,6 +11,7 @@ from typing import Protocol
 
 from orchestrator.cache import Cache
 from orchestrator.domain import inventory, reports
+from orchestrator.domain.bucket import Bucket
 from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet, NodeObservation
 from orchestrator.gateway.sessions import LiveSession
@@ -34,23 +35,6 @@ class Renewer(Protocol):
     ) -> agent_pb2.RenewResponse:
         """Raises Refused and StoreError."""
         ...
-
-
-class Bucket:
-    """A token bucket that answers how long to wait. Time is an argument."""
-
-    def __init__(self, per_s: float, burst: int) -> None:
-        self._per_s = per_s
-        self._burst = float(burst)
-        self._tokens = float(burst)
-        self._at = 0.0
-
-    def take(self, now: float) -> float:
-        """Seconds to wait before going on; 0 within the rate."""
-        elapsed = max(0.0, now - self._at)
-        self._at = now
-        self._tokens = min(self._burst, self._tokens + elapsed * self._per_s) - 1.0
-        return max(0.0, -self._tokens / self._per_s)
 
 
 class SessionReader:

@@ -18,7 +18,8 @@ import grpc
 from orchestrator.authz import caller_of
 from orchestrator.cache import Cache, Change
 from orchestrator.domain import inventory
-from orchestrator.domain.admission import Admission, ComeBack
+from orchestrator.domain.admission import BURST_S, Admission, ComeBack
+from orchestrator.domain.bucket import Bucket
 from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
 from orchestrator.gateway.monitor import Monitor
@@ -76,9 +77,13 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         self.superseding = Superseding(fleet, self.sessions, events, settings.member)
         self.relays = RelayBroker(self.sessions)
         self._whereabouts = Whereabouts(cache, endpoints)
-        self._plans = PlanPublisher(cache, self.sessions, events, credentials, self._whereabouts)
+        pace = Bucket(settings.plans_per_s, settings.plans_burst)
+        self._plans = PlanPublisher(
+            cache, self.sessions, events, credentials, self._whereabouts, pace
+        )
         self._signposts = Signposts(cache, self.sessions, self._whereabouts)
         self._admission = Admission(settings.accept_rate, settings.greeting_max)
+        self._begins = Bucket(settings.accept_rate, max(1.0, settings.accept_rate * BURST_S))
         self._monitor = Monitor(cache, fleet, self.sessions, settings)
         self._status_writer = NodeStatusWriter(
             store, cache, fleet, self.sessions, clock, settings.retry_store_s
@@ -199,7 +204,13 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
                 return _overloaded("more new sessions than it can begin at once", answer.retry_s)
             if answer.wait_s > 0:
                 await asyncio.sleep(answer.wait_s)
-            return self._closed or await self._hello(requests)
+            hello = await self._hello(requests)
+            # Their turns were one after the other, but who said Hello late, or whom we could not
+            # read while the loop was busy, would begin all at once.
+            late_s = self._begins.take(self._fleet.steady())
+            if late_s > 0:
+                await asyncio.sleep(late_s)
+            return self._closed or hello
         finally:
             self._greeting -= 1
 

@@ -22,6 +22,9 @@ class GatewaySettings:
     greeting_max: int = 2_000
     # New sessions per second.
     accept_rate: float = 300.0
+    # Plans per second: a box works for each, and answers.
+    plans_per_s: float = 300.0
+    plans_burst: int = 100
     # After about so long an agent opens its next session at its nearest member. 0: never.
     session_age_s: float = 3600.0
     # Messages per second, heartbeats apart; beyond it the node's own stream is read slower.
