@@ -14,6 +14,7 @@ import grpc
 
 from agent.channel import detail_of
 from agent.outbox import EventQueue, Outbox, Overflow
+from agent.patience import patience
 from polder.v1 import agent_pb2, agent_pb2_grpc, plan_pb2
 
 log = logging.getLogger(__name__)
@@ -128,18 +129,18 @@ class SessionStream:
         connections and says nothing cost `dial_s`.
         """
         loop = asyncio.get_running_loop()
-        patience = asyncio.timeout(dial_s + self._timing.welcome_s)
         dialled = True
+        waiting: asyncio.Timeout | None = None
 
         def check_dialled() -> None:
             nonlocal dialled
             dialled = self.channel.get_state() is grpc.ChannelConnectivity.READY
-            if not dialled and not patience.expired():
-                patience.reschedule(loop.time())
+            if not dialled and waiting is not None and not waiting.expired():
+                waiting.reschedule(loop.time())
 
         check = loop.call_later(dial_s, check_dialled)
         try:
-            async with patience:
+            async with patience(dial_s + self._timing.welcome_s) as waiting:
                 self._call = agent_pb2_grpc.AgentServiceStub(self.channel).Session(None)
                 # From here on changes of replicas wait in the outbox: nothing falls between the
                 # complete state in Hello and the first delta.
@@ -315,12 +316,12 @@ class SessionStream:
 
     async def _send(self, request: agent_pb2.SessionRequest) -> None:
         assert self._call is not None
-        async with asyncio.timeout(self._timing.write_s):
+        async with patience(self._timing.write_s):
             await self._call.write(request)
 
     async def _half_close(self) -> None:
         assert self._call is not None
-        async with asyncio.timeout(self._timing.write_s):
+        async with patience(self._timing.write_s):
             await self._call.done_writing()
 
     def _heartbeat(self) -> agent_pb2.SessionRequest:
