@@ -7,6 +7,8 @@ of it, is the leader's (`orchestrator/domain/nodes.py`).
 
 import asyncio
 import logging
+from collections import Counter
+from collections.abc import Iterator
 
 from orchestrator.cache import Cache
 from orchestrator.domain.attention import Attention
@@ -18,6 +20,8 @@ from orchestrator.gateway.settings import GatewaySettings
 log = logging.getLogger(__name__)
 
 _EVERY_S = 1.0
+_NODES_AT_ONCE = 500
+_TOLD_MAX = 50
 
 
 class Monitor:
@@ -38,25 +42,39 @@ class Monitor:
         while True:
             await asyncio.sleep(_EVERY_S)
             try:
-                self.look()
+                for _ in self._round():
+                    await asyncio.sleep(0)  # heartbeats wait for nobody's rounds
             except Exception:
                 log.exception("a look at the nodes failed; trying again")
 
     def look(self) -> None:
-        """One round."""
+        """One round at once."""
+        for _ in self._round():
+            pass
+
+    def _round(self) -> Iterator[None]:
+        """Pauses after some nodes each; what changes meanwhile the next round sees."""
         self._fleet.attend()
         self._attention.look(self._fleet.steady())
         self._close_half_open()
         states: dict[str, Liveness] = {}
-        for resource in self._cache.resources("Node"):
-            name = resource.name
+        changed: Counter[Liveness] = Counter()
+        for count, name in enumerate([node.name for node in self._cache.resources("Node")]):
+            if count % _NODES_AT_ONCE == 0:
+                yield
             found = states[name] = self._state(name)
-            if found is not self._states.get(name, found):
-                seen = self._fleet.get(name)
-                if seen is None or seen.peer is None:  # else the member that has it says so
+            if found is self._states.get(name, found):
+                continue
+            seen = self._fleet.get(name)
+            if seen is None or seen.peer is None:  # else the member that has it says so
+                changed[found] += 1
+                if changed[found] <= _TOLD_MAX:
                     log.info("node is %s", found.value, extra={"node": name})
-                self._fleet.touch(name)
+            self._fleet.touch(name)
         self._states = states
+        for state, nodes in changed.items():
+            if nodes > _TOLD_MAX:  # a line for each of thousands would take longer than a heartbeat
+                log.info("more nodes are %s", state.value, extra={"nodes": nodes - _TOLD_MAX})
 
     def _state(self, node: str) -> Liveness:
         """Asks the fleet in full only of those that are not well."""
@@ -71,7 +89,7 @@ class Monitor:
         limit_s = settings.heartbeat_s * settings.heartbeats_missed_max
         for session in self._sessions:
             heard_at = max(session.last_heard, self._fleet.back_at)
-            if steady - heard_at <= limit_s or session.closed.is_set():
+            if steady - heard_at <= limit_s or session.is_closed():
                 continue
             # What we had no time to read is no silence of the agent's.
             if steady - heard_at - self._attention.missed_since(heard_at) > limit_s:

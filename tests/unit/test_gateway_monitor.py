@@ -1,7 +1,10 @@
 """The half-open rule: an agent's silence counts; time in which this member was late does not."""
 
+import logging
 from types import SimpleNamespace
 from typing import Any, cast
+
+import pytest
 
 from orchestrator.fleet import Fleet
 from orchestrator.gateway.monitor import Monitor
@@ -53,3 +56,28 @@ def test_a_word_ends_the_silence() -> None:
     for _ in range(40):
         world.session.last_heard = world.now
         assert not world.look_after(4.0)
+
+
+def test_of_thousands_that_fall_silent_some_are_named_and_the_others_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = [1000.0]
+    fleet = Fleet(0.0, lambda: now[0])
+    nodes = [SimpleNamespace(name=f"n{number}") for number in range(1200)]
+    cache = SimpleNamespace(resources=lambda _kind: nodes, node_status=lambda _name: object())
+    settings = GatewaySettings(member="m1", region="r", version="1")
+    monitor = Monitor(cast(Any, cache), fleet, Sessions(), settings)
+    touched: list[str] = []
+    fleet.subscribe(touched.append)
+    for node in nodes:
+        fleet.heard(node.name, 0.0)
+    monitor.look()
+    with caplog.at_level(logging.INFO, "orchestrator.gateway.monitor"):
+        for _ in range(9):
+            now[0] += 1.0
+            monitor.look()
+    assert len(touched) == 1200
+    assert [r.getMessage() for r in caplog.records] == ["node is Silent"] * 50 + [
+        "more nodes are Silent"
+    ]
+    assert vars(caplog.records[-1])["nodes"] == 1150
