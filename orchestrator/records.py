@@ -14,10 +14,6 @@ from typing import Any
 from polder.manifest import KINDS, PodTemplate, decode
 
 
-class CorruptRecord(Exception):
-    """A stored value cannot be read. Never treated as absent: it names its key."""
-
-
 # One encoder for all: json.dumps makes a new one per call when its arguments are not the defaults.
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, sort_keys=True).encode
 

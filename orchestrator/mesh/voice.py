@@ -103,7 +103,7 @@ class Hearsay:
     def heard(self, member: str, message: member_pb2.LeaderSaid) -> None:
         """A message from a member's Follow stream, in order."""
         if not message.term:
-            self.cut_off(member)
+            self._unfinished.pop(member, None)  # it leads no more; what it said in full stays
             return
         parts = self._unfinished.setdefault(member, [])
         if message.whole:
@@ -116,10 +116,6 @@ class Hearsay:
             log.warning("a leader's telling has no end and is dropped", extra={"member": member})
             return
         self._take(member, parts)
-
-    def cut_off(self, member: str) -> None:
-        """Its stream has ended, or it leads no more. What it said in full stays."""
-        self._unfinished.pop(member, None)
 
     def keep(self, member: str, words: Words, told_ago_s: float) -> None:
         """The last words of the leader of this process, which leads no more."""

@@ -194,7 +194,6 @@ def test_a_leader_that_is_gone_grows_old_in_plain_sight(pair: Pair) -> None:
     explaining = Explaining(index, pair.clock)
     explaining.use(pair.voice)
     assert (explaining.current, explaining.source) == (True, "leader/m1")
-    pair.hearsay.cut_off("m1")
     pair.clock.now += SILENT_AFTER_S + 1
     assert (explaining.current, explaining.source) == (False, "leader/m1")
     assert [item["replica"] for item in explaining.unplaced(*WEB)] == ["web-0", "web-2"]
@@ -253,7 +252,6 @@ def test_a_telling_counts_when_all_of_it_has_come(pair: Pair) -> None:
     pair.leader.say(desired={("b", f"w{n}"): n for n in range(1_200)})
     sent = list(pair.speaker.news())
     pair.hear(sent[:1])
-    pair.hearsay.cut_off("m1")
     pair.hear(list(pair.speaker.whole()))
     assert pair.voice.desired == pair.leader.desired
 
@@ -344,7 +342,6 @@ def test_however_it_changes_and_breaks_the_other_ends_with_the_same_words() -> N
                 case 1:
                     sent = list(pair.speaker.news())
                     pair.hear(sent[: story.randint(0, len(sent))])
-                    pair.hearsay.cut_off("m1")
                     pair.hear(list(pair.speaker.whole()))
                 case 2:
                     pair.carry()

@@ -50,7 +50,6 @@ _IDENTITY = (
     "Unwrap failed",  # TLS 1.3: the refusal of our certificate comes as the first data
 )
 COMPACTED = "etcdserver: mvcc: required revision has been compacted"
-FUTURE = "etcdserver: mvcc: required revision is a future revision"
 
 
 class CertificateRefused(NothingWritten):
