@@ -47,6 +47,11 @@ class Freshness:
         """Seconds since the mirror was last known to be current."""
         return max(0.0, self._monotonic() - self._current_at)
 
+    @property
+    def behind_s(self) -> float:
+        """0: the Store answered when it was last asked. Otherwise `age_s`."""
+        return self.age_s if self._failing else 0.0
+
     async def to_read(self) -> float:
         """0: the mirror holds all that was acknowledged anywhere before this call. Otherwise how
         many seconds ago that was last so."""

@@ -50,6 +50,7 @@ from orchestrator.parts import Parts, build_parts
 from orchestrator.patience import patiently
 from orchestrator.playing_dead import PlayingDead
 from orchestrator.refusals import Refused, unavailable
+from orchestrator.roll_call import RollCall
 from orchestrator.store import keys
 from orchestrator.store.address import open_address
 from orchestrator.store.etcd.adapter import EtcdStore
@@ -289,6 +290,7 @@ class Orchestrator:
             version=running_version(),
             instance_id=parts.registry.instance_id,
             heartbeat_s=self._config.heartbeat_interval,
+            behind_s=lambda: parts.freshness.behind_s,
         )
 
     def _listeners(self, parts: Parts) -> Listeners:
@@ -366,6 +368,10 @@ class Orchestrator:
         if self._config.shares_store:
             context = AdminContext(self._admin_context, parts.cache, self._config.region)
             self._background.start("admin-context", context.run())
+        calling = RollCall(
+            self._config.member_name, parts.cache, parts.events, lambda: self.leader.term
+        )
+        self._background.start("roll-call", calling.run())
         told = self.insight.compliance.run(lambda: self.leader.is_leading)
         self._background.start("compliance", told)
 

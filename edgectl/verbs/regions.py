@@ -89,7 +89,7 @@ def describe(invocation: Invocation, wanted: Wanted) -> int:
             print()
         for line in tables.describe_region(region, answer):
             print(safe(line))
-        for line in _events(invocation, region.name, answer.now_ms):
+        for line in _events(invocation, region, answer.now_ms):
             print(line)
     return 0
 
@@ -187,17 +187,21 @@ def _print_tables(
             print(line)
 
 
-def _events(invocation: Invocation, region: str, now_ms: int) -> list[str]:
+def _events(invocation: Invocation, region: tables.Region, now_ms: int) -> list[str]:
+    """Its own and those of its members."""
     from edgectl.verbs.events import lines_of
 
-    ref = common_pb2.ResourceRef(kind="Region", name=region)
-    request = operator_pb2.EventsRequest(object=ref, limit=_EVENTS_MAX)
+    refs = [common_pb2.ResourceRef(kind="Region", name=region.name)]
+    refs += [common_pb2.ResourceRef(kind="Member", name=one.name) for one in region.members]
     events: list[common_pb2.Event] = []
     try:
-        for response in invocation.client.events(request):
-            events.extend(response.events)
+        for ref in refs:
+            request = operator_pb2.EventsRequest(object=ref, limit=_EVENTS_MAX)
+            for response in invocation.client.events(request):
+                events.extend(response.events)
     except CallError as error:
         return [f"Events: not available: {error.message}"]
     if not events:
         return ["Events: none"]
+    events.sort(key=lambda event: event.last_at_ms)
     return ["Events:", *(f"  {line}" for line in lines_of(events[-_EVENTS_MAX:], now_ms))]

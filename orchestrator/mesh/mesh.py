@@ -23,7 +23,11 @@ from polder.v1 import member_pb2
 
 
 class Mesh:
-    """`service` is for the listener, `forwarding` for logs and execs, `links` says who is heard."""
+    """`service` is for the listener, `forwarding` for logs and execs, `links` says who is heard.
+
+    `behind_s`: how long ago the Store last answered, when it does not now; 0 when it does. A watch
+    may stay silent for half a minute before it is known to be broken.
+    """
 
     def __init__(
         self,
@@ -40,6 +44,7 @@ class Mesh:
         version: str,
         instance_id: str,
         heartbeat_s: float,
+        behind_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         me = identity.member_id
         self._voice = voice
@@ -50,7 +55,7 @@ class Mesh:
             fleet,
             sessions,
             hello,
-            lambda: StoreState(cache.healthy, cache.revision, cache.age_s()),
+            lambda: _store_state(cache, behind_s()),
             clock,
             heartbeat_s,
         )
@@ -70,3 +75,7 @@ class Mesh:
                 self._voice.run(self.telling.say, lambda: bool(self.telling.followers)),
                 name="mesh-voice",
             )
+
+
+def _store_state(cache: Cache, behind_s: float) -> StoreState:
+    return StoreState(cache.healthy and not behind_s, cache.revision, max(cache.age_s(), behind_s))

@@ -162,13 +162,19 @@ def test_a_drill_is_shown(fake: FakeInstallation, run: Run) -> None:
 
 def test_describe_tells_a_regions_events(fake: FakeInstallation, run: Run) -> None:
     three_members(fake)
-    fake.api.events.append(
-        common_pb2.Event(
-            object=common_pb2.ResourceRef(kind="Region", name="eu-central"), reason="DrillEnded",
-            message="the drill is over", last_at_ms=now_ms(), first_at_ms=now_ms(), count=1,
-        )
-    )  # fmt: skip
+    for kind, name, reason in (
+        ("Region", "eu-central", "DrillEnded"),
+        ("Member", "c2", "MemberGone"),
+        ("Member", "w1", "Leads"),
+    ):
+        fake.api.events.append(
+            common_pb2.Event(
+                object=common_pb2.ResourceRef(kind=kind, name=name), reason=reason,
+                message="so", last_at_ms=now_ms(), first_at_ms=now_ms(), count=1,
+            )
+        )  # fmt: skip
     code, out, _ = run("describe", "region/eu-central")
+    assert "MemberGone" in out and "member/c2" in out and "Leads" not in out
     assert code == 0 and "c2: cannot be reached: no answer" in out and "DrillEnded" in out
 
 

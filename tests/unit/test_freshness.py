@@ -126,8 +126,10 @@ async def test_without_an_answer_the_age_is_told_and_the_next_wait_is_short(
     monkeypatch.setattr(freshness, "READ_AGAIN_S", 0.01)
     world = World()
     world.time += 42.0
+    assert world.freshness.behind_s == 0.0, "nobody has asked yet"
     assert await world.read() == 42.0
     assert await world.read() == 42.0
+    assert world.freshness.behind_s == 42.0
     first, _ = world.store.asked
     assert not first.cancelled(), "only a question that goes on finds a dead member"
     world.store.answer(0)
