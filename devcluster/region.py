@@ -124,7 +124,8 @@ class Region:
 
     @property
     def is_running(self) -> bool:
-        return any(part.pid for part in (self.etcd.daemon, *(m.daemon for m in self.members)))
+        """With all of its processes."""
+        return all(part.pid for part in (self.etcd.daemon, *(m.daemon for m in self.members)))
 
     def kill(self) -> None:
         """All of its processes at once, as when the power goes."""
