@@ -43,9 +43,11 @@ class NodeStatusWriter:
         self._due: dict[str, _Said] = {}
         self._wake = asyncio.Event()
 
-    def report(self, node: str, hello: agent_pb2.Hello, reported: agent_pb2.NodeInventory) -> None:
-        """Returns at once. `hello` is the session's; `reported` may be newer than it."""
-        said = (hello.agent_version[:64], hello.boot_id[:128], stored_form(reported))
+    def report(
+        self, node: str, agent_version: str, boot_id: str, reported: agent_pb2.NodeInventory
+    ) -> None:
+        """Returns at once."""
+        said = (agent_version, boot_id, stored_form(reported))
         if said != self._stored(node) or node in self._due:
             self._due[node] = said
             self._wake.set()

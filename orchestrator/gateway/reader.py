@@ -85,12 +85,12 @@ class SessionReader:
     async def run(self, requests: AsyncIterator[agent_pb2.SessionRequest]) -> None:
         """Until the agent ends its half. Raises what the stream raises."""
         async for request in requests:
-            if self._session.closed.is_set():
+            if self._session.is_closed():
                 return
             kind = request.WhichOneof("message")
             if kind != "heartbeat":
                 await self._pace()
-                if self._session.closed.is_set():
+                if self._session.is_closed():
                     return  # another session speaks for the node
             seen = self._fleet.heard(self._session.node, self._clock())
             self._session.last_heard = self._fleet.steady()

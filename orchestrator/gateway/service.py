@@ -11,6 +11,7 @@ import math
 import random
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -167,7 +168,9 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             await context.write(self._refuse_inventory(identity.node, problems))
             return
         session = LiveSession(identity, caller.serial, hello, self._fleet.steady())
-        await self._serve(session, hello, request_iterator, context)
+        serving = self._serve(session, hello, request_iterator, context)
+        del hello  # as long as anything here holds it, it stays as long as the session
+        await serving
 
     async def Relay(  # noqa: N802
         self, request_iterator: AsyncIterator[agent_pb2.RelayRequest], context: Context
@@ -267,7 +270,8 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         if old is not None:
             await self._part(old, requests, context)
             return
-        self._status_writer.report(session.node, hello, hello.inventory)
+        version, boot_id = hello.agent_version[:64], hello.boot_id[:128]
+        self._status_writer.report(session.node, version, boot_id, hello.inventory)
         reader = SessionReader(
             session,
             self._cache,
@@ -276,13 +280,14 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             self._identities,
             self._clock,
             self._settings,
-            lambda reported: self._status_writer.report(session.node, hello, reported),
+            partial(self._status_writer.report, session.node, version, boot_id),
         )
         reading: asyncio.Task[None] | None = None
         try:
             reader.greet(hello)
             session.send(agent_pb2.SessionResponse(welcome=self._welcome(session)))
             self._plans.welcome(session, hello.plan_generation)
+            del hello
             reading = asyncio.create_task(
                 self._read(reader, session, requests), name=f"session-{session.node}"
             )
@@ -315,6 +320,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             except TimeoutError:
                 log.info("closing a session that is not read", extra={"node": session.node})
                 return
+            del message  # perhaps a plan, and the next one may be days away
 
     def _welcome(self, session: LiveSession) -> agent_pb2.Welcome:
         settings = self._settings

@@ -20,6 +20,21 @@ log = logging.getLogger(__name__)
 class LiveSession:
     """One agent's open stream. `last_heard` is in seconds of the fleet's steady clock."""
 
+    __slots__ = (
+        "__weakref__",
+        "_closed",
+        "generation_sent",
+        "identity",
+        "instance_id",
+        "last_heard",
+        "number",
+        "outbox",
+        "serial",
+        "session_id",
+        "started_at",
+        "supersedes",
+    )
+
     def __init__(
         self, identity: NodeId, serial: str, hello: agent_pb2.Hello, started_at: float
     ) -> None:
@@ -31,7 +46,7 @@ class LiveSession:
         self.supersedes = ""  # the session that the node was known to have when this one began
         self.last_heard = self.started_at = started_at
         self.outbox = Outbox()
-        self.closed = asyncio.Event()
+        self._closed = False
         # The newest generation that the agent can know of.
         self.generation_sent = hello.plan_generation
 
@@ -43,6 +58,13 @@ class LiveSession:
     def name(self) -> SessionName:
         """What the other members are told of it."""
         return SessionName(self.instance_id, self.number, self.session_id, self.supersedes)
+
+    def is_closed(self) -> bool:
+        """Its goodbye waits to be sent, or its stream has ended."""
+        return self._closed
+
+    def mark_closed(self) -> None:
+        self._closed = True
 
     def send(self, message: agent_pb2.SessionResponse) -> None:
         """An agent that does not read loses its session rather than filling our memory."""
@@ -60,7 +82,7 @@ class LiveSession:
         """Say goodbye as the last message, and end."""
         goodbye = agent_pb2.Goodbye(reason=reason, message=message, retry_after_ms=retry_after_ms)
         self.outbox.close(goodbye)
-        self.closed.set()
+        self._closed = True
 
 
 class Sessions:
@@ -105,6 +127,6 @@ class Sessions:
     def ask(self, node: str, message: agent_pb2.SessionResponse) -> None:
         """Raises NodeUnreachable."""
         session = self._by_node.get(node)
-        if session is None or session.closed.is_set():
+        if session is None or session.is_closed():
             raise NodeUnreachable("NotConnected", f"node {node} is not connected")
         session.send(message)

@@ -61,7 +61,7 @@ class Signposts:
             if count % _BATCH == 0:
                 await asyncio.sleep(0)  # composing ten thousand lists must not delay a heartbeat
             before = self._told.get(session)
-            if before is None or session.closed.is_set():
+            if before is None or session.is_closed():
                 continue  # not welcomed yet, or gone
             found = self._list(session)
             if found == before:

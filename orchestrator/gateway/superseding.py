@@ -51,7 +51,7 @@ class Superseding:
 
     def leave(self, session: LiveSession, now: float) -> None:
         """`now`: unix seconds."""
-        session.closed.set()
+        session.mark_closed()
         if not self._sessions.leave(session):
             return  # a newer session speaks for the node
         log.info("session closed", extra={"node": session.node})
@@ -64,7 +64,7 @@ class Superseding:
     def supersede(self, node: str, by: SessionName, member: str) -> None:
         """The mesh: `member` has a newer session with a node of ours."""
         session = self._sessions.get(node)
-        if session is None or session.closed.is_set():
+        if session is None or session.is_closed():
             return
         same = session.instance_id == by.instance_id
         facts = {"node": node, "instance": session.instance_id, "by": by.instance_id, "at": member}

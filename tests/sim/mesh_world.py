@@ -258,7 +258,7 @@ class World:
         if not agent.alive:
             return
         session = agent.session
-        if session is not None and (session.closed.is_set() or agent.member is None):
+        if session is not None and (session.is_closed() or agent.member is None):
             self.disconnect(agent)
         if agent.session is None:
             if agent.connect_at is not None and self.now >= agent.connect_at:

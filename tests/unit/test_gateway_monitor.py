@@ -35,7 +35,7 @@ class World:
         """Whether the session was closed."""
         self.now += seconds
         self.monitor.look()
-        return self.session.closed.is_set()
+        return self.session.is_closed()
 
 
 def test_an_agent_that_says_nothing_loses_its_session() -> None:
