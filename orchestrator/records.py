@@ -13,7 +13,6 @@ from typing import Any
 
 from polder.manifest import KINDS, PodTemplate, decode
 
-
 # One encoder for all: json.dumps makes a new one per call when its arguments are not the defaults.
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, sort_keys=True).encode
 
