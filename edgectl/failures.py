@@ -50,7 +50,7 @@ def failure(
     if code == "UNIMPLEMENTED":
         return CallError(
             f"the orchestrator at {endpoint} does not know this call",
-            "it is older than this edgectl: see edgectl version",
+            "it is older than this edgectl (see edgectl version), or this is its port for joining",
             code=code,
         )
     return CallError(text, code=code, unknown=code in ("INTERNAL", "UNKNOWN"))

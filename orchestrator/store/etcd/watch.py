@@ -81,11 +81,12 @@ async def watch(
                 batch = await stream.next()
             except (Broken, StoreUnavailable, grpc.RpcError, grpc.aio.UsageError) as error:
                 client.check_open()
+                # Once for each break: a reader who begins anew while etcd is away was told why.
+                told = logging.DEBUG if failing_since or stream is None else logging.INFO
                 if stream is not None:
                     stream.close()
                     client.judge(stream.link, error)
                     stream = None
-                told = logging.DEBUG if failing_since else logging.INFO  # once for each break
                 failing_since = failing_since or clock()
                 if clock() - failing_since > client.settings.watch_resume_s:
                     raise StoreUnavailable(f"the watch cannot be resumed: {error}") from error
