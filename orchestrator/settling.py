@@ -188,6 +188,8 @@ class SettlingStore(StoreAround):
 
 
 def _digest(ops: Sequence[Op]) -> str:
-    """Names a step by what it writes where, not by the values: those may differ in a later try."""
+    """Names a step by what it writes where, not by the values: those may differ in a later try.
+    Not so the certificates that count: each try answers with the one that it has issued."""
     named = sorted(f"{type(op).__name__} {op.key}" for op in ops)
-    return hashlib.sha256("\n".join(named).encode()).hexdigest()[:16]
+    issued = [op.value for op in ops if isinstance(op, Put) and op.key.startswith(keys.IDENTITIES)]
+    return hashlib.sha256(b"\n".join(["\n".join(named).encode(), *issued])).hexdigest()[:16]

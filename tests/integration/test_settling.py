@@ -1,6 +1,7 @@
 """Writes whose answer is lost: made once, told truly. On SQLite, with answers that get lost."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,10 @@ from typing import Any
 import pytest
 
 from orchestrator import settling
+from orchestrator.identity.authority import create_region, create_root, load_authority
+from orchestrator.identity.operators import OperatorIdentities
+from orchestrator.identity.pem import new_key
+from orchestrator.records import IdentityRecord
 from orchestrator.refusals import Refused
 from orchestrator.settling import SettlingStore
 from orchestrator.store import keys
@@ -185,6 +190,25 @@ async def test_an_expired_lease_is_replaced(lossy: Lossy, writes: SettlingStore)
         await writes.txn([], [Put("/a", b"1")])
         await lossy.inner.revoke_lease(writes._lease)
         assert (await writes.txn([], [Put("/b", b"1")])).committed
+
+
+async def test_each_try_lists_the_certificate_that_it_answers_with(
+    lossy: Lossy, tmp_path: Path
+) -> None:
+    """A mark of the first try must not vouch for the certificate of the second."""
+    create_root(tmp_path / "ca", "polder.test", time.time())
+    create_region(tmp_path / "ca", "eu", time.time())
+    authority = load_authority(tmp_path / "ca", "eu")
+    serials = []
+    for repeated in (False, True):
+        store = SettlingStore(lossy)  # type: ignore[arg-type]
+        operators = OperatorIdentities(store, authority, time.time)
+        with settling.request("call-1", repeated=repeated):
+            issued, _ = await operators.issue("ann", ("admin",), new_key().public_key())
+        serials.append(issued.serial)
+    entry = await lossy.inner.get(keys.identity("operator", "ann"))
+    assert entry is not None
+    assert list(IdentityRecord.from_bytes(entry.value, entry.mod_revision).serials) == serials
 
 
 async def test_requests_of_two_callers_do_not_meet(lossy: Lossy, writes: SettlingStore) -> None:
