@@ -75,6 +75,7 @@ def broken(continent: Continent, what: str, region: str, seconds: float) -> int:
             wrong.append(f"a box has no session elsewhere: {view.sessions()}")
     if continent.containers() != before:
         wrong.append("a container was restarted")
+    print(f"\n{region} stays so until: python examples/regions/run.py heal", end="")
     return report(view, wrong)
 
 
@@ -149,5 +150,6 @@ if __name__ == "__main__":
         sys.exit(main())
     except (CommandError, DaemonError, ContainerdError, OSError) as error:
         raise SystemExit(f"run.py: {error}") from error
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # os._exit: a visitor may wait for an answer that does not come
+        print("\nall of it runs on as it is; heal mends it, down removes it", flush=True)
         os._exit(130)
