@@ -90,5 +90,9 @@ class JoinTokens:
         return removed
 
     def _is_over(self, entry: Entry) -> bool:
-        expires_at = TokenRecord.from_bytes(entry.value).expires_at_ms / 1000
+        try:
+            expires_at = TokenRecord.from_bytes(entry.value).expires_at_ms / 1000
+        except (ValueError, TypeError):
+            log.warning("a join token's record cannot be read and stays: %s", entry.key)
+            return False
         return expires_at + _FORGOTTEN_AFTER_S <= self._clock()

@@ -98,8 +98,10 @@ async def test_an_expired_token_is_refused_and_later_forgotten(rig: Rig) -> None
     long_ago = now_ms - 3 * 3_600_000
     older = TokenRecord("ams-1", "", "operator/admin", long_ago - 600_000, long_ago)
     await rig.put(keys.token(secret_digest("older")), older.to_bytes())
-    assert await parts.tokens.sweep() == 1
+    await rig.put(keys.token("0"), b'{"of": "another version"}')
+    assert await parts.tokens.sweep() == 1, "one that cannot be read ends no sweep, and no process"
     assert await parts.store.get(keys.token(secret_digest("older"))) is None
+    assert await parts.store.get(keys.token("0")) is not None
 
 
 async def test_a_token_of_another_installation_is_unknown(rig: Rig) -> None:
