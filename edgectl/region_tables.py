@@ -84,6 +84,10 @@ def warnings(answer: Answer) -> list[str]:
             found.append(f"etcd {one.endpoint} does not answer: {_brief(one.error)}")
         elif one.alarms:
             found.append(f"etcd {one.endpoint}: {', '.join(one.alarms)}")
+    for region in answer.regions:
+        if region.drill_until_ms <= answer.now_ms:
+            wrong = [m for m in region.members if m.present and m.message]
+            found += [f"member {m.name}: {m.message}" for m in wrong]
     known = any(member.leader for region in answer.regions for member in region.members)
     if not answer.store_error and not known:
         found.append(

@@ -24,6 +24,8 @@ from polder.v1 import common_pb2, operator_pb2
 
 _ASK_S = 2.0
 _UNKNOWN = -1
+_CLOCK_SKEW_S_MAX = 30.0
+"""As for nodes (condition ClockSkew)."""
 
 
 class Heard(Protocol):
@@ -240,6 +242,13 @@ class Regions:
             return "it cannot read the store"
         if info.name != self.member and link is None:
             return "nothing was heard of it yet"
+        ahead_s = link.clock_skew_s if link is not None else 0.0
+        if abs(ahead_s) > _CLOCK_SKEW_S_MAX:
+            way = "ahead of" if ahead_s > 0 else "behind"
+            return (
+                f"its clock is {abs(ahead_s):.0f} s {way} that of member {self.member}: set the "
+                "wrong one; what it dates and issues is as wrong"
+            )
         return ""
 
 

@@ -119,6 +119,8 @@ def test_get_regions(fake: FakeInstallation, run: Run) -> None:
     assert west == ["eu-west", "Lost", "0/1", "-", "0", "<unknown>", "<unknown>", "<none>"]
     assert "warning: etcd 10.0.0.1:2379: NOSPACE" in err
     assert "etcd 10.0.0.2:2379 does not answer: timed out" in err
+    assert "warning: member c2: cannot be reached: no answer" in err
+    assert "w1" not in err, "what the table says of a region that is lost needs no warning"
     _, out, _ = run("get", "region/eu-west", "-o", "wide", "--no-headers")
     assert out.startswith("eu-west") and "does not answer: timed out" in out
     assert run("get", "regions", "-o", "name")[1] == "region/eu-central\nregion/eu-west\n"
