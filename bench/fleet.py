@@ -46,9 +46,10 @@ NOTES = (
     "by agents; after connecting, and again (loaded) with replicas",
     "cpu_cores: all orchestrators together in steady state; the agents' side and etcd run on the "
     "same cores and are told apart",
-    "a process of agents verifies eight plans at once: without that, on a busy machine, its own loop "
-    "is late by seconds while plans come, its heartbeats too, and members close the sessions",
-    "connect_peak_per_s is what the agents' process sees, which hears in bursts what came one by one",
+    "a process of agents verifies eight plans at once: without that, on a busy machine, its own "
+    "loop and its heartbeats are late by seconds while plans come, and members close the sessions",
+    "connect_peak_per_s: as the agents' process sees it, which may hear at once of what came one "
+    "by one",
     "dead_node_detected_s: the agents' process is stopped with open connections, so that only "
     "silence tells; the last of all nodes as seen by the last of all members",
     "failover: SIGKILL of the leader's orchestrator and etcd; from then until a session is open",
