@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 
+from orchestrator.records import known_fields
 from orchestrator.store import keys
 from polder.v1 import common_pb2
 
@@ -65,7 +66,7 @@ class EventRecord:
     @staticmethod
     def from_bytes(raw: bytes) -> "EventRecord":
         """Raises ValueError and TypeError."""
-        return EventRecord(**json.loads(raw))
+        return EventRecord(**known_fields(EventRecord, json.loads(raw)))
 
     def to_proto(self) -> common_pb2.Event:
         return common_pb2.Event(

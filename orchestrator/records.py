@@ -4,6 +4,7 @@ Written by the operator API (specs, revisions), identity (identities, tokens), t
 status) and the leader (placements). Everything reads them through `orchestrator/cache.py`.
 """
 
+import inspect
 import json
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,19 @@ _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, sort_keys=
 
 def _dump(body: Mapping[str, Any]) -> bytes:
     return _encode(body).encode()
+
+
+def known_fields(record: type, body: dict[str, Any]) -> dict[str, Any]:
+    """Without the fields that a newer version wrote: during a rolling upgrade both read it."""
+    names = _FIELDS.get(record)
+    if names is None:
+        names = _FIELDS[record] = frozenset(inspect.signature(record).parameters)
+    if body.keys() <= names:
+        return body
+    return {name: value for name, value in body.items() if name in names}
+
+
+_FIELDS: dict[type, frozenset[str]] = {}
 
 
 @dataclass(frozen=True)
@@ -120,7 +134,7 @@ class TemplateRevision:
 
     @staticmethod
     def from_bytes(raw: bytes) -> "TemplateRevision":
-        return TemplateRevision(**json.loads(raw))
+        return TemplateRevision(**known_fields(TemplateRevision, json.loads(raw)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,10 +201,12 @@ class NodePlacement:
     def from_bytes(raw: bytes, store_revision: int) -> "NodePlacement":
         body = json.loads(raw)
         assignments = tuple(
-            AssignmentRecord(**{**item, "standbys": tuple(item["standbys"])})
+            AssignmentRecord(
+                **{**known_fields(AssignmentRecord, item), "standbys": tuple(item["standbys"])}
+            )
             for item in body["assignments"]
         )
-        stops = tuple(StopRecord(**item) for item in body["stops"])
+        stops = tuple(StopRecord(**known_fields(StopRecord, item)) for item in body["stops"])
         return NodePlacement(
             node=body["node"],
             generation=body["generation"],
@@ -232,6 +248,7 @@ class IdentityRecord:
     def from_bytes(raw: bytes, store_revision: int) -> "IdentityRecord":
         body = json.loads(raw)
         body["roles"] = tuple(body["roles"])
+        body = known_fields(IdentityRecord, body)
         return IdentityRecord(**body, store_revision=store_revision)
 
     def accepts(self, serial: str) -> bool:
@@ -256,7 +273,7 @@ class TokenRecord:
 
     @staticmethod
     def from_bytes(raw: bytes) -> "TokenRecord":
-        return TokenRecord(**json.loads(raw))
+        return TokenRecord(**known_fields(TokenRecord, json.loads(raw)))
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -306,7 +323,7 @@ class NodeStatusRecord:
 
     @staticmethod
     def from_bytes(raw: bytes) -> "NodeStatusRecord":
-        return NodeStatusRecord(**json.loads(raw))
+        return NodeStatusRecord(**known_fields(NodeStatusRecord, json.loads(raw)))
 
 
 @dataclass(frozen=True, slots=True)
