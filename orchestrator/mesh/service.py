@@ -60,7 +60,7 @@ class MemberService:
 
 def add_member_service(service: MemberService, server: Any) -> None:
     """As the generated code does, but what followers get was made into bytes once for all."""
-    handlers = {
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "Follow": grpc.unary_stream_rpc_method_handler(
             service.Follow,
             request_deserializer=member_pb2.FollowRequest.FromString,
