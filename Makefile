@@ -20,7 +20,7 @@ test: ## Everything: linters, types, layers, stubs, all tests
 	@$(MAKE) --no-print-directory lint
 	@$(PY) -m pytest
 
-proof: ## Long proofs: lost regions, seeded faults, simulations (about 20 minutes)
+proof: ## Long proofs: lost regions, members and stores; seeded faults; simulations
 	@tools/bootstrap.sh --system --tests
 	@$(PY) -m pytest -m long
 	@$(PY) -m tests.faults --runs 50 --seed 1

@@ -15,7 +15,7 @@ from orchestrator.store.port import Put, StoreUnavailable
 from tests.integration.etcd_proxy import Proxy
 from tests.integration.etcd_server import EtcdCluster, EtcdMember
 
-pytestmark = pytest.mark.etcd
+pytestmark = [pytest.mark.etcd, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

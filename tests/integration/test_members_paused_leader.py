@@ -15,7 +15,7 @@ from tests.integration.etcd_server import EtcdCluster
 from tests.integration.members_rig import Group, MemberProcess
 from tests.integration.orchestrator_rig import apply_request, ref, workload
 
-pytestmark = pytest.mark.etcd
+pytestmark = [pytest.mark.etcd, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

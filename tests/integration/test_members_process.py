@@ -20,7 +20,7 @@ from tests.integration.etcd_server import EtcdCluster
 from tests.integration.members_rig import Group, MemberProcess, wait_until
 from tests.integration.orchestrator_rig import apply_request, manifest
 
-pytestmark = pytest.mark.etcd
+pytestmark = [pytest.mark.etcd, pytest.mark.long]
 REGIONS = ("local", "north", "south")
 _prefixes = (f"/process{n}" for n in itertools.count())
 

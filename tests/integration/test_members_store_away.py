@@ -30,7 +30,7 @@ from tests.integration.orchestrator_rig import (
     workload,
 )
 
-pytestmark = pytest.mark.etcd
+pytestmark = [pytest.mark.etcd, pytest.mark.long]
 # A node that is taken for lost is so within each of these tests, and then its replica moves.
 IMPATIENT = {"heartbeat_interval": "1s", "silent_after": "3s", "lost_after": "6s"}
 _prefixes = (f"/away{n}" for n in itertools.count())

@@ -26,7 +26,7 @@ from tests.integration.orchestrator_rig import (
 )
 from tests.integration.test_members_store_away import applied, connected, leads
 
-pytestmark = pytest.mark.etcd
+pytestmark = [pytest.mark.etcd, pytest.mark.long]
 QUOTA_BYTES = 3 << 20
 
 
