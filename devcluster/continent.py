@@ -22,9 +22,11 @@ from devcluster.backbone import HOST, Backbone
 from devcluster.boxes import Boxes, run
 from devcluster.client import SITE_MANIFESTS
 from devcluster.containerd import RUN_DIRECTORY
-from devcluster.etcd import EtcdMember, TlsFiles
+from devcluster.etcd import EtcdMember
+from devcluster.etcd_api import EtcdRefused
 from devcluster.image import ImageSpec, hello_image
 from devcluster.region import EDGE_ORCHESTRATOR, Member, Region, RegionPlace
+from orchestrator.store.etcd.settings import EtcdTls
 
 REGIONS = (
     RegionPlace("eu-central", "50.11,8.68"),
@@ -135,9 +137,9 @@ class Continent(Boxes):
         """Where the root's key is; no region sees it."""
         return self.directory / "ca"
 
-    def _tls(self, name: str) -> TlsFiles:
+    def _tls(self, name: str) -> EtcdTls:
         home = self.safe / "etcd" / name
-        return TlsFiles(home / "ca.crt", home / "etcd.crt", home / "etcd.key")
+        return EtcdTls(home / "ca.crt", home / "etcd.crt", home / "etcd.key")
 
     def _know(self) -> None:
         """What follows from the directory and the network, without starting anything."""
@@ -245,8 +247,8 @@ class Continent(Boxes):
             if region.etcd.daemon.pid and (region.name, HOST) not in self._blocked():
                 key = base64.b64encode(f"{PREFIX}//leader".encode()).decode()
                 try:
-                    found = region.etcd.ask("kv/range", {"key": key}).get("kvs", [])
-                except etcd.EtcdRefused:
+                    found = region.etcd.api.ask("kv/range", {"key": key}).get("kvs", [])
+                except EtcdRefused:
                     continue
                 return base64.b64decode(found[0]["value"]).decode() if found else ""
         return ""

@@ -6,53 +6,33 @@ needed.
 """
 
 import base64
-import http.client
-import json
 import shutil
 import signal
-import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from devcluster.daemon import Daemon
+from devcluster.etcd_api import EtcdApi, EtcdRefused, command
+from orchestrator.store.etcd.settings import EtcdTls
 
 CLIENT_PORT = 2379
 PEER_PORT = 2380
-ASK_S = 3.0
 START_S = 60.0
 CHANGE_S = 30.0
-
-
-class EtcdRefused(Exception):
-    """etcd answered with an error, or not at all."""
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files; one certificate serves clients, peers, and as a client."""
-
-    ca: Path
-    certificate: Path
-    key: Path
-
-    def context(self) -> ssl.SSLContext:
-        made = ssl.create_default_context(cafile=str(self.ca))
-        made.load_cert_chain(self.certificate, self.key)
-        return made
 
 
 class EtcdMember:
     """Log and pid file are in `directory`, data below. Started again, it takes up what it had."""
 
     def __init__(
-        self, name: str, directory: Path, address: str, tls: TlsFiles, *, netns: str = ""
+        self, name: str, directory: Path, address: str, tls: EtcdTls, *, netns: str = ""
     ) -> None:
         self.name = name
         self.address = address
         self.tls = tls
+        self.api = EtcdApi(address, CLIENT_PORT, tls)
         self.data_dir = directory / name / "etcd"
         self._directory = directory
         self._netns = netns
@@ -86,37 +66,11 @@ class EtcdMember:
 
     def is_healthy(self) -> bool:
         """It answers, and has a leader with which it agrees."""
-        connection = http.client.HTTPSConnection(
-            self.address, CLIENT_PORT, timeout=ASK_S, context=self.tls.context()
-        )
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
-
-    def ask(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """A call of etcd's v3 API as JSON, such as `cluster/member/list`. Raises EtcdRefused."""
-        connection = http.client.HTTPSConnection(
-            self.address, CLIENT_PORT, timeout=3 * ASK_S, context=self.tls.context()
-        )
-        try:
-            connection.request("POST", f"/v3/{path}", json.dumps(body))
-            response = connection.getresponse()
-            answer: dict[str, Any] = json.loads(response.read())
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise EtcdRefused(f"etcd {self.name}: {path}: {error}") from error
-        finally:
-            connection.close()
-        if response.status != 200:
-            raise EtcdRefused(f"etcd {self.name}: {path}: {answer.get('error', answer)}")
-        return answer
+        return self.api.is_healthy()
 
     def members(self) -> dict[str, str]:
         """Ids of the group's members by peer URL."""
-        listed = self.ask("cluster/member/list", {}).get("members", [])
+        listed = self.api.ask("cluster/member/list", {}).get("members", [])
         return {url: one["ID"] for one in listed for url in one["peerURLs"]}
 
     def keys_below(self, prefix: str) -> list[str]:
@@ -124,33 +78,25 @@ class EtcdMember:
         start = prefix.encode()
         end = start[:-1] + bytes([start[-1] + 1])
         body = {"key": _base64(start), "range_end": _base64(end), "keys_only": True}
-        return [base64.b64decode(kv["key"]).decode() for kv in self.ask("kv/range", body)["kvs"]]
+        return [
+            base64.b64decode(kv["key"]).decode() for kv in self.api.ask("kv/range", body)["kvs"]
+        ]
 
     def _daemon(self, initial_cluster: str, state: str) -> Daemon:
-        tls = self.tls
-        peer = {"cert-file": tls.certificate, "key-file": tls.key, "trusted-ca-file": tls.ca}
-        flags = {
-            "name": self.name,
-            "data-dir": self.data_dir,
-            "listen-client-urls": f"https://{self.endpoint}",
-            "advertise-client-urls": f"https://{self.endpoint}",
-            "listen-peer-urls": self.peer_url,
-            "initial-advertise-peer-urls": self.peer_url,
-            "initial-cluster": initial_cluster,
-            "initial-cluster-state": state,
-            "client-cert-auth": "true",
-            "peer-client-cert-auth": "true",
-            "pre-vote": "true",  # a member that comes back calls no election
-            "experimental-watch-progress-notify-interval": "1s",
-            "logger": "zap",
-            "log-level": "error",
-            **peer,
-            **{f"peer-{key}": value for key, value in peer.items()},
-        }
+        arguments = command(
+            self.name,
+            self.data_dir,
+            self.endpoint,
+            self.peer_url,
+            self.tls,
+            initial_cluster,
+            state=state,
+            log_level="error",
+        )
         return Daemon(
             f"etcd-{self.name}",
             self._directory,
-            ["etcd", *(f"--{key}={value}" for key, value in flags.items())],
+            arguments,
             marker=f"--data-dir={self.data_dir}",
             netns=self._netns,
             environment={"GOMAXPROCS": "1"},
@@ -175,7 +121,7 @@ def _patiently(through: EtcdMember, path: str, body: Mapping[str, Any]) -> None:
     deadline = time.monotonic() + CHANGE_S
     while True:
         try:
-            through.ask(path, body)
+            through.api.ask(path, body)
             return
         except EtcdRefused as error:
             if "unhealthy cluster" not in str(error) or time.monotonic() > deadline:

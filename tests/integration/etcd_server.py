@@ -5,11 +5,8 @@ killed, frozen (SIGSTOP) and started again with the data they had.
 """
 
 import base64
-import http.client
-import json
 import os
 import signal
-import ssl
 import subprocess
 import time
 from datetime import UTC, datetime, timedelta
@@ -22,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from devcluster.etcd_api import EtcdApi, EtcdRefused, command
 from devcluster.ports import free_port
 from orchestrator.store.etcd.settings import EtcdSettings, EtcdTls
 
@@ -90,7 +88,8 @@ class EtcdMember:
         self.folder = folder
         self.client_port = free_port()
         self.peer_port = free_port()
-        self._tls = tls
+        self.tls = tls
+        self.api = EtcdApi("127.0.0.1", self.client_port, tls)
         self._flags = flags
         self._process: subprocess.Popen[bytes] | None = None
         self._frozen = False
@@ -108,31 +107,17 @@ class EtcdMember:
         return self.folder / f"{self.name}.log"
 
     def start(self, initial_cluster: str) -> None:
-        tls = self._tls
-        files = [f"{tls.certificate}", f"{tls.key}", f"{tls.ca}"]
-        client_files = zip(("cert-file", "key-file", "trusted-ca-file"), files, strict=True)
-        peer_files = zip(
-            ("peer-cert-file", "peer-key-file", "peer-trusted-ca-file"), files, strict=True
+        arguments = command(
+            self.name,
+            self.folder / self.name,
+            self.endpoint,
+            self.peer_url,
+            self.tls,
+            initial_cluster,
         )
-        arguments = {
-            "name": self.name,
-            "data-dir": str(self.folder / self.name),
-            "listen-client-urls": f"https://{self.endpoint}",
-            "advertise-client-urls": f"https://{self.endpoint}",
-            "listen-peer-urls": self.peer_url,
-            "initial-advertise-peer-urls": self.peer_url,
-            "initial-cluster": initial_cluster,
-            "client-cert-auth": "true",
-            "peer-client-cert-auth": "true",
-            "experimental-watch-progress-notify-interval": "1s",
-            "logger": "zap",
-            "log-level": "warn",
-            **dict(client_files),
-            **dict(peer_files),
-        }
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                ["etcd", *(f"--{key}={value}" for key, value in arguments.items()), *self._flags],
+                [*arguments, *self._flags],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -141,18 +126,7 @@ class EtcdMember:
 
     def is_healthy(self) -> bool:
         """It answers, and has a leader with which it agrees."""
-        context = ssl.create_default_context(cafile=str(self._tls.ca))
-        context.load_cert_chain(self._tls.certificate, self._tls.key)
-        connection = http.client.HTTPSConnection(
-            "127.0.0.1", self.client_port, timeout=3, context=context
-        )
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
+        return self.api.is_healthy()
 
     @property
     def is_running(self) -> bool:
@@ -160,30 +134,21 @@ class EtcdMember:
 
     def says_it_leads(self) -> bool:
         """A member that does not answer does not."""
-        said = self._ask("/v3/maintenance/status", {})
+        said = self._ask("maintenance/status", {})
         return bool(said) and said.get("leader") == said["header"].get("member_id")
 
     def value_of(self, key: bytes) -> bytes:
         """As this member has it; empty when it does not answer, or has none."""
         wanted = {"key": base64.b64encode(key).decode(), "serializable": True}
-        kvs = self._ask("/v3/kv/range", wanted).get("kvs", [])
+        kvs = self._ask("kv/range", wanted).get("kvs", [])
         return base64.b64decode(kvs[0]["value"]) if kvs else b""
 
     def _ask(self, path: str, body: dict[str, object]) -> dict[str, Any]:
-        """By etcd's JSON gateway; empty when it does not answer."""
-        context = ssl.create_default_context(cafile=str(self._tls.ca))
-        context.load_cert_chain(self._tls.certificate, self._tls.key)
-        connection = http.client.HTTPSConnection(
-            "127.0.0.1", self.client_port, timeout=1, context=context
-        )
+        """Empty when it does not answer."""
         try:
-            connection.request("POST", path, json.dumps(body))
-            said: dict[str, Any] = json.loads(connection.getresponse().read())
-            return said
-        except (OSError, http.client.HTTPException, ValueError):
+            return self.api.ask(path, body, timeout_s=1.0)
+        except EtcdRefused:
             return {}
-        finally:
-            connection.close()
 
     def wait_until_healthy(self) -> None:
         deadline = time.monotonic() + READY_S

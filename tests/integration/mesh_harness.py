@@ -229,10 +229,8 @@ async def member(
     await server.start()
     line = Line(port)
     await line.start()
-    tasks = [
-        asyncio.create_task(work)
-        for work in (gateway.run(), calls.run(), mesh.run(), *([leader.run()] if leading else []))
-    ]
+    works = [gateway.run(), calls.run(), mesh.run(), *([leader.run()] if leading else [])]
+    tasks = [asyncio.create_task(work) for work in works]
     made = Member(
         store, cache, fleet, events, nodes,
         JoinTokens(store, cache, authority, time.time, ("127.0.0.1:2",)),
@@ -245,11 +243,15 @@ async def member(
     try:
         yield made
     finally:
-        mesh.telling.end()
-        await server.stop(0)
-        await line.stop()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _end(made, line, tasks)
         await events.stop()
         await cache.stop()
+
+
+async def _end(made: Member, line: Line, tasks: list[asyncio.Task[None]]) -> None:
+    made.mesh.telling.end()
+    await made.server.stop(0)
+    await line.stop()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,12 +1,8 @@
 """Members over a full etcd: reads, sessions and leading go on, and writes say what is wrong."""
 
 import asyncio
-import http.client
-import json
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -14,7 +10,7 @@ import pytest
 from orchestrator.store.etcd.adapter import open_etcd
 from orchestrator.store.port import Delete, Put, StoreFull
 from polder.v1 import operator_pb2
-from tests.integration.etcd_server import EtcdCluster, EtcdMember
+from tests.integration.etcd_server import EtcdCluster
 from tests.integration.members_rig import etcd_settings, make_ca
 from tests.integration.orchestrator_rig import (
     apply_request,
@@ -60,29 +56,11 @@ async def make_room(cluster: EtcdCluster, keys: list[str]) -> None:
         await store.txn([], [Delete(key)])
     await store.compact(await store.revision())
     await store.close()
-    member = cluster.members[0]
-    await asyncio.to_thread(_ask, cluster, member, "maintenance/defragment", {})
-    alarms = await asyncio.to_thread(_ask, cluster, member, "maintenance/alarm", {"action": "GET"})
+    ask = cluster.members[0].api.ask
+    await asyncio.to_thread(ask, "maintenance/defragment", {})
+    alarms = await asyncio.to_thread(ask, "maintenance/alarm", {"action": "GET"})
     for alarm in alarms["alarms"]:
-        body = {"action": "DEACTIVATE", **alarm}
-        await asyncio.to_thread(_ask, cluster, member, "maintenance/alarm", body)
-
-
-def _ask(cluster: EtcdCluster, member: EtcdMember, path: str, body: dict[str, Any]) -> Any:
-    tls = cluster.client_tls
-    context = ssl.create_default_context(cafile=str(tls.ca))
-    context.load_cert_chain(tls.certificate, tls.key)
-    connection = http.client.HTTPSConnection(
-        "127.0.0.1", member.client_port, timeout=10, context=context
-    )
-    try:
-        connection.request("POST", f"/v3/{path}", json.dumps(body))
-        response = connection.getresponse()
-        text = response.read()
-        assert response.status == 200, text
-        return json.loads(text)
-    finally:
-        connection.close()
+        await asyncio.to_thread(ask, "maintenance/alarm", {"action": "DEACTIVATE", **alarm})
 
 
 async def test_a_full_etcd_stops_writes_and_nothing_else(
