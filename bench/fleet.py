@@ -27,7 +27,7 @@ from bench.fleet_crew import Crew, WorkerFailed
 from bench.fleet_members import PLACES, Members
 from bench.report import emit, progress
 from devcluster import preflight
-from devcluster.etcd import EtcdRefused
+from devcluster.etcd_api import EtcdRefused
 from polder import __version__
 
 MEMORY = Path("/dev/shm")

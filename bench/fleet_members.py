@@ -23,8 +23,9 @@ from devcluster import etcd
 from devcluster.boxes import run
 from devcluster.client import Context
 from devcluster.daemon import Daemon
-from devcluster.etcd import EtcdMember, TlsFiles
+from devcluster.etcd import EtcdMember
 from devcluster.region import EDGE_ORCHESTRATOR, Member
+from orchestrator.store.etcd.settings import EtcdTls
 from polder.v1 import operator_pb2, operator_pb2_grpc
 
 PREFIX = "/polder"
@@ -161,9 +162,9 @@ class Members:
     def _ca(self, *words: str) -> None:
         run([EDGE_ORCHESTRATOR, "ca", *words, "--dir", str(self._safe)], os.environ)
 
-    def _tls(self, name: str) -> TlsFiles:
+    def _tls(self, name: str) -> EtcdTls:
         home = self._safe / "etcd" / name
-        return TlsFiles(home / "ca.crt", home / "etcd.crt", home / "etcd.key")
+        return EtcdTls(home / "ca.crt", home / "etcd.crt", home / "etcd.key")
 
     def stop(self) -> None:
         """Whatever state they are in. What they wrote is of no use to anybody."""
@@ -188,7 +189,7 @@ class Members:
             if region.etcd is None:
                 continue
             key = base64.b64encode(f"{PREFIX}//leader".encode()).decode()
-            found = region.etcd.ask("kv/range", {"key": key}).get("kvs", [])
+            found = region.etcd.api.ask("kv/range", {"key": key}).get("kvs", [])
             name = base64.b64decode(found[0]["value"]).decode() if found else ""
             for one in self.living:
                 if one.name == name:

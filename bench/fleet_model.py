@@ -80,7 +80,7 @@ CITIES = (
 )  # fmt: skip
 
 # arch, cpu millis, memory, disk, weight, devices
-CLASSES = (
+CLASSES: tuple[tuple[str, int, int, int, int, dict[str, int]], ...] = (
     ("arm64", 4_000, 8 * GIB, 64 * GIB, 3, {}),
     ("arm64", 8_000, 16 * GIB, 128 * GIB, 4, {}),
     ("arm64", 8_000, 32 * GIB, 256 * GIB, 1, {"polder.eu/gpu": 1}),

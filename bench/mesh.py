@@ -219,7 +219,7 @@ async def _change(fleet: Fleet, options: argparse.Namespace) -> float:
             await asyncio.sleep(max(0.0, ahead))
     missed_s = time.monotonic() - started - options.changes / options.rate
     await asyncio.sleep(0.5)
-    return missed_s
+    return float(missed_s)
 
 
 # --- who follows ----------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         **_decisions(snapshot),
     }
     if options.to_rejection:
-        result["fitted"] = compare(snapshot, int(result["placed"]), options.seed)  # type: ignore[call-overload]
+        result["fitted"] = compare(snapshot, int(result["placed"]), options.seed)
     result["rss_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     return result
 

@@ -51,7 +51,9 @@ class Silence(Protocol):
     @property
     def node(self) -> str: ...
 
-    last_heard: float  # seconds of the fleet's steady clock
+    @property
+    def last_heard(self) -> float:
+        """Seconds of the fleet's steady clock."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,12 +38,13 @@ def test_an_apply_works_soon_after_the_region_is_gone_that_it_was_sent_to(
     endpoints = cluster.endpoints[place:] + cluster.endpoints[:place]
     session = Session(0, cluster.connection(), endpoints, call_s=20.0)
     try:
-        first = session.apply("region", "v0")
+        key = f"region-{time.monotonic_ns()}"
+        first = session.apply(key, "v0")
         assert first is not None and first.member == station.orchestrator.name
         station.orchestrator.freeze()
         leader.freeze()
         begun = time.monotonic()
-        second = session.apply("region", "v1")
+        second = session.apply(key, "v1")
         took_s = time.monotonic() - begun
         assert second is not None and second.outcome == "configured"
         assert second.generation == 2 and second.member != first.member
