@@ -138,10 +138,30 @@ class TemplateRevision:
 
 
 @dataclass(frozen=True, slots=True)
-class AssignmentRecord:
-    """A replica on its node. `epoch` is the Store's revision at which the leader decided it.
+class GroupRecord:
+    """Who may hold a replica; see FailoverGroup in plan.proto. `members`: the primary first."""
 
-    Revisions only grow, so every later holder of the replica has a higher epoch. `replaces` is the
+    number: int
+    members: tuple[str, ...]
+    witnesses: tuple[str, ...] = ()
+    exclusive: bool = False
+    on_return: str = "older"
+    stop_after_s: float = 0.0
+    forced: bool = False
+
+    @staticmethod
+    def from_json(body: Mapping[str, Any]) -> "GroupRecord":
+        known = known_fields(GroupRecord, dict(body))
+        for name in ("members", "witnesses"):
+            known[name] = tuple(known.get(name, ()))
+        return GroupRecord(**known)
+
+
+@dataclass(frozen=True, slots=True)
+class AssignmentRecord:
+    """A replica on its node. `epoch`: see `polder/epochs.py`; the leader decides it.
+
+    Every later holder of the replica has a higher epoch. `replaces` is the
     uid of the stay that ends when this one is ready, and `because` the cause of that (a `Cause`).
     """
 
@@ -159,6 +179,16 @@ class AssignmentRecord:
     placed_at_ms: int = 0
     # A job's: its containers run to their end, and are not started again.
     once: bool = False
+    # Who may take it over. None: nobody.
+    group: GroupRecord | None = None
+
+    @staticmethod
+    def from_json(body: dict[str, Any]) -> "AssignmentRecord":
+        known = known_fields(AssignmentRecord, body)
+        known["standbys"] = tuple(known.get("standbys", ()))
+        if known.get("group"):
+            known["group"] = GroupRecord.from_json(known["group"])
+        return AssignmentRecord(**known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +220,8 @@ class NodePlacement:
     secrets_digest: str = ""
     # Of policies and facts that the plan carries; see scheduling/demands.py.
     demands_digest: str = ""
+    # Of the roster and the standby roles that the plan carries; see gateway/roles.py.
+    roles_digest: str = ""
     store_revision: int = 0  # not part of the value; 0: does not exist yet
 
     def to_bytes(self) -> bytes:
@@ -200,12 +232,7 @@ class NodePlacement:
     @staticmethod
     def from_bytes(raw: bytes, store_revision: int) -> "NodePlacement":
         body = json.loads(raw)
-        assignments = tuple(
-            AssignmentRecord(
-                **{**known_fields(AssignmentRecord, item), "standbys": tuple(item["standbys"])}
-            )
-            for item in body["assignments"]
-        )
+        assignments = tuple(AssignmentRecord.from_json(item) for item in body["assignments"])
         stops = tuple(StopRecord(**known_fields(StopRecord, item)) for item in body["stops"])
         return NodePlacement(
             node=body["node"],
@@ -215,6 +242,7 @@ class NodePlacement:
             decided_at_ms=body.get("decided_at_ms", 0),
             secrets_digest=body.get("secrets_digest", ""),
             demands_digest=body.get("demands_digest", ""),
+            roles_digest=body.get("roles_digest", ""),
             store_revision=store_revision,
         )
 

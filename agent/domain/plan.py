@@ -27,6 +27,7 @@ from dataclasses import dataclass, field, replace
 
 from google.protobuf.message import DecodeError
 
+from agent.domain.roster import Group, Key, Neighbourhood, group_of, neighbourhood_of
 from polder.identity import NodeId
 from polder.manifest import InvalidManifest, PodTemplate, decode, digest
 from polder.v1 import plan_pb2
@@ -58,6 +59,13 @@ class Assignment:
     # See sovereign.py. Empty: nothing is demanded of the site.
     policy_json: bytes = b""
     facts_json: bytes = field(default=b"", repr=False)
+    # Who may take it over; None: nobody.
+    group: Group | None = None
+
+    @property
+    def key(self) -> Key:
+        """The replica, whichever stay of it this is."""
+        return (self.workload_uid, self.replica)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,15 @@ class Stop:
     cause: str
     message: str
     requested_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A replica of another node. `assignment` is as `primary` has it; without a template this
+    node only votes on it."""
+
+    assignment: Assignment
+    primary: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +122,8 @@ class ParsedPlan:
     payload: bytes = field(repr=False)
     configs: Mapping[tuple[str, str], Config] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
+    site: Neighbourhood = field(default_factory=Neighbourhood)
+    roles: Mapping[Key, Role] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +160,7 @@ def consider(
     refusal = _check(message, identity, current)
     if refusal is not None:
         return refusal
-    plan = _parse(message, payload)
+    plan = _parse(message, payload, identity)
     if current is None:
         return Accepted(plan)
     if plan.generation == current.generation:
@@ -181,12 +200,13 @@ def _check(
         return Refused(
             "Stale", f"generation {message.generation} is older than {current.generation}, in use"
         )
-    found = (len(message.assignments), len(message.stops))
-    if found != (message.assignment_count, message.stop_count):
+    found = (len(message.assignments), len(message.stops), len(message.standby_roles))
+    announced = (message.assignment_count, message.stop_count, message.standby_role_count)
+    if found != announced:
         return Refused(
             "Truncated",
-            f"the plan announces {message.assignment_count} assignments and {message.stop_count} "
-            f"stops, and holds {found[0]} and {found[1]}",
+            "the plan announces {} assignments, {} stops and {} roles, ".format(*announced)
+            + "and holds {}, {} and {}".format(*found),
         )
     if sum(found) > MAX_REPLICAS:
         return Refused("TooLarge", f"{sum(found)} replicas; {MAX_REPLICAS} at most are accepted")
@@ -224,7 +244,7 @@ def _same_generation(current: ParsedPlan, plan: ParsedPlan) -> Accepted | Unchan
 
 
 def _read_late(plan: ParsedPlan) -> tuple[object, ...]:
-    return plan.endpoints, plan.secrets, plan.configs, plan.facts
+    return plan.endpoints, plan.secrets, plan.configs, plan.facts, plan.site, plan.roles
 
 
 def _same_replicas(current: ParsedPlan, plan: ParsedPlan) -> bool:
@@ -237,7 +257,8 @@ def _same_replicas(current: ParsedPlan, plan: ParsedPlan) -> bool:
     return bare(current) == bare(plan)
 
 
-def _parse(message: plan_pb2.NodePlan, payload: bytes) -> ParsedPlan:
+def _parse(message: plan_pb2.NodePlan, payload: bytes, identity: NodeId) -> ParsedPlan:
+    roles = [Role(_assignment(r.assignment, {}), r.primary) for r in message.standby_roles]
     same: dict[bytes, bytes] = {}  # replicas of one node share the facts of their site
     return ParsedPlan(
         generation=message.generation,
@@ -260,6 +281,8 @@ def _parse(message: plan_pb2.NodePlan, payload: bytes) -> ParsedPlan:
             for c in message.configs
         },
         facts=dict(message.facts),
+        site=neighbourhood_of(message.roster, message.autonomy_ms, identity),
+        roles={role.assignment.key: role for role in roles},
     )
 
 
@@ -288,4 +311,5 @@ def _assignment(message: plan_pb2.Assignment, same: dict[bytes, bytes]) -> Assig
         run_once=message.run_once,
         policy_json=same.setdefault(message.policy_json, message.policy_json),
         facts_json=same.setdefault(message.facts_json, message.facts_json),
+        group=group_of(message.group),
     )

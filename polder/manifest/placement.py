@@ -15,6 +15,7 @@ from polder.manifest.names import (
     QUALIFIED,
     QUALIFIED_HELP,
 )
+from polder.manifest.quantity import duration_s
 from polder.manifest.schema import Violation, spec
 
 ARCHITECTURES = ("amd64", "arm64")
@@ -202,3 +203,43 @@ class Failover:
         default="site",
         choices=("site", "region", "any"),
     )
+    exclusive: bool = spec(
+        "At most one runs at any time: whoever has the lease of a majority of the nodes that may "
+        "hold it. It stops where it cannot be renewed.",
+        default=False,
+    )
+    lost_after: float | None = spec(
+        "How long a node is silent before what ran there is started elsewhere; not less than the "
+        "installation's own time. An exclusive replica is only if whenIsolated stops it.",
+        default=None,
+        parse=duration_s,
+        shown_type="duration such as 30s",
+        unit="s",
+        minimum=10,
+        maximum=30 * 86_400,
+    )
+    when_isolated: str = spec(
+        "keep: it runs on however long its site hears no orchestrator. stop: it stops after "
+        "stopAfter, so that it may be started elsewhere.",
+        default="keep",
+        choices=("keep", "stop"),
+    )
+    stop_after: float = spec(
+        "With whenIsolated: stop, how long.",
+        default=300.0,
+        parse=duration_s,
+        shown_type="duration such as 5m",
+        unit="s",
+        minimum=30,
+        maximum=7 * 86_400,
+    )
+    on_return: str = spec(
+        "Of two that run after a partition, the one that stays: the one that has been ready for "
+        "longer, or the other.",
+        default="older",
+        choices=("older", "newer"),
+    )
+
+    def violations(self) -> Iterator[Violation]:
+        if self.exclusive and self.scope != "site":
+            yield Violation("exclusive", "needs scope: site; only nodes of one site vote together")

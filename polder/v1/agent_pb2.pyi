@@ -231,6 +231,7 @@ class Hello(_message.Message):
     INVENTORY_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
     SESSION_NUMBER_FIELD_NUMBER: _builtins.int
+    STANDBYS_FIELD_NUMBER: _builtins.int
     agent_version: _builtins.str
     instance_id: _builtins.str
     """Differs for every start of the agent process."""
@@ -246,6 +247,8 @@ class Hello(_message.Message):
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaStatus]:
         """Every replica on the node: the first update of a session is complete, later ones are deltas."""
 
+    @_builtins.property
+    def standbys(self) -> _containers.RepeatedCompositeFieldContainer[Global___StandbyStatus]: ...
     def __init__(
         self,
         *,
@@ -256,10 +259,11 @@ class Hello(_message.Message):
         inventory: Global___NodeInventory | None = ...,
         replicas: _abc.Iterable[Global___ReplicaStatus] | None = ...,
         session_number: _builtins.int = ...,
+        standbys: _abc.Iterable[Global___StandbyStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "instance_id", b"instance_id", "inventory", b"inventory", "plan_generation", b"plan_generation", "replicas", b"replicas", "session_number", b"session_number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "instance_id", b"instance_id", "inventory", b"inventory", "plan_generation", b"plan_generation", "replicas", b"replicas", "session_number", b"session_number", "standbys", b"standbys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -495,6 +499,8 @@ class NodeInventory(_message.Message):
     ADDRESSES_FIELD_NUMBER: _builtins.int
     HOSTNAME_FIELD_NUMBER: _builtins.int
     HOST_PATHS_FIELD_NUMBER: _builtins.int
+    SITE_ENDPOINTS_FIELD_NUMBER: _builtins.int
+    SITE_CERTIFICATE_FIELD_NUMBER: _builtins.int
     arch: _builtins.str
     """"arm64" or "amd64", as in OCI images."""
     os: _builtins.str
@@ -503,6 +509,8 @@ class NodeInventory(_message.Message):
     machine_id: _builtins.str
     model: _builtins.str
     hostname: _builtins.str
+    site_certificate: _builtins.bytes
+    """The certificate that it shows them, DER, self-signed."""
     @_builtins.property
     def capacity(self) -> Global___Resources: ...
     @_builtins.property
@@ -518,6 +526,10 @@ class NodeInventory(_message.Message):
     @_builtins.property
     def host_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Paths that the box lets pods see; "PATH" or "PATH:ro"."""
+
+    @_builtins.property
+    def site_endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """host:port at which the nodes of its site reach it; empty: it takes nothing over."""
 
     def __init__(
         self,
@@ -535,10 +547,12 @@ class NodeInventory(_message.Message):
         addresses: _abc.Iterable[_builtins.str] | None = ...,
         hostname: _builtins.str = ...,
         host_paths: _abc.Iterable[_builtins.str] | None = ...,
+        site_endpoints: _abc.Iterable[_builtins.str] | None = ...,
+        site_certificate: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "capacity", b"capacity", "reserved", b"reserved"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "addresses", b"addresses", "allocatable", b"allocatable", "arch", b"arch", "capacity", b"capacity", "host_paths", b"host_paths", "hostname", b"hostname", "kernel", b"kernel", "machine_id", b"machine_id", "model", b"model", "os", b"os", "reserved", b"reserved", "runtime_version", b"runtime_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "addresses", b"addresses", "allocatable", b"allocatable", "arch", b"arch", "capacity", b"capacity", "host_paths", b"host_paths", "hostname", b"hostname", "kernel", b"kernel", "machine_id", b"machine_id", "model", b"model", "os", b"os", "reserved", b"reserved", "runtime_version", b"runtime_version", "site_certificate", b"site_certificate", "site_endpoints", b"site_endpoints"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -667,6 +681,8 @@ class ReplicaStatus(_message.Message):
     CONTAINERS_FIELD_NUMBER: _builtins.int
     OBSERVED_AT_MS_FIELD_NUMBER: _builtins.int
     TEMPLATE_DIGEST_FIELD_NUMBER: _builtins.int
+    READY_SINCE_MS_FIELD_NUMBER: _builtins.int
+    TAKES_OVER_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     workload: _builtins.str
     workload_uid: _builtins.str
@@ -689,6 +705,12 @@ class ReplicaStatus(_message.Message):
     """When the agent saw this, by its own clock."""
     template_digest: _builtins.str
     """The template that runs, as hex SHA-256."""
+    ready_since_ms: _builtins.int
+    """Since when it is ready, by the agent's clock; 0: it is not."""
+    takes_over: _builtins.str
+    """Replica uid of the stay that this one took over from without an orchestrator. Empty: a plan
+    assigned it.
+    """
     @_builtins.property
     def containers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContainerStatus]: ...
     def __init__(
@@ -711,14 +733,55 @@ class ReplicaStatus(_message.Message):
         containers: _abc.Iterable[Global___ContainerStatus] | None = ...,
         observed_at_ms: _builtins.int = ...,
         template_digest: _builtins.str = ...,
+        ready_since_ms: _builtins.int = ...,
+        takes_over: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["containers", b"containers", "epoch", b"epoch", "message", b"message", "namespace", b"namespace", "observed_at_ms", b"observed_at_ms", "phase", b"phase", "pod_ip", b"pod_ip", "ready", b"ready", "reason", b"reason", "replica", b"replica", "replica_uid", b"replica_uid", "restarts", b"restarts", "revision", b"revision", "started_at_ms", b"started_at_ms", "template_digest", b"template_digest", "workload", b"workload", "workload_uid", b"workload_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["containers", b"containers", "epoch", b"epoch", "message", b"message", "namespace", b"namespace", "observed_at_ms", b"observed_at_ms", "phase", b"phase", "pod_ip", b"pod_ip", "ready", b"ready", "ready_since_ms", b"ready_since_ms", "reason", b"reason", "replica", b"replica", "replica_uid", b"replica_uid", "restarts", b"restarts", "revision", b"revision", "started_at_ms", b"started_at_ms", "takes_over", b"takes_over", "template_digest", b"template_digest", "workload", b"workload", "workload_uid", b"workload_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplicaStatus: _TypeAlias = ReplicaStatus  # noqa: Y015
+
+@_typing.final
+class StandbyStatus(_message.Message):
+    """Whether a standby could take a replica over now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKLOAD_UID_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    ABLE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    workload_uid: _builtins.str
+    namespace: _builtins.str
+    replica: _builtins.str
+    able: _builtins.bool
+    reason: _builtins.str
+    """CamelCase when it is not: "NoRoom", "ImageMissing", "HostPortInUse", "SovereigntyViolation",
+    "SecretMissing", "NoSwitch", "NoVoters", "AutonomyOver", "Frozen".
+    """
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        workload_uid: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+        replica: _builtins.str = ...,
+        able: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["able", b"able", "message", b"message", "namespace", b"namespace", "reason", b"reason", "replica", b"replica", "workload_uid", b"workload_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StandbyStatus: _TypeAlias = StandbyStatus  # noqa: Y015
 
 @_typing.final
 class ContainerStatus(_message.Message):
@@ -817,21 +880,27 @@ class ReplicaStatusUpdate(_message.Message):
 
     CHANGED_FIELD_NUMBER: _builtins.int
     GONE_FIELD_NUMBER: _builtins.int
+    STANDBYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def changed(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaStatus]: ...
     @_builtins.property
     def gone(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Replica uids of which nothing is left on the node."""
 
+    @_builtins.property
+    def standbys(self) -> _containers.RepeatedCompositeFieldContainer[Global___StandbyStatus]:
+        """Of every role of the node, when any of them changed; else none."""
+
     def __init__(
         self,
         *,
         changed: _abc.Iterable[Global___ReplicaStatus] | None = ...,
         gone: _abc.Iterable[_builtins.str] | None = ...,
+        standbys: _abc.Iterable[Global___StandbyStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "gone", b"gone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "gone", b"gone", "standbys", b"standbys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14polder/v1/plan.proto\x12\tpolder.v1\"\xa0\x03\n\x08NodePlan\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x03\x12\x14\n\x0cissued_at_ms\x18\x04 \x01(\x03\x12\x14\n\x0ctrust_domain\x18\x05 \x01(\t\x12*\n\x0b\x61ssignments\x18\x06 \x03(\x0b\x32\x15.polder.v1.Assignment\x12\x1e\n\x05stops\x18\x07 \x03(\x0b\x32\x0f.polder.v1.Stop\x12\x18\n\x10\x61ssignment_count\x18\x08 \x01(\x05\x12\x12\n\nstop_count\x18\t \x01(\x05\x12&\n\x07secrets\x18\n \x03(\x0b\x32\x15.polder.v1.SecretData\x12\x11\n\tendpoints\x18\x0b \x03(\t\x12&\n\x07\x63onfigs\x18\x0c \x03(\x0b\x32\x15.polder.v1.ConfigData\x12-\n\x05\x66\x61\x63ts\x18\r \x03(\x0b\x32\x1e.polder.v1.NodePlan.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x84\x02\n\nAssignment\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08workload\x18\x02 \x01(\t\x12\x14\n\x0cworkload_uid\x18\x03 \x01(\t\x12\x0f\n\x07replica\x18\x04 \x01(\t\x12\x13\n\x0breplica_uid\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\x03\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12\x15\n\rtemplate_json\x18\x08 \x01(\x0c\x12\x10\n\x08standbys\x18\t \x03(\t\x12\x13\n\x0bpolicy_json\x18\n \x01(\x0c\x12\x12\n\nfacts_json\x18\x0b \x01(\x0c\x12\x10\n\x08replaces\x18\x0c \x01(\t\x12\x10\n\x08run_once\x18\r \x01(\x08\"x\n\x04Stop\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x13\n\x0breplica_uid\x18\x03 \x01(\t\x12\r\n\x05\x63\x61use\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x17\n\x0frequested_at_ms\x18\x06 \x01(\x03\"\x97\x01\n\nSecretData\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12-\n\x04\x64\x61ta\x18\x04 \x03(\x0b\x32\x1f.polder.v1.SecretData.DataEntry\x1a+\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"\x89\x01\n\nConfigData\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12-\n\x04\x64\x61ta\x18\x03 \x03(\x0b\x32\x1f.polder.v1.ConfigData.DataEntry\x1a+\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"e\n\x0eSignedNodePlan\x12\x11\n\tnode_plan\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x19\n\x11\x63\x65rtificate_chain\x18\x03 \x03(\x0c\x12\x12\n\ngeneration\x18\x04 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14polder/v1/plan.proto\x12\tpolder.v1\"\xa5\x04\n\x08NodePlan\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x03\x12\x14\n\x0cissued_at_ms\x18\x04 \x01(\x03\x12\x14\n\x0ctrust_domain\x18\x05 \x01(\t\x12*\n\x0b\x61ssignments\x18\x06 \x03(\x0b\x32\x15.polder.v1.Assignment\x12\x1e\n\x05stops\x18\x07 \x03(\x0b\x32\x0f.polder.v1.Stop\x12\x18\n\x10\x61ssignment_count\x18\x08 \x01(\x05\x12\x12\n\nstop_count\x18\t \x01(\x05\x12&\n\x07secrets\x18\n \x03(\x0b\x32\x15.polder.v1.SecretData\x12\x11\n\tendpoints\x18\x0b \x03(\t\x12&\n\x07\x63onfigs\x18\x0c \x03(\x0b\x32\x15.polder.v1.ConfigData\x12-\n\x05\x66\x61\x63ts\x18\r \x03(\x0b\x32\x1e.polder.v1.NodePlan.FactsEntry\x12#\n\x06roster\x18\x0e \x03(\x0b\x32\x13.polder.v1.SitePeer\x12-\n\rstandby_roles\x18\x0f \x03(\x0b\x32\x16.polder.v1.StandbyRole\x12\x1a\n\x12standby_role_count\x18\x10 \x01(\x05\x12\x13\n\x0b\x61utonomy_ms\x18\x11 \x01(\x03\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"@\n\x08SitePeer\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x11\n\tendpoints\x18\x02 \x03(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x03 \x01(\x0c\"\x90\x01\n\rFailoverGroup\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x0f\n\x07members\x18\x02 \x03(\t\x12\x11\n\twitnesses\x18\x03 \x03(\t\x12\x11\n\texclusive\x18\x04 \x01(\x08\x12\x11\n\ton_return\x18\x05 \x01(\t\x12\x15\n\rstop_after_ms\x18\x06 \x01(\x03\x12\x0e\n\x06\x66orced\x18\x07 \x01(\x08\"I\n\x0bStandbyRole\x12)\n\nassignment\x18\x01 \x01(\x0b\x32\x15.polder.v1.Assignment\x12\x0f\n\x07primary\x18\x02 \x01(\t\"\xad\x02\n\nAssignment\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08workload\x18\x02 \x01(\t\x12\x14\n\x0cworkload_uid\x18\x03 \x01(\t\x12\x0f\n\x07replica\x18\x04 \x01(\t\x12\x13\n\x0breplica_uid\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\x03\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12\x15\n\rtemplate_json\x18\x08 \x01(\x0c\x12\x10\n\x08standbys\x18\t \x03(\t\x12\x13\n\x0bpolicy_json\x18\n \x01(\x0c\x12\x12\n\nfacts_json\x18\x0b \x01(\x0c\x12\x10\n\x08replaces\x18\x0c \x01(\t\x12\x10\n\x08run_once\x18\r \x01(\x08\x12\'\n\x05group\x18\x0e \x01(\x0b\x32\x18.polder.v1.FailoverGroup\"x\n\x04Stop\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x13\n\x0breplica_uid\x18\x03 \x01(\t\x12\r\n\x05\x63\x61use\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x17\n\x0frequested_at_ms\x18\x06 \x01(\x03\"\x97\x01\n\nSecretData\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12-\n\x04\x64\x61ta\x18\x04 \x03(\x0b\x32\x1f.polder.v1.SecretData.DataEntry\x1a+\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"\x89\x01\n\nConfigData\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12-\n\x04\x64\x61ta\x18\x03 \x03(\x0b\x32\x1f.polder.v1.ConfigData.DataEntry\x1a+\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"e\n\x0eSignedNodePlan\x12\x11\n\tnode_plan\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x19\n\x11\x63\x65rtificate_chain\x18\x03 \x03(\x0c\x12\x12\n\ngeneration\x18\x04 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,21 +38,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONFIGDATA_DATAENTRY']._loaded_options = None
   _globals['_CONFIGDATA_DATAENTRY']._serialized_options = b'8\001'
   _globals['_NODEPLAN']._serialized_start=36
-  _globals['_NODEPLAN']._serialized_end=452
-  _globals['_NODEPLAN_FACTSENTRY']._serialized_start=408
-  _globals['_NODEPLAN_FACTSENTRY']._serialized_end=452
-  _globals['_ASSIGNMENT']._serialized_start=455
-  _globals['_ASSIGNMENT']._serialized_end=715
-  _globals['_STOP']._serialized_start=717
-  _globals['_STOP']._serialized_end=837
-  _globals['_SECRETDATA']._serialized_start=840
-  _globals['_SECRETDATA']._serialized_end=991
-  _globals['_SECRETDATA_DATAENTRY']._serialized_start=948
-  _globals['_SECRETDATA_DATAENTRY']._serialized_end=991
-  _globals['_CONFIGDATA']._serialized_start=994
-  _globals['_CONFIGDATA']._serialized_end=1131
-  _globals['_CONFIGDATA_DATAENTRY']._serialized_start=1088
-  _globals['_CONFIGDATA_DATAENTRY']._serialized_end=1131
-  _globals['_SIGNEDNODEPLAN']._serialized_start=1133
-  _globals['_SIGNEDNODEPLAN']._serialized_end=1234
+  _globals['_NODEPLAN']._serialized_end=585
+  _globals['_NODEPLAN_FACTSENTRY']._serialized_start=541
+  _globals['_NODEPLAN_FACTSENTRY']._serialized_end=585
+  _globals['_SITEPEER']._serialized_start=587
+  _globals['_SITEPEER']._serialized_end=651
+  _globals['_FAILOVERGROUP']._serialized_start=654
+  _globals['_FAILOVERGROUP']._serialized_end=798
+  _globals['_STANDBYROLE']._serialized_start=800
+  _globals['_STANDBYROLE']._serialized_end=873
+  _globals['_ASSIGNMENT']._serialized_start=876
+  _globals['_ASSIGNMENT']._serialized_end=1177
+  _globals['_STOP']._serialized_start=1179
+  _globals['_STOP']._serialized_end=1299
+  _globals['_SECRETDATA']._serialized_start=1302
+  _globals['_SECRETDATA']._serialized_end=1453
+  _globals['_SECRETDATA_DATAENTRY']._serialized_start=1410
+  _globals['_SECRETDATA_DATAENTRY']._serialized_end=1453
+  _globals['_CONFIGDATA']._serialized_start=1456
+  _globals['_CONFIGDATA']._serialized_end=1593
+  _globals['_CONFIGDATA_DATAENTRY']._serialized_start=1550
+  _globals['_CONFIGDATA_DATAENTRY']._serialized_end=1593
+  _globals['_SIGNEDNODEPLAN']._serialized_start=1595
+  _globals['_SIGNEDNODEPLAN']._serialized_end=1696
 # @@protoc_insertion_point(module_scope)

@@ -55,6 +55,10 @@ class NodePlan(_message.Message):
     ENDPOINTS_FIELD_NUMBER: _builtins.int
     CONFIGS_FIELD_NUMBER: _builtins.int
     FACTS_FIELD_NUMBER: _builtins.int
+    ROSTER_FIELD_NUMBER: _builtins.int
+    STANDBY_ROLES_FIELD_NUMBER: _builtins.int
+    STANDBY_ROLE_COUNT_FIELD_NUMBER: _builtins.int
+    AUTONOMY_MS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     site: _builtins.str
     generation: _builtins.int
@@ -65,6 +69,12 @@ class NodePlan(_message.Message):
     assignment_count: _builtins.int
     """How many assignments and stops there are: a truncated plan is refused."""
     stop_count: _builtins.int
+    standby_role_count: _builtins.int
+    """How many roles there are, as with assignments."""
+    autonomy_ms: _builtins.int
+    """For so long after an orchestrator was last heard the node takes replicas over. Then it keeps
+    running what it runs, and takes nothing over any more.
+    """
     @_builtins.property
     def assignments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Assignment]: ...
     @_builtins.property
@@ -87,6 +97,14 @@ class NodePlan(_message.Message):
         name.
         """
 
+    @_builtins.property
+    def roster(self) -> _containers.RepeatedCompositeFieldContainer[Global___SitePeer]:
+        """The nodes of the site that this one shares replicas with: whom it speaks to, and nobody else."""
+
+    @_builtins.property
+    def standby_roles(self) -> _containers.RepeatedCompositeFieldContainer[Global___StandbyRole]:
+        """Replicas of other nodes that this one may take over, or votes on."""
+
     def __init__(
         self,
         *,
@@ -103,14 +121,128 @@ class NodePlan(_message.Message):
         endpoints: _abc.Iterable[_builtins.str] | None = ...,
         configs: _abc.Iterable[Global___ConfigData] | None = ...,
         facts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        roster: _abc.Iterable[Global___SitePeer] | None = ...,
+        standby_roles: _abc.Iterable[Global___StandbyRole] | None = ...,
+        standby_role_count: _builtins.int = ...,
+        autonomy_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_count", b"assignment_count", "assignments", b"assignments", "configs", b"configs", "endpoints", b"endpoints", "facts", b"facts", "generation", b"generation", "issued_at_ms", b"issued_at_ms", "node", b"node", "secrets", b"secrets", "site", b"site", "stop_count", b"stop_count", "stops", b"stops", "trust_domain", b"trust_domain"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_count", b"assignment_count", "assignments", b"assignments", "autonomy_ms", b"autonomy_ms", "configs", b"configs", "endpoints", b"endpoints", "facts", b"facts", "generation", b"generation", "issued_at_ms", b"issued_at_ms", "node", b"node", "roster", b"roster", "secrets", b"secrets", "site", b"site", "standby_role_count", b"standby_role_count", "standby_roles", b"standby_roles", "stop_count", b"stop_count", "stops", b"stops", "trust_domain", b"trust_domain"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodePlan: _TypeAlias = NodePlan  # noqa: Y015
+
+@_typing.final
+class SitePeer(_message.Message):
+    """A node at the same site. Which key speaks for it is said here, in the signed plan: an expired
+    certificate and a wrong clock do not part two peers.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    ENDPOINTS_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    certificate: _builtins.bytes
+    """The certificate that it shows there, DER: self-signed, and the only one that is accepted."""
+    @_builtins.property
+    def endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """host:port of its SiteService."""
+
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        endpoints: _abc.Iterable[_builtins.str] | None = ...,
+        certificate: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "endpoints", b"endpoints", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SitePeer: _TypeAlias = SitePeer  # noqa: Y015
+
+@_typing.final
+class FailoverGroup(_message.Message):
+    """Who may hold a replica."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    WITNESSES_FIELD_NUMBER: _builtins.int
+    EXCLUSIVE_FIELD_NUMBER: _builtins.int
+    ON_RETURN_FIELD_NUMBER: _builtins.int
+    STOP_AFTER_MS_FIELD_NUMBER: _builtins.int
+    FORCED_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Monotonic. With `exclusive`, members change only with a new number, and only once the group of
+    the number before it is sealed.
+    """
+    exclusive: _builtins.bool
+    """At most one holder at any time, by a lease from a majority of members and witnesses."""
+    on_return: _builtins.str
+    """Of two that run after a partition, the one that stays: "older" or "newer"."""
+    stop_after_ms: _builtins.int
+    """Once no orchestrator was heard at the site for so long, the replica stops. 0: it keeps running."""
+    forced: _builtins.bool
+    """An operator took the risk: the group before this one was not sealed, and need not be."""
+    @_builtins.property
+    def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes that may hold it: the primary, then the standbys in order."""
+
+    @_builtins.property
+    def witnesses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes that vote and never hold it. Only with `exclusive`."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        members: _abc.Iterable[_builtins.str] | None = ...,
+        witnesses: _abc.Iterable[_builtins.str] | None = ...,
+        exclusive: _builtins.bool = ...,
+        on_return: _builtins.str = ...,
+        stop_after_ms: _builtins.int = ...,
+        forced: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclusive", b"exclusive", "forced", b"forced", "members", b"members", "number", b"number", "on_return", b"on_return", "stop_after_ms", b"stop_after_ms", "witnesses", b"witnesses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailoverGroup: _TypeAlias = FailoverGroup  # noqa: Y015
+
+@_typing.final
+class StandbyRole(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSIGNMENT_FIELD_NUMBER: _builtins.int
+    PRIMARY_FIELD_NUMBER: _builtins.int
+    primary: _builtins.str
+    @_builtins.property
+    def assignment(self) -> Global___Assignment:
+        """As the primary has it, but for the policy's facts. Of a witness, without a template."""
+
+    def __init__(
+        self,
+        *,
+        assignment: Global___Assignment | None = ...,
+        primary: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "primary", b"primary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StandbyRole: _TypeAlias = StandbyRole  # noqa: Y015
 
 @_typing.final
 class Assignment(_message.Message):
@@ -129,6 +261,7 @@ class Assignment(_message.Message):
     FACTS_JSON_FIELD_NUMBER: _builtins.int
     REPLACES_FIELD_NUMBER: _builtins.int
     RUN_ONCE_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     workload: _builtins.str
     workload_uid: _builtins.str
@@ -160,6 +293,10 @@ class Assignment(_message.Message):
     def standbys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ordered standby nodes."""
 
+    @_builtins.property
+    def group(self) -> Global___FailoverGroup:
+        """Unset: it has no standbys."""
+
     def __init__(
         self,
         *,
@@ -176,10 +313,11 @@ class Assignment(_message.Message):
         facts_json: _builtins.bytes = ...,
         replaces: _builtins.str = ...,
         run_once: _builtins.bool = ...,
+        group: Global___FailoverGroup | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["group", b"group"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "facts_json", b"facts_json", "namespace", b"namespace", "policy_json", b"policy_json", "replaces", b"replaces", "replica", b"replica", "replica_uid", b"replica_uid", "revision", b"revision", "run_once", b"run_once", "standbys", b"standbys", "template_json", b"template_json", "workload", b"workload", "workload_uid", b"workload_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "facts_json", b"facts_json", "group", b"group", "namespace", b"namespace", "policy_json", b"policy_json", "replaces", b"replaces", "replica", b"replica", "replica_uid", b"replica_uid", "revision", b"revision", "run_once", b"run_once", "standbys", b"standbys", "template_json", b"template_json", "workload", b"workload", "workload_uid", b"workload_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,305 @@
+"""What happens at a site and what is to be done about it: the words of its state machines.
+
+`machine.py` takes an event and gives instructions, like the reconciler: it neither waits nor
+speaks. `agent/site/` brings the events and does what is asked; `tests/sim/site.py` does both in
+virtual time. What peers say to each other is the same here as in `proto/polder/v1/site.proto`.
+
+All times are seconds of CLOCK_BOOTTIME (`now`), which goes on in a suspended box and never jumps;
+durations are seconds. No wall clock is ever compared with another box's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.domain.plan import ParsedPlan
+from agent.domain.roster import Key
+from agent.domain.view import ReplicaView
+
+# ---- what peers say ----
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """Every second. `silent`: whom the sender does not hear. `isolated_s`: for how long it has
+    heard no orchestrator."""
+
+    silent: tuple[str, ...] = ()
+    isolated_s: float = 0.0
+    plan_generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One stay of a shared replica at the sender. `ready_for_s` by the sender's own clock."""
+
+    key: Key
+    uid: str
+    epoch: int
+    ready: bool
+    ready_for_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ability:
+    """Whether the sender could take a replica over. `reason` as in StandbyStatus."""
+
+    key: Key
+    able: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """All of them, as far as they concern the receiver."""
+
+    claims: tuple[Claim, ...] = ()
+    abilities: tuple[Ability, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """May I have it?"""
+
+
+@dataclass(frozen=True, slots=True)
+class Propose:
+    """I have it for so long; the same ballot again renews."""
+
+    length_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """I do not run it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """The group votes no more; the one of number `next` with these voters follows."""
+
+    next: int
+    voters: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """The group may vote: no ballot up to `floor`, and none before `wait_s` is over."""
+
+    voters: tuple[str, ...]
+    floor: int
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRequest:
+    """`ballot` is the epoch of the holder that the sender would be."""
+
+    id: int
+    key: Key
+    group: int
+    ballot: int
+    step: Prepare | Propose | Release | Seal | Open
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAnswer:
+    """See site.proto. `remaining_s`: for how long what was accepted holds yet."""
+
+    id: int
+    key: Key
+    group: int
+    granted: bool
+    reason: str = ""
+    promised: int = 0
+    accepted: int = 0
+    holder: str = ""
+    remaining_s: float = 0.0
+    next: int = 0
+    next_voters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """`Restarting`: be patient for that long; `Stopping`; `Excluded`."""
+
+    reason: str
+    patience_s: float = 0.0
+
+
+Said = Beat | Claims | LeaseRequest | LeaseAnswer | Goodbye
+
+# ---- events ----
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """The first event. `kept`: what was saved, by name. `same_boot`: only the agent began anew."""
+
+    node: str
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    same_boot: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlanInUse:
+    """A plan was accepted, or read from disk."""
+
+    plan: ParsedPlan
+
+
+@dataclass(frozen=True, slots=True)
+class PeerOpened:
+    """A stream with a peer is open, both hellos were said. `instance`: of its agent's process."""
+
+    node: str
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerClosed:
+    """Its stream ended; it is silent from when it was last heard."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSaid:
+    node: str
+    said: Said
+
+
+@dataclass(frozen=True, slots=True)
+class RunsHere:
+    """Every replica on this node, as it is now. `settled`: the runtime was seen, so that what is
+    not named does not run."""
+
+    views: tuple[ReplicaView, ...]
+    settled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AbleTo:
+    """Of every role of the plan, whether it could be started here."""
+
+    abilities: tuple[Ability, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OrchestratorHeard:
+    """A session lives; comes with each sign of it, about every five seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What `Save` asked for stands on the disk, or does not."""
+
+    token: int
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchChanged:
+    """The dead-man's switch is there, or it is not: without it nothing exclusive may start."""
+
+    alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed; see `next_due`."""
+
+
+Event = (
+    Booted
+    | PlanInUse
+    | PeerOpened
+    | PeerClosed
+    | PeerSaid
+    | RunsHere
+    | AbleTo
+    | OrchestratorHeard
+    | Saved
+    | SwitchChanged
+    | Tick
+)
+
+# ---- instructions ----
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """To one peer; lost when there is no stream."""
+
+    node: str
+    said: Said
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Write `body` (JSON) under `name`, durably, then say Saved with the token. What follows from
+    it is only said after that."""
+
+    token: int
+    name: str
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """One replica that runs here, or stops, by the site's own decision.
+
+    `epoch` may rise while it runs. `takes_over`: uid of the stay before it, empty when the plan
+    assigned this one. `stop`: CamelCase cause and a sentence; empty: it runs.
+    """
+
+    key: Key
+    uid: str
+    epoch: int
+    takes_over: str = ""
+    stop: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decide:
+    """What differs from the plan, all of it; see `overlay.py`. Of a replica that the plan assigns
+    and that must not start yet there is a Stay with `stop`."""
+
+    stays: tuple[Stay, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """The switch kills the stay at `deadline` unless it is armed again. Said before it starts."""
+
+    uid: str
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Disarm:
+    """Nothing of the stay is left, or it needs no lease any more."""
+
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """An event for operators: about a replica, or about this node when `key` is None."""
+
+    reason: str
+    message: str
+    key: Key | None = None
+    warning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Of this node: true with a message, or over."""
+
+    type: str
+    message: str = ""
+
+
+Instruction = Send | Save | Decide | Arm | Disarm | Tell | Condition
