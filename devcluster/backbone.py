@@ -1,9 +1,10 @@
 """The network between places on one machine: a namespace for each, and one in the middle.
 
-Used by `continent`. Every place (a region, a box) has a network namespace with one link to the
-middle, which forwards between them and can drop what two places say to each other, silently, as a
-broken line does. The machine itself is a place as well, called `HOST`: whoever runs edgectl there
-can be cut off like any other. Two of these run side by side on subnets of their own.
+Used by `continent` and `site`. Every place (a region, a box) has a network namespace with one link
+to the middle, which forwards between them and can drop what two places say to each other, or what
+one says to the other, silently, as a broken line does. The machine itself is a place as well,
+called `HOST`: whoever runs edgectl there can be cut off like any other. Two of these run side by
+side on subnets of their own.
 
     place --veth-- hub --veth-- place        10.214.N.1 is the machine, .254 the hub
                     |
@@ -135,22 +136,30 @@ class Backbone:
     # --- broken lines ----------------------------------------------------------------------------
 
     def blocked(self) -> set[Pair]:
-        """Pairs that hear nothing of each other, each once, sorted."""
+        """Pairs of which one or both hear nothing of the other, each once, sorted."""
+        return {_pair(*way) for way in self._dropped()}
+
+    def _dropped(self) -> set[Pair]:
+        """Sender and receiver of what is dropped."""
         listed = json.loads(network.run(["nft", "-j", "list", "table", "inet", "polder"], self.hub))
         names = {self.address(place): place for place in (HOST, *self.places)}
         found = set()
         for item in listed["nftables"]:
             for element in item.get("set", {}).get("elem", ()):
                 source, target = element["concat"]
-                found.add(_pair(names[source], names[target]))
+                found.add((names[source], names[target]))
         return found
 
     def block(self, pairs: Iterable[Pair]) -> None:
         """Also of connections that exist."""
-        self._edit("add", pairs)
+        self._edit("add", _both_ways(pairs))
+
+    def deafen(self, place: str, to: str) -> None:
+        """It hears nothing of the other, which still hears it."""
+        self._edit("add", {(to, place)})
 
     def unblock(self, pairs: Iterable[Pair]) -> None:
-        self._edit("delete", {_pair(*pair) for pair in pairs} & self.blocked())
+        self._edit("delete", _both_ways(pairs) & self._dropped())
 
     def isolate(self, group: Collection[str]) -> None:
         """The places in the group hear each other and nobody else."""
@@ -162,12 +171,8 @@ class Backbone:
         blocked = self.blocked()
         self.unblock({pair for pair in blocked if not places or set(pair) & set(places)})
 
-    def _edit(self, verb: str, pairs: Iterable[Pair]) -> None:
-        elements = [
-            f"{self.address(one)} . {self.address(other)}"
-            for pair in pairs
-            for one, other in (pair, pair[::-1])
-        ]
+    def _edit(self, verb: str, ways: Iterable[Pair]) -> None:
+        elements = [f"{self.address(source)} . {self.address(to)}" for source, to in ways]
         if elements:  # all at once
             command = f"{verb} element inet polder blocked {{ {', '.join(elements)} }}"
             network.run(["nft", command], self.hub)
@@ -175,3 +180,7 @@ class Backbone:
 
 def _pair(one: str, other: str) -> Pair:
     return (one, other) if one < other else (other, one)
+
+
+def _both_ways(pairs: Iterable[Pair]) -> set[Pair]:
+    return {way for pair in pairs for way in (pair, pair[::-1])}

@@ -1,7 +1,7 @@
 """Boxes of a small installation on this machine: agents, each with a containerd of its own.
 
-What `installation` and `continent` share. Everything goes through the programs' own command lines,
-as an operator would do it.
+What `installation`, `continent` and `site` share. Everything goes through the programs' own command
+lines, as an operator would do it.
 """
 
 import json
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.runtime.cri.pb import api_pb2
 from agent.volumes import Volumes
 from devcluster import residue
 from devcluster.client import SITE_MANIFESTS, Context
@@ -82,12 +83,14 @@ class Boxes:
         images: Sequence[ImageSpec] = (),
         netns: str = "",
         settings: str = "",
+        launcher: Sequence[str] = (),
     ) -> AgentProcess:
         """Start its containerd, join it unless it has joined, start it, wait until it is Ready.
 
-        settings: text of its configuration file.
+        settings: text of its configuration file. launcher: words before the agent's command, that
+        become the agent.
         """
-        agent = self.agent(name, runtime=runtime, netns=netns, settings=settings)
+        agent = self.agent(name, runtime=runtime, netns=netns, settings=settings, launcher=launcher)
         if agent.containerd is not None:
             agent.containerd.start()
             wanted = list(images or (hello_image(),))
@@ -98,7 +101,13 @@ class Boxes:
         return agent
 
     def agent(
-        self, name: str, *, runtime: str = "cri", netns: str = "", settings: str = ""
+        self,
+        name: str,
+        *,
+        runtime: str = "cri",
+        netns: str = "",
+        settings: str = "",
+        launcher: Sequence[str] = (),
     ) -> AgentProcess:
         """What is known of the agent, without starting anything."""
         if name in self.agents:
@@ -106,7 +115,7 @@ class Boxes:
         folder = self.directory / name
         state_dir = folder / "state"
         containerd = None
-        command = [EDGE_AGENT, "run", "--state-dir", str(state_dir)]
+        command = [*launcher, EDGE_AGENT, "run", "--state-dir", str(state_dir)]
         command += ["--log-dir", str(folder / "pods"), "--log-format", "logfmt"]
         if settings:
             folder.mkdir(parents=True, exist_ok=True)
@@ -137,6 +146,19 @@ class Boxes:
         """Returns once the process runs; `edgectl wait` tells when the node is Ready."""
         agent = self.agents[name]
         agent.daemon.start(lambda: agent.pid != 0)
+
+    def containers_of(self, box: str) -> dict[str, int]:
+        """Id of each container that runs there -> when it started, in unix ns."""
+        containerd = self.agents[box].containerd
+        assert containerd is not None
+        found = {}
+        with residue.cri(str(containerd.paths.socket)) as stub:
+            for one in stub.ListContainers(api_pb2.ListContainersRequest(), timeout=10).containers:
+                request = api_pb2.ContainerStatusRequest(container_id=one.id)
+                status = stub.ContainerStatus(request, timeout=10).status
+                if status.state == api_pb2.CONTAINER_RUNNING:
+                    found[one.id] = status.started_at
+        return found
 
     def stop_boxes(self, *, wipe: bool = True) -> None:
         """Agents, containers, containerds, in whatever state they are.

@@ -16,8 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from agent.runtime.cri.pb import api_pb2
-from devcluster import etcd, residue
+from devcluster import etcd
 from devcluster.backbone import HOST, Backbone
 from devcluster.boxes import Boxes, run
 from devcluster.client import SITE_MANIFESTS
@@ -259,19 +258,7 @@ class Continent(Boxes):
 
     def containers(self) -> dict[str, dict[str, int]]:
         """Box -> id of each container that runs -> when it started, in unix ns."""
-        return {name: self._containers_of(name) for name in self.boxes}
-
-    def _containers_of(self, box: str) -> dict[str, int]:
-        containerd = self.agents[box].containerd
-        assert containerd is not None
-        found = {}
-        with residue.cri(str(containerd.paths.socket)) as stub:
-            for one in stub.ListContainers(api_pb2.ListContainersRequest(), timeout=10).containers:
-                request = api_pb2.ContainerStatusRequest(container_id=one.id)
-                status = stub.ContainerStatus(request, timeout=10).status
-                if status.state == api_pb2.CONTAINER_RUNNING:
-                    found[one.id] = status.started_at
-        return found
+        return {name: self.containers_of(name) for name in self.boxes}
 
     # --- down ------------------------------------------------------------------------------------
 

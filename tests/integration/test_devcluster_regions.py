@@ -47,12 +47,41 @@ def reached(backbone: Backbone, source: str, target: str) -> bool:
     )
 
 
+_LISTEN = """
+import socket
+listener = socket.socket(type=socket.SOCK_DGRAM)
+listener.bind(("", 8098))
+listener.settimeout(0.5)
+print("listens", flush=True)
+try:
+    print(listener.recv(9).decode())
+except TimeoutError:
+    pass
+"""
+_SAY = (
+    "import socket, sys; socket.socket(type=socket.SOCK_DGRAM).sendto(b'ok', (sys.argv[1], 8098))"
+)
+
+
+def arrives(backbone: Backbone, source: str, target: str) -> bool:
+    """Whether one packet gets there; no answer is needed."""
+    inside = ["nsenter", f"--net={backbone.netns(target)}", sys.executable, "-c", _LISTEN]
+    with subprocess.Popen(inside, stdout=subprocess.PIPE, text=True) as listener:
+        assert listener.stdout is not None and listener.stdout.readline() == "listens\n"
+        command = [sys.executable, "-c", _SAY, backbone.address(target)]
+        network.run(command, backbone.netns(source))
+        return listener.stdout.read() == "ok\n"
+
+
 def test_lines_are_cut_and_mended(backbone: Backbone) -> None:
     ways = [(one, other) for one in ("a", "b", HOST) for other in "abc" if one != other]
     assert all(reached(backbone, *way) for way in ways)
     backbone.block([("a", "b")])
     assert backbone.blocked() == {("a", "b")}
     assert [way for way in ways if not reached(backbone, *way)] == [("a", "b"), ("b", "a")]
+    backbone.deafen("b", "c")
+    assert backbone.blocked() == {("a", "b"), ("b", "c")}
+    assert not arrives(backbone, "c", "b") and arrives(backbone, "b", "c")
     backbone.isolate(["c"])
     assert not any(reached(backbone, one, "c") for one in ("a", "b", HOST))
     backbone.heal("c")
