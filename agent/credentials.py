@@ -10,10 +10,12 @@ JSON object on stdout, with raw frames behind it. Exit code 0 also when the answ
 (`{"refused": reason, "message": ...}`): anything else means that nothing is known.
 
     new-key      {path}                     -> {}, [CSR]       the key goes to `path`, mode 0600
+    new-site-key {path, identity, dns}      -> {}, [certificate]   likewise, signed with the key
     inspect      {key_path?}, [certificate] -> {identity, serial, not_before, not_after}
     verify-plan  {at, trust_domain, roots: N}, [plan, signature, N roots, chain...] -> {signer}
 """
 
+import datetime
 import json
 import os
 import struct
@@ -25,6 +27,7 @@ from typing import BinaryIO
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from polder.identity import InvalidIdentity
 from polder.signing import UntrustedSignature, identity_of, verify_plan
@@ -48,23 +51,65 @@ def new_key(header: dict[str, object], _parts: Sequence[bytes]) -> Answer:
 
     The request names nobody: the orchestrator decides who this is and uses only the public key.
     """
-    key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    file = os.open(str(header["path"]), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(file, "wb") as out:
-        out.write(pem)
-        out.flush()
-        os.fsync(out.fileno())
+    key = _key_in(str(header["path"]))
     request = (
         x509.CertificateSigningRequestBuilder()
         .subject_name(x509.Name([]))
         .sign(key, hashes.SHA256())
     )
     return {}, [request.public_bytes(serialization.Encoding.DER)]
+
+
+def _key_in(path: str) -> ec.EllipticCurvePrivateKey:
+    """An ECDSA P-256 key, durably in a new file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(file, "wb") as out:
+        out.write(pem)
+        out.flush()
+        os.fsync(out.fileno())
+    return key
+
+
+def new_site_key(header: dict[str, object], _parts: Sequence[bytes]) -> Answer:
+    """A key in a new file, and the certificate that the nodes of the site are shown.
+
+    Nobody vouches for it but the signed plans that name it, and it never expires: the plans decide
+    for how long it counts. So a wrong clock does not part two nodes. The subject is unlike that
+    of any other key, since TLS libraries look a trusted certificate up by it.
+    """
+    key = _key_in(str(header["path"]))
+    named = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, named.digest.hex())])
+    names = x509.SubjectAlternativeName(
+        [
+            x509.UniformResourceIdentifier(str(header["identity"])),
+            x509.DNSName(str(header["dns"])),
+        ]
+    )
+    usages = x509.ExtendedKeyUsage(
+        [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    )
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC))
+        .not_valid_after(datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(names, critical=False)
+        .add_extension(usages, critical=False)
+        .add_extension(named, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return {}, [certificate.public_bytes(serialization.Encoding.DER)]
 
 
 def inspect(header: dict[str, object], parts: Sequence[bytes]) -> Answer:
@@ -112,6 +157,7 @@ def verify(header: dict[str, object], parts: Sequence[bytes]) -> Answer:
 
 COMMANDS: dict[str, Callable[[dict[str, object], Sequence[bytes]], Answer]] = {
     "new-key": new_key,
+    "new-site-key": new_site_key,
     "inspect": inspect,
     "verify-plan": verify,
 }

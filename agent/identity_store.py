@@ -18,7 +18,6 @@ import asyncio
 import base64
 import binascii
 import json
-import os
 import shutil
 import struct
 import sys
@@ -27,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from agent.durable import sync_directory, write_synced
 from agent.plan_verifier import PlanRejected
 from polder.identity import InvalidIdentity, NodeId, parse
 from polder.v1 import plan_pb2
@@ -293,9 +293,9 @@ class IdentityStore:
             return
         directory = self._link.resolve()
         try:
-            _write_durably(directory / "endpoints.json.new", json.dumps(list(wanted)).encode())
+            write_synced(directory / "endpoints.json.new", json.dumps(list(wanted)).encode())
             (directory / "endpoints.json.new").rename(directory / "endpoints.json")
-            _sync_directory(directory)
+            sync_directory(directory)
         except OSError as error:
             raise IdentityFailure(f"{directory}: {error.strerror}") from error
         self._cached = None
@@ -335,14 +335,14 @@ class IdentityStore:
     def _switch(self, directory: Path, texts: dict[str, bytes]) -> NodeIdentity:
         try:
             for name, text in texts.items():
-                _write_durably(directory / name, text)
-            _sync_directory(directory)
-            _sync_directory(self._versions)
+                write_synced(directory / name, text)
+            sync_directory(directory)
+            sync_directory(self._versions)
             fresh = self._link.with_name("identity.new")
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(Path(self._versions.name) / directory.name)
             fresh.rename(self._link)
-            _sync_directory(self._link.parent)
+            sync_directory(self._link.parent)
         except OSError as error:
             raise IdentityFailure(
                 f"{directory}: {error.strerror}; the old identity stays"
@@ -353,22 +353,3 @@ class IdentityStore:
             if other.name != directory.name:
                 shutil.rmtree(other, ignore_errors=True)
         return identity
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(file, view) :]
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def _sync_directory(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

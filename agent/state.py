@@ -14,7 +14,6 @@ StateNotWritable says that a restart would go back to an older one.
 import asyncio
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from google.protobuf.message import DecodeError
 
 from agent.conditions import Conditions
 from agent.domain.plan import Accepted, ParsedPlan, Refused, Unchanged, consider, issued_at
+from agent.durable import sync_directory, write_synced
 from agent.plan_verifier import PlanRejected, PlanVerifier
 from polder.identity import NodeId
 from polder.v1 import agent_pb2, plan_pb2
@@ -78,34 +78,18 @@ class PlanFiles:
         fresh = self.directory / "plan-current.tmp"
         kept = self.directory / "plan-previous.tmp"
         try:
-            _write_synced(fresh, signed.SerializeToString())
+            write_synced(fresh, signed.SerializeToString())
             kept.unlink(missing_ok=True)
             if current.exists():
                 kept.hardlink_to(current)
                 kept.replace(self.directory / PREVIOUS)
             fresh.replace(current)
-            _sync_directory(self.directory)
+            sync_directory(self.directory)
         except OSError:
             for leftover in (fresh, kept):
                 with contextlib.suppress(OSError):
                     leftover.unlink()  # frees what a full disk can give back
             raise
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class PlanKeeper:

@@ -1,0 +1,86 @@
+"""What peers say survives the wire, and what no sound peer says is refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.domain.site.messages import (
+    Ability,
+    Beat,
+    Claim,
+    Claims,
+    Goodbye,
+    LeaseAnswer,
+    LeaseRequest,
+    Open,
+    Prepare,
+    Propose,
+    Release,
+    Said,
+    Seal,
+)
+from agent.site.codec import BadMessage, decode, encode
+from polder.v1 import site_pb2
+
+names = st.text(min_size=1, max_size=20)
+keys = st.tuples(names, names)
+nodes = st.lists(names, max_size=4).map(tuple)
+epochs = st.integers(0, 2**63 - 1)
+seconds = st.integers(0, 10**9).map(lambda ms: ms / 1000)
+steps = st.one_of(
+    st.builds(Prepare),
+    st.builds(Propose, seconds),
+    st.builds(Release),
+    st.builds(Seal, epochs, nodes),
+    st.builds(Open, nodes, epochs, seconds),
+)
+said = st.one_of(
+    st.builds(Beat, nodes, seconds, epochs),
+    st.builds(
+        Claims,
+        st.lists(st.builds(Claim, keys, names, epochs, st.booleans(), seconds), max_size=3).map(
+            tuple
+        ),
+        st.lists(st.builds(Ability, keys, st.booleans(), names), max_size=3).map(tuple),
+    ),
+    st.builds(LeaseRequest, epochs, keys, epochs, epochs, steps),
+    st.builds(
+        LeaseAnswer, epochs, keys, epochs, st.booleans(), names, epochs, epochs, names, seconds,
+        epochs, nodes,
+    ),
+    st.builds(Goodbye, names, seconds),
+)  # fmt: skip
+
+
+@given(said)
+def test_what_is_said_arrives(message: Said) -> None:
+    wire = encode(message).SerializeToString()
+    assert decode(site_pb2.PeerMessage.FromString(wire)) == message
+
+
+def test_of_what_is_left_of_a_lease_never_less_is_said() -> None:
+    answer = LeaseAnswer(1, ("w", "r"), 1, False, remaining_s=1.0001)
+    assert encode(answer).lease_answer.remaining_ms == 1001
+
+
+def test_a_message_of_a_newer_agent_is_passed_over() -> None:
+    assert decode(site_pb2.PeerMessage()) is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        site_pb2.PeerMessage(beat=site_pb2.Beat(isolated_ms=-1)),
+        site_pb2.PeerMessage(beat=site_pb2.Beat(silent=["x"] * 2000)),
+        site_pb2.PeerMessage(beat=site_pb2.Beat(silent=["x" * 1000])),
+        site_pb2.PeerMessage(lease_request=site_pb2.LeaseRequest(id=1)),
+        site_pb2.PeerMessage(
+            lease_request=site_pb2.LeaseRequest(ballot=-1, prepare=site_pb2.LeasePrepare())
+        ),
+        site_pb2.PeerMessage(claims=site_pb2.Claims(claims=[site_pb2.Claim(epoch=-5)])),
+        site_pb2.PeerMessage(claims=site_pb2.Claims(claims=[site_pb2.Claim()] * 6000)),
+    ],
+)
+def test_nonsense_is_refused(message: site_pb2.PeerMessage) -> None:
+    with pytest.raises(BadMessage):
+        decode(message)
