@@ -21,6 +21,7 @@ BUSYBOX_CANDIDATES = (Path("/bin/busybox"), Path("/usr/bin/busybox"), Path("/sbi
 PAUSE = "polder.local/pause:1"
 HELLO = "polder.local/hello:1"
 WEB = "polder.local/web:1"
+WRITER = "polder.local/writer:1"
 
 # The page names the replica, so that whoever fetches it sees who answered. It lives in /dev/shm,
 # which is writable even when the root is read-only. The shell stays process 1 to pass SIGTERM on:
@@ -55,6 +56,31 @@ if [ -n "$SICK_AFTER" ]; then
   (sleep "$SICK_AFTER"; echo "web: version $VERSION is sick"; rm $www/healthz) &
 fi
 wait $server
+"""
+
+# Writes its epoch to the register at REGISTER (devcluster/register.py) ten times a second, and serves
+# a page like the others. With DEAF it does not end when it is asked to.
+WRITER_SCRIPT = """#!/bin/sh
+www=/dev/shm/www
+mkdir -p $www
+echo "$POLDER_NODE" > $www/index.html
+echo ok > $www/healthz
+if [ -n "$DEAF" ]; then
+  trap '' TERM INT
+else
+  trap 'kill $server 2>/dev/null; exit 0' TERM INT
+fi
+httpd -f -p "${PORT:-8080}" -h $www &
+server=$!
+read -r stay < /proc/sys/kernel/random/uuid
+who="replica=$POLDER_REPLICA&node=$POLDER_NODE&stay=$stay"
+while :; do
+  epoch=$POLDER_EPOCH
+  [ -r /run/polder/epoch ] && read -r epoch < /run/polder/epoch
+  read -r at _ < /proc/uptime
+  wget -q -T 1 -O /dev/null "http://$REGISTER/write?$who&epoch=$epoch&at=$at" 2>/dev/null
+  sleep 0.1
+done
 """
 
 
@@ -135,6 +161,13 @@ def web_image(architecture: str = "", name: str = WEB) -> ImageSpec:
     """A web server that answers with `VERSION`; `SICK_AFTER` seconds later it is not ready."""
     return busybox_image(
         name, architecture, entrypoint=("/web.sh",), extra={"/web.sh": WEB_SCRIPT.encode()}
+    )
+
+
+def writer_image(architecture: str = "", name: str = WRITER) -> ImageSpec:
+    """Writes its epoch to the register `REGISTER`; for replicas of which at most one may run."""
+    return busybox_image(
+        name, architecture, entrypoint=("/writer.sh",), extra={"/writer.sh": WRITER_SCRIPT.encode()}
     )
 
 
