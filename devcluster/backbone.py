@@ -11,12 +11,9 @@ side on subnets of their own.
                   HOST
 """
 
-import contextlib
 import ipaddress
 import itertools
 import json
-import os
-import signal
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
@@ -32,8 +29,11 @@ END_S = 5.0
 _RULES = """
 table inet polder {
   set blocked { type ipv4_addr . ipv4_addr; }
+  set off { type ipv4_addr; }
   chain forward {
     type filter hook forward priority 0; policy accept;
+    ip saddr @off drop
+    ip daddr @off drop
     ip saddr . ip daddr @blocked drop
   }
 }
@@ -124,10 +124,7 @@ class Backbone:
             name = Path(netns).name
             if not Path(netns).exists():
                 continue
-            for pid in network.run(["ip", "netns", "pids", name], "", check=False).split():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
-                residue.end_process(int(pid), signal.SIGKILL, END_S)
+            residue.kill_namespace(name, END_S)
             network.run(["ip", "netns", "delete", name], "", check=False)
         network.run(["ip", "link", "delete", self.name], "", check=False)
         self._record.unlink(missing_ok=True)
@@ -145,7 +142,9 @@ class Backbone:
         names = {self.address(place): place for place in (HOST, *self.places)}
         found = set()
         for item in listed["nftables"]:
-            for element in item.get("set", {}).get("elem", ()):
+            if item.get("set", {}).get("name") != "blocked":
+                continue
+            for element in item["set"].get("elem", ()):
                 source, target = element["concat"]
                 found.add((names[source], names[target]))
         return found
@@ -160,6 +159,11 @@ class Backbone:
 
     def unblock(self, pairs: Iterable[Pair]) -> None:
         self._edit("delete", _both_ways(pairs) & self._dropped())
+
+    def switch(self, place: str, *, on: bool) -> None:
+        """Its power: while it is off nothing comes or goes, whatever else is blocked and mended."""
+        command = f"{'delete' if on else 'add'} element inet polder off {{ {self.address(place)} }}"
+        network.run(["nft", command], self.hub, check=not on)  # it may be on
 
     def isolate(self, group: Collection[str]) -> None:
         """The places in the group hear each other and nobody else."""

@@ -58,7 +58,7 @@ fi
 wait $server
 """
 
-# Writes its epoch to the register at REGISTER (devcluster/register.py) ten times a second, and serves
+# Writes its epoch to the register at REGISTER (devcluster/register.py) ten times a second, and has
 # a page like the others. With DEAF it does not end when it is asked to.
 WRITER_SCRIPT = """#!/bin/sh
 www=/dev/shm/www

@@ -86,7 +86,10 @@ def test_lines_are_cut_and_mended(backbone: Backbone) -> None:
     assert not any(reached(backbone, one, "c") for one in ("a", "b", HOST))
     backbone.heal("c")
     assert backbone.blocked() == {("a", "b")}
+    backbone.switch("c", on=False)
     backbone.heal()
+    assert [way for way in ways if not reached(backbone, *way)] == [w for w in ways if "c" in w]
+    backbone.switch("c", on=True)
     assert all(reached(backbone, *way) for way in ways)
 
 
