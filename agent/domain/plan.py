@@ -61,6 +61,8 @@ class Assignment:
     facts_json: bytes = field(default=b"", repr=False)
     # Who may take it over; None: nobody.
     group: Group | None = None
+    # Uid of the stay that the site itself replaced by this one. Never in a plan that was signed.
+    takes_over: str = ""
 
     @property
     def key(self) -> Key:
@@ -78,6 +80,16 @@ class Stop:
     cause: str
     message: str
     requested_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The site's word against an assignment: it must not run here for now. `waits`: it only must
+    not start; what runs of it after all runs on."""
+
+    cause: str
+    message: str
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +136,8 @@ class ParsedPlan:
     facts: Mapping[str, str] = field(default_factory=dict)
     site: Neighbourhood = field(default_factory=Neighbourhood)
     roles: Mapping[Key, Role] = field(default_factory=dict)
+    # By replica uid. Never in a plan that was signed: see `site/overlay.py`.
+    held: Mapping[str, Hold] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

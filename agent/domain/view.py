@@ -51,7 +51,12 @@ class ContainerView:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaView:
-    """`revision`, `epoch`, `digest`: of what runs; of the assignment if nothing does."""
+    """`revision`, `epoch`, `digest`: of what runs; of the assignment if nothing does.
+
+    `ready_since` by the steady clock, 0 when it is not ready. `takes_over`: uid of the stay that
+    this one took over from by the site's own decision. `present`: something of it is on the box, or
+    may be on its way there.
+    """
 
     namespace: str
     workload: str
@@ -69,3 +74,6 @@ class ReplicaView:
     started_at: float
     digest: str
     containers: tuple[ContainerView, ...]
+    ready_since: float = 0.0
+    takes_over: str = ""
+    present: bool = True

@@ -172,10 +172,11 @@ class PeerSaid:
 @dataclass(frozen=True, slots=True)
 class RunsHere:
     """Every replica on this node, as it is now. `settled`: the runtime was seen, so that what is
-    not named does not run."""
+    not named does not run. `steady`: the clock of the views' `ready_since`; None: as `now`."""
 
     views: tuple[ReplicaView, ...]
     settled: bool
+    steady: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +251,8 @@ class Stay:
     """One replica that runs here, or stops, by the site's own decision.
 
     `epoch` may rise while it runs. `takes_over`: uid of the stay before it, empty when the plan
-    assigned this one. `stop`: CamelCase cause and a sentence; empty: it runs.
+    assigned this one. `stop`: CamelCase cause and a sentence; empty: it runs. `waits`: with `stop`,
+    it only must not start: if it runs after all, it runs on.
     """
 
     key: Key
@@ -259,12 +261,14 @@ class Stay:
     takes_over: str = ""
     stop: str = ""
     message: str = ""
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Decide:
     """What differs from the plan, all of it; see `overlay.py`. Of a replica that the plan assigns
-    and that must not start yet there is a Stay with `stop`."""
+    and that must not start yet there is a Stay with `stop`. Follows every PlanInUse, and whenever
+    anything changed: only what was laid over the plan goes to the runtime."""
 
     stays: tuple[Stay, ...]
 
