@@ -10,6 +10,7 @@ from edgectl import jobs
 from edgectl.resources import Item
 from edgectl.text import NONE, age, clock, since
 from edgectl.windows import open_until
+from polder import epochs
 from polder.manifest.quantity import format_bytes, format_cpu, format_duration
 
 _Cells = Callable[[Item], list[str]]
@@ -222,7 +223,7 @@ def _replica_wide(item: Item) -> list[str]:
         str(status.get("podIp") or NONE),
         ",".join(str(port) for port in ports) if isinstance(ports, list) and ports else NONE,
         str(number(item.spec.get("revision"))),
-        str(number(item.spec.get("epoch"))),
+        epochs.shown(number(item.spec.get("epoch"))),
         clock(observed, item.now_ms) if observed else NONE,
         str(status.get("message") or NONE),
     ]

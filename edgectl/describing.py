@@ -10,6 +10,7 @@ from edgectl import jobs, windows
 from edgectl.columns import conditions, containers, number, part, status_words, unknown
 from edgectl.resources import Item
 from edgectl.text import NONE, age, moment, safe, since
+from polder import epochs
 from polder.manifest.quantity import format_bytes, format_cpu, format_duration
 
 _WIDTH = 20
@@ -216,7 +217,7 @@ def _replica(item: Item) -> Iterator[str]:
     spec, status = item.spec, item.status
     yield _pair("Workload", spec.get("workload") or NONE)
     yield _pair("Node", spec.get("node") or status.get("node") or NONE)
-    revision = f"{number(spec.get('revision'))} (epoch {number(spec.get('epoch'))})"
+    revision = f"{number(spec.get('revision'))} (epoch {epochs.shown(number(spec.get('epoch')))})"
     yield _pair("Revision", revision)
     observed = moment(number(status.get("observedAt")), item.now_ms)
     yield _pair("Observed", f"{observed} by {status.get('source') or NONE}")

@@ -27,6 +27,10 @@ def after(*epochs: int) -> int:
 
 
 def shown(epoch: int) -> str:
-    """For people: the revision, and how many takeovers the site counted since."""
+    """For people: the revision, and how many takeovers the site counted since.
+
+    One of before there were takeovers is the revision itself."""
+    if epoch <= LOCAL_MAX:
+        return str(epoch)
     local = epoch & LOCAL_MAX
     return f"{epoch >> LOCAL_BITS}+{local}" if local else f"{epoch >> LOCAL_BITS}"

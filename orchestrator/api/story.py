@@ -13,6 +13,7 @@ from orchestrator.api.foretelling import Ahead, Circumstances
 from orchestrator.domain.rollout_state import RolloutState, Standing
 from orchestrator.events import EventRecord
 from orchestrator.records import AssignmentRecord, StopRecord, StoredResource, TemplateRevision
+from polder import epochs
 from polder.v1 import common_pb2
 
 ENTRIES_MAX = 60
@@ -167,7 +168,7 @@ def _changed(record: StoredResource) -> Iterator[Entry]:
 def _placement(stay: Stay, leader: str) -> Iterator[Entry]:
     item = stay.assignment
     where = f"node {stay.node}" + (f" at site {stay.site}" if stay.site else "")
-    text = f"placed on {where} (epoch {item.epoch})"
+    text = f"placed on {where} (epoch {epochs.shown(item.epoch)})"
     if item.replaces:
         former = f" on node {stay.former_node}" if stay.former_node else ""
         text += f", to replace its stay{former}"

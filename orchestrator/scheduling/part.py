@@ -36,6 +36,7 @@ from orchestrator.scheduling.reasons import Need
 from orchestrator.scheduling.snapshot import Mode, Node, Observed, Snapshot, Template, Workload
 from orchestrator.scheduling.standbys import StandbyChooser
 from orchestrator.scheduling.table import Mask, NodeTable
+from polder import epochs
 
 DETAIL_ROWS_MAX = 2_000_000
 """Rows that one plan looks at to count reasons; after that it names them by `edgectl why` only."""
@@ -66,7 +67,9 @@ class Planning:
         self.table = table
         self.holders = holders
         self.now = now
-        self.out = Decisions(Places(table.nodes, snapshot.revision, int(now * 1000)))
+        self.out = Decisions(
+            Places(table.nodes, epochs.decided_at(snapshot.revision), int(now * 1000))
+        )
         self.neighbours = Neighbours(snapshot.workloads)
         self.placer = Placer(table, self.neighbours)
         self.quotas = Quotas(snapshot.namespaces)
@@ -157,7 +160,7 @@ class Part:
         workload, template = self._workload, self._lanes.template(revision)
         node = self._table.nodes[row].name
         (standbys,) = self._standbys_for([row])
-        epoch = self._snapshot.revision
+        epoch = epochs.decided_at(self._snapshot.revision)
         record = AssignmentRecord(
             namespace=workload.namespace,
             workload=workload.name,

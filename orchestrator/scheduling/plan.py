@@ -16,6 +16,7 @@ from orchestrator.scheduling.secrets import Carried
 from orchestrator.scheduling.snapshot import Snapshot, Workload
 from orchestrator.scheduling.table import NodeTable
 from orchestrator.scheduling.workload_plan import WorkloadPlan
+from polder import epochs
 
 
 def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
@@ -36,7 +37,7 @@ def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
     for older, newer in holders.superseded:
         if older.record.workload_uid in frozen:
             continue
-        message = f"epoch {newer.record.epoch} of it is on node {newer.node}"
+        message = f"epoch {epochs.shown(newer.record.epoch)} of it is on node {newer.node}"
         out.stop.append(Stop(older.node, older.record, Cause.MOVED, message))
     out.stop += _endings(snapshot, holders)
     finished = []

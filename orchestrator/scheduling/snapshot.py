@@ -199,7 +199,7 @@ class Snapshot:
     `ahead` are nodes that use a newer generation than the store knows: it came from a backup.
     `volumes` is the node that has the data of a replica's local volumes, by (namespace, replica).
     `lost_after_s`: the silence after which a node counts as lost.
-    `revision` becomes the epoch of what is decided: it only grows.
+    `revision` only grows: epochs of what is decided come from it (`polder/epochs.py`).
     """
 
     revision: int

@@ -17,6 +17,7 @@ from orchestrator.scheduling.decisions import Cause
 from orchestrator.scheduling.snapshot import Snapshot
 from orchestrator.scheduling.tick import Batch, Moment, Stray, Tell, World, Write
 from orchestrator.store import keys
+from polder import epochs
 
 NODES_PER_TICK = 50
 
@@ -39,7 +40,7 @@ def recall(world: World, moment: Moment) -> tuple[Batch, ...]:
                 continue
             where, assignment = holder
             message = f"no record names this stay; {stray.replica} is held by node {where} "
-            message += f"(epoch {assignment.epoch})"
+            message += f"(epoch {epochs.shown(assignment.epoch)})"
             stops.append(_stop(stray, message, moment))
             text = f"a stay on node {node} stops: {message}"
             tells.append(Tell("Replica", stray.namespace, stray.replica, True, "StrayStops", text))

@@ -9,6 +9,7 @@ from orchestrator.records import AssignmentRecord, NodePlacement
 from orchestrator.scheduling.decisions import Cause
 from orchestrator.scheduling.plan import plan
 from orchestrator.scheduling.snapshot import Mode, Resources, Snapshot, Template
+from polder import epochs
 from polder.manifest import Placement, Spread, Taint, Toleration
 from polder.manifest.update import Update
 from tests.unit.scheduling_world import SMALL, World, box
@@ -35,7 +36,8 @@ def test_replicas_go_to_different_nodes() -> None:
     decided = world.step()
     assert sorted(world.where()) == ["web-0", "web-1", "web-2"]
     assert sorted(world.where().values()) == ["n1", "n2", "n3"]
-    assert all(place.assignment.epoch == decided.revision for place in decided.place)
+    decided_at = epochs.decided_at(decided.revision)
+    assert all(place.assignment.epoch == decided_at for place in decided.place)
 
 
 def test_an_unchanged_world_changes_nothing() -> None:
