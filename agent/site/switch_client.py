@@ -1,0 +1,298 @@
+"""The agent's side of the dead-man's switch (`agent/switch.py`): arms it, and sees that it lives.
+
+Made by `agent/site/loop.py`:
+
+    client = SwitchClient(directory, table, config.cgroup_parent, on_change=...)
+    await client.run()                until cancelled; starts a switch where none answers
+    await client.arm(uid, deadline)   True: the switch has it and kills at the deadline, seconds of
+                                      CLOCK_BOOTTIME, whatever becomes of this process
+    await client.disarm(uid)          nothing of the stay is left, or it needs no lease any more
+    await client.armed()              {uid: deadline} as the switch has it; None: no answer
+    client.alive                      `on_change(alive)` says when that changes
+    client.objection(uid, ...)        `Supervisor.guard`: why the stay must not start now
+
+A stay that was armed stays so when the agent ends or a renewal gets lost: then it is killed by what
+the switch heard last. Cancelling `run` leaves the switch alone, for the next agent to find.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from agent import mounts
+from agent.domain import cgroups
+
+log = logging.getLogger(__name__)
+
+PROGRAM = Path(__file__).parent.parent / "switch.py"
+VERSION = 1  # of the program that comes with this agent
+ANSWER_S = 0.5
+PING_S = 1.0
+SILENT_S = 3.0
+START_S = 3.0  # until one that was started answers; systemd's may come first
+RETRY_S = 0.1
+LINGER_S = 60
+LIST_BYTES = 65_536
+
+
+class NoAnswer(Exception):
+    """The switch is not there, hangs, or refuses; the message says which."""
+
+
+class SwitchClient:
+    """`directory` holds the socket, `table` is the switch's file; best on a file system in memory.
+
+    `cgroup_parent` as in the agent's settings. All methods belong to one event loop.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        table: Path,
+        cgroup_parent: str = "",
+        *,
+        on_change: Callable[[bool], None] = lambda _alive: None,
+    ) -> None:
+        self.alive = False
+        self.trouble = "it was not started yet"
+        self._address = directory / "switch.sock"
+        self._table = table
+        self._parent = cgroup_parent
+        self._on_change = on_change
+        self._deadlines: dict[str, float] = {}  # as the switch said that it has them
+        self._socket: socket.socket | None = None
+        self._turn = asyncio.Lock()
+        self._number = 0
+        self._ended = asyncio.Event()
+        self._pid = self._pidfd = -1
+        self._child: subprocess.Popen[bytes] | None = None
+        self._heard_at = self._started_at = time.monotonic()
+
+    # ---- for the rest of the agent ----
+
+    async def arm(self, uid: str, deadline: float) -> bool:
+        """Whether the switch has it. If not, what it had of the stay before still holds."""
+        words = ("arm", uid, str(int(deadline * 1e9)), *self._guarded(uid))
+        try:
+            await self._ask(*words)
+        except NoAnswer as error:
+            log.warning("not armed", extra={"replica": uid, "error": str(error)})
+            return False
+        self._deadlines[uid] = deadline
+        return True
+
+    async def disarm(self, uid: str) -> None:
+        """Should it get lost, the switch kills what is gone."""
+        self._deadlines.pop(uid, None)
+        try:
+            await self._ask("disarm", uid)
+        except NoAnswer as error:
+            log.warning("not disarmed", extra={"replica": uid, "error": str(error)})
+            return
+        self._tidy(uid)
+
+    async def armed(self) -> Mapping[str, float] | None:
+        """Seconds of CLOCK_BOOTTIME by uid, past ones too: those are kept shut."""
+        try:
+            await self._greet()
+        except NoAnswer:
+            return None
+        return dict(self._deadlines)
+
+    def objection(self, uid: str, *, pod_runs: bool) -> str:
+        """Why nothing more of the stay may be started; empty: the switch would end it in time.
+
+        `pod_runs`: its sandbox is there, so it must be where the switch looks.
+        """
+        if not self.alive:
+            return f"the dead-man's switch is away: {self.trouble}"
+        if self._deadlines.get(uid, 0.0) <= time.clock_gettime(time.CLOCK_BOOTTIME):
+            return "the dead-man's switch is not armed for it"
+        guarded = self._guarded(uid)
+        if pod_runs and not any(_is_populated(Path(path)) for path in guarded):
+            return f"the runtime did not put it into {' or '.join(guarded)}"
+        return ""
+
+    async def run(self) -> None:
+        """Keep a switch alive and known. Ends only when it is cancelled."""
+        try:
+            while True:
+                self._ended.clear()
+                try:
+                    await self._greet()
+                except NoAnswer:
+                    self._bring_up()
+                    await asyncio.sleep(RETRY_S)
+                    continue
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PING_S):
+                        await self._ended.wait()
+        finally:
+            self._forget_process()
+            self._hang_up()
+
+    # ---- asking ----
+
+    async def _greet(self) -> None:
+        """Learn who it is and what it has. Raises NoAnswer."""
+        pid, version, *there = await self._ask("list")
+        if int(version) < VERSION:
+            await self._ask("end")
+            self._lost("it was of an older version")
+        pairs = (item.partition("=") for item in there)
+        self._deadlines = {uid: int(deadline) / 1e9 for uid, _, deadline in pairs}
+        self._watch(int(pid))
+        if not self.alive:
+            self.alive, self.trouble = True, ""
+            self._on_change(True)
+
+    async def _ask(self, *words: str) -> list[str]:
+        """What follows `ok`. Raises NoAnswer, with what follows `no`."""
+        async with self._turn:
+            self._number += 1
+            number = str(self._number)
+            try:
+                async with asyncio.timeout(ANSWER_S):
+                    answer = await self._exchange(number, " ".join((number, *words)).encode())
+            except TimeoutError:
+                self._lost("it does not answer")
+            except OSError as error:
+                self._lost(error.strerror or str(error))
+        self._heard_at = time.monotonic()
+        if answer[:1] != ["ok"]:
+            raise NoAnswer(" ".join(answer))
+        return answer[1:]
+
+    async def _exchange(self, number: str, request: bytes) -> list[str]:
+        """Raises OSError."""
+        try:
+            self._line().send(request)
+        except (ConnectionRefusedError, ConnectionResetError, BrokenPipeError):
+            self._hang_up()  # it was started anew: there is another one at the same address
+            self._line().send(request)
+        while True:
+            data = await asyncio.get_running_loop().sock_recv(self._line(), LIST_BYTES)
+            first, *rest = data.decode().split(" ")
+            if first == number:  # or else a late answer to what nobody waits for any more
+                return rest
+
+    def _line(self) -> socket.socket:
+        if self._socket is None:
+            fresh = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            try:
+                fresh.bind("")  # the kernel gives it a name, to which answers go
+                fresh.connect(str(self._address))
+            except OSError:
+                fresh.close()
+                raise
+            self._socket = fresh
+        return self._socket
+
+    def _hang_up(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _lost(self, trouble: str) -> NoReturn:
+        self._hang_up()
+        self.trouble = trouble
+        if self.alive:
+            self.alive = False
+            log.warning("the dead-man's switch is away", extra={"error": trouble})
+            self._on_change(False)
+        raise NoAnswer(trouble)
+
+    # ---- the process ----
+
+    def _watch(self, pid: int) -> None:
+        """Hear at once of its end, whoever started it."""
+        if pid == self._pid:
+            return
+        self._forget_process()
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            if error.errno == errno.ESRCH:
+                return  # the next ping finds out
+            raise
+        self._pid = pid
+        asyncio.get_running_loop().add_reader(self._pidfd, self._ended.set)
+
+    def _forget_process(self) -> None:
+        if self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+        self._pid = self._pidfd = -1
+
+    def _bring_up(self) -> None:
+        """Start one, unless one was just started; first end one that hangs."""
+        now = time.monotonic()
+        if self._pidfd >= 0 and now - self._heard_at > SILENT_S:
+            log.error("the dead-man's switch hangs", extra={"pid": self._pid})
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            self._forget_process()
+        running = self._child is not None and self._child.poll() is None
+        under_systemd = "NOTIFY_SOCKET" in os.environ
+        if running or (under_systemd and now - self._started_at < START_S):
+            return
+        self._address.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._table.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        program = [sys.executable, "-S", "-E", "-s", "-P", str(PROGRAM)]
+        self._child = subprocess.Popen(
+            [*program, str(self._address.parent), str(self._table), "--linger", str(LINGER_S)],
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,  # a log that nobody reads must not hold it up
+            start_new_session=True,  # what is sent to the agent's terminal is not for it
+        )
+
+    # ---- cgroups ----
+
+    def _guarded(self, uid: str) -> tuple[str, ...]:
+        return tuple(f"{root}/{self._below(uid)}" for root in _killable(_hierarchies()))
+
+    def _below(self, uid: str) -> str:
+        return cgroups.directory(cgroups.own_parent(self._parent, uid))
+
+    def _tidy(self, uid: str) -> None:
+        """The runtime removes what it made below; slices are systemd's."""
+        if self._parent.endswith(cgroups.SLICE):
+            return
+        for root in _hierarchies():
+            with contextlib.suppress(OSError):  # it is not there, or something is in it yet
+                Path(root, self._below(uid)).rmdir()
+
+
+def _hierarchies() -> dict[str, str]:
+    """Mount points of the cgroup file systems, with their kind."""
+    points = mounts.parse(mounts.MOUNTINFO.read_text())
+    return {point.path: point.kind for point in points if point.kind in ("cgroup", "cgroup2")}
+
+
+def _killable(hierarchies: Mapping[str, str]) -> list[str]:
+    """Those that can stop or kill a whole tree; or else one in which all processes are seen."""
+    found = [
+        path
+        for path, kind in hierarchies.items()
+        if kind == "cgroup2" or "freezer" in Path(path).name.split(",")
+    ]
+    return sorted(found) or sorted(hierarchies)[:1]
+
+
+def _is_populated(directory: Path) -> bool:
+    try:
+        return any(path.read_text().strip() for path in directory.rglob("cgroup.procs"))
+    except OSError:
+        return False
