@@ -87,7 +87,9 @@ class SiteServer(site_pb2_grpc.SiteServiceServicer):
         pair = [(self._certificate.key_pem, self._certificate.pem)]
         return grpc.ssl_server_certificate_configuration(pair, self._trusted)
 
-    async def Talk(self, _requests: object, context: Any) -> None:  # noqa: N802 - the RPC's name
+    async def Talk(  # type: ignore[override]  # noqa: N802 - it reads and writes by the context
+        self, _requests: object, context: Any
+    ) -> None:
         """One peer's stream. Who it is says the certificate, and the roster of this moment."""
         (pem,) = context.auth_context().get("x509_pem_cert", [b""])
         try:

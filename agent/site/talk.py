@@ -86,7 +86,7 @@ class Conversation:
         """Read and write until either side ends it; says why. Only cancellation is raised."""
         loop = asyncio.get_running_loop()
         self._heard_at = loop.time()
-        tasks = [
+        tasks: list[asyncio.Task[str]] = [
             asyncio.create_task(self._read(said)),
             asyncio.create_task(self._write()),
             asyncio.create_task(self._watch()),
@@ -122,8 +122,9 @@ class Conversation:
 
     async def flushed(self) -> None:
         """Until what was queued is on its way, or the stream is over."""
-        idle = asyncio.ensure_future(self._idle.wait())
-        await asyncio.wait({self._over, idle}, return_when=asyncio.FIRST_COMPLETED)
+        idle = asyncio.create_task(self._idle.wait())
+        ends: set[asyncio.Future[Any]] = {self._over, idle}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         idle.cancel()
 
     async def _read(self, said: Callable[[Said], None]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.domain.plan import ParsedPlan
-from agent.domain.roster import Key
+from agent.domain.roster import Electorate, Key
 from agent.domain.view import ReplicaView
 
 # ---- what peers say ----
@@ -76,19 +76,22 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """The group votes no more; the one of number `next` with these voters follows."""
+    """No group below `next` votes any more; that one follows, and has these before it."""
 
     next: int
     voters: tuple[str, ...]
+    before: tuple[Electorate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """The group may vote: no ballot up to `floor`, and none before `wait_s` is over."""
+    """The group may vote: no ballot up to `floor`, and none before `wait_s` is over. If `holder`
+    is set, it has that wait as a lease of ballot `floor`, which goes on."""
 
     voters: tuple[str, ...]
     floor: int
     wait_s: float
+    holder: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,7 @@ class LeaseAnswer:
     remaining_s: float = 0.0
     next: int = 0
     next_voters: tuple[str, ...] = ()
+    next_before: tuple[Electorate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +138,14 @@ Said = Beat | Claims | LeaseRequest | LeaseAnswer | Goodbye
 
 @dataclass(frozen=True, slots=True)
 class Booted:
-    """The first event. `kept`: what was saved, by name. `same_boot`: only the agent began anew."""
+    """The first event. `kept`: what was saved, by name. `same_boot`: only the agent began anew.
+    `isolated_s`: for how long no orchestrator has been heard, with the time that the box was off
+    as far as its clock knows that."""
 
     node: str
     kept: Mapping[str, Any] = field(default_factory=dict)
     same_boot: bool = False
+    isolated_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +214,12 @@ class SwitchChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopping:
+    """The agent ends and is meant to begin anew soon, as for an upgrade; replicas run on. What is
+    sent because of this goes out yet, what is saved is on the disk before it ends."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed; see `next_due`."""
 
@@ -222,6 +235,7 @@ Event = (
     | OrchestratorHeard
     | Saved
     | SwitchChanged
+    | Stopping
     | Tick
 )
 
