@@ -27,8 +27,23 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class Electorate:
+    """Who votes, or voted, in one group."""
+
+    number: int
+    voters: tuple[str, ...]
+
+    @property
+    def majority(self) -> int:
+        return len(self.voters) // 2 + 1
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
-    """Who may hold a replica: `members`, the primary first. `witnesses` vote and never hold."""
+    """Who may hold a replica: `members`, the primary first. `witnesses` vote and never hold.
+
+    `before`: the groups to seal before this one votes; see FailoverGroup in plan.proto.
+    """
 
     number: int
     members: tuple[str, ...]
@@ -37,6 +52,7 @@ class Group:
     on_return: str = "older"
     stop_after_s: float = 0.0
     forced: bool = False
+    before: tuple[Electorate, ...] = ()
 
     @property
     def voters(self) -> tuple[str, ...]:
@@ -66,6 +82,7 @@ def group_of(message: plan_pb2.FailoverGroup) -> Group | None:
         on_return=message.on_return if message.on_return in ON_RETURN else ON_RETURN[0],
         stop_after_s=message.stop_after_ms / 1000,
         forced=message.forced,
+        before=tuple(Electorate(e.number, tuple(e.voters)) for e in message.before),
     )
     usable = bool(group.members) and len(set(group.voters)) == len(group.voters)
     return group if usable else None

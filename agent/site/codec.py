@@ -4,10 +4,10 @@ Called by `links.py` for every message of a stream. A peer is known and may stil
 what it says is bounded here, before anything of it is kept.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import ceil
 
-from agent.domain.roster import Key
+from agent.domain.roster import Electorate, Key
 from agent.domain.site.messages import (
     Ability,
     Beat,
@@ -23,10 +23,11 @@ from agent.domain.site.messages import (
     Said,
     Seal,
 )
-from polder.v1 import site_pb2
+from polder.v1 import plan_pb2, site_pb2
 
 TEXT_MAX = 300
 NODES_MAX = 1_000
+GROUPS_MAX = 100  # of one replica that are not sealed yet
 REPLICAS_MAX = 5_000  # as many as a plan may name
 _STEPS = {Prepare: "prepare", Propose: "propose", Release: "release", Seal: "seal", Open: "open"}
 
@@ -139,13 +140,15 @@ def _request_out(request: LeaseRequest) -> site_pb2.LeaseRequest:
     match request.step:
         case Propose(length_s):
             message.propose.length_ms = _ms(length_s)
-        case Seal(following, voters):
+        case Seal(following, voters, before):
             message.seal.next = following
             message.seal.voters.extend(voters)
-        case Open(voters, floor, wait_s):
+            message.seal.before.extend(_electorates_out(before))
+        case Open(voters, floor, wait_s, holder):
             message.open.voters.extend(voters)
             message.open.floor = floor
             message.open.wait_ms = _ms(wait_s)
+            message.open.holder = holder
     getattr(message, _STEPS[type(request.step)]).SetInParent()
     return message
 
@@ -160,10 +163,16 @@ def _request_in(message: site_pb2.LeaseRequest) -> LeaseRequest:
         case "release":
             step = Release()
         case "seal":
-            step = Seal(message.seal.next, _nodes(message.seal.voters))
+            seal = message.seal
+            step = Seal(seal.next, _nodes(seal.voters), _electorates_in(seal.before))
         case "open":
             opened = message.open
-            step = Open(_nodes(opened.voters), _epoch(opened.floor), _s(opened.wait_ms))
+            step = Open(
+                voters=_nodes(opened.voters),
+                floor=_epoch(opened.floor),
+                wait_s=_s(opened.wait_ms),
+                holder=_text(opened.holder),
+            )
         case other:
             raise BadMessage(f"asks for a lease with {other}")
     return LeaseRequest(message.id, _key(message), message.group, _epoch(message.ballot), step)
@@ -184,6 +193,7 @@ def _answer_out(answer: LeaseAnswer) -> site_pb2.LeaseAnswer:
         remaining_ms=_ms(answer.remaining_s),
         next=answer.next,
         next_voters=answer.next_voters,
+        next_before=_electorates_out(answer.next_before),
     )
 
 
@@ -200,6 +210,7 @@ def _answer_in(message: site_pb2.LeaseAnswer) -> LeaseAnswer:
         remaining_s=_s(message.remaining_ms),
         next=message.next,
         next_voters=_nodes(message.next_voters),
+        next_before=_electorates_in(message.next_before),
     )
 
 
@@ -240,3 +251,13 @@ def _nodes(names: Iterable[str]) -> tuple[str, ...]:
     if len(found) > NODES_MAX:
         raise BadMessage(f"names {len(found)} nodes")
     return found
+
+
+def _electorates_out(groups: Iterable[Electorate]) -> list[plan_pb2.Electorate]:
+    return [plan_pb2.Electorate(number=group.number, voters=group.voters) for group in groups]
+
+
+def _electorates_in(messages: Sequence[plan_pb2.Electorate]) -> tuple[Electorate, ...]:
+    if len(messages) > GROUPS_MAX:
+        raise BadMessage(f"names {len(messages)} groups")
+    return tuple(Electorate(message.number, _nodes(message.voters)) for message in messages)

@@ -180,6 +180,7 @@ class FailoverGroup(_message.Message):
     ON_RETURN_FIELD_NUMBER: _builtins.int
     STOP_AFTER_MS_FIELD_NUMBER: _builtins.int
     FORCED_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Monotonic. With `exclusive`, members change only with a new number, and only once the group of
     the number before it is sealed.
@@ -200,6 +201,12 @@ class FailoverGroup(_message.Message):
     def witnesses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Nodes that vote and never hold it. Only with `exclusive`."""
 
+    @_builtins.property
+    def before(self) -> _containers.RepeatedCompositeFieldContainer[Global___Electorate]:
+        """With `exclusive`: every earlier group of the replica, but for those before the newest of which a
+        holder was seen. They are sealed before this one votes. None: this is the replica's first group.
+        """
+
     def __init__(
         self,
         *,
@@ -210,14 +217,40 @@ class FailoverGroup(_message.Message):
         on_return: _builtins.str = ...,
         stop_after_ms: _builtins.int = ...,
         forced: _builtins.bool = ...,
+        before: _abc.Iterable[Global___Electorate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclusive", b"exclusive", "forced", b"forced", "members", b"members", "number", b"number", "on_return", b"on_return", "stop_after_ms", b"stop_after_ms", "witnesses", b"witnesses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "exclusive", b"exclusive", "forced", b"forced", "members", b"members", "number", b"number", "on_return", b"on_return", "stop_after_ms", b"stop_after_ms", "witnesses", b"witnesses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FailoverGroup: _TypeAlias = FailoverGroup  # noqa: Y015
+
+@_typing.final
+class Electorate(_message.Message):
+    """Who voted in one group."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    VOTERS_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    @_builtins.property
+    def voters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        voters: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "voters", b"voters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Electorate: _TypeAlias = Electorate  # noqa: Y015
 
 @_typing.final
 class StandbyRole(_message.Message):

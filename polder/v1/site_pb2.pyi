@@ -9,6 +9,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from polder.v1 import plan_pb2 as _plan_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -331,24 +332,28 @@ Global___LeaseRelease: _TypeAlias = LeaseRelease  # noqa: Y015
 
 @_typing.final
 class GroupSeal(_message.Message):
-    """The group takes no more votes; `next` follows it."""
+    """No group below `next` takes votes any more; that one follows, and has these before it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NEXT_FIELD_NUMBER: _builtins.int
     VOTERS_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
     next: _builtins.int
     @_builtins.property
     def voters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def before(self) -> _containers.RepeatedCompositeFieldContainer[_plan_pb2.Electorate]: ...
     def __init__(
         self,
         *,
         next: _builtins.int = ...,
         voters: _abc.Iterable[_builtins.str] | None = ...,
+        before: _abc.Iterable[_plan_pb2.Electorate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next", b"next", "voters", b"voters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "next", b"next", "voters", b"voters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -356,15 +361,19 @@ Global___GroupSeal: _TypeAlias = GroupSeal  # noqa: Y015
 
 @_typing.final
 class GroupOpen(_message.Message):
-    """The group may vote: those before it are sealed. No ballot up to `floor`, and none before `wait_ms`."""
+    """The group may vote: those before it are sealed. No ballot up to `floor`, and none before `wait_ms`
+    is over. But if `holder` is set, then it has that wait as a lease of ballot `floor`: it goes on.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VOTERS_FIELD_NUMBER: _builtins.int
     FLOOR_FIELD_NUMBER: _builtins.int
     WAIT_MS_FIELD_NUMBER: _builtins.int
+    HOLDER_FIELD_NUMBER: _builtins.int
     floor: _builtins.int
     wait_ms: _builtins.int
+    holder: _builtins.str
     @_builtins.property
     def voters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -373,10 +382,11 @@ class GroupOpen(_message.Message):
         voters: _abc.Iterable[_builtins.str] | None = ...,
         floor: _builtins.int = ...,
         wait_ms: _builtins.int = ...,
+        holder: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["floor", b"floor", "voters", b"voters", "wait_ms", b"wait_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["floor", b"floor", "holder", b"holder", "voters", b"voters", "wait_ms", b"wait_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -398,6 +408,7 @@ class LeaseAnswer(_message.Message):
     REMAINING_MS_FIELD_NUMBER: _builtins.int
     NEXT_FIELD_NUMBER: _builtins.int
     NEXT_VOTERS_FIELD_NUMBER: _builtins.int
+    NEXT_BEFORE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     workload_uid: _builtins.str
     replica: _builtins.str
@@ -411,9 +422,11 @@ class LeaseAnswer(_message.Message):
     holder: _builtins.str
     remaining_ms: _builtins.int
     next: _builtins.int
-    """Of a sealed group: what follows it."""
+    """"Sealed": the group that follows. "NotOpen", and to a seal: the older one that the voter is in."""
     @_builtins.property
     def next_voters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def next_before(self) -> _containers.RepeatedCompositeFieldContainer[_plan_pb2.Electorate]: ...
     def __init__(
         self,
         *,
@@ -429,10 +442,11 @@ class LeaseAnswer(_message.Message):
         remaining_ms: _builtins.int = ...,
         next: _builtins.int = ...,
         next_voters: _abc.Iterable[_builtins.str] | None = ...,
+        next_before: _abc.Iterable[_plan_pb2.Electorate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "granted", b"granted", "group", b"group", "holder", b"holder", "id", b"id", "next", b"next", "next_voters", b"next_voters", "promised", b"promised", "reason", b"reason", "remaining_ms", b"remaining_ms", "replica", b"replica", "workload_uid", b"workload_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "granted", b"granted", "group", b"group", "holder", b"holder", "id", b"id", "next", b"next", "next_before", b"next_before", "next_voters", b"next_voters", "promised", b"promised", "reason", b"reason", "remaining_ms", b"remaining_ms", "replica", b"replica", "workload_uid", b"workload_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.domain.roster import Electorate
 from agent.domain.site.messages import (
     Ability,
     Beat,
@@ -26,13 +27,14 @@ names = st.text(min_size=1, max_size=20)
 keys = st.tuples(names, names)
 nodes = st.lists(names, max_size=4).map(tuple)
 epochs = st.integers(0, 2**63 - 1)
+groups = st.lists(st.builds(Electorate, epochs, nodes), max_size=3).map(tuple)
 seconds = st.integers(0, 10**9).map(lambda ms: ms / 1000)
 steps = st.one_of(
     st.builds(Prepare),
     st.builds(Propose, seconds),
     st.builds(Release),
-    st.builds(Seal, epochs, nodes),
-    st.builds(Open, nodes, epochs, seconds),
+    st.builds(Seal, epochs, nodes, groups),
+    st.builds(Open, nodes, epochs, seconds, names),
 )
 said = st.one_of(
     st.builds(Beat, nodes, seconds, epochs),
@@ -46,7 +48,7 @@ said = st.one_of(
     st.builds(LeaseRequest, epochs, keys, epochs, epochs, steps),
     st.builds(
         LeaseAnswer, epochs, keys, epochs, st.booleans(), names, epochs, epochs, names, seconds,
-        epochs, nodes,
+        epochs, nodes, groups,
     ),
     st.builds(Goodbye, names, seconds),
 )  # fmt: skip
