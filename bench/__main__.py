@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 INSIDE = "POLDER_BENCH_INSIDE"
-BENCHMARKS = ("cli", "deploy", "fleet", "footprint", "mesh", "schedule", "store")
+BENCHMARKS = ("cli", "deploy", "fleet", "footprint", "mesh", "schedule", "store", "takeover")
 
 
 def main() -> int:
