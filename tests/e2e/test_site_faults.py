@@ -23,15 +23,16 @@ BOOT_S = 15.0
 """Of the issue: so long after its agents' start everything at a site runs again."""
 
 
-@pytest.fixture(scope="module", params=["obedient", "deaf"])
+@pytest.fixture(scope="module")
 def scene(directory: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
-    """The deaf exclusive replica does not end when it is asked to: the switch has to kill it."""
-    site = LocalSite(directory / request.param)
+    """A deaf exclusive replica does not end when it is asked to: the switch has to kill it."""
+    kind = getattr(request, "param", "obedient")
+    site = LocalSite(directory / kind)
     try:
         site.start()
         with Register(site.observer) as register:
             made = Scene(site, register)
-            made.deploy(deaf=request.param == "deaf")
+            made.deploy(deaf=kind == "deaf")
             made.whole()
             yield made
     finally:
@@ -55,6 +56,7 @@ LOSSES: dict[str, Callable[[LocalSite, str], None]] = {
 }
 
 
+@pytest.mark.parametrize("scene", ["obedient", "deaf"], indirect=True)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_holder_is_lost(scene: Scene, uplink: str, loss: str) -> None:
     with scene.no_overlap():

@@ -1,0 +1,101 @@
+"""Sites that cannot do it all: two nodes, and a standby that cannot start what it stands by for.
+
+What cannot be done is said beforehand, and nothing is done by halves.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from devcluster.image import hello_image, writer_image
+from devcluster.register import Register
+from devcluster.site import LocalSite
+from devcluster.site_watch import answering, exclusive, first_answer, shared, told
+from tests.e2e.site_support import EXCLUSIVE, SHARED, TAKEOVER_S, mend
+from tests.e2e.support import edgectl, eventually
+
+pytestmark = [pytest.mark.containerd, pytest.mark.netns, pytest.mark.long, pytest.mark.timeout(400)]
+
+MISSING = "polder.local/nowhere:1"
+
+
+def applied(site: LocalSite, *manifests: dict[str, object]) -> None:
+    text = "\n---\n".join(json.dumps(manifest) for manifest in manifests)
+    done = edgectl(site, "apply", "-f", "-", stdin=text.encode())
+    assert done.returncode == 0, done.stderr
+
+
+def one_answer(site: LocalSite, port: int) -> str:
+    (node,) = eventually(lambda: f if len(f := answering(site, port)) == 1 else [], "one", 60)
+    return node
+
+
+def abilities(site: LocalSite, replica: str) -> dict[str, str]:
+    """Node -> why it could not take the replica over; empty if it could."""
+    return {
+        node: "" if one["able"] else one["reason"]
+        for node in site.nodes
+        for one in told(site, node).get("standbys", ())
+        if one["replica"] == replica
+    }
+
+
+@pytest.fixture(scope="module")
+def pair(directory: Path) -> Iterator[LocalSite]:
+    site = LocalSite(directory / "pair", nodes=("node-a", "node-b"))
+    try:
+        site.start()
+        yield site
+    finally:
+        site.stop()
+
+
+def test_of_two_nodes_none_takes_an_exclusive_replica_over_and_says_so(pair: LocalSite) -> None:
+    with Register(pair.observer) as register:
+        applied(pair, exclusive("one", EXCLUSIVE, register.endpoint), shared("page", SHARED))
+        holder = one_answer(pair, EXCLUSIVE)
+        (other,) = [node for node in pair.nodes if node != holder]
+        one_answer(pair, SHARED)
+        eventually(lambda: abilities(pair, "one-0").get(other) == "NoVoters", "said beforehand", 60)
+        began = time.monotonic()
+        pair.kill_node(holder)
+        found = first_answer(pair, [EXCLUSIVE], [other], began, 3 * TAKEOVER_S)
+        assert not found, "without a majority nobody may"
+        assert answering(pair, SHARED, [other]), "what may run twice does not wait"
+        mend(pair)
+        one_answer(pair, EXCLUSIVE)
+        assert register.overlaps() == []
+
+
+@pytest.fixture(scope="module")
+def trio(directory: Path) -> Iterator[LocalSite]:
+    site = LocalSite(directory / "trio")
+    try:
+        site.start(images=(hello_image(), writer_image()))
+        yield site
+    finally:
+        site.stop()
+
+
+def test_a_standby_without_the_image_is_skipped(trio: LocalSite) -> None:
+    """The next one in order takes over, and `why` shows which could not."""
+    manifest = shared("rare", SHARED)
+    manifest["spec"]["template"]["containers"][0]["image"] = MISSING
+    for node in trio.nodes[:2]:
+        containerd = trio.agents[node].containerd
+        assert containerd is not None
+        containerd.import_images([hello_image(name=MISSING)])
+    applied(trio, manifest)
+    holder = eventually(lambda: next(iter(answering(trio, SHARED)), ""), "it runs", 120)
+    with_image = [node for node in trio.nodes[:2] if node != holder]
+    without = trio.nodes[2]
+    eventually(lambda: abilities(trio, "rare-0").get(without) == "ImagePull", "told", 60)
+    shown = edgectl(trio, "describe", "replica/rare-0").stdout
+    assert without in shown and "ImagePull" in shown
+    began = time.monotonic()
+    trio.kill_node(holder)
+    assert first_answer(trio, [SHARED], with_image, began, 2 * TAKEOVER_S)
+    mend(trio)
