@@ -155,6 +155,13 @@ class Config:
         minimum=1,
         **_DURATION,
     )
+    autonomy: float = spec(
+        "For so long without an orchestrator the nodes of a site take over for each other.",
+        default=7 * 86_400.0,
+        minimum=1,
+        maximum=365 * 86_400,
+        **_DURATION,
+    )
     hold_stops_above: int = spec(
         "So many replicas may stop at once without an approval.",
         key="hold_stops_above",

@@ -21,6 +21,7 @@ from orchestrator.domain.rollout_state import SETTLED, RolloutState
 from orchestrator.election import TTL_S, Deposed, Election, Term
 from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
+from orchestrator.gateway.roles import RoleBook
 from orchestrator.leader_commit import Committed, Committer
 from orchestrator.leader_report import Reporter
 from orchestrator.leader_world import WorldBuilder
@@ -86,8 +87,10 @@ class Leader:
         clock: Callable[[], float],
         settings: LeaderSettings,
         steady: Callable[[], float] = time.monotonic,
+        roles: RoleBook | None = None,
     ) -> None:
-        """`clock` gives unix seconds and may jump; `steady` seconds that never do."""
+        """`clock` gives unix seconds and may jump; `steady` seconds that never do. `roles`: the
+        member's, from which its gateway composes."""
         self._cache = cache
         self._fleet = fleet
         self._events = events
@@ -95,10 +98,11 @@ class Leader:
         self._steady = steady
         self._settings = settings
         self._election = Election(store, settings.member, time.monotonic, settings.lease_ttl_s)
-        self._worlds = WorldBuilder(cache, fleet, settings.periods)
+        self._roles = roles or RoleBook(cache)
+        self._worlds = WorldBuilder(cache, fleet, settings.periods, self._roles)
         self._memory = Memory()
         self._due_s = settings.idle_plan_every_s
-        self._committer = Committer(store, cache, fleet, clock)
+        self._committer = Committer(store, cache, fleet, clock, self._roles)
         self._reporter = Reporter(events, settings.member)
         self._term: Term | None = None
         self._wake = asyncio.Event()
@@ -295,6 +299,8 @@ class Leader:
         self._count(planned - started, time.monotonic() - planned, len(done.refused))
         if done.refused:
             log.info("parts of a plan were stale", extra={"keys": done.refused[:10]})
+            self._wake.set()
+        if self._roles.pending:
             self._wake.set()
         await self._catch_up(done.revision)
         await self._collect(moment, term)

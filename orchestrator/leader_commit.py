@@ -18,6 +18,7 @@ from orchestrator.domain.rollout_state import needed_revisions
 from orchestrator.domain.volumes import released, volume_records
 from orchestrator.election import Deposed, Term
 from orchestrator.fleet import Fleet
+from orchestrator.gateway.roles import RoleBook
 from orchestrator.records import NodePlacement, StoredResource
 from orchestrator.scheduling.apply import NodeChange, applied, by_node
 from orchestrator.scheduling.decisions import Place, Plan, Revise, Stop
@@ -63,12 +64,18 @@ class Committer:
     """Stateless but for its collaborators; one per leader."""
 
     def __init__(
-        self, store: Store, cache: Cache, fleet: Fleet, clock: Callable[[], float]
+        self,
+        store: Store,
+        cache: Cache,
+        fleet: Fleet,
+        clock: Callable[[], float],
+        roles: RoleBook | None = None,
     ) -> None:
         self._store = store
         self._cache = cache
         self._fleet = fleet
         self._clock = clock
+        self._roles = roles
         self._gate = asyncio.Semaphore(_CONCURRENT)
         # Of the plan that is being committed.
         self._demands = Demands(Snapshot(0))
@@ -182,6 +189,7 @@ class Committer:
             after,
             secrets_digest=self._carried.digest(node, after.assignments),
             demands_digest=self._demands.digest(node, after.assignments),
+            roles_digest=self._roles.digest(node) if self._roles else before.roles_digest,
         )
         key = keys.placement(node)
         compare = Compare(key, CompareTarget.MOD_REVISION, before.store_revision)

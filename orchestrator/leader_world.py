@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from orchestrator.cache import Cache, Change
 from orchestrator.domain.liveness import DEFAULT_PERIODS, Periods
 from orchestrator.fleet import Fleet
+from orchestrator.gateway.roles import RoleBook
 from orchestrator.leader_snapshot import SnapshotBuilder
 from orchestrator.records import KeptRecord, NodePlacement, TemplateRevision
 from orchestrator.scheduling.steer import World
@@ -22,11 +23,17 @@ _AT_WORK = (agent_pb2.REPLICA_PHASE_RUNNING, agent_pb2.REPLICA_PHASE_ORPHANED)
 class WorldBuilder:
     """Give `on_changes` every batch of changes of the mirror."""
 
-    def __init__(self, cache: Cache, fleet: Fleet, periods: Periods = DEFAULT_PERIODS) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        fleet: Fleet,
+        periods: Periods = DEFAULT_PERIODS,
+        roles: RoleBook | None = None,
+    ) -> None:
         self._cache = cache
         self._fleet = fleet
         self._named: dict[str, tuple[NodePlacement, frozenset[str]]] = {}
-        self._snapshots = SnapshotBuilder(cache, fleet, periods)
+        self._snapshots = SnapshotBuilder(cache, fleet, periods, roles)
         self._revisions: Mapping[tuple[str, int], TemplateRevision] | None = None
         self._kept: Mapping[str, KeptRecord] | None = None
 

@@ -22,6 +22,7 @@ from orchestrator.domain.liveness import Periods
 from orchestrator.events import EventRecorder
 from orchestrator.fleet import Fleet
 from orchestrator.freshness import Freshness
+from orchestrator.gateway.roles import RoleBook
 from orchestrator.identity.authority import Authority
 from orchestrator.identity.join_tokens import JoinTokens
 from orchestrator.identity.member import MemberIdentity
@@ -46,6 +47,7 @@ class Parts:
     clock: Clock
     store: Store
     cache: Cache
+    roles: RoleBook
     fleet: Fleet
     events: EventRecorder
     metrics: Metrics
@@ -104,6 +106,7 @@ def build_parts(
         clock=clock,
         store=store,
         cache=cache,
+        roles=RoleBook(cache),
         fleet=fleet,
         events=events,
         metrics=metrics,

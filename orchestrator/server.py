@@ -223,6 +223,7 @@ class Orchestrator:
             heartbeat_s=config.heartbeat_interval,
             accept_rate=config.accept_rate,
             session_age_s=config.session_age,
+            autonomy_s=config.autonomy,
             periods=parts.periods,
         )
         self.gateway = AgentGateway(
@@ -235,6 +236,7 @@ class Orchestrator:
             config.endpoints,
             self._clock,
             settings,
+            parts.roles,
         )
         self.leader = Leader(
             parts.store,
@@ -245,6 +247,7 @@ class Orchestrator:
             LeaderSettings(
                 config.member_name, periods=parts.periods, guards=guard_settings(config)
             ),
+            roles=parts.roles,
         )
         self.voice = Voice(self.leader, Hearsay(self._clock, parts.hub.said), parts.cache)
         self.leader.on_end = self.voice.keep_last_words

@@ -4,6 +4,8 @@ The gateway refuses a node whose numbers cannot be true; the leader and the oper
 stored form. A broken agent must harm nobody but its own node.
 """
 
+import base64
+import binascii
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +23,8 @@ HOST_PATHS_MAX = 256
 PATH_MAX = 4096
 READ_ONLY = ":ro"
 TEXT_MAX = 256
+SITE_ENDPOINTS_MAX = 16
+SITE_CERTIFICATE_MAX = 4096  # bytes
 _AMOUNT_LIMITS = {
     "cpu_millis": MAX_CPU_MILLIS,
     "memory_bytes": MAX_BYTES,
@@ -51,7 +55,25 @@ def problems(inventory: agent_pb2.NodeInventory) -> list[str]:
     for path in inventory.host_paths[:HOST_PATHS_MAX]:
         if not path.startswith("/") or len(path) > PATH_MAX:
             found.append(f"hostPaths has {path[:40]!r}, which is no absolute path")
+    return found + _site_problems(inventory)
+
+
+def _site_problems(inventory: agent_pb2.NodeInventory) -> list[str]:
+    """Of where and how its peers reach it: it goes into their plans as it is."""
+    found = []
+    if len(inventory.site_endpoints) > SITE_ENDPOINTS_MAX:
+        found.append(f"has {len(inventory.site_endpoints)} site endpoints")
+    for endpoint in inventory.site_endpoints[:SITE_ENDPOINTS_MAX]:
+        host, _, port = endpoint.rpartition(":")
+        if not host or len(endpoint) > TEXT_MAX or not _is_port(port):
+            found.append(f"siteEndpoints has {endpoint[:40]!r}, which is not host:port")
+    if len(inventory.site_certificate) > SITE_CERTIFICATE_MAX:
+        found.append(f"siteCertificate has {len(inventory.site_certificate)} bytes")
     return found
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) <= 65535
 
 
 def host_paths(inventory: agent_pb2.NodeInventory) -> tuple[str, ...]:
@@ -106,7 +128,7 @@ def believable(heartbeat: agent_pb2.Heartbeat) -> bool:
 
 
 def stored_form(inventory: agent_pb2.NodeInventory) -> dict[str, Any]:
-    """As NodeStatusRecord keeps it: camelCase keys, and numbers as numbers.
+    """As NodeStatusRecord keeps it: camelCase keys, numbers as numbers, bytes as base64.
 
     The canonical JSON form of protobuf writes 64-bit integers as text, for JavaScript's sake; those
     who read a node's capacity want to compare it.
@@ -120,6 +142,8 @@ def _plain(message: Message) -> dict[str, Any]:
         if descriptor.message_type is not None and descriptor.message_type.GetOptions().map_entry:
             form[descriptor.json_name] = dict(value)
         elif descriptor.message_type is None:
+            if isinstance(value, bytes):
+                value = base64.b64encode(value).decode()
             form[descriptor.json_name] = list(value) if descriptor.is_repeated else value
         elif descriptor.is_repeated:
             form[descriptor.json_name] = [_plain(item) for item in value]
@@ -133,6 +157,17 @@ def from_stored(form: Mapping[str, Any]) -> agent_pb2.NodeInventory:
     return agent_pb2.NodeInventory(**_arguments(agent_pb2.NodeInventory.DESCRIPTOR, form))
 
 
+def site_access(form: Mapping[str, Any]) -> tuple[tuple[str, ...], bytes]:
+    """(endpoints, certificate) by which its peers reach a node, from the stored form; both empty
+    when they cannot."""
+    try:
+        certificate = base64.b64decode(form.get("siteCertificate", ""), validate=True)
+    except (binascii.Error, ValueError, TypeError):
+        return (), b""
+    endpoints = tuple(form.get("siteEndpoints", ()))
+    return (endpoints, certificate) if endpoints and certificate else ((), b"")
+
+
 def _arguments(descriptor: Descriptor, form: Mapping[str, Any]) -> dict[str, Any]:
     """By hand, in a sixth of the time that json_format takes: the leader reads all nodes at once.
 
@@ -144,7 +179,9 @@ def _arguments(descriptor: Descriptor, form: Mapping[str, Any]) -> dict[str, Any
         if field is None:
             continue
         kind = field.message_type
-        if kind is None:
+        if kind is None and field.type == field.TYPE_BYTES:
+            found[field.name] = base64.b64decode(value)
+        elif kind is None:
             found[field.name] = int(value) if field.cpp_type == field.CPPTYPE_INT64 else value
         elif kind.GetOptions().map_entry:
             whole = kind.fields_by_name["value"].cpp_type == field.CPPTYPE_INT64

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.domain.roles import Neighbourhood
 from orchestrator.records import AssignmentRecord, NodePlacement, StoredResource, TemplateRevision
 from orchestrator.scheduling.secrets import fact_names, secret_names
 from polder.manifest import InvalidManifest, PodTemplate
@@ -18,6 +19,8 @@ FactOf = Callable[[str], str | None]
 """What is known of the node and its site by name, such as `site.country`; None: it is not."""
 DemandsOf = Callable[[AssignmentRecord], tuple[bytes, bytes]]
 """The policy of a replica and the facts of the node's site, as JSON; twice empty for no policy."""
+AddRoles = Callable[[plan_pb2.NodePlan, str], None]
+"""Writes into the plan of a node what it says of its site; see `roles.RoleBook.add_to`."""
 
 
 class CannotCompose(Exception):
@@ -36,6 +39,8 @@ class Surroundings:
     site: str
     trust_domain: str
     endpoints: tuple[str, ...]
+    # 0: as agents have it by themselves.
+    autonomy_s: float = 0.0
 
 
 def nothing_demanded(_: AssignmentRecord) -> tuple[bytes, bytes]:
@@ -51,6 +56,10 @@ def nothing_known(_: str) -> None:
     """A FactOf, where nothing is known."""
 
 
+def nobody_else(_plan: plan_pb2.NodePlan, _node: str) -> None:
+    """An AddRoles, where every node is alone."""
+
+
 def compose(
     placement: NodePlacement,
     around: Surroundings,
@@ -59,6 +68,7 @@ def compose(
     demands_of: DemandsOf = nothing_demanded,
     config_of: ResourceOf = no_resource,
     fact_of: FactOf = nothing_known,
+    add_roles: AddRoles = nobody_else,
 ) -> bytes:
     """Raises CannotCompose.
 
@@ -74,32 +84,13 @@ def compose(
         assignment_count=len(placement.assignments),
         stop_count=len(placement.stops),
         endpoints=around.endpoints,
+        autonomy_ms=int(around.autonomy_s * 1000),
     )
-    secrets: set[tuple[str, str]] = set()
-    configs: set[tuple[str, str]] = set()
-    facts: set[str] = set()
+    named = _Named()
     for assignment in placement.assignments:
         revision = _revision(assignment, revision_of)
-        template = _template(assignment, revision)
-        secrets |= {(assignment.namespace, name) for name in secret_names(template)}
-        configs |= {(assignment.namespace, name) for name in template.named_configs()}
-        facts.update(fact_names(template))
-        policy, site_facts = demands_of(assignment)
-        plan.assignments.add(
-            namespace=assignment.namespace,
-            workload=assignment.workload,
-            workload_uid=assignment.workload_uid,
-            replica=assignment.replica,
-            replica_uid=assignment.replica_uid,
-            epoch=assignment.epoch,
-            revision=assignment.revision,
-            template_json=revision.template_json,
-            standbys=assignment.standbys,
-            policy_json=policy,
-            facts_json=site_facts,
-            replaces=assignment.replaces,
-            run_once=assignment.once,
-        )
+        named.take(assignment, _template(assignment, revision))
+        _fill(plan.assignments.add(), assignment, revision, demands_of)
     for stop in placement.stops:
         plan.stops.add(
             namespace=stop.namespace,
@@ -109,15 +100,119 @@ def compose(
             message=stop.message,
             requested_at_ms=stop.requested_at_ms,
         )
-    for namespace, name in sorted(secrets):
-        _add_secret(plan, secret_of(namespace, name))
-    for namespace, name in sorted(configs):
-        _add_config(plan, config_of(namespace, name))
-    for name in sorted(facts):
-        value = fact_of(name)
-        if value is not None:
-            plan.facts[name] = value
+    named.add_to(plan, secret_of, config_of, fact_of)
+    add_roles(plan, placement.node)
     return plan.SerializeToString(deterministic=True)
+
+
+def compose_roles(
+    plan: plan_pb2.NodePlan,
+    found: Neighbourhood,
+    revision_of: RevisionOf,
+    secret_of: ResourceOf,
+    demands_of: DemandsOf = nothing_demanded,
+    config_of: ResourceOf = no_resource,
+    fact_of: FactOf = nothing_known,
+) -> CannotCompose | None:
+    """Adds the roster and the roles, and what the roles name beside what the plan carries already.
+
+    A role that cannot be composed whole is left out: it must not cost what runs. The last such
+    fault is returned.
+    """
+    for peer in found.roster:
+        plan.roster.add(node=peer.node, endpoints=peer.endpoints, certificate=peer.certificate)
+    named, fault = _Named(), None
+    for role in found.roles:
+        made = plan_pb2.StandbyRole(primary=role.primary)
+        try:
+            if role.witness:
+                _name(made.assignment, role.assignment)
+            else:
+                revision = _revision(role.assignment, revision_of)
+                own = _Named()
+                own.take(role.assignment, _template(role.assignment, revision))
+                own.add_to(plan_pb2.NodePlan(), secret_of, config_of, fact_of)  # can it be read?
+                _fill(made.assignment, role.assignment, revision, demands_of)
+                named.take(role.assignment, revision.decoded)
+        except CannotCompose as error:
+            fault = error
+            continue
+        plan.standby_roles.append(made)
+    plan.standby_role_count = len(plan.standby_roles)
+    named.add_to(plan, secret_of, config_of, fact_of)
+    return fault
+
+
+def _name(made: plan_pb2.Assignment, assignment: AssignmentRecord) -> None:
+    """All of it but what it runs."""
+    made.namespace = assignment.namespace
+    made.workload = assignment.workload
+    made.workload_uid = assignment.workload_uid
+    made.replica = assignment.replica
+    made.replica_uid = assignment.replica_uid
+    made.epoch = assignment.epoch
+    made.revision = assignment.revision
+    made.standbys.extend(assignment.standbys)
+    made.replaces = assignment.replaces
+    made.run_once = assignment.once
+    group = assignment.group
+    if group is not None:
+        made.group.CopyFrom(
+            plan_pb2.FailoverGroup(
+                number=group.number,
+                members=group.members,
+                witnesses=group.witnesses,
+                exclusive=group.exclusive,
+                on_return=group.on_return,
+                stop_after_ms=int(group.stop_after_s * 1000),
+                forced=group.forced,
+            )
+        )
+
+
+def _fill(
+    made: plan_pb2.Assignment,
+    assignment: AssignmentRecord,
+    revision: TemplateRevision,
+    demands_of: DemandsOf,
+) -> None:
+    _name(made, assignment)
+    made.template_json = revision.template_json
+    made.policy_json, made.facts_json = demands_of(assignment)
+
+
+class _Named:
+    """What templates name beside themselves."""
+
+    def __init__(self) -> None:
+        self._secrets: set[tuple[str, str]] = set()
+        self._configs: set[tuple[str, str]] = set()
+        self._facts: set[str] = set()
+
+    def take(self, assignment: AssignmentRecord, template: PodTemplate) -> None:
+        namespace = assignment.namespace
+        self._secrets |= {(namespace, name) for name in secret_names(template)}
+        self._configs |= {(namespace, name) for name in template.named_configs()}
+        self._facts.update(fact_names(template))
+
+    def add_to(
+        self,
+        plan: plan_pb2.NodePlan,
+        secret_of: ResourceOf,
+        config_of: ResourceOf,
+        fact_of: FactOf,
+    ) -> None:
+        """What the plan does not carry yet. Raises CannotCompose."""
+        secrets = {(item.namespace, item.name) for item in plan.secrets}
+        configs = {(item.namespace, item.name) for item in plan.configs}
+        for namespace, name in sorted(self._secrets - secrets):
+            _add_secret(plan, secret_of(namespace, name))
+        for namespace, name in sorted(self._configs - configs):
+            _add_config(plan, config_of(namespace, name))
+        for name in sorted(self._facts):
+            value = fact_of(name)
+            if value is not None:
+                plan.facts[name] = value
 
 
 def _revision(assignment: AssignmentRecord, revision_of: RevisionOf) -> TemplateRevision:

@@ -15,6 +15,7 @@ from orchestrator.domain.bucket import Bucket
 from orchestrator.events import Recorder
 from orchestrator.fact_book import FactBook
 from orchestrator.gateway.compose import CannotCompose, Surroundings, compose
+from orchestrator.gateway.roles import RoleBook
 from orchestrator.gateway.sessions import LiveSession, Sessions
 from orchestrator.gateway.signed_facts import SignedFacts
 from orchestrator.identity.member import MemberCredentials
@@ -40,15 +41,20 @@ class PlanPublisher:
         credentials: Callable[[], MemberCredentials],
         whereabouts: Whereabouts,
         pace: Bucket,
+        roles: RoleBook,
+        autonomy_s: float,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`pace`: how many plans go out. `steady`: seconds of a clock that never jumps."""
+        """`pace`: how many plans go out. `autonomy_s`: for so long without an orchestrator sites
+        take replicas over. `steady`: seconds of a clock that never jumps."""
         self._cache = cache
         self._sessions = sessions
         self._events = events
         self._credentials = credentials
         self._whereabouts = whereabouts
         self._pace = pace
+        self._roles = roles
+        self._autonomy_s = autonomy_s
         self._steady = steady
         self._facts = SignedFacts(cache, FactBook(cache))
         self._due: dict[str, None] = {}
@@ -118,7 +124,7 @@ class PlanPublisher:
         credentials = self._credentials()
         identity = session.identity
         endpoints = self._whereabouts.for_node(identity.node, identity.site)
-        around = Surroundings(identity.site, identity.trust_domain, endpoints)
+        around = Surroundings(identity.site, identity.trust_domain, endpoints, self._autonomy_s)
         placement = self._cache.placement(session.node)
         payload = compose(
             placement,
@@ -128,6 +134,7 @@ class PlanPublisher:
             self._facts.demands_at(session.identity.site),
             partial(self._cache.resource, "Config"),
             self._facts.of_node(session.node, session.identity.site),
+            self._roles.add_to,
         )
         if len(payload) > MAX_PLAN_BYTES:
             message = f"the plan takes {len(payload)} bytes; {MAX_PLAN_BYTES} can be sent"

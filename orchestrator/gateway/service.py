@@ -28,6 +28,7 @@ from orchestrator.gateway.node_status import NodeStatusWriter
 from orchestrator.gateway.plans import PlanPublisher
 from orchestrator.gateway.reader import SessionReader
 from orchestrator.gateway.relays import RelayBroker, UnknownRelay
+from orchestrator.gateway.roles import RoleBook
 from orchestrator.gateway.sessions import LiveSession, Sessions
 from orchestrator.gateway.settings import GatewaySettings
 from orchestrator.gateway.signposts import Signposts
@@ -67,7 +68,9 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         endpoints: tuple[str, ...],
         clock: Callable[[], float],
         settings: GatewaySettings,
+        roles: RoleBook | None = None,
     ) -> None:
+        """`roles`: the member's, which its leader reads as well."""
         self._cache = cache
         self._fleet = fleet
         self._events = events
@@ -80,7 +83,14 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         self._whereabouts = Whereabouts(cache, endpoints)
         pace = Bucket(settings.plans_per_s, settings.plans_burst)
         self._plans = PlanPublisher(
-            cache, self.sessions, events, credentials, self._whereabouts, pace
+            cache,
+            self.sessions,
+            events,
+            credentials,
+            self._whereabouts,
+            pace,
+            roles or RoleBook(cache),
+            settings.autonomy_s,
         )
         self._signposts = Signposts(cache, self.sessions, self._whereabouts)
         self._admission = Admission(settings.accept_rate, settings.greeting_max)

@@ -30,6 +30,8 @@ class GatewaySettings:
     # Messages per second, heartbeats apart; beyond it the node's own stream is read slower.
     messages_per_s: float = 50.0
     messages_burst: int = 200
+    # For so long without an orchestrator sites take replicas over.
+    autonomy_s: float = 7 * 86_400.0
     retry_store_s: float = 2.0
     refused_retry_after_ms: int = 30_000
     # Of the grace at shutdown, how much goes by while agents are sent away one after the other.

@@ -65,7 +65,12 @@ def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
         noncompliant=tuple(out.noncompliant),
         prune=_prunable(snapshot),
         refresh=tuple(
-            sorted(snapshot.ahead | Carried(snapshot).outdated() | Demands(snapshot).outdated())
+            sorted(
+                snapshot.ahead
+                | snapshot.reroled
+                | Carried(snapshot).outdated()
+                | Demands(snapshot).outdated()
+            )
         ),
         explanations=tuple(out.explanations),
         desired=tuple(out.desired),
