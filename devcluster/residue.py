@@ -150,3 +150,12 @@ def remove_cgroups(ids: list[str]) -> None:
         for path in Path("/sys/fs/cgroup").glob(f"*/k8s.io/{container}"):
             with contextlib.suppress(OSError):
                 path.rmdir()
+
+
+def remove_cgroup(name: str) -> None:
+    """It and all below it, of every hierarchy, as far as they are empty."""
+    roots = [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").glob("*/")]
+    for top in (root / name for root in roots if (root / "cgroup.procs").exists()):
+        for path in sorted([top, *top.glob("**/")], key=lambda p: len(p.parts), reverse=True):
+            with contextlib.suppress(OSError):
+                path.rmdir()

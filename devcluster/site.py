@@ -61,8 +61,13 @@ class LocalSite(Boxes):
             self.agent(
                 node,
                 netns=self.network.netns(node),
+                settings=f'cgroup_parent = "/{self._cgroup(node)}"\n',
                 launcher=power.launcher(self.directory / node),
             )
+
+    def _cgroup(self, node: str) -> str:
+        """What contains the node's pods, since it has no machine of its own that forgets them."""
+        return f"{self.name}/{node}"
 
     @property
     def orchestrator(self) -> Member:
@@ -151,6 +156,7 @@ class LocalSite(Boxes):
         assert agent.containerd is not None
         agent.daemon.stop(signal.SIGKILL)
         agent.containerd.stop()
+        residue.remove_cgroup(self._cgroup(node))
         residue.unmount_below(agent.state_dir)
         shutil.rmtree(Volumes(agent.state_dir).secrets, ignore_errors=True)
         power.boot(self.directory / node)
@@ -178,6 +184,7 @@ class LocalSite(Boxes):
         self.stop_boxes(wipe=wipe)
         if self._orchestrator is not None:
             self._orchestrator.stop(signal.SIGKILL)
+        residue.remove_cgroup(self.name)
         self.network.stop()
         if wipe:
             shutil.rmtree(self.directory, ignore_errors=True)
