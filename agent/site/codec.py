@@ -144,11 +144,12 @@ def _request_out(request: LeaseRequest) -> site_pb2.LeaseRequest:
             message.seal.next = following
             message.seal.voters.extend(voters)
             message.seal.before.extend(_electorates_out(before))
-        case Open(voters, floor, wait_s, holder):
+        case Open(voters, floor, wait_s, holder, before):
             message.open.voters.extend(voters)
             message.open.floor = floor
             message.open.wait_ms = _ms(wait_s)
             message.open.holder = holder
+            message.open.before.extend(_electorates_out(before))
     getattr(message, _STEPS[type(request.step)]).SetInParent()
     return message
 
@@ -172,6 +173,7 @@ def _request_in(message: site_pb2.LeaseRequest) -> LeaseRequest:
                 floor=_epoch(opened.floor),
                 wait_s=_s(opened.wait_ms),
                 holder=_text(opened.holder),
+                before=_electorates_in(opened.before),
             )
         case other:
             raise BadMessage(f"asks for a lease with {other}")

@@ -371,11 +371,14 @@ class GroupOpen(_message.Message):
     FLOOR_FIELD_NUMBER: _builtins.int
     WAIT_MS_FIELD_NUMBER: _builtins.int
     HOLDER_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
     floor: _builtins.int
     wait_ms: _builtins.int
     holder: _builtins.str
     @_builtins.property
     def voters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def before(self) -> _containers.RepeatedCompositeFieldContainer[_plan_pb2.Electorate]: ...
     def __init__(
         self,
         *,
@@ -383,10 +386,11 @@ class GroupOpen(_message.Message):
         floor: _builtins.int = ...,
         wait_ms: _builtins.int = ...,
         holder: _builtins.str = ...,
+        before: _abc.Iterable[_plan_pb2.Electorate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["floor", b"floor", "holder", b"holder", "voters", b"voters", "wait_ms", b"wait_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "floor", b"floor", "holder", b"holder", "voters", b"voters", "wait_ms", b"wait_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

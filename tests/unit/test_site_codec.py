@@ -34,7 +34,7 @@ steps = st.one_of(
     st.builds(Propose, seconds),
     st.builds(Release),
     st.builds(Seal, epochs, nodes, groups),
-    st.builds(Open, nodes, epochs, seconds, names),
+    st.builds(Open, nodes, epochs, seconds, names, groups),
 )
 said = st.one_of(
     st.builds(Beat, nodes, seconds, epochs),

@@ -92,6 +92,7 @@ class Open:
     floor: int
     wait_s: float
     holder: str = ""
+    before: tuple[Electorate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
