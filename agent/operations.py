@@ -6,13 +6,14 @@ is bounded here: pulls, starts, stops and probes at once.
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
 from agent import pod_logs
+from agent.domain import labels
 from agent.domain.compose import as_user
 from agent.domain.instructions import (
     Done,
@@ -33,11 +34,14 @@ from agent.domain.instructions import (
 )
 from agent.probes import Prober
 from agent.runtime.port import (
+    ContainerFailure,
     ImageUser,
     NotFound,
+    PodSpec,
     Runtime,
     RuntimeFailure,
     RuntimeUnavailable,
+    SandboxFailure,
 )
 from agent.slots import Slots
 from agent.volumes import Owner, Volumes
@@ -50,15 +54,27 @@ STOPS_AT_ONCE = 32  # they mostly wait for a grace period
 LAST_WORDS_TRIES = 10
 LAST_WORDS_EVERY_S = 0.05
 
+NOT_GUARDED = "NotGuarded"
+
 Answer = Done | Failed | Probed | ExitRead
+
+Guard = Callable[[str, bool], str]
+"""Of an exclusive stay's uid, and whether its sandbox is there: why no more of it may start."""
+
+
+def no_guard(_uid: str, _pod_runs: bool) -> str:
+    """Until the dead-man's switch is there."""
+    return "there is no dead-man's switch on this node"
 
 
 class Operations:
-    """`arch` as in OCI images: images of another one are refused."""
+    """`arch` as in OCI images: images of another one are refused. `guard` is asked right before
+    anything exclusive starts: whatever went wrong elsewhere, it must not run without a deadline."""
 
     def __init__(self, runtime: Runtime, prober: Prober, arch: str, volumes: Volumes) -> None:
         self._runtime = runtime
         self._volumes = volumes
+        self.guard: Guard = no_guard
         self._prober = prober
         self._arch = arch
         self._pulls = asyncio.Semaphore(PULLS_AT_ONCE)
@@ -107,6 +123,8 @@ class Operations:
                     operation.image, operation.policy, operation.auth, self._arch
                 )
             case RunPod():
+                if why := self._objection(operation.uid, operation.spec, False):
+                    raise SandboxFailure(NOT_GUARDED, why)
                 return await runtime.run_pod(operation.spec)
             case StartContainer():
                 return await self._start(operation)
@@ -144,7 +162,12 @@ class Operations:
             mounts=(*spec.mounts, *shown.mounts),
             devices=(*spec.devices, *shown.devices),
         )
+        if why := self._objection(operation.uid, operation.pod, True):
+            raise ContainerFailure(NOT_GUARDED, why)
         return await self._runtime.start_container(operation.pod_id, operation.pod, spec)
+
+    def _objection(self, uid: str, pod: PodSpec, pod_runs: bool) -> str:
+        return self.guard(uid, pod_runs) if labels.CGROUP_PARENT in pod.annotations else ""
 
     async def _read_exit(self, operation: ReadExit) -> ExitRead:
         try:

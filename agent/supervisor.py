@@ -13,6 +13,7 @@
     conditions.all() -> [NodeCondition]  for the heartbeat
     wait_settled(timeout_s) -> bool      after a start: statuses are true, adopted pods were probed
     find(uid, container, previous)       the container behind a logs or exec request
+    use_guard(f)                         why an exclusive stay must not start: the dead-man's switch
 
 Idle it does three things: a listing every other second, the probes that are due, and a look at log
 sizes and disks every ten seconds. Nothing is translated to protobuf unless it changed.
@@ -52,7 +53,7 @@ from agent.domain.pressure import DiskUse, disk_pressure
 from agent.domain.reconcile import Reconciler
 from agent.domain.record import runs_of
 from agent.domain.view import Phase, ReplicaView
-from agent.operations import Operations
+from agent.operations import Guard, Operations
 from agent.probes import Prober
 from agent.runtime.port import ContainerPhase, ContainerState, NotFound, Runtime, RuntimeFailure
 from agent.steady_clock import Clock, SystemClock
@@ -156,6 +157,10 @@ class Supervisor:
 
     def set_devices(self, devices: dict[str, tuple[str, ...]]) -> None:
         self._handle(DevicesFound(devices))
+
+    def use_guard(self, guard: Guard) -> None:
+        """Without one, nothing exclusive starts."""
+        self._operations.guard = guard
 
     def statuses(self) -> list[agent_pb2.ReplicaStatus]:
         """Every replica on the node, complete."""

@@ -6,8 +6,8 @@ Pure: the same assignment, settings and values always give the same specs.
 import re
 from dataclasses import dataclass, replace
 
-from agent.domain import labels
-from agent.domain.files import pod_files
+from agent.domain import cgroups, labels
+from agent.domain.files import mounts_of, pod_files
 from agent.domain.given import Given, Unresolved
 from agent.domain.plan import Assignment, Secret
 from agent.runtime.port import (
@@ -50,9 +50,17 @@ def log_directory(settings: Settings, namespace: str, replica: str, uid: str) ->
     return f"{settings.log_root}/{namespace}_{replica}_{uid}"
 
 
+def guarded_parent(settings: Settings, assignment: Assignment) -> str:
+    """The cgroup of an exclusive replica, which the dead-man's switch kills; empty for others."""
+    if assignment.group is None or not assignment.group.exclusive:
+        return ""
+    return cgroups.own_parent(settings.cgroup_parent, assignment.replica_uid)
+
+
 def pod_spec(
     settings: Settings, assignment: Assignment, template: PodTemplate, pod_uid: str
 ) -> PodSpec:
+    guarded = guarded_parent(settings, assignment)
     return PodSpec(
         name=assignment.replica,
         namespace=assignment.namespace,
@@ -70,6 +78,7 @@ def pod_spec(
         annotations={
             labels.STOP_DELAY: str(round(template.stop_delay * 1000)),
             labels.STOP_GRACE: str(round(template.stop_grace * 1000)),
+            **({labels.CGROUP_PARENT: guarded} if guarded else {}),
         },
         log_directory=log_directory(
             settings, assignment.namespace, assignment.replica, assignment.replica_uid
@@ -81,7 +90,7 @@ def pod_spec(
         # With the node's network it has the node's name too.
         hostname="" if template.host_network else assignment.replica[:63].rstrip("-."),
         dns_servers=settings.dns_servers,
-        cgroup_parent=settings.cgroup_parent,
+        cgroup_parent=guarded or settings.cgroup_parent,
         host_network=template.host_network,
         host_pid=template.host_pid,
         host_ipc=template.host_ipc,
@@ -204,6 +213,7 @@ def check(settings: Settings, assignment: Assignment, template: PodTemplate, giv
     """Whether all that the template names is there, and allowed. Raises Unresolved."""
     pod_files(assignment, template, given, settings.host_paths)
     for container in (*template.init_containers, *template.containers):
+        mounts_of(assignment, container)
         environment(settings, assignment, container, given)
         registry_auth(container.image, assignment.namespace, template, given)
 

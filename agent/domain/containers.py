@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from agent.domain import backoff, compose, labels
 from agent.domain.devices import DevicesTaken
-from agent.domain.files import PodFiles, pod_files
+from agent.domain.files import PodFiles, mounts_of, pod_files
 from agent.domain.given import Given
 from agent.domain.instructions import (
     Emit,
@@ -218,7 +218,8 @@ def _start(
             init=container in template.init_containers,
         )
         files = PodFiles()
-        if container.volume_mounts:
+        mounts = mounts_of(assignment, container)
+        if mounts:
             rules = turn.settings.host_paths
             started = bool(pod.containers)
             files = pod_files(assignment, template, turn.given, rules, started=started)
@@ -229,7 +230,6 @@ def _start(
     memory.problem = None
     memory.attempt_next += 1
     pod_spec = compose.pod_spec(turn.settings, assignment, template, pod.uid)
-    mounts = container.volume_mounts
     turn.ask(record, StartContainer(record.uid, pod.id, pod_spec, spec, files, mounts))
 
 

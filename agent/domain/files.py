@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 
 from agent.domain.given import Given, Unresolved
 from agent.domain.plan import Assignment
-from polder.manifest import PodTemplate
+from polder.manifest import Container, PodTemplate
 from polder.manifest.names import FILE_NAME, HOST_NAME, LABEL
-from polder.manifest.volumes import Volume
+from polder.manifest.volumes import Volume, VolumeMount
 
 MEMORY_BYTES_DEFAULT = 64 << 20
 READ_ONLY = ":ro"
+EPOCH_DIRECTORY = "/run/polder"
+EPOCH_FILE = "epoch"
+EPOCH_VOLUME = "_epoch"  # no template can name a volume like this
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +86,36 @@ def pod_files(
     `started`: the pod had a container before, so its files are there. One that is started again
     gets them as they are when their source is gone: a deletion must not end what runs.
     """
-    made = (_volume(assignment, v, given, host_paths, started) for v in template.volumes)
-    return PodFiles(tuple(made))
+    made = [_volume(assignment, v, given, host_paths, started) for v in template.volumes]
+    return PodFiles((*made, *epoch_files(assignment)))
+
+
+def epoch_files(assignment: Assignment) -> tuple[Projected, ...]:
+    """The epoch of a replica that another node may take over: it may rise while it runs, and who
+    fences a storage by it must see that. Variables cannot change."""
+    if assignment.group is None:
+        return ()
+    return (Projected(EPOCH_VOLUME, False, {EPOCH_FILE: f"{assignment.epoch}\n"}),)
+
+
+def mounts_of(assignment: Assignment, container: Container) -> tuple[VolumeMount, ...]:
+    """What the container mounts, ours included. Raises Unresolved: MountPathTaken."""
+    mounts = container.volume_mounts
+    if assignment.group is None:
+        return mounts
+    for mount in mounts:
+        if is_within(posixpath.normpath(mount.mount_path), EPOCH_DIRECTORY):
+            text = f"container {container.name}: {mount.mount_path}: {EPOCH_DIRECTORY} is Polder's"
+            raise Unresolved(f"{text} in a replica with standbys", "MountPathTaken")
+    return (*mounts, VolumeMount(EPOCH_VOLUME, EPOCH_DIRECTORY, True))
 
 
 def projected_files(
     assignment: Assignment, template: PodTemplate, given: Given
 ) -> tuple[Projected, ...]:
-    """Only what comes from Configs and Secrets. Raises Unresolved."""
+    """Only what may change: from Configs and Secrets, and the epoch. Raises Unresolved."""
     found = (_projected(assignment.namespace, volume, given) for volume in template.volumes)
-    return tuple(item for item in found if item is not None)
+    return (*(item for item in found if item is not None), *epoch_files(assignment))
 
 
 def _volume(

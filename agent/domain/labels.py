@@ -23,6 +23,7 @@ INIT = PREFIX + "init"  # on containers: "1" on those that run before the others
 DEVICES = PREFIX + "devices"  # annotation of containers: ids, comma-separated
 STOP_DELAY = PREFIX + "stop-delay-ms"  # annotations of pods: how it wants to be stopped, for when
 STOP_GRACE = PREFIX + "stop-grace-ms"  # no plan tells its template any more
+CGROUP_PARENT = PREFIX + "cgroup-parent"  # annotation of pods that the dead-man's switch guards
 
 
 @dataclass(frozen=True, slots=True)

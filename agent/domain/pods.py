@@ -129,13 +129,21 @@ def wanted_digest(record: Record) -> str | None:
     return record.assignment.digest if record.assignment is not None else None
 
 
-def stays(record: Record, pod: PodState) -> bool:
+def is_unguarded(record: Record, pod: PodState, settings: compose.Settings) -> bool:
+    """Whether the dead-man's switch would miss it: it was made before its replica became exclusive,
+    or with another `cgroup_parent` in the agent's settings."""
+    wanted = record.assignment
+    parent = compose.guarded_parent(settings, wanted) if wanted is not None else ""
+    return bool(parent) and pod.annotations.get(labels.CGROUP_PARENT) != parent
+
+
+def stays(record: Record, pod: PodState, settings: compose.Settings) -> bool:
     """Whether the main pod is what is assigned, or must not be exchanged for that.
 
     What runs once is not started anew because its template changed, as long as there is something
     to wait for.
     """
-    if digest_of(pod) == wanted_digest(record):
+    if digest_of(pod) == wanted_digest(record) and not is_unguarded(record, pod, settings):
         return True
     if not record.once:
         return False

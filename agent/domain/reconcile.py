@@ -264,7 +264,7 @@ class Reconciler:
             main = record.main_pod()
             pods.recognise(record, main)
         self._judge(record, turn)
-        stays = main is not None and pods.stays(record, main)
+        stays = main is not None and pods.stays(record, main, self._settings)
         self._find_block(record, main, stays, turn)
         situation = classify(
             doomed=main is None and bool(record.pods),
@@ -383,7 +383,10 @@ class Reconciler:
         if main is not None and not pods.images_missing(record):
             wanted = record.assignment
             message = f"revision {wanted.revision} is assigned" if wanted is not None else ""
-            pods.doom(record, main, Cause("TemplateChanged", message), turn)
+            cause = Cause("TemplateChanged", message)
+            if pods.is_unguarded(record, main, self._settings):
+                cause = Cause("NotGuarded", "the dead-man's switch does not reach it")
+            pods.doom(record, main, cause, turn)
             pods.enter(record, Situation.RETIRING, turn)
             pods.retire(record, turn, may_act=True)
 

@@ -1,11 +1,13 @@
-"""Files from Configs and Secrets follow their source while a pod runs. Called by `reconcile.py`.
+"""Files from Configs, Secrets and the epoch follow their source while a pod runs.
+
+Called by `reconcile.py`.
 
 What cannot be renewed stays as it is: a container that reads its files again later must not find
 them gone because a disk is full or a Config was deleted.
 """
 
 from agent.domain.containers import Turn
-from agent.domain.files import projected_files
+from agent.domain.files import epoch_files, projected_files
 from agent.domain.given import Unresolved
 from agent.domain.instructions import Failed, UpdateFiles
 from agent.domain.plan import Assignment
@@ -18,21 +20,22 @@ def renew(record: Record, pod: PodState, assignment: Assignment, turn: Turn) -> 
 
     After a restart of the agent it is asked for once, since nobody knows what they hold.
     """
-    template = assignment.template
-    if template is None or not template.volumes or not pod.containers:
+    template, epoch = assignment.template, epoch_files(assignment)
+    if template is None or not (template.volumes or epoch) or not pod.containers:
         return  # the first container to start finds them made
     memory = record.files
     if memory.pod_id != pod.id:
         memory = record.files = FilesMemory(pod.id)
     try:
         wanted = projected_files(assignment, template, turn.given)
+        memory.missing = ""
     except Unresolved as missing:
         if memory.missing != missing.message:
             memory.missing = missing.message
             text = f"{missing.message}; the files stay as they are"
             turn.emit(record, missing.reason, text, warning=True)
-        return
-    memory.missing = ""
+        ours = {item.volume for item in epoch}
+        wanted = (*(item for item in memory.written if item.volume not in ours), *epoch)
     if wanted == memory.written:
         return
     if memory.retry.waits(turn.now):

@@ -9,7 +9,7 @@ Made by `agent/site/loop.py`:
     await client.disarm(uid)          nothing of the stay is left, or it needs no lease any more
     await client.armed()              {uid: deadline} as the switch has it; None: no answer
     client.alive                      `on_change(alive)` says when that changes
-    client.objection(uid, ...)        `Supervisor.guard`: why the stay must not start now
+    supervisor.use_guard(client.objection)    why a stay must not start now
 
 A stay that was armed stays so when the agent ends or a renewal gets lost: then it is killed by what
 the switch heard last. Cancelling `run` leaves the switch alone, for the next agent to find.
@@ -109,7 +109,7 @@ class SwitchClient:
             return None
         return dict(self._deadlines)
 
-    def objection(self, uid: str, *, pod_runs: bool) -> str:
+    def objection(self, uid: str, pod_runs: bool) -> str:
         """Why nothing more of the stay may be started; empty: the switch would end it in time.
 
         `pod_runs`: its sandbox is there, so it must be where the switch looks.

@@ -28,6 +28,7 @@ def assignment(
     namespace: str = "default",
     replaces: str = "",
     run_once: bool = False,
+    group: plan_pb2.FailoverGroup | None = None,
 ) -> plan_pb2.Assignment:
     name = replica or f"{uid}-0"
     raw = pod if isinstance(pod, bytes) else json.dumps(pod or template()).encode()
@@ -42,6 +43,7 @@ def assignment(
         template_json=raw,
         replaces=replaces,
         run_once=run_once,
+        group=group,
     )
 
 
