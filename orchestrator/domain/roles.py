@@ -7,7 +7,7 @@ the leader knows that it must get another.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from orchestrator.records import AssignmentRecord, NodePlacement
+from orchestrator.records import AssignmentRecord, GroupRecord, NodePlacement
 
 ROLES_MAX = 2_000
 """Of one node: what is beyond them would make a plan that is too large, or that it refuses."""
@@ -46,6 +46,11 @@ class Neighbourhood:
 NOBODY = Neighbourhood()
 
 
+def _involved(group: GroupRecord) -> set[str]:
+    """Everybody who has a say, or had one in a group that must be sealed first."""
+    return {*group.voters, *(node for former in group.before for node in former.voters)}
+
+
 def shared(placement: NodePlacement) -> tuple[AssignmentRecord, ...]:
     """Its assignments that somebody else may take over."""
     return tuple(item for item in placement.assignments if item.group is not None)
@@ -54,7 +59,7 @@ def shared(placement: NodePlacement) -> tuple[AssignmentRecord, ...]:
 def named_by(placement: NodePlacement) -> frozenset[str]:
     """The other nodes that have a part in its replicas."""
     groups = (item.group for item in placement.assignments)
-    named = {node for group in groups if group is not None for node in group.voters}
+    named = {node for group in groups if group is not None for node in _involved(group)}
     return frozenset(named - {placement.node})
 
 
@@ -96,7 +101,7 @@ def peers_of(node: str, placements: Iterable[NodePlacement]) -> tuple[str, ...]:
     for placement in placements:
         for item in placement.assignments:
             if item.group is not None:
-                involved = {*item.group.voters, placement.node}
+                involved = _involved(item.group) | {placement.node}
                 if node in involved:
                     found |= involved
     return tuple(sorted(found - {node}))

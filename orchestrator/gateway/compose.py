@@ -166,6 +166,10 @@ def _name(made: plan_pb2.Assignment, assignment: AssignmentRecord) -> None:
                 on_return=group.on_return,
                 stop_after_ms=int(group.stop_after_s * 1000),
                 forced=group.forced,
+                before=[
+                    plan_pb2.Electorate(number=former.number, voters=former.voters)
+                    for former in group.before
+                ],
             )
         )
 

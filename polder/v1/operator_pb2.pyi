@@ -1095,11 +1095,17 @@ class PlacedReplica(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     BECAUSE_FIELD_NUMBER: _builtins.int
     AGAINST_FIELD_NUMBER: _builtins.int
+    STANDBYS_FIELD_NUMBER: _builtins.int
+    TOOK_OVER_FROM_FIELD_NUMBER: _builtins.int
+    TOOK_OVER_AT_MS_FIELD_NUMBER: _builtins.int
     replica: _builtins.str
     node: _builtins.str
     site: _builtins.str
     country: _builtins.str
     provider: _builtins.str
+    took_over_from: _builtins.str
+    """The node from which this one took it over; empty: it was placed here."""
+    took_over_at_ms: _builtins.int
     @_builtins.property
     def because(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Each demand with the fact that meets it."""
@@ -1107,6 +1113,10 @@ class PlacedReplica(_message.Message):
     @_builtins.property
     def against(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlacementReason]:
         """Why it would not be placed there now: it stays, or waits to move."""
+
+    @_builtins.property
+    def standbys(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlacedStandby]:
+        """Who may take it over, in order; then, of an exclusive one, who only votes."""
 
     def __init__(
         self,
@@ -1118,14 +1128,51 @@ class PlacedReplica(_message.Message):
         provider: _builtins.str = ...,
         because: _abc.Iterable[_builtins.str] | None = ...,
         against: _abc.Iterable[Global___PlacementReason] | None = ...,
+        standbys: _abc.Iterable[Global___PlacedStandby] | None = ...,
+        took_over_from: _builtins.str = ...,
+        took_over_at_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["against", b"against", "because", b"because", "country", b"country", "node", b"node", "provider", b"provider", "replica", b"replica", "site", b"site"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["against", b"against", "because", b"because", "country", b"country", "node", b"node", "provider", b"provider", "replica", b"replica", "site", b"site", "standbys", b"standbys", "took_over_at_ms", b"took_over_at_ms", "took_over_from", b"took_over_from"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlacedReplica: _TypeAlias = PlacedReplica  # noqa: Y015
+
+@_typing.final
+class PlacedStandby(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    WITNESS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    witness: _builtins.bool
+    """It votes and never takes over."""
+    state: _builtins.str
+    """"Able", "Unable" or "Unknown"."""
+    reason: _builtins.str
+    """CamelCase, as its agent says it, or "NotReported", "NodeSilent", "NotReachable"."""
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        witness: _builtins.bool = ...,
+        state: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "node", b"node", "reason", b"reason", "state", b"state", "witness", b"witness"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlacedStandby: _TypeAlias = PlacedStandby  # noqa: Y015
 
 @_typing.final
 class WaitingReplicas(_message.Message):

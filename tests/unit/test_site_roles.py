@@ -11,6 +11,7 @@ from orchestrator.domain.roles import ROLES_MAX, peers_of, roles_of
 from orchestrator.gateway.roles import LOOKS_MAX, RoleBook
 from orchestrator.records import (
     AssignmentRecord,
+    ElectorateRecord,
     GroupRecord,
     NodePlacement,
     NodeStatusRecord,
@@ -52,6 +53,13 @@ def test_members_may_take_over_and_witnesses_vote() -> None:
     assert roles_of("a", placed) == () and roles_of("d", placed) == ()
     assert peers_of("a", placed) == ("b", "c") and peers_of("c", placed) == ("a", "b")
     assert peers_of("d", placed) == ()
+
+
+def test_who_voted_before_is_still_spoken_to() -> None:
+    before = (ElectorateRecord(1, ("a", "d")),)
+    placed = [on("a", stay("web-0", "a", "b", "c", exclusive=True, before=before))]
+    assert peers_of("a", placed) == ("b", "c", "d") and peers_of("d", placed) == ("a", "b", "c")
+    assert roles_of("d", placed) == ()
 
 
 def test_of_two_stays_on_one_node_the_proven_one_counts() -> None:
@@ -175,11 +183,15 @@ def test_it_is_the_same_on_every_member(mirror: Mirror) -> None:
 
 def test_a_witness_gets_no_template_and_no_secret(mirror: Mirror) -> None:
     book = RoleBook(mirror)
-    mirror.place(on("a", stay("web-0", "a", "b", witnesses=("c",), exclusive=True)))
+    before = (ElectorateRecord(7, ("a", "b")),)
+    exclusive = stay("web-0", "a", "b", witnesses=("c",), exclusive=True, before=before)
+    mirror.place(on("a", exclusive))
     plan = plan_of(book, "c")
     (role,) = plan.standby_roles
     assert not role.assignment.template_json and not plan.secrets
-    assert list(role.assignment.group.witnesses) == ["c"] and role.assignment.group.exclusive
+    group = role.assignment.group
+    assert list(group.witnesses) == ["c"] and group.exclusive
+    assert [(e.number, list(e.voters)) for e in group.before] == [(7, ["a", "b"])]
 
 
 def test_what_the_plan_carries_already_is_not_carried_twice(mirror: Mirror) -> None:
