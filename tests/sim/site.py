@@ -1,0 +1,76 @@
+"""A site alone in virtual time: nobody holds twice what may run but once, and nothing is lost.
+
+    python -m tests.sim site [--seeds N] [--seed S] [--only desk|site] [--story]
+
+`agent/domain/site/` decides, with the agent's own reconciler below it and the orchestrator's roles
+above; boxes, links, clocks, disks, the dead-man's switch and the orchestrator are models
+(`site_world.py`, `site_box.py`, `site_node.py`, `site_leader.py`). What must hold is in
+`site_checks.py` and at the end of `site_story.py`. A seed that fails is printed and replays; with
+`--story` it is told what happened when.
+"""
+
+import argparse
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from agent.domain.site.machine import SiteMachine
+from tests.sim.site_desk import DeskMachine
+from tests.sim.site_node import Machine
+from tests.sim.site_story import Kind, Story
+from tests.sim.site_world import Violation
+
+MAKERS: dict[str, tuple[Callable[[str], Machine], Kind]] = {
+    "site": (SiteMachine, Kind(exclusive=0.0)),
+    "desk": (DeskMachine, Kind(exclusive=1.0)),
+}
+STORY_LINES = 400
+
+
+def check(seed: int, only: str = "site") -> Story:
+    """Raises Violation, or whatever the machines raised; the story is in its notes."""
+    make, kind = MAKERS[only]
+    story = Story(seed, make, kind)
+    try:
+        story.tell()
+    except Exception as error:
+        for line in story.world.story[-STORY_LINES:]:
+            error.add_note(line)
+        raise
+    return story
+
+
+def _try(seed: int, only: str) -> tuple[int, str, list[str]]:
+    """For a pool: what failed, in words; empty if nothing did."""
+    try:
+        check(seed, only)
+    except Violation as error:
+        return seed, str(error), error.__notes__
+    except Exception as error:
+        return seed, f"{type(error).__name__}: {error}", getattr(error, "__notes__", [])
+    return seed, "", []
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.sim site")
+    parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0, help="the first")
+    parser.add_argument("--only", choices=sorted(MAKERS), default="site")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--story", action="store_true", help="tell what happened when")
+    given = parser.parse_args(arguments)
+    began, failed = time.monotonic(), 0
+    seeds = range(given.seed, given.seed + given.seeds)
+    with multiprocessing.Pool(min(given.jobs, given.seeds)) as pool:
+        for seed, error, story in pool.imap(partial(_try, only=given.only), seeds, chunksize=4):
+            if error:
+                failed += 1
+                if given.story:
+                    print("\n".join(story))
+                print(f"seed {seed} FAILED: {error}")
+                print(f"replay: python -m tests.sim site --only {given.only} --seed {seed} "
+                      f"--seeds 1 --story", flush=True)  # fmt: skip
+    print(f"{given.seeds} seeds, {failed} failed, {time.monotonic() - began:.0f} s")
+    return 1 if failed else 0

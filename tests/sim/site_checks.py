@@ -1,0 +1,156 @@
+"""What must hold at a site at every moment of true time, whatever its boxes believe.
+
+Of an exclusive replica:
+
+- there is never a process of it while one of another stay of it runs, on whichever node;
+- what it writes to a register that all share is never below what was written there before, and
+  no two stays write the same number;
+- no process of it begins that the dead-man's switch was not told of.
+
+Of one that is not:
+
+- no stay yields to another but to one that is ready and stands above it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.domain.instructions import Operation, StartContainer, StopContainer
+from agent.domain.plan import ParsedPlan
+from agent.domain.roster import Key
+from agent.domain.site.messages import Stay
+from agent.domain.view import ReplicaView
+from polder import epochs
+from tests.sim.site_box import Process
+from tests.sim.site_world import Violation, World
+
+# How old a winner's readiness may be that a yielding stay rests on: a claim and a beat are under
+# way for that long on a bad day.
+BELIEVED_S = 30.0
+
+
+@dataclass(slots=True)
+class Written:
+    """The register's last entry for one replica."""
+
+    epoch: int
+    node: str
+    uid: str
+
+
+@dataclass(slots=True)
+class Seen:
+    """One stay as its node last showed it, and when it was last ready."""
+
+    epoch: int
+    ready: bool
+    ready_at: float
+
+
+class Checks:
+    """One for the whole site. `exclusive`: those replicas of which there is at most one."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.exclusive: set[Key] = set()
+        self.running: dict[Key, dict[str, Process]] = {}
+        self.register: dict[Key, Written] = {}
+        self.stays: dict[Key, dict[tuple[str, str], Seen]] = {}
+        self.begun: dict[Key, int] = {}
+        self.armed: Callable[[str, str], bool] = lambda node, uid: True
+        self._epochs: dict[tuple[str, str], tuple[Key, int]] = {}
+
+    # ---- processes ----
+
+    def began(self, process: Process) -> None:
+        key, world = process.key, self.world
+        world.tell(f"{process.node} runs {process.uid} of {key[1]}")
+        self.begun[key] = self.begun.get(key, 0) + 1
+        others = self.running.setdefault(key, {})
+        if key in self.exclusive:
+            for other in others.values():
+                if (other.node, other.uid) != (process.node, process.uid):
+                    raise Violation(
+                        f"two of {key[1]}: {other.uid} on {other.node} runs, "
+                        f"{process.uid} on {process.node} begins"
+                    )
+            if not self.armed(process.node, process.uid):
+                raise Violation(f"{process.uid} begins on {process.node}, and is not armed")
+        others[process.container] = process
+        known = self._epochs.get((process.node, process.uid))
+        if known is not None:
+            self._write(process.node, process.uid, key, known[1])
+
+    def ended(self, process: Process) -> None:
+        self.world.tell(f"{process.node} runs {process.uid} of {process.key[1]} no more")
+        self.running.get(process.key, {}).pop(process.container, None)
+
+    def _write(self, node: str, uid: str, key: Key, epoch: int) -> None:
+        if key not in self.exclusive:
+            return
+        last = self.register.get(key)
+        if last is not None and (last.node, last.uid) != (node, uid) and epoch <= last.epoch:
+            raise Violation(
+                f"{uid} on {node} writes {epochs.shown(epoch)} of {key[1]} after "
+                f"{last.uid} on {last.node} wrote {epochs.shown(last.epoch)}"
+            )
+        if last is not None and epoch < last.epoch:
+            raise Violation(f"the epoch of {uid} on {node} fell to {epochs.shown(epoch)}")
+        self.register[key] = Written(epoch, node, uid)
+
+    # ---- what an agent has in mind ----
+
+    def effective(self, node: str, plan: ParsedPlan) -> None:
+        """What its supervisor is given: a running stay learns its epoch from it."""
+        for uid, assignment in plan.assignments.items():
+            key, epoch = assignment.key, assignment.epoch
+            if self._epochs.get((node, uid)) == (key, epoch):
+                continue
+            self._epochs[node, uid] = (key, epoch)
+            runs = self.running.get(key, {}).values()
+            if any((other.node, other.uid) == (node, uid) for other in runs):
+                self._write(node, uid, key, epoch)
+
+    def decided(self, node: str, before: tuple[Stay, ...], after: tuple[Stay, ...]) -> None:
+        known = set(before)
+        for stay in after:
+            if stay not in known:
+                how = f"stop {stay.stop}" if stay.stop else "run"
+                self.world.tell(
+                    f"{node} decides: {how} {stay.uid} of {stay.key[1]} "
+                    f"with {epochs.shown(stay.epoch)} {stay.message}"
+                )
+        for stay in before:
+            if stay.uid not in {s.uid for s in after}:
+                self.world.tell(
+                    f"{node} decides: nothing about {stay.uid} of {stay.key[1]} any more"
+                )
+
+    def views(self, node: str, views: tuple[ReplicaView, ...]) -> None:
+        """What its supervisor shows."""
+        for view in views:
+            stays = self.stays.setdefault((view.workload_uid, view.replica), {})
+            seen = stays.setdefault((node, view.uid), Seen(view.epoch, False, float("-inf")))
+            if seen.ready or view.ready:
+                seen.ready_at = self.world.now
+            seen.epoch, seen.ready = view.epoch, view.ready
+
+    def ordered(self, node: str, operation: Operation) -> None:
+        """What its supervisor asks of the runtime."""
+        if isinstance(operation, StopContainer) and operation.cause == "Superseded":
+            self._yields(node, operation.uid)
+        elif isinstance(operation, StartContainer):
+            pass
+
+    def _yields(self, node: str, uid: str) -> None:
+        key = next((k for k, stays in self.stays.items() if (node, uid) in stays), None)
+        if key is None or key in self.exclusive:
+            return
+        stays = self.stays[key]
+        own = stays[node, uid]
+        for (other, _), seen in stays.items():
+            if other == node or (seen.epoch, other) <= (own.epoch, node):
+                continue
+            if seen.ready or seen.ready_at >= self.world.now - BELIEVED_S:
+                return
+        raise Violation(f"{uid} of {key[1]} on {node} yields, and no ready one stands above it")

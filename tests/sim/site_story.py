@@ -1,0 +1,316 @@
+"""What happens to a site in one seed: a calm start, a bad time, quiet, and what must then be so.
+
+In the bad time links break one way or both, agents crash, hang and are upgraded, boxes lose their
+power one by one or all at once, clocks change their pace, disks are slow or full, containers crash,
+switches die, uplinks come and go, and the leader moves replicas, changes who votes and deletes
+what runs. Then nothing fails any more, but those that are dead stay dead, and at times the
+orchestrator, too.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.domain.roster import Key
+from tests.sim.site_checks import Checks
+from tests.sim.site_leader import Leader, Replica, template
+from tests.sim.site_node import Machine, Node
+from tests.sim.site_world import CLEAR, Network, Violation, Weather, World
+
+START_S = 30.0
+BAD_S = (20.0, 80.0)
+QUIET_S = 75.0
+GRACES = ("0s", "1s", "5s")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a story may be about. `exclusive`: how probable it is of a replica."""
+
+    exclusive: float = 0.5
+    torn: float = 0.3
+    chaos: float = 0.3
+    leader: bool = True
+
+
+class Story:
+    """One seed."""
+
+    def __init__(self, seed: int, make: Callable[[str], Machine], kind: Kind = Kind()) -> None:
+        self.world = world = World(seed)
+        dice = self.dice = world.dice
+        self.kind = kind
+        self.checks = Checks(world)
+        self.network = Network(world, self._weather())
+        count = dice.choice((1, 2, 3, 3, 3, 3, 4, 5))
+        self.nodes = [Node(f"n{i}", world, self.network, self.checks, make) for i in range(count)]
+        self.by_name = {node.name: node for node in self.nodes}
+        self.checks.armed = lambda node, uid: self.by_name[node].switch.armed(uid)
+        self.leader = Leader(world, self.nodes)
+        for number in range(dice.choice((1, 1, 2))):
+            self._add_replica(number)
+        for node in self.nodes:
+            node.torn = 0.002 if dice.random() < kind.torn else 0.0
+            node.runtime.slow_s = dice.choice((0.05, 0.4, 2.0))
+            node.runtime.warm_s = dice.choice((0.1, 1.0, 4.0))
+            node.disk.slow_s = dice.choice((0.002, 0.02, 0.3))
+            world.after(self.dice.between(0, 3), node.start)
+
+    def _weather(self) -> Weather:
+        dice = self.dice
+        if dice.random() >= self.kind.chaos:
+            return CLEAR
+        return Weather(
+            latency_s=dice.choice(((0.0002, 0.004), (0.001, 0.3))),
+            spike=dice.choice((0.0, 0.02)),
+            lost=dice.choice((0.0, 0.02, 0.2)),
+            twice=dice.choice((0.0, 0.05)),
+            late=dice.choice((0.0, 0.05)),
+        )
+
+    def _add_replica(self, number: int) -> None:
+        dice = self.dice
+        exclusive = dice.random() < self.kind.exclusive
+        replica = Replica(
+            key=(f"w{number}", f"r{number}-0"),
+            exclusive=exclusive,
+            on_return=dice.choice(("older", "older", "newer")),
+            stop_after_s=dice.choice((0.0, 0.0, 0.0, 30.0)) if exclusive else 0.0,
+            template=template(dice.choice(GRACES), probed=dice.random() < 0.6),
+        )
+        if exclusive:
+            self.checks.exclusive.add(replica.key)
+        members, witnesses = self._some_group(exclusive)
+        self.leader.place(replica, members, witnesses)
+
+    def _some_group(self, exclusive: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        names = [node.name for node in self.nodes]
+        self.dice.shuffle(names)
+        members = names[: self.dice.randint(1, len(names))]
+        rest = names[len(members) :]
+        witnesses: list[str] = []
+        while exclusive and rest and (len(members) + len(witnesses)) % 2 == 0:
+            witnesses.append(rest.pop())
+        while exclusive and len(rest) > 1 and len(members) + len(witnesses) < 3:
+            witnesses += [rest.pop(), rest.pop()]
+        return tuple(members), tuple(witnesses)
+
+    # ---- the telling ----
+
+    def tell(self) -> None:
+        """Raises Violation."""
+        world = self.world
+        world.run(START_S)
+        self._as_wanted("after a calm start")
+        over = world.now + self.dice.between(*BAD_S)
+        while world.now < over:
+            self._something()
+            world.run(world.now + self.dice.choice((0.05, 0.5, 2.0, 6.0, 12.0)))
+        self._calm()
+        world.run(world.now + QUIET_S)
+        self._as_wanted("after quiet")
+
+    def _something(self) -> None:
+        happenings: list[tuple[int, Callable[[], None]]] = [
+            (6, self._cut),
+            (4, self._part),
+            (4, self._mend),
+            (5, self._crash),
+            (2, self._restart),
+            (4, self._freeze),
+            (4, self._power),
+            (1, self._power_cycle),
+            (2, self._drift),
+            (2, self._ability),
+            (2, self._container),
+            (1, self._switch),
+            (1, self._disk),
+            (3, self._uplink),
+            (4, self._lead),
+            (2, self._nothing),
+        ]
+        weights = [weight for weight, _ in happenings]
+        self.dice.choices([what for _, what in happenings], weights)[0]()
+
+    def _nothing(self) -> None:
+        """Time passes."""
+
+    def _some_node(self) -> Node:
+        return self.dice.choice(self.nodes)
+
+    # ---- links ----
+
+    def _cut(self) -> None:
+        if len(self.nodes) < 2:
+            return
+        one, two = self.dice.sample([node.name for node in self.nodes], 2)
+        self._sever(one, two, both=self.dice.random() < 0.5)
+
+    def _part(self) -> None:
+        """Some from the others, one way or both."""
+        names = [node.name for node in self.nodes]
+        if len(names) < 2:
+            return
+        self.dice.shuffle(names)
+        size = self.dice.randint(1, len(names) - 1)
+        both = self.dice.random() < 0.8
+        for one in names[:size]:
+            for two in names[size:]:
+                self._sever(one, two, both=both)
+
+    def _sever(self, one: str, two: str, *, both: bool) -> None:
+        self.world.tell(f"cut {one} {'<->' if both else '->'} {two}")
+        self.network.cut(one, two)
+        if both:
+            self.network.cut(two, one)
+        if self.dice.random() < 0.7:
+            delay = self.dice.choice((1.0, 4.0, 15.0, 40.0))
+            self.world.after(delay, self._unsever, one, two)
+
+    def _unsever(self, one: str, two: str) -> None:
+        self.world.tell(f"mend {one} <-> {two}")
+        self.network.mend(one, two)
+        self.network.mend(two, one)
+
+    def _mend(self) -> None:
+        self.world.tell("mend all links")
+        self.network.mend_all()
+
+    # ---- boxes ----
+
+    def _crash(self) -> None:
+        node = self._some_node()
+        self.world.tell(f"{node.name}: the agent crashes")
+        node.crash(self.dice.choice((0.1, 1.0, 4.0, 10.0, 40.0)))
+
+    def _restart(self) -> None:
+        self._some_node().restart(self.dice.choice((0.5, 2.0, 5.0, 12.0)))
+
+    def _freeze(self) -> None:
+        self._some_node().freeze(self.dice.choice((0.3, 1.0, 2.5, 3.5, 8.0, 25.0)))
+
+    def _power(self) -> None:
+        node = self._some_node()
+        node.power_off()
+        if self.dice.random() < 0.8:
+            self.world.after(
+                self.dice.choice((1.0, 5.0, 20.0)), node.power_on, self.dice.choice((0.2, 1.0, 5.0))
+            )
+
+    def _power_cycle(self) -> None:
+        """The whole site."""
+        for node in self.nodes:
+            node.power_off()
+        for node in self.nodes:
+            self.world.after(
+                self.dice.choice((1.0, 2.0, 6.0)), node.power_on, self.dice.choice((0.2, 1.0, 5.0))
+            )
+
+    def _drift(self) -> None:
+        for node in self.nodes:
+            node.drift()
+
+    def _ability(self) -> None:
+        node, key = self._some_node(), self._some_key()
+        node.set_able(key, self.dice.choice(("", "ImagePull", "Frozen")))
+
+    def _container(self) -> None:
+        self._some_node().runtime.crash_one()
+
+    def _switch(self) -> None:
+        self._some_node().switch_dies(self.dice.choice((0.1, 0.5, 3.0)))
+
+    def _disk(self) -> None:
+        node = self._some_node()
+        node.disk.failing = self.dice.choice((0.0, 0.5, 1.0))
+        self.world.after(self.dice.between(1, 10), setattr, node.disk, "failing", 0.0)
+
+    # ---- the orchestrator ----
+
+    def _uplink(self) -> None:
+        leader, dice = self.leader, self.dice
+        what = dice.choice(("all", "one", "back", "back"))
+        self.world.tell(f"uplink: {what}")
+        if what == "all":
+            leader.present = False
+        elif what == "one":
+            leader.reachable.discard(self._some_node().name)
+        else:
+            leader.present = True
+            leader.reachable = set(self.by_name)
+
+    def _some_key(self) -> Key:
+        return self.dice.choice(list(self.leader.replicas))
+
+    def _lead(self) -> None:
+        """It decides something whether or not anybody hears it."""
+        if not self.kind.leader or not self.leader.present:
+            return
+        key, dice = self._some_key(), self.dice
+        what = dice.choice(("move", "move", "regroup", "regroup", "delete"))
+        if self.leader.replicas[key].deleted:
+            return
+        if what == "move":
+            self.leader.move(key, self._some_node().name)
+        elif what == "regroup":
+            self.leader.regroup(key, *self._some_group(self.leader.replicas[key].exclusive))
+        elif dice.random() < 0.3:
+            self.leader.delete(key)
+
+    # ---- the end ----
+
+    def _calm(self) -> None:
+        self.world.tell("quiet")
+        dice = self.dice
+        self.network.mend_all()
+        self.network.weather = CLEAR
+        dead = dice.randint(0, len(self.nodes) - 1) if dice.random() < 0.5 else 0
+        for index, node in enumerate(dice.sample(self.nodes, len(self.nodes))):
+            node.torn = node.disk.failing = 0.0
+            node.unable.clear()
+            if index < dead:
+                node.power_off()
+                continue
+            if node.agent is not None and node.agent.frozen:
+                node._thaw(node.agent)
+            if node.agent is not None:
+                node.agent.do(node.agent.able)
+            node.power_on(0.5)
+            if node.agent is None:
+                self.world.after(1.0, node.start)
+        if dice.random() < 0.6:
+            self.leader.present = True
+            self.leader.reachable = set(self.by_name)
+        else:
+            self.leader.present = False
+
+    def _alive(self) -> set[str]:
+        return {node.name for node in self.nodes if node.agent is not None}
+
+    def _as_wanted(self, when: str) -> None:
+        for key, replica in self.leader.replicas.items():
+            runs = {(p.node, p.uid) for p in self.checks.running.get(key, {}).values()}
+            ready = {
+                place
+                for place, seen in self.checks.stays.get(key, {}).items()
+                if seen.ready and place in runs
+            }
+            if replica.deleted:
+                if self.leader.present and runs:
+                    raise Violation(f"{key[1]} is deleted and runs on {runs} {when}")
+            elif replica.stop_after_s and not self.leader.present:
+                continue
+            elif self._must_run(key, replica):
+                if not ready:
+                    raise Violation(f"{key[1]} is lost {when}: {runs} run, none is ready")
+                if len(runs) > 1:
+                    raise Violation(f"{key[1]} still runs on {sorted(runs)} {when}")
+
+    def _must_run(self, key: Key, replica: Replica) -> bool:
+        """As far as anybody can ask for: of every group that was ever formed a majority lives, and
+        somebody who may hold it by the word of all of them."""
+        alive, groups = self._alive(), self.leader.groups[key]
+        if replica.exclusive and any(
+            len(alive & set(group.voters)) <= len(group.voters) // 2 for group in groups
+        ):
+            return False
+        return any(all(name in group.members for group in groups) for name in alive)
