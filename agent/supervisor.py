@@ -14,6 +14,7 @@
     wait_settled(timeout_s) -> bool      after a start: statuses are true, adopted pods were probed
     find(uid, container, previous)       the container behind a logs or exec request
     use_guard(f)                         why an exclusive stay must not start: the dead-man's switch
+    views(), seen, now                   for the site: what runs; whether the runtime was seen
 
 Idle it does three things: a listing every other second, the probes that are due, and a look at log
 sizes and disks every ten seconds. Nothing is translated to protobuf unless it changed.
@@ -145,7 +146,7 @@ class Supervisor:
         self._flushing = False
         self._turns = 0
         self._stopping = False
-        self._seen = False  # the runtime, at least once
+        self.seen = asyncio.Event()  # the runtime, at least once
         self._active_at = self._clock.steady()
 
     # ---- for the rest of the agent ----
@@ -164,8 +165,17 @@ class Supervisor:
 
     def statuses(self) -> list[agent_pb2.ReplicaStatus]:
         """Every replica on the node, complete."""
-        now = self._clock.wall()
-        return [translate.replica_status(view, now) for view in self._reconciler.views()]
+        now, steady = self._clock.wall(), self._clock.steady()
+        return [translate.replica_status(view, now, steady) for view in self._reconciler.views()]
+
+    def views(self) -> list[ReplicaView]:
+        """The same, before it is put into messages."""
+        return self._reconciler.views()
+
+    @property
+    def now(self) -> float:
+        """Of the clock by which views say since when something is so."""
+        return self._clock.steady()
 
     def gone(self) -> list[str]:
         """Replicas that the plan wants stopped and of which nothing is left."""
@@ -250,7 +260,7 @@ class Supervisor:
                 continue
             self.conditions.clear("RuntimeDown")
             self._handle(PodsListed(pods, token))
-            self._seen = True
+            self.seen.set()
             try:
                 async with asyncio.timeout(self._list_pause_s()):
                     await self._look.wait()
@@ -334,8 +344,9 @@ class Supervisor:
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        now = self._clock.wall()
-        changed = [translate.replica_status(view, now) for view in self._changed.values()]
+        now, steady = self._clock.wall(), self._clock.steady()
+        views = self._changed.values()
+        changed = [translate.replica_status(view, now, steady) for view in views]
         gone, self._gone = self._gone, []
         self._changed.clear()
         self._flushing = False
@@ -404,7 +415,7 @@ class Supervisor:
             self.conditions.set("NetworkNotReady", "NetworkNotReady", info.message)
 
     async def _sweep_files(self) -> None:
-        if self._seen:
+        if self.seen.is_set():
             await self._volumes.sweep({pod.id for pod in self._reconciler.pods()})
 
     def _prune_logs(self) -> None:

@@ -24,8 +24,9 @@ def ms(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-def replica_status(view: ReplicaView, observed_at: float) -> agent_pb2.ReplicaStatus:
-    """`observed_at` in unix seconds, by the box's own clock."""
+def replica_status(view: ReplicaView, observed_at: float, steady: float) -> agent_pb2.ReplicaStatus:
+    """`observed_at` in unix seconds, by the box's own clock; `steady` at the same moment."""
+    ready_for_s = steady - view.ready_since
     return agent_pb2.ReplicaStatus(
         namespace=view.namespace,
         workload=view.workload,
@@ -44,6 +45,8 @@ def replica_status(view: ReplicaView, observed_at: float) -> agent_pb2.ReplicaSt
         containers=[_container(c) for c in view.containers],
         observed_at_ms=ms(observed_at),
         template_digest=view.digest,
+        ready_since_ms=ms(observed_at - ready_for_s) if view.ready else 0,
+        takes_over=view.takes_over,
     )
 
 

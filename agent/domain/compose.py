@@ -74,6 +74,7 @@ def pod_spec(
             labels.REVISION: str(assignment.revision),
             labels.TEMPLATE_DIGEST: assignment.digest,
             labels.EPOCH: str(assignment.epoch),
+            **({labels.TAKES_OVER: assignment.takes_over} if assignment.takes_over else {}),
         },
         annotations={
             labels.STOP_DELAY: str(round(template.stop_delay * 1000)),

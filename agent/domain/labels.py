@@ -18,6 +18,7 @@ REPLICA_UID = PREFIX + "replica-uid"
 REVISION = PREFIX + "revision"
 TEMPLATE_DIGEST = PREFIX + "template-digest"
 EPOCH = PREFIX + "epoch"
+TAKES_OVER = PREFIX + "takes-over"  # only where the site itself decided
 RESTARTS = PREFIX + "restarts"  # on containers
 INIT = PREFIX + "init"  # on containers: "1" on those that run before the others
 DEVICES = PREFIX + "devices"  # annotation of containers: ids, comma-separated

@@ -6,9 +6,10 @@ asks for. It decides alone and without I/O; the table that it follows is in `sit
 What holds at any time, whatever arrives in which order:
 
 - Nothing is stopped but for a cause: a Stop in the plan, another template for the same replica, a
-  holder of the same replica with a higher epoch, a second pod of one stay, a sandbox that is dead
-  already, failed liveness, or a failed neighbour in a pod that is to run once. Absence from a plan,
-  an empty plan, a lost runtime or a restart of the agent is no cause.
+  holder of the same replica with a higher epoch, a hold that the site laid over the plan, a second
+  pod of one stay, a sandbox that is dead already, failed liveness, or a failed neighbour in a pod
+  that is to run once. Absence from a plan, an empty plan, a lost runtime or a restart of the agent
+  is no cause.
 - Of one replica at most one operation on its pod is under way, and none while the outcome of the
   last one is unknown: then the runtime is looked at first.
 - A pod whose template digest matches is adopted as it is.
@@ -177,12 +178,13 @@ class Reconciler:
             if record.assignment is None or record.assignment.digest != wanted.digest:
                 record.pod_retry.succeeded()
             record.assignment, record.assigned, record.stop = wanted, True, None
+            record.hold = plan.held.get(record.uid)
             return
         if record.assigned and stop is None and record.pods:
             turn.emit(
                 record, "Orphaned", "no plan names it any more; it keeps running", warning=True
             )
-        record.assigned = False
+        record.assigned, record.hold = False, None
         record.stop = Cause(stop.cause, stop.message) if stop is not None else None
         successor = self._by_name.get((record.namespace, record.replica))
         if stop is None and successor is not None and successor.epoch > pods.epoch_of(record):
@@ -327,7 +329,7 @@ class Reconciler:
         for pod in record.pods.values():
             if pod.id in record.doomed:
                 continue
-            cause = record.stop
+            cause = record.forbidden
             if cause is None and record.assigned and pods.usable(record):
                 if pod is not main:
                     cause = ONE_TOO_MANY
@@ -361,11 +363,14 @@ class Reconciler:
         wanted = record.assignment if record.assigned and record.stop is None else None
         if wanted is not None and not stays:
             record.block = self._obstacle(record, wanted, main is None)
-        if record.block is not None and record.block != was:
+        told = record.hold is not None  # the site says itself what it decides
+        if record.block is not None and record.block != was and not told:
             turn.emit(record, record.block.reason, record.block.message, warning=True)
 
     def _obstacle(self, record: Record, wanted: Assignment, starting: bool) -> Cause | None:
         """Why what is assigned cannot be started at all."""
+        if record.hold is not None:
+            return Cause(record.hold.cause, record.hold.message)
         if wanted.template is None:
             return Cause("BadTemplate", wanted.error)
         if record.standing.against and record.ran != wanted.digest:
@@ -407,7 +412,8 @@ class Reconciler:
     def _publish(self, record: Record, turn: Turn) -> None:
         if record.uid not in self._records:
             return
-        view, was = report.view_of(record), record.published
+        view, was = report.view_of(record, turn.now, turn.wall), record.published
+        record.ready_since = view.ready_since
         if view.ready:
             record.unready_since = None
         elif record.unready_since is None and (

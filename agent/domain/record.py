@@ -12,7 +12,7 @@ from agent.domain import backoff, labels
 from agent.domain.backoff import Retry
 from agent.domain.files import Projected
 from agent.domain.instructions import Key, Operation
-from agent.domain.plan import Assignment
+from agent.domain.plan import Assignment, Hold
 from agent.domain.probes import ProbeKind, ProbeState
 from agent.domain.situation import Situation
 from agent.domain.sovereign import Standing
@@ -85,6 +85,7 @@ class Record:
     assignment: Assignment | None = None  # the last that a plan gave
     assigned: bool = False  # the plan in use gives it
     stop: Cause | None = None  # the plan in use wants it stopped
+    hold: Hold | None = None  # the site's own word against the assignment
     runs: Assignment | None = None  # what the main pod was made from, when that is known
     pods: dict[str, PodState] = field(default_factory=dict)
     doomed: dict[str, Cause] = field(default_factory=dict)  # pods that must go, by id
@@ -102,6 +103,7 @@ class Record:
     hold_until: float = 0.0
     block: Cause | None = None
     ran: str = ""  # digest of the wanted template, once a pod of it was here
+    ready_since: float = 0.0  # as it was published; 0: it is not ready
     standing: Standing = field(default_factory=Standing)
     noncompliant: str = ""  # why its policy forbids what runs here
     trouble: Cause | None = None  # an operation failed and will be repeated
@@ -109,6 +111,14 @@ class Record:
     situation: Situation | None = None
     due: float | None = None
     published: ReplicaView | None = None
+
+    @property
+    def forbidden(self) -> Cause | None:
+        """Why nothing of it may run here, by the plan or by the site's own decision."""
+        hold = self.hold
+        if self.stop is not None or hold is None or hold.waits:
+            return self.stop
+        return Cause(hold.cause, hold.message)
 
     @property
     def once(self) -> bool:

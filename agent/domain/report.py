@@ -17,8 +17,8 @@ MAX_MESSAGE = 1024
 NONE = Cause("")
 
 
-def view_of(record: Record) -> ReplicaView:
-    """The replica's reportable state."""
+def view_of(record: Record, now: float, wall: float) -> ReplicaView:
+    """The replica's reportable state. `now` and `wall` as the reconciler's."""
     pod = record.main_pod() or next(iter(record.pods.values()), None)
     shown = record.runs if pod is not None and record.runs is not None else record.assignment
     first, containers = _containers(record, pod, shown)
@@ -28,6 +28,7 @@ def view_of(record: Record) -> ReplicaView:
     cause = _reason(record, first, containers, ready)
     started = containers if record.situation is Situation.FINISHED else running
     digest, revision, epoch = _versions(record, pod, shown)
+    started_at = max((c.started_at for c in started), default=0.0)
     return ReplicaView(
         namespace=record.namespace,
         workload=_label(pod, labels.WORKLOAD, shown.workload if shown else ""),
@@ -42,10 +43,29 @@ def view_of(record: Record) -> ReplicaView:
         epoch=epoch,
         restarts=sum(c.restarts for c in (*containers, *first)),
         pod_ip=pod.ip if pod is not None else "",
-        started_at=max((c.started_at for c in started), default=0.0),
+        started_at=started_at,
         digest=digest,
         containers=(*containers, *first),
+        ready_since=_ready_since(record, now, wall - started_at) if ready else 0.0,
+        takes_over=_takes_over(record, pod),
+        present=bool(record.pods) or record.blind or record.busy("pod", "container"),
     )
+
+
+def _ready_since(record: Record, now: float, started_for_s: float) -> float:
+    """Of a pod that an earlier agent made it is not known: it is taken to have been ready since its
+    containers started, which is wrong by as much as that took."""
+    if record.ready_since:
+        return record.ready_since
+    adopted = not record.pod_since and record.unready_since is None
+    return now - min(max(0.0, started_for_s), now) if adopted else now
+
+
+def _takes_over(record: Record, pod: PodState | None) -> str:
+    """Once a plan assigns it, it is the plan's."""
+    if record.assigned and record.assignment is not None:
+        return record.assignment.takes_over
+    return _label(pod, labels.TAKES_OVER, "")
 
 
 def _all_ready(record: Record, containers: tuple[ContainerView, ...]) -> bool:

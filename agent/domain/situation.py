@@ -7,9 +7,10 @@ hold their row back (see `reconcile.py`), they do not make a row of their own.
     situation   when                                        asks for                       then
     GONE        no pod; the plan does not assign it         PublishGone, DeleteLogs        (end)
     BLOCKED     no pod; template unreadable, secret         nothing; seen again with the   FETCHING
-                missing, policy forbids a first start, or   next plan, when a fact expires
+                missing, policy forbids a first start,      next plan, when a fact expires
                 another stay of the replica has its host    or a pod is removed
-                ports or its local volumes
+                ports or its local volumes, or the site
+                holds it: another node runs it
     FETCHING    no pod; an image is not on the box          EnsureImage, with backoff      CREATING
     WAITING     no pod; the last sandbox failed             nothing until the backoff ends CREATING
     CREATING    no pod; all images are there                RunPod                         SERVING
@@ -23,9 +24,9 @@ hold their row back (see `reconcile.py`), they do not make a row of their own.
     KEPT        a pod, and nothing better to run: no plan   the pod is served, if its      SERVING
                 names it (orphan), or the new template      template is known
                 cannot be used
-    RETIRING    its pod must go: Stop in the plan, template nothing until the stop delay   GONE or
-                changed, superseded, sandbox dead, double   is over; StopContainer, then   FETCHING
-                                                            RemovePod
+    RETIRING    its pod must go: Stop in the plan, template nothing until the stop delay   GONE,
+                changed, superseded, held by the site,      is over; StopContainer, then   BLOCKED,
+                sandbox dead, double                        RemovePod                      FETCHING
 
 A second pod of one replica (an answer got lost) is retired beside the first, whatever its row. Only
 retiring, an unhealthy container and a failed neighbour in a pod that is to run once lead to a stop.

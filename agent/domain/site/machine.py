@@ -1,0 +1,367 @@
+"""The site's state machine: what peers, plans and the runtime say in, what is to be done out.
+
+`agent/site/loop.py` owns one SiteMachine and does for it what `supervisor.py` does for the
+Reconciler; `tests/sim/site.py` runs it in virtual time. It composes, and leaves every decision to a
+part of its own:
+
+    part            decides
+    peers.py        who is heard, who is missed
+    claims.py       what runs where, as peers say; what they are told
+    takeover.py     replicas that run at least once: who takes over, which of two stays
+    lease.py        exclusive replicas: who holds them
+    stays.py        what of all that stands on the disk
+    isolation.py    for how long no orchestrator was heard
+
+    event                   does
+    Booted                  remembers; nothing is decided before the first plan
+    PlanInUse               drops what the plan took over, or stops; judges; Decide
+    PeerOpened              Beat and Claims to that peer
+    PeerSaid, PeerClosed    judges if that changed anything
+    RunsHere, AbleTo        judge if that changed anything
+    Saved                   what waited for the disk takes effect; a failed write takes it back
+    Tick                    Beat each second; judges if a time has come
+    Stopping                Goodbye "Restarting" to the peers
+
+Judging: each shared replica gets a verdict; what it changes is saved, what is saved or is a stop
+goes into the next Decide, and peers hear of it by Claims. An idle site says a Beat a second per
+peer and judges nothing.
+"""
+
+from collections.abc import Iterator
+from itertools import count
+
+from agent.domain.plan import ParsedPlan
+from agent.domain.roster import Key
+from agent.domain.site.cases import Here, cases, claims_of
+from agent.domain.site.claims import OurClaims, TheirClaims
+from agent.domain.site.isolation import Isolation
+from agent.domain.site.messages import (
+    Ability,
+    AbleTo,
+    Beat,
+    Booted,
+    Claim,
+    Claims,
+    Condition,
+    Decide,
+    Event,
+    Goodbye,
+    Instruction,
+    OrchestratorHeard,
+    PeerClosed,
+    PeerOpened,
+    PeerSaid,
+    PlanInUse,
+    RunsHere,
+    Saved,
+    Send,
+    Stay,
+    Stopping,
+    Tell,
+)
+from agent.domain.site.peers import RESTART_PATIENCE_MAX_S, Peers
+from agent.domain.site.stays import NAME, Stays
+from agent.domain.site.takeover import Case, Scene, Standing, Takeovers
+
+BEAT_S = 1.0
+AWAY_S = 0.7  # a beat that is later than this says that the process did not listen
+RETRY_SAVE_S = 5.0
+
+
+class SiteMachine:
+    """One node's part in its site. `now`: seconds of CLOCK_BOOTTIME."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._plan: ParsedPlan | None = None
+        self._peers = Peers()
+        self._theirs = TheirClaims()
+        self._ours = OurClaims()
+        self._takeovers = Takeovers()
+        self._stays = Stays()
+        self._here = Here()
+        self._isolation = Isolation()
+        self._able: dict[Key, Ability] = {}
+        self._tokens: Iterator[int] = count(1)
+        self._standings: dict[Key, Standing] = {}
+        self._decided: tuple[Stay, ...] | None = None
+        self._claims: list[Claim] = []
+        self._missed: frozenset[str] = frozenset()
+        self._silent: tuple[str, ...] = ()
+        self._complaints: tuple[str, ...] = ()
+        self._over = False  # the promised time without an orchestrator
+        self._began_at = self._last_at = 0.0
+        self._beat_at: float | None = None
+        self._judge_at: float | None = None
+        self._save_after = 0.0
+        self._stale = False
+
+    # ---- what the rest of the agent reads ----
+
+    def next_due(self) -> float | None:
+        """When to send a Tick at the latest; None: nothing waits for time to pass."""
+        due = (self._beat_at, self._judge_at, self._peers.next_due(self._last_at))
+        return min((at for at in due if at is not None), default=None)
+
+    def standing(self, key: Key) -> Standing | None:
+        """What this node makes of a shared replica; None: it has no part in it."""
+        return self._standings.get(key)
+
+    def abilities(self) -> tuple[Ability, ...]:
+        """Of every role, whether this node could take it over now: what only the machine knows is
+        laid over AbleTo."""
+        if self._plan is None:
+            return ()
+        found = []
+        for key, role in self._plan.roles.items():
+            reason = self._hindrance(key)
+            if role.assignment.template is not None and reason is not None:
+                found.append(Ability(key, not reason, reason))
+        return tuple(found)
+
+    def _hindrance(self, key: Key) -> str | None:
+        """Why it could not take the replica over; empty: it could; None: not yet known."""
+        plan = self._plan
+        if plan is None:
+            return None
+        if self._over:
+            return "AutonomyOver"
+        if self._last_at < self._save_after:
+            return "NotWritable"
+        role = plan.roles.get(key)
+        if role is None:
+            return ""  # its own, which it may run again
+        if role.primary != self._node and role.primary not in plan.site.peers:
+            return "PeerUnknown"
+        told = self._able.get(key)
+        return None if told is None else "" if told.able else told.reason or "Unable"
+
+    # ---- events ----
+
+    def handle(self, event: Event, now: float) -> list[Instruction]:
+        out: list[Instruction] = []
+        self._listen_again(event, now)
+        self._hear(event, now, out)
+        self._watch_peers(now, out)
+        self._watch_autonomy(now, out)
+        if self._plan is not None:
+            if self._stale or (self._judge_at is not None and now >= self._judge_at):
+                self._judge(now, out)
+            self._beat(now, out)
+        return out
+
+    def _listen_again(self, event: Event, now: float) -> None:
+        """Whether this process was stopped, or the box slept, since it handled something last."""
+        if isinstance(event, Booted):
+            self._began_at = self._last_at = now
+        due = self._beat_at
+        if due is not None and now - due > AWAY_S:
+            self._peers.was_away(self._last_at, now)
+        self._last_at = now
+
+    def _hear(self, event: Event, now: float, out: list[Instruction]) -> None:
+        match event:
+            case Booted(_, kept, same_boot, isolated_s):
+                known = self._stays.read(kept.get(NAME, {}))
+                self._peers.began(known, same_boot=same_boot)
+                self._isolation.began(isolated_s, now)
+            case PlanInUse(plan):
+                self._use(plan, now, out)
+            case PeerOpened(node, instance):
+                if self._peers.opened(node, instance, now):
+                    self._theirs.began_anew(node)
+                self._ours.forget(node)
+                out.append(Send(node, self._our_beat(now)))
+                self._stale = True
+            case PeerClosed(node):
+                self._peers.closed(node)
+            case PeerSaid(node, said):
+                self._said(node, said, now)
+            case RunsHere():
+                self._stale |= self._here.saw(event, now)
+            case AbleTo(abilities):
+                able = {ability.key: ability for ability in abilities}
+                self._stale |= able != self._able
+                self._able = able
+            case OrchestratorHeard():
+                self._isolation.heard(now)
+            case Saved(token, ok):
+                self._saved(token, now, out, ok=ok)
+            case Stopping():
+                bye = Goodbye("Restarting", RESTART_PATIENCE_MAX_S)
+                out += [Send(node, bye) for node in self._peers.open()]
+            case _:
+                pass
+
+    def _said(self, node: str, said: object, now: float) -> None:
+        self._peers.heard(node, now)
+        match said:
+            case Beat(silent, isolated_s, _):
+                self._stale |= self._peers.beat(node, silent, isolated_s)
+            case Claims() if node in self._peers.names:
+                self._stale |= self._theirs.said(node, said, now)
+            case Goodbye("Restarting", patience_s):
+                self._peers.restarting(node, patience_s, now)
+            case _:
+                pass
+
+    def _use(self, plan: ParsedPlan, now: float, out: list[Instruction]) -> None:
+        self._plan = plan
+        self._peers.roster(plan.site.peers, now)
+        self._theirs.keep(plan.site.peers)
+        self._silent = self._peers.silent(now)
+        self._missed = self._peers.missed_all(now)
+        self._stale = True
+        self._decided = None  # every plan is followed by a Decide
+        if plan.site.complaints != self._complaints:
+            self._complaints = plan.site.complaints
+            out += [Tell("RosterFaulty", text, warning=True) for text in self._complaints]
+
+    def _saved(self, token: int, now: float, out: list[Instruction], *, ok: bool) -> None:
+        before = {stay.uid: stay for stay in self._stays.in_force()}
+        if not self._stays.saved(token, ok=ok):
+            return
+        self._stale = True
+        if not ok:
+            self._save_after = now + RETRY_SAVE_S
+            text = "what this node would take over cannot be written down: it takes nothing over"
+            out.append(Tell("NotWritable", text, warning=True))
+            return
+        for stay in self._stays.in_force():
+            if stay.takes_over and not stay.stop and stay.uid not in before:
+                text = f"this node took it over from {stay.takes_over}"
+                out.append(Tell("TakenOver", text, stay.key, warning=True))
+
+    # ---- time ----
+
+    def _watch_peers(self, now: float, out: list[Instruction]) -> None:
+        missed, silent = self._peers.missed_all(now), self._peers.silent(now)
+        for node in sorted(missed - self._missed):
+            out.append(Tell("PeerSilent", f"{node} is not heard any more", warning=True))
+        for node in sorted(self._missed - missed):
+            if self._peers.hears(node, now):
+                out.append(Tell("PeerHeard", f"{node} is heard again"))
+        self._stale |= missed != self._missed or silent != self._silent
+        if silent != self._silent:
+            self._beat_at = now  # others wait for our word
+        self._missed, self._silent = missed, silent
+
+    def _watch_autonomy(self, now: float, out: list[Instruction]) -> None:
+        plan = self._plan
+        if plan is None:
+            return
+        over = bool(plan.site.peers) and self._isolation.for_s(now) > plan.site.autonomy_s
+        if over == self._over:
+            return
+        self._over, self._stale = over, True
+        days = plan.site.autonomy_s / 86_400
+        text = f"no orchestrator was heard for more than {days:g} days: it takes nothing over"
+        out.append(Condition("AutonomyOver", text if over else ""))
+        told = text if over else "an orchestrator is heard again"
+        out.append(Tell("AutonomyOver" if over else "AutonomyBack", told, warning=over))
+
+    def _our_beat(self, now: float) -> Beat:
+        generation = self._plan.generation if self._plan is not None else 0
+        return Beat(self._peers.silent(now), self._isolation.told_s(now), generation)
+
+    def _beat(self, now: float, out: list[Instruction]) -> None:
+        if not self._peers.names:
+            self._beat_at = None
+            return
+        if self._beat_at is None or now >= self._beat_at:
+            beat = self._our_beat(now)
+            out += [Send(node, beat) for node in self._peers.open()]
+            self._beat_at = now + BEAT_S
+
+    # ---- judging ----
+
+    def _judge(self, now: float, out: list[Instruction]) -> None:
+        assert self._plan is not None
+        self._stale, self._judge_at = False, None
+        self._tidy(self._plan)
+        theirs = self._theirs.by_key()
+        scene = Scene(
+            node=self._node,
+            now=now,
+            began_at=self._began_at,
+            settled=self._here.settled,
+            peers=self._peers,
+            theirs=self._theirs,
+            able=self._hindrance,
+        )
+        found = cases(self._node, self._plan, self._stays, theirs, self._here)
+        self._takeovers.keep(case.key for case in found)
+        self._standings = {}
+        waits: list[Stay] = []
+        for case in found:
+            verdict = self._takeovers.judge(case, scene)
+            self._standings[case.key] = verdict.standing
+            waits += verdict.waits
+            out += verdict.tells
+            for stay in verdict.changed:
+                self._stays.put(stay)
+            self._attend(verdict.due)
+        self._stays.heard(self._peers.known)
+        if now >= self._save_after:
+            save = self._stays.save(next(self._tokens))
+            out += [save] if save is not None else []
+        else:
+            self._attend(self._save_after)
+        self._decide(waits, out)
+        self._tell_claims(now, out)
+
+    def _attend(self, at: float | None) -> None:
+        if at is not None and (self._judge_at is None or at < self._judge_at):
+            self._judge_at = at
+
+    def _tidy(self, plan: ParsedPlan) -> None:
+        """Drop what the plan has taken over, has stopped, or of which nothing can run any more."""
+        for stay in self._stays.all():
+            assigned = plan.assignments.get(stay.uid)
+            if assigned is not None:
+                newer = assigned.epoch > stay.epoch
+                done = newer or (not stay.stop and assigned.epoch == stay.epoch)
+            elif stay.uid in plan.stops:
+                done = True
+            else:
+                idle = self._here.settled and not self._here.present(stay.uid)
+                done = idle and (bool(stay.stop) or not _runnable(plan, stay.key))
+            if done:
+                self._stays.drop(stay.uid)
+
+    def _decide(self, waits: list[Stay], out: list[Instruction]) -> None:
+        stays = (*self._stays.in_force(), *waits)
+        by_uid = {stay.uid: stay for stay in stays}  # one that waits counts, not as it is saved
+        decided = tuple(by_uid[uid] for uid in sorted(by_uid))
+        if decided != self._decided:
+            self._decided = decided
+            out.append(Decide(decided))
+
+    def _tell_claims(self, now: float, out: list[Instruction]) -> None:
+        """To each peer what concerns it. Before the runtime was seen there is nothing to say."""
+        if self._plan is None or not self._here.settled:
+            return
+        found = cases(self._node, self._plan, self._stays, {}, self._here)
+        claims = claims_of(found, now)
+        shared = {case.key: _voters(case) for case in found}
+        abilities = self.abilities()
+        for node in self._peers.open():
+            news = self._ours.news_for(
+                node,
+                [c for c in claims if node in shared[c.key] or not shared[c.key]],
+                [a for a in abilities if node in shared.get(a.key, ())],
+            )
+            if news is not None:
+                out.append(Send(node, news))
+
+
+def _voters(case: Case) -> tuple[str, ...]:
+    return case.group.voters if case.group is not None else ()
+
+
+def _runnable(plan: ParsedPlan, key: Key) -> bool:
+    """Whether the plan says what a stay of this replica would run."""
+    role = plan.roles.get(key)
+    return (role is not None and role.assignment.template is not None) or any(
+        a.key == key for a in plan.assignments.values()
+    )
