@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
+from types import MappingProxyType
 
 from orchestrator.domain.liveness import (
     DEFAULT_PERIODS,
@@ -25,7 +26,10 @@ from orchestrator.mesh.newer import SessionName
 from polder.v1 import agent_pb2
 
 Listener = Callable[[str], None]
+Standbys = Mapping[tuple[str, str], agent_pb2.StandbyStatus]
+"""By (workload uid, replica)."""
 AWAY_AFTER_S = 5.0
+NO_STANDBYS: Standbys = MappingProxyType({})
 _EVER = {ready: (ready, 0.0) for ready in (False, True)}  # one for all, as nearly always
 
 
@@ -81,6 +85,8 @@ class NodeObservation:
     plan_error: str = ""
     complete: bool = False  # a Hello came: `replicas` is everything that runs there
     replicas: dict[str, agent_pb2.ReplicaStatus] = field(default_factory=dict)
+    # What it said of its standby roles; replaced, and never changed in place.
+    standbys: Standbys = field(default_factory=lambda: NO_STANDBYS)
     # Replica uids that the agent said are gone, until the leader has pruned their stops.
     gone: set[str] = field(default_factory=set)
     # By replica uid: whether it is ready, and since when as far as this process saw it change.

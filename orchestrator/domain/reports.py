@@ -4,12 +4,15 @@ A node speaks for itself and for the replicas on it; a node that says too much c
 """
 
 from collections.abc import Iterable, MutableMapping
+from itertools import islice
 
 from orchestrator.records import NodePlacement
 from polder.v1 import agent_pb2, common_pb2
 
 REPLICAS_MAX = 1_000
 """Replica states that are kept per node."""
+STANDBYS_MAX = 2_000
+"""As many as a plan gives it roles; see `roles.ROLES_MAX`."""
 CONTAINERS_MAX = 32  # as many containers as a pod may have, and as many init containers again
 EVENTS_MAX = 200
 """Events that are taken from one message."""
@@ -62,6 +65,22 @@ def merge(
             continue
         known[status.replica_uid] = status
     return refused
+
+
+def standbys(
+    said: Iterable[agent_pb2.StandbyStatus],
+) -> dict[tuple[str, str], agent_pb2.StandbyStatus]:
+    """By (workload uid, replica), at most STANDBYS_MAX; long texts are cut. Copies: a part of a
+    message would keep all of it in memory."""
+    found: dict[tuple[str, str], agent_pb2.StandbyStatus] = {}
+    for part in islice(said, STANDBYS_MAX):
+        status = agent_pb2.StandbyStatus()
+        status.CopyFrom(part)
+        for name in ("workload_uid", "namespace", "replica", "reason"):
+            _cut(status, name, NAME_MAX)
+        _cut(status, "message", TEXT_MAX)
+        found[status.workload_uid, status.replica] = status
+    return found
 
 
 def conditions_of(heartbeat: agent_pb2.Heartbeat | None) -> list[tuple[str, bool, str, str]]:

@@ -14,6 +14,7 @@ from orchestrator.domain import inventory, reports
 from orchestrator.domain.bucket import Bucket
 from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet, NodeObservation
+from orchestrator.gateway.inventories import problems_of
 from orchestrator.gateway.sessions import LiveSession
 from orchestrator.gateway.settings import GatewaySettings
 from orchestrator.refusals import Refused
@@ -76,6 +77,7 @@ class SessionReader:
         seen.replicas = replicas
         seen.note_readiness(seen.last_seen)
         seen.complete = len(replicas) == len(hello.replicas)
+        seen.standbys = reports.standbys(hello.standbys)
         # An agent that has the order to stop and reports no such replica has nothing of it left.
         placement = self._cache.placement(self._session.node)
         if seen.complete and hello.plan_generation >= placement.generation:
@@ -130,6 +132,8 @@ class SessionReader:
         for uid in update.gone:
             seen.replicas.pop(uid, None)
         self._told_refused(reports.merge(seen.replicas, update.changed))
+        if update.standbys:
+            seen.standbys = reports.standbys(update.standbys)
         seen.note_readiness(seen.last_seen)
         # Only what was to stop is of interest; the rest would pile up.
         stops = {stop.replica_uid for stop in self._cache.placement(seen.node).stops}
@@ -183,7 +187,7 @@ class SessionReader:
         session.send(agent_pb2.SessionResponse(renew=response))
 
     def _inventory(self, reported: agent_pb2.NodeInventory) -> None:
-        problems = inventory.problems(reported)
+        problems = problems_of(reported, self._session.identity)
         if problems:
             message = f"its new inventory is ignored: {'; '.join(problems[:5])}"
             self._tell(_WARNING, "InvalidInventory", message)

@@ -18,11 +18,11 @@ import grpc
 
 from orchestrator.authz import caller_of
 from orchestrator.cache import Cache, Change
-from orchestrator.domain import inventory
 from orchestrator.domain.admission import BURST_S, Admission, ComeBack
 from orchestrator.domain.bucket import Bucket
 from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
+from orchestrator.gateway.inventories import problems_of
 from orchestrator.gateway.monitor import Monitor
 from orchestrator.gateway.node_status import NodeStatusWriter
 from orchestrator.gateway.plans import PlanPublisher
@@ -173,7 +173,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             await self._part(hello, request_iterator, context)
             return
         await self._identities.confirm_serial(identity, caller.serial)
-        problems = inventory.problems(hello.inventory)
+        problems = problems_of(hello.inventory, identity)
         if problems:
             await context.write(self._refuse_inventory(identity.node, problems))
             return

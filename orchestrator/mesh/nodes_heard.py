@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from orchestrator.cache import Cache
-from orchestrator.fleet import Fleet, NodeObservation, Peer
+from orchestrator.domain import reports
+from orchestrator.fleet import NO_STANDBYS, Fleet, NodeObservation, Peer
 from orchestrator.mesh.newer import SessionName, is_newer
 from polder.v1 import member_pb2
 
@@ -143,7 +144,9 @@ class NodesHeard:
         if said.HasField("heartbeat"):
             seen.heartbeat, seen.heartbeat_at = said.heartbeat, self._clock()
         if said.whole:
-            seen.replicas = {}
+            seen.replicas, seen.standbys = {}, NO_STANDBYS
+        if said.standbys:
+            seen.standbys = reports.standbys(said.standbys)
         for uid in said.gone:
             seen.replicas.pop(uid, None)
         for status in said.replicas:

@@ -7,7 +7,7 @@ so that a difference costs a comparison of identities. Memory is one reference p
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from orchestrator.fleet import Fleet, NodeObservation
+from orchestrator.fleet import NO_STANDBYS, Fleet, NodeObservation, Standbys
 from polder.v1 import agent_pb2, member_pb2
 
 REPLICAS_PER_MESSAGE = 100
@@ -21,6 +21,7 @@ class _Told:
     replicas: dict[str, agent_pb2.ReplicaStatus] = field(default_factory=dict)
     gone: frozenset[str] = frozenset()
     heartbeat: agent_pb2.Heartbeat | None = None
+    standbys: Standbys = field(default_factory=lambda: NO_STANDBYS)
 
 
 class NodesTold:
@@ -94,6 +95,7 @@ class NodesTold:
         first.stopped.extend(told.gone)
         if told.heartbeat is not None:
             first.heartbeat.CopyFrom(told.heartbeat)
+        first.standbys.extend(told.standbys.values())
         first.replicas.extend(statuses[:REPLICAS_PER_MESSAGE])
         yield from _in_parts(first, told, statuses[REPLICAS_PER_MESSAGE:])
 
@@ -104,7 +106,12 @@ def _is_ours(seen: NodeObservation | None) -> bool:
 
 def _taken(seen: NodeObservation) -> _Told:
     return _Told(
-        seen.session_id, _facts(seen), dict(seen.replicas), frozenset(seen.gone), seen.heartbeat
+        seen.session_id,
+        _facts(seen),
+        dict(seen.replicas),
+        frozenset(seen.gone),
+        seen.heartbeat,
+        seen.standbys,
     )
 
 
@@ -137,13 +144,16 @@ def _difference(told: _Told, seen: NodeObservation) -> Iterator[member_pb2.NodeS
     removed = [uid for uid in before if uid not in seen.replicas]
     stopped = seen.gone - told.gone
     usage = seen.heartbeat is not told.heartbeat
-    if not (changed or removed or stopped or usage or facts != told.facts):
+    standbys = seen.standbys if seen.standbys is not told.standbys else NO_STANDBYS
+    if not (changed or removed or stopped or usage or standbys or facts != told.facts):
         return
     told.facts, told.heartbeat = facts, seen.heartbeat
     told.replicas, told.gone = dict(seen.replicas), frozenset(seen.gone)
+    told.standbys = seen.standbys
     first = _said(told)
     first.gone.extend({*removed, *stopped})
     first.stopped.extend(stopped)
+    first.standbys.extend(standbys.values())
     if usage and seen.heartbeat is not None:
         first.heartbeat.CopyFrom(seen.heartbeat)
     first.replicas.extend(changed[:REPLICAS_PER_MESSAGE])

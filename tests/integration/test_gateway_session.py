@@ -219,6 +219,35 @@ async def test_an_absurd_inventory_is_refused_and_others_are_unaffected(
     await bad.disconnect()
 
 
+async def test_what_a_standby_is_able_to_is_kept_until_it_says_otherwise(home: Region) -> None:
+    def said(*replicas: str, reason: str = "") -> list[agent_pb2.StandbyStatus]:
+        return [
+            agent_pb2.StandbyStatus(workload_uid="w", replica=r, able=not reason, reason=reason)
+            for r in replicas
+        ]
+
+    agent = await home.join("n1")
+    agent.hello.standbys.extend(said("web-0", "web-1"))
+    await (await agent.connect()).welcomed()
+    seen = home.fleet.get("n1")
+    assert seen is not None and sorted(seen.standbys) == [("w", "web-0"), ("w", "web-1")]
+    await agent.say(replica_status=agent_pb2.ReplicaStatusUpdate(gone=["x"]))
+    await agent.say(
+        replica_status=agent_pb2.ReplicaStatusUpdate(standbys=said("web-1", reason="NoRoom"))
+    )
+    await eventually(lambda: list(seen.standbys) == [("w", "web-1")], "all of them, anew")
+    assert seen.standbys["w", "web-1"].reason == "NoRoom"
+
+
+async def test_a_certificate_of_somebody_else_is_refused(home: Region) -> None:
+    bad = await home.join("bad")
+    bad.hello.inventory.site_endpoints.append("192.0.2.1:7445")
+    bad.hello.inventory.site_certificate = b"not mine"
+    await bad.connect()
+    await asyncio.wait_for(bad.ended.wait(), 5)
+    assert bad.goodbye() == "InvalidInventory"
+
+
 async def test_numbers_that_are_none_are_thrown_away_but_the_node_lives(home: Region) -> None:
     agent = await (await (await home.join("n1")).connect()).welcomed()
     await agent.beat(usage=agent_pb2.Usage(temperature_celsius=float("nan")))

@@ -1,5 +1,6 @@
 """What an agent says is checked and cut: inventories, heartbeats, statuses, events, stops."""
 
+import json
 import math
 
 import pytest
@@ -45,6 +46,38 @@ def test_an_absurd_inventory_is_told_by_field(path: str, value: object) -> None:
     assert name in problem
 
 
+def test_how_its_peers_reach_it_is_checked_and_survives_the_store() -> None:
+    given = sound()
+    given.site_endpoints.extend(["192.0.2.7:7445", "[2001:db8::7]:7445"])
+    given.site_certificate = bytes(range(256))
+    assert inventory.problems(given) == []
+    stored = json.loads(json.dumps(inventory.stored_form(given)))
+    assert inventory.from_stored(stored) == given
+    assert inventory.site_access(stored) == (
+        ("192.0.2.7:7445", "[2001:db8::7]:7445"),
+        bytes(range(256)),
+    )
+    assert inventory.site_access({}) == ((), b"")
+    assert inventory.site_access(stored | {"siteCertificate": "?"}) == ((), b"")
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["", "host", ":7445", "h:0", "h:65536", "h:٣", "h" * 300 + ":1"]
+)
+def test_an_endpoint_that_nobody_can_dial_is_told(endpoint: str) -> None:
+    given = sound()
+    given.site_endpoints.append(endpoint)
+    (problem,) = inventory.problems(given)
+    assert "siteEndpoints" in problem
+
+
+def test_too_much_for_a_roster_is_told() -> None:
+    given = sound()
+    given.site_endpoints.extend(["h:1"] * (inventory.SITE_ENDPOINTS_MAX + 1))
+    given.site_certificate = b"x" * (inventory.SITE_CERTIFICATE_MAX + 1)
+    assert len(inventory.problems(given)) == 2
+
+
 def test_negative_devices_are_a_problem() -> None:
     given = sound()
     given.allocatable.devices["polder.eu/gpu"] = -2
@@ -72,6 +105,17 @@ def test_statuses_are_cut_and_counted() -> None:
     assert reports.merge(known, many) == 1
     changed = agent_pb2.ReplicaStatus(replica_uid="u", ready=True)
     assert reports.merge(known, [changed]) == 0 and known["u"].ready
+
+
+def test_what_standbys_say_is_cut_and_counted() -> None:
+    said = [
+        agent_pb2.StandbyStatus(workload_uid="w", replica=f"web-{n}", message="x" * 9999)
+        for n in range(reports.STANDBYS_MAX + 3)
+    ]
+    found = reports.standbys(said)
+    assert len(found) == reports.STANDBYS_MAX
+    assert len(found["w", "web-0"].message) == reports.TEXT_MAX
+    assert len(said[0].message) == 9999, "the message is the sender's"
 
 
 PLACEMENT = NodePlacement(

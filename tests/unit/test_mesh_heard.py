@@ -102,7 +102,17 @@ def _status(uid: str, message: str = "") -> agent_pb2.ReplicaStatus:
 def _shown(fleet: Fleet, node: str) -> object:
     seen = fleet.observe(node)
     facts = (seen.connected, seen.session_id, seen.complete, seen.acked_generation, seen.plan_error)
-    return facts, {uid: s.SerializeToString() for uid, s in sorted(seen.replicas.items())}
+    standbys = {key: s.SerializeToString() for key, s in sorted(seen.standbys.items())}
+    return facts, {uid: s.SerializeToString() for uid, s in sorted(seen.replicas.items())}, standbys
+
+
+def _standbys(*replicas: str, reason: str = "") -> dict[tuple[str, str], agent_pb2.StandbyStatus]:
+    return {
+        ("w", name): agent_pb2.StandbyStatus(
+            workload_uid="w", replica=name, able=not reason, reason=reason
+        )
+        for name in replicas
+    }
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -112,7 +122,7 @@ def test_differences_come_to_the_same_as_everything(seed: int) -> None:
     for step in range(200):
         node = f"n{dice.randrange(4)}"
         seen = pair.a.observe(node)
-        match dice.randrange(8):
+        match dice.randrange(9):
             case 0:
                 pair.open(node, f"s{step}", *(f"r{i}" for i in range(dice.randrange(250))))
             case 1:
@@ -126,6 +136,8 @@ def test_differences_come_to_the_same_as_everything(seed: int) -> None:
             case 5:
                 pair.tell()
                 pair.link()  # it was broken, and is heard from the beginning
+            case 6:
+                seen.standbys = _standbys(f"web-{dice.randrange(9)}", reason=f"R{step}")
             case _:
                 uid = f"r{dice.randrange(250)}"
                 seen.replicas[uid] = _status(uid, f"m{step}")
@@ -149,6 +161,22 @@ def test_only_what_changed_is_told(pair: Pair) -> None:
     assert [s.replica_uid for s in said.replicas] == ["r1"] and not said.whole
     pair.a.touch("n")
     assert not pair.tell()
+
+
+def test_what_standbys_are_able_to_is_told_whole_when_it_changed(pair: Pair) -> None:
+    pair.open("n")
+    pair.a.observe("n").standbys = _standbys("web-0", "web-1")
+    (said,) = pair.tell()
+    assert len(said.standbys) == 2
+    pair.a.observe("n").acked_generation += 1
+    pair.a.touch("n")
+    (said,) = pair.tell()
+    assert not said.standbys
+    pair.a.observe("n").standbys = _standbys("web-1", reason="NoRoom")
+    pair.a.touch("n")
+    pair.tell()
+    (heard,) = pair.b.observe("n").standbys.values()
+    assert (heard.replica, heard.able, heard.reason) == ("web-1", False, "NoRoom")
 
 
 def test_a_large_node_is_not_complete_before_its_last_part(pair: Pair) -> None:
