@@ -39,8 +39,9 @@ VERSION = 1  # of the program that comes with this agent
 ANSWER_S = 0.5
 PING_S = 1.0
 SILENT_S = 3.0
-START_S = 3.0  # until one that was started answers; systemd's may come first
+START_S = 3.0  # for systemd's, if there is one, to come first
 RETRY_S = 0.1
+RESTART_S = 2.0  # at the least between two starts
 LINGER_S = 60
 LIST_BYTES = 65_536
 
@@ -76,7 +77,8 @@ class SwitchClient:
         self._ended = asyncio.Event()
         self._pid = self._pidfd = -1
         self._child: subprocess.Popen[bytes] | None = None
-        self._heard_at = self._started_at = time.monotonic()
+        self._heard_at = self._begun_at = time.monotonic()
+        self._child_at = -RESTART_S
 
     # ---- for the rest of the agent ----
 
@@ -242,10 +244,16 @@ class SwitchClient:
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             self._forget_process()
-        running = self._child is not None and self._child.poll() is None
+        code = self._child.poll() if self._child is not None else 0
+        running = code is None
+        if code:  # by a signal, or by the errno of what went wrong
+            self.trouble = f"it ended: {os.strerror(code) if code > 0 else f'signal {-code}'}"
         under_systemd = "NOTIFY_SOCKET" in os.environ
-        if running or (under_systemd and now - self._started_at < START_S):
+        if running or now - self._child_at < RESTART_S:
             return
+        if under_systemd and now - self._begun_at < START_S:
+            return
+        self._child_at = now
         self._address.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._table.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         program = [sys.executable, "-S", "-E", "-s", "-P", str(PROGRAM)]
