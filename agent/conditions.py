@@ -2,7 +2,8 @@
 
 Filled by the supervisor and the plan store, read by the session for every heartbeat.
 
-Types: RuntimeDown, NetworkNotReady, DiskPressure, StateNotWritable.
+Types: RuntimeDown, NetworkNotReady, DiskPressure, StateNotWritable, SitePortUnavailable,
+SiteUnavailable, and those of `agent/domain/site/`, such as AutonomyOver.
 """
 
 from collections.abc import Callable

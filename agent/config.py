@@ -19,6 +19,9 @@ ENV_PREFIX = "POLDER_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("json", "logfmt")
 HOST_PATHS_MAX = 256  # as many as an orchestrator believes
+SITE_ENDPOINTS_MAX = 16
+# A name or an IPv4 address, or an IPv6 address in brackets, and perhaps a port; or one bare.
+_HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?|[0-9A-Fa-f:.]+")
 _RESOURCE = re.compile(r"[a-z0-9][-a-z0-9.]*/[a-z0-9][-a-z0-9.]*")
 
 
@@ -52,6 +55,9 @@ class AgentConfig:
     """`devices` maps a resource name to the device node patterns and CDI kinds that make it up.
 
     `host_paths` are what pods may see of the box: `PATH` with all below it, or `PATH:ro`.
+    `site_listen` is where the other nodes of the site reach this one; empty: they do not, and it
+    takes nothing over. `site_advertise` is what they are told: hosts with or without a port, commas
+    between; empty: all addresses of the box.
     """
 
     state_dir: Path = Path("/var/lib/polder-agent")
@@ -60,6 +66,8 @@ class AgentConfig:
     cgroup_parent: str = ""
     log_level: str = "info"
     log_format: str = "json"
+    site_listen: str = "[::]:7445"
+    site_advertise: str = ""
     reserved: Reserved = Reserved()
     devices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     host_paths: tuple[str, ...] = ()
@@ -89,6 +97,27 @@ def _one_of(allowed: tuple[str, ...]) -> Callable[[object], str]:
         return str(raw)
 
     return check
+
+
+def _listen(raw: object) -> str:
+    if raw == "":
+        return ""
+    text = _text(raw)
+    host, colon, port = text.rpartition(":")
+    numbered = port.isdigit() and 0 < int(port) < 65_536
+    if not (colon and numbered) or (":" in host) != host.startswith("["):
+        raise ValueError(f"{raw!r} is not HOST:PORT, such as [::]:7445, nor empty")
+    return text
+
+
+def _hosts(raw: object) -> str:
+    if raw == "":
+        return ""
+    text = _text(raw)
+    hosts = text.split(",")
+    if len(hosts) > SITE_ENDPOINTS_MAX or not all(_HOST.fullmatch(host) for host in hosts):
+        raise ValueError(f"{raw!r} is not a list of hosts, with or without a port: a, b:7445, ...")
+    return text
 
 
 def _share(amount: Callable[[object], int]) -> Callable[[object], Share]:
@@ -137,6 +166,8 @@ _TOP: dict[str, tuple[str, Callable[[object], object]]] = {
     "cgroup_parent": ("cgroup_parent", _text),
     "log_level": ("log_level", _one_of(LOG_LEVELS)),
     "log_format": ("log_format", _one_of(LOG_FORMATS)),
+    "site_listen": ("site_listen", _listen),
+    "site_advertise": ("site_advertise", _hosts),
 }
 _RESERVED = {
     "cpu": _share(cpu_millis),
@@ -264,6 +295,8 @@ def from_plain(plain: dict[str, Any]) -> AgentConfig:
         cgroup_parent=plain["cgroup_parent"],
         log_level=plain["log_level"],
         log_format=plain["log_format"],
+        site_listen=plain["site_listen"],
+        site_advertise=plain["site_advertise"],
         reserved=Reserved(**{name: Share(*share) for name, share in plain["reserved"].items()}),
         devices={resource: tuple(patterns) for resource, patterns in plain["devices"].items()},
         host_paths=tuple(plain["host_paths"]),

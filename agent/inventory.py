@@ -51,7 +51,8 @@ class Amounts:
 class Inventory:
     """Facts that seldom change. `complaints` are what could not be read, for events.
 
-    `host_paths` is what the box's configuration lets pods see of it.
+    `host_paths` is what the box's configuration lets pods see of it, `site_endpoints` where the
+    nodes of its site reach it and `site_certificate` what it shows them there (DER).
     """
 
     arch: str
@@ -68,6 +69,8 @@ class Inventory:
     runtime_version: str = ""
     host_paths: tuple[str, ...] = ()
     complaints: tuple[str, ...] = ()
+    site_endpoints: tuple[str, ...] = ()
+    site_certificate: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,11 @@ def take(
 def with_runtime(inventory: Inventory, version: str) -> Inventory:
     """The same box with the container runtime's version, once it has answered."""
     return replace(inventory, runtime_version=version)
+
+
+def with_site(inventory: Inventory, endpoints: tuple[str, ...], certificate: bytes) -> Inventory:
+    """The same box with where its peers reach it, and what it shows them."""
+    return replace(inventory, site_endpoints=endpoints, site_certificate=certificate)
 
 
 def machine_id(box: Box) -> str:

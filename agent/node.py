@@ -5,6 +5,7 @@ Implements `agent.session_stream.Node` on top of the supervisor, the plan store 
 
 import logging
 import os
+from collections.abc import Callable, Sequence
 
 from agent.inventory import (
     Amounts,
@@ -30,20 +31,22 @@ class AgentNode:
     ) -> None:
         self.inventory = inventory
         self.intake: PlanIntake | None = None
+        self.standbys: Callable[[], Sequence[agent_pb2.StandbyStatus]] = tuple
         self._supervisor = supervisor
         self._keeper = keeper
         self._sampler = UsageSampler(box)
-        self._boot_id = boot_id(box)
-        self._instance_id = os.urandom(16).hex()
+        self.boot_id = boot_id(box)
+        self.instance_id = os.urandom(16).hex()
 
     def hello(self) -> agent_pb2.Hello:
         return agent_pb2.Hello(
             agent_version=__version__,
-            instance_id=self._instance_id,
-            boot_id=self._boot_id,
+            instance_id=self.instance_id,
+            boot_id=self.boot_id,
             plan_generation=self._keeper.generation,
             inventory=inventory_message(self.inventory),
             replicas=self._supervisor.statuses(),
+            standbys=self.standbys(),
         )
 
     def gone(self) -> list[str]:
@@ -106,6 +109,8 @@ def inventory_message(inventory: Inventory) -> agent_pb2.NodeInventory:
         addresses=inventory.addresses,
         host_paths=inventory.host_paths,
         hostname=inventory.hostname,
+        site_endpoints=inventory.site_endpoints,
+        site_certificate=inventory.site_certificate,
     )
 
 

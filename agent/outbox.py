@@ -4,7 +4,7 @@
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from polder.v1 import agent_pb2, common_pb2
 
@@ -61,10 +61,12 @@ class Outbox:
         self._urgent: deque[agent_pb2.SessionRequest] = deque()
         self._changed: dict[str, agent_pb2.ReplicaStatus] = {}
         self._gone: dict[str, None] = {}
+        self._standbys: list[agent_pb2.StandbyStatus] | None = None
         self._inventory: agent_pb2.NodeInventory | None = None
 
     def __bool__(self) -> bool:
-        return bool(self._urgent or self._changed or self._gone or self._inventory)
+        replicas = self._changed or self._gone or self._standbys is not None
+        return bool(self._urgent or replicas or self._inventory)
 
     @property
     def has_urgent(self) -> bool:
@@ -89,6 +91,10 @@ class Outbox:
         if len(self._changed) + len(self._gone) > MAX_REPLICAS:
             raise Overflow
 
+    def put_standbys(self, standbys: Sequence[agent_pb2.StandbyStatus]) -> None:
+        """All of them; the newer list replaces the older one."""
+        self._standbys = list(standbys)
+
     def put_inventory(self, inventory: agent_pb2.NodeInventory) -> None:
         self._inventory = inventory
 
@@ -96,12 +102,13 @@ class Outbox:
         """The next message to send, or None."""
         if self._urgent:
             return self._urgent.popleft()
-        if self._changed or self._gone:
+        if self._changed or self._gone or self._standbys is not None:
             changed = [self._changed.pop(uid) for uid in list(self._changed)[:BATCH_REPLICAS]]
             gone = list(self._gone)[:BATCH_REPLICAS]
             for uid in gone:
                 del self._gone[uid]
-            update = agent_pb2.ReplicaStatusUpdate(changed=changed, gone=gone)
+            standbys, self._standbys = self._standbys, None
+            update = agent_pb2.ReplicaStatusUpdate(changed=changed, gone=gone, standbys=standbys)
             return agent_pb2.SessionRequest(replica_status=update)
         if self._inventory is not None:
             inventory, self._inventory = self._inventory, None

@@ -3,7 +3,7 @@
     IdentityStore --> SessionClient <-> SessionStream --OpenRelay--> RelayHub --> ReplicaSources
                            |  ^                                                        |
                plans       v  | statuses, events                                       v
-                  PlanIntake --> PlanKeeper --> Supervisor <-------------------> Runtime (CRI)
+                  PlanIntake --> PlanKeeper --> SiteLoop --> Supervisor <-------> Runtime (CRI)
 
 Start: lock, identity, last good plan, supervisor; then systemd hears READY; only then is anybody
 dialled. A box without a network is a working box.
@@ -14,10 +14,12 @@ import gc
 import logging
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from agent import connection_policy as policy
 from agent.config import AgentConfig
+from agent.domain.plan import ParsedPlan
 from agent.identity_store import IdentityStore, NotJoined, SubprocessPlanVerifier
 from agent.inventory import Box, Inventory, take, with_runtime
 from agent.node import AgentNode, inventory_message
@@ -27,6 +29,8 @@ from agent.relay import RelayHub
 from agent.runtime.port import Runtime, RuntimeFailure
 from agent.session import CLOCK_SKEW_MAX_S, SessionClient
 from agent.session_stream import ConnectionState
+from agent.site import assembly
+from agent.site.certificate import SiteCertificate
 from agent.sources import ReplicaSources
 from agent.state import PlanKeeper
 from agent.status_file import StatusFile
@@ -105,8 +109,10 @@ class Agent:
         runtime: Runtime,
         box: Box,
         inventory: Inventory,
+        certificate: SiteCertificate | None,
     ) -> None:
         identity = store.load()
+        self._certificate = certificate
         self._config = config
         self._store = store
         self._runtime = runtime
@@ -130,7 +136,7 @@ class Agent:
             identity.id,
             SubprocessPlanVerifier(store),
             self.supervisor.conditions,
-            use=self.supervisor.submit_plan,
+            use=self._use_plan,
             report=self.supervisor.report,
         )
         self.node = AgentNode(box, inventory, self.supervisor, self.keeper)
@@ -139,7 +145,11 @@ class Agent:
             store, self.node, self.relays, on_state=self._connection_changed
         )
         self.node.intake = PlanIntake(self.keeper, self._acknowledge)
-        self.supervisor.on_status = self.client.publish_replicas
+        self.site = assembly.assemble(
+            config, store, certificate, runtime, self.supervisor, self.node, self.client
+        )
+        self.node.standbys = self.site.standbys
+        self.supervisor.on_status = self._status_changed
         self.supervisor.on_event = self.client.publish_event
         self._status = StatusFile(config.state_dir)
 
@@ -149,17 +159,21 @@ class Agent:
         box = Box(disk=await _container_disk(runtime, config.state_dir))
         inventory = take(box, config.reserved, config.devices, config.host_paths)
         inventory = with_runtime(inventory, await _runtime_version(runtime, ""))
-        return cls(config, store, runtime, box, inventory)
+        certificate = await assembly.site_certificate(config, store)
+        inventory = assembly.in_site(inventory, config, certificate)
+        return cls(config, store, runtime, box, inventory, certificate)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Until `stopping` is set. Containers run on afterwards."""
         identity = self._store.load()
         log.info("agent", extra={"node": str(identity.id), "serial": identity.serial})
         self._use_inventory(self.node.inventory)
+        await self.site.boot()
         await self.keeper.boot()
         assert self.node.intake is not None
         jobs = [
             self.supervisor.run(),
+            self.site.run(),
             self.node.intake.run(),
             self._connect(),
             self._look_around(),
@@ -177,7 +191,7 @@ class Agent:
             done, _ = await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
             if stop in done:
                 notify("STOPPING=1")
-                await self.client.stop()
+                await asyncio.gather(self.site.stop(), self.client.stop())
             for task in done - {stop}:
                 task.result()  # a piece that ends is a defect: systemd restarts us
         finally:
@@ -202,9 +216,11 @@ class Agent:
             fresh = with_runtime(
                 fresh, await _runtime_version(self._runtime, known.runtime_version)
             )
+            fresh = assembly.in_site(fresh, config, self._certificate)
             if fresh != known:
                 self._use_inventory(fresh)
                 self.client.publish_inventory(inventory_message(fresh))
+                self.site.box_changed()
 
     def _use_inventory(self, inventory: Inventory) -> None:
         self.node.inventory = inventory
@@ -217,6 +233,15 @@ class Agent:
             if complaint not in self._complaints:
                 self._complaints.add(complaint)
                 self.supervisor.report("DeviceSpecUnreadable", complaint)
+
+    def _use_plan(self, plan: ParsedPlan) -> None:
+        self.site.use_plan(plan)
+
+    def _status_changed(
+        self, changed: Sequence[agent_pb2.ReplicaStatus], gone: Sequence[str]
+    ) -> None:
+        self.client.publish_replicas(changed, gone)
+        self.site.replicas_changed()
 
     def _acknowledge(self, ack: agent_pb2.PlanAck) -> None:
         if self.keeper.current is not None:

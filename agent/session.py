@@ -92,6 +92,11 @@ class SessionClient:
         for stream in self._open:
             stream.replicas_changed(list(changed), list(gone))
 
+    def publish_standbys(self, standbys: Sequence[agent_pb2.StandbyStatus]) -> None:
+        """Of every role of the plan. Nothing to do without a session, as above."""
+        for stream in self._open:
+            stream.standbys_changed(list(standbys))
+
     def publish_inventory(self, inventory: agent_pb2.NodeInventory) -> None:
         for stream in self._open:
             stream.inventory_changed(inventory)

@@ -213,6 +213,9 @@ class SessionStream:
     ) -> None:
         self._put(lambda: self._outbox.put_replicas(changed, gone or ()))
 
+    def standbys_changed(self, standbys: list[agent_pb2.StandbyStatus]) -> None:
+        self._put(lambda: self._outbox.put_standbys(standbys))
+
     def inventory_changed(self, inventory: agent_pb2.NodeInventory) -> None:
         self._put(lambda: self._outbox.put_inventory(inventory))
 

@@ -121,16 +121,15 @@ class Supervisor:
             config.state_dir, config.host_paths, runtime_socket=config.runtime_socket
         )
         self._operations = Operations(runtime, Prober(runtime), config.arch, self._volumes)
-        self._reconciler = Reconciler(
-            Settings(
-                node=config.node,
-                site=config.site,
-                log_root=str(config.log_dir),
-                cgroup_parent=config.cgroup_parent,
-                dns_servers=config.dns_servers,
-                host_paths=config.host_paths,
-            )
+        self.settings = Settings(
+            node=config.node,
+            site=config.site,
+            log_root=str(config.log_dir),
+            cgroup_parent=config.cgroup_parent,
+            dns_servers=config.dns_servers,
+            host_paths=config.host_paths,
         )
+        self._reconciler = Reconciler(self.settings)
         self.conditions = Conditions(self._clock.wall)
         self.conditions.on_change = self._condition_changed
         self.on_status: Callable[[Sequence[agent_pb2.ReplicaStatus], Sequence[str]], None] = (

@@ -94,18 +94,11 @@ class Links:
         if conversation is not None:
             conversation.send(said)
 
-    def drop(self, node: str, why: str) -> None:
-        """End the stream with a peer; it is dialled again as after any loss."""
-        self._drop(node, why)
-
-    async def close(self, farewell: Said) -> None:
-        """Say this to everybody, and end."""
-        streams = list(self._open.values())
-        for conversation in streams:
-            conversation.send(farewell)
+    async def close(self) -> None:
+        """End, once what was said is on its way."""
         try:
             async with asyncio.timeout(FLUSH_S):
-                await asyncio.gather(*(conversation.flushed() for conversation in streams))
+                await asyncio.gather(*(stream.flushed() for stream in self._open.values()))
         except TimeoutError:
             log.debug("not everybody was told")
         self.use({})

@@ -36,12 +36,10 @@ class _Image:
 class Prefetch:
     """`arch` as in OCI images. `on_change`: `trouble` answers otherwise than before."""
 
-    def __init__(
-        self, runtime: Runtime, arch: str, on_change: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, runtime: Runtime, arch: str) -> None:
+        self.on_change: Callable[[], None] = lambda: None
         self._runtime = runtime
         self._arch = arch
-        self._on_change = on_change
         self._images: dict[str, _Image] = {}
         self._wake = asyncio.Event()
 
@@ -104,7 +102,7 @@ class Prefetch:
             image.retry.succeeded()
             image.retry.until = monotonic() + LOOK_AGAIN_S
         if image.trouble != was and self._images.get(name) is image:
-            self._on_change()
+            self.on_change()
 
     async def _pull(self, name: str, image: _Image) -> None:
         """`Always` is tried once; what is here is enough when that fails. Raises RuntimeFailure."""

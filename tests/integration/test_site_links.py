@@ -63,7 +63,7 @@ class Node:
         self.links.use(roster)
 
     async def stop(self) -> None:
-        await self.links.close(Goodbye("Stopping"))
+        await self.links.close()
         await self.server.stop()
 
     def hears(self, other: "Node") -> bool:
@@ -203,7 +203,9 @@ async def test_a_stream_that_is_never_read_ends_instead_of_growing(nodes: list[N
 async def test_a_goodbye_arrives_before_the_end(nodes: list[Node]) -> None:
     await know_each_other(nodes)
     a, b, c = nodes
-    await a.links.close(Goodbye("Restarting", 15.0))
+    for node in ("b", "c"):
+        a.links.send(node, Goodbye("Restarting", 15.0))
+    await a.links.close()
     await eventually(lambda: "a" in b.closed and "a" in c.closed)
     assert b.heard[-1] == c.heard[-1] == ("a", Goodbye("Restarting", 15.0))
 

@@ -125,7 +125,8 @@ async def test_images_are_fetched_ahead_and_what_failed_is_tried_again() -> None
     runtime = SimulatedRuntime()
     runtime.images["app:1"] = ImageFailure("ImageNotFound", "app:1: not found")
     changes: list[None] = []
-    prefetch = Prefetch(runtime, "amd64", lambda: changes.append(None))
+    prefetch = Prefetch(runtime, "amd64")
+    prefetch.on_change = lambda: changes.append(None)
     assert prefetch.trouble("app:1")
     task = asyncio.create_task(prefetch.run())
     other = assignment("b", template(image="app:2"))
