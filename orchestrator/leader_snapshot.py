@@ -8,12 +8,14 @@ from dataclasses import replace
 from typing import TypeVar
 
 from orchestrator.cache import Cache
+from orchestrator.domain.fences import fenced_uids
 from orchestrator.domain.inventory import from_stored, host_paths
 from orchestrator.domain.liveness import DEFAULT_PERIODS, Liveness, NodeLiveness, Periods
 from orchestrator.domain.maintenance import AT_WORK, Standing, cordons
 from orchestrator.domain.reports import unable
 from orchestrator.domain.stops import is_gone
 from orchestrator.fleet import Fleet, NodeObservation
+from orchestrator.gateway.roles import RoleBook
 from orchestrator.leader_replicas import ReportedReplicas
 from orchestrator.records import (
     NodePlacement,
@@ -34,6 +36,7 @@ from orchestrator.scheduling.snapshot import (
     Template,
     Workload,
 )
+from orchestrator.store import keys
 from polder.manifest import (
     InvalidManifest,
     NamespaceSpec,
@@ -65,7 +68,14 @@ _Facts = tuple[
 class SnapshotBuilder:
     """`build` costs a walk over the mirror; what did not change is not decoded again."""
 
-    def __init__(self, cache: Cache, fleet: Fleet, periods: Periods = DEFAULT_PERIODS) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        fleet: Fleet,
+        periods: Periods = DEFAULT_PERIODS,
+        roles: RoleBook | None = None,
+    ) -> None:
+        self._roles = roles
         self._cache = cache
         self._fleet = fleet
         self._periods = periods
@@ -92,6 +102,10 @@ class SnapshotBuilder:
             for resource in self._cache.resources("Workload")
             if (workload := _workload(resource)) is not None
         )
+        ahead, using = self._generations(placements)
+        reroled = self._roles.outdated() if self._roles else frozenset[str]()
+        if self._roles and self._roles.pending:
+            using = frozenset()  # of whom it holds is not known before all were looked at
         asked_s = max((workload.update.min_ready for workload in workloads), default=0.0)
         return Snapshot(
             revision=self._cache.epoch,
@@ -103,13 +117,10 @@ class SnapshotBuilder:
             gone=self._gone(placements, now),
             secrets=self._versions("Secret"),
             configs=self._versions("Config"),
-            ahead=frozenset(
-                node
-                for node, placement in placements.items()
-                if (seen := self._fleet.get(node)) is not None
-                and placement.generation > 0
-                and 0 < seen.acked_generation - placement.generation <= GENERATION_LEAD_MAX
-            ),
+            ahead=ahead,
+            reroled=reroled,
+            using=using - reroled,
+            fenced=fenced_uids(self._cache.kept(keys.FENCES)),
             sites=self._all_sites(),
             namespaces={
                 resource.name: _namespace(resource)
@@ -119,6 +130,22 @@ class SnapshotBuilder:
             complete=self._cache.synced_at > 0,
             lost_after_s=self._periods.lost_after_s,
         )
+
+    def _generations(
+        self, placements: Mapping[str, NodePlacement]
+    ) -> tuple[frozenset[str], frozenset[str]]:
+        """Nodes that are ahead of the Store, and those that said that they use what is there."""
+        ahead, using = [], []
+        for node, placement in placements.items():
+            seen = self._fleet.get(node)
+            if seen is None or placement.generation <= 0:
+                continue
+            lead = seen.acked_generation - placement.generation
+            if lead == 0:
+                using.append(node)
+            elif 0 < lead <= GENERATION_LEAD_MAX:
+                ahead.append(node)
+        return frozenset(ahead), frozenset(using)
 
     def _versions(self, kind: str) -> Mapping[tuple[str, str], str]:
         return {
@@ -332,6 +359,8 @@ def _node(facts: _Facts, since: float) -> Node:
         drain_overdue=overdue,
         suspect=suspect,
         host_paths=host_paths(inventory) if inventory is not None else (),
+        reachable=inventory is not None
+        and bool(inventory.site_endpoints and inventory.site_certificate),
     )
 
 

@@ -138,6 +138,14 @@ class TemplateRevision:
 
 
 @dataclass(frozen=True, slots=True)
+class ElectorateRecord:
+    """Who voted in an earlier group of a replica."""
+
+    number: int
+    voters: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class GroupRecord:
     """Who may hold a replica; see FailoverGroup in plan.proto. `members`: the primary first."""
 
@@ -148,12 +156,25 @@ class GroupRecord:
     on_return: str = "older"
     stop_after_s: float = 0.0
     forced: bool = False
+    before: tuple[ElectorateRecord, ...] = ()
+
+    @property
+    def voters(self) -> tuple[str, ...]:
+        return (*self.members, *self.witnesses)
+
+    @property
+    def majority(self) -> int:
+        return len(self.voters) // 2 + 1
 
     @staticmethod
     def from_json(body: Mapping[str, Any]) -> "GroupRecord":
         known = known_fields(GroupRecord, dict(body))
         for name in ("members", "witnesses"):
             known[name] = tuple(known.get(name, ()))
+        known["before"] = tuple(
+            ElectorateRecord(item["number"], tuple(item["voters"]))
+            for item in known.get("before", ())
+        )
         return GroupRecord(**known)
 
 
@@ -181,6 +202,8 @@ class AssignmentRecord:
     once: bool = False
     # Who may take it over. None: nobody.
     group: GroupRecord | None = None
+    # The node from which its site took it over; empty: it was placed here.
+    took_over: str = ""
 
     @staticmethod
     def from_json(body: dict[str, Any]) -> "AssignmentRecord":
@@ -205,6 +228,15 @@ class StopRecord:
     # What it holds until it is gone, so that nobody else is promised it: the workload's template.
     workload_uid: str = ""
     revision: int = 0
+    # Of an exclusive replica: who else may hold it until all of them know that it has stopped.
+    group: GroupRecord | None = None
+
+    @staticmethod
+    def from_json(body: dict[str, Any]) -> "StopRecord":
+        known = known_fields(StopRecord, body)
+        if known.get("group"):
+            known["group"] = GroupRecord.from_json(known["group"])
+        return StopRecord(**known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +265,7 @@ class NodePlacement:
     def from_bytes(raw: bytes, store_revision: int) -> "NodePlacement":
         body = json.loads(raw)
         assignments = tuple(AssignmentRecord.from_json(item) for item in body["assignments"])
-        stops = tuple(StopRecord(**known_fields(StopRecord, item)) for item in body["stops"])
+        stops = tuple(StopRecord.from_json(item) for item in body["stops"])
         return NodePlacement(
             node=body["node"],
             generation=body["generation"],

@@ -93,12 +93,15 @@ def applied(
     """
     stopping = {stop.assignment.replica_uid for stop in change.stop}
     revised = {revise.assignment.replica_uid: revise.revision for revise in change.revise}
-    standbys = {change.assignment.replica_uid: change.standbys for change in change.standbys}
+    shared = {found.assignment.replica_uid: found for found in change.standbys}
     assignments = [
         replace(
             item,
             revision=revised.get(item.replica_uid, item.revision),
-            standbys=standbys.get(item.replica_uid, item.standbys),
+            standbys=shared[item.replica_uid].standbys
+            if item.replica_uid in shared
+            else item.standbys,
+            group=shared[item.replica_uid].group if item.replica_uid in shared else item.group,
         )
         for item in placement.assignments
         if item.replica_uid not in stopping
@@ -122,7 +125,7 @@ def applied(
 
 def _stop_record(stop: Stop, now_ms: int) -> StopRecord:
     assignment = stop.assignment
-    message = stop.message
+    group, message = assignment.group, stop.message
     if stop.moved_to and stop.moved_to != stop.node:
         message += f"; it moves to {stop.moved_to}"
     return StopRecord(
@@ -135,4 +138,5 @@ def _stop_record(stop: Stop, now_ms: int) -> StopRecord:
         requested_at_ms=now_ms,
         workload_uid=assignment.workload_uid,
         revision=assignment.revision,
+        group=group if group is not None and group.exclusive else None,
     )

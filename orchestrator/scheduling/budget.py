@@ -41,12 +41,14 @@ class Budget:
 def budget_of(workload: Workload, wanted: int, available: int, surging: int) -> Budget:
     """The amounts of the workload's manifest, resolved.
 
-    Both amounts of `update` may come to nothing (of no replicas, or 25% of 3 without surge):
-    then one may be unavailable, or nothing could ever change.
+    Both amounts of `update` may come to nothing (of no replicas, 25% of 3 without surge, or where
+    none may run twice): then one may be unavailable, or nothing could ever change.
     """
     update = workload.update
     unavailable = amount_of(update.max_unavailable, wanted, up=False)
     surge = amount_of(update.max_surge, wanted, up=True)
+    if workload.failover.exclusive:
+        surge = 0  # two never run beside each other
     if not unavailable and not surge:
         unavailable = 1
     stated = workload.disruption.max_unavailable

@@ -20,7 +20,7 @@ from orchestrator.scheduling.decisions import Cause
 from orchestrator.scheduling.holders import Holder
 from orchestrator.scheduling.lanes import place_count
 from orchestrator.scheduling.moves import Moves
-from orchestrator.scheduling.part import Planning, is_lost, ordered
+from orchestrator.scheduling.part import Planning, ordered
 from orchestrator.scheduling.snapshot import Mode, Workload
 
 TRIES_MAX = 16
@@ -59,7 +59,9 @@ class Changes(Moves):
     def _is_due(self, holder: Holder) -> bool:
         if holder.row is None or holder.record.replica in self._incoming:
             return False
-        if self._workload.once and (self._has_ended(holder) or not self._is_live(holder)):
+        if self._workload.once and self._has_ended(holder):
+            return False
+        if (self._workload.once or self._exclusive) and not self._is_live(holder):
             return False
         if self._is_live(holder) and self._is_outdated(holder):
             return True
@@ -86,7 +88,7 @@ class Changes(Moves):
         else:
             # What belongs to a place that is lost can be nowhere else: it holds nobody up.
             nodes = [self._node(holder) for holder in self._held.values()]
-            wanted = sum(node is None or not is_lost(node) for node in nodes)
+            wanted = sum(node is None or not self._is_lost(node) for node in nodes)
             wanted += len(self._missing_places())
         serving = [name for name in self._held if self._is_covered(name)]
         under_way = [new for new in self._incoming.values() if _is_voluntary(new)]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator.records import AssignmentRecord
+from orchestrator.records import AssignmentRecord, GroupRecord
 from orchestrator.scheduling.placements import Place
 from orchestrator.scheduling.reasons import Reason, ReasonCount
 
@@ -44,6 +44,7 @@ class Cause(StrEnum):
     DEADLINE_EXCEEDED = "DeadlineExceeded"  # its job took too long
     REPLACED = "Replaced"  # the next run of its schedule takes its place
     JOB_FAILED = "JobFailed"  # another replica of its job failed too often
+    TAKEN_OVER = "TakenOver"  # its site runs it on another node
     JOB_RETRY = "JobRetry"  # it failed, and is tried again as a new stay
 
 
@@ -69,11 +70,12 @@ class Revise:
 
 @dataclass(frozen=True, slots=True)
 class Standbys:
-    """A replica stays, and other nodes are to take it over."""
+    """A replica stays, and other nodes are to take it over, or vote on it."""
 
     node: str
     assignment: AssignmentRecord
     standbys: tuple[str, ...]
+    group: GroupRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,8 @@ class Explanation:
     (the old one stops when the new one is ready), NodeDaemon (it stays on a drained node, since it
     belongs to the node), FlapDamped (its node is lost, and it was moved for that just before),
     NonCompliant (its site no longer meets its policy, and no compliant node fits), QuotaExceeded,
+    ExclusiveWaits (it would be placed, and what ran before may still run), NoMajority (so few of
+    its group are heard, or there are so few nodes, that nobody takes it over),
     Preempting (lower priorities make room), NamespaceUnreadable, MissingRevision (its template is
     not in the store), Frozen (nothing about it changes until `edgectl thaw`), Held (too many would
     stop at once: they wait for an approval), NodeSuspect (its node is silent with too many others

@@ -25,6 +25,7 @@ def place_first(planning: Planning, workload: Workload) -> bool:
         or where.spread is not None
         or where.prefer_green
         or workload.failover.standbys
+        or workload.failover.exclusive
         or not namespace.readable
         or namespace.frozen
         or template.demands

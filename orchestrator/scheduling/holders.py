@@ -8,8 +8,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from orchestrator.domain.liveness import Liveness
-from orchestrator.records import AssignmentRecord
+from orchestrator.records import AssignmentRecord, StopRecord
 from orchestrator.scheduling.decisions import Cause, Orphan
+from orchestrator.scheduling.leftovers import Leftover, ReplicaKey, leftover
 from orchestrator.scheduling.snapshot import Node, Snapshot, Template
 from orchestrator.scheduling.table import NodeTable
 
@@ -42,8 +43,27 @@ class Holders:
     orphans: list[Orphan] = field(default_factory=list)
     # Workloads that somebody may still be stopping.
     stopping: set[str] = field(default_factory=set)
+    # Of exclusive replicas: stays that were told to stop and may still run.
+    leftovers: dict[ReplicaKey, list[Leftover]] = field(default_factory=dict)
     # By row: what replicas still hold that were asked to make room.
     yielding: dict[int, list[Template]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def remaining(self) -> frozenset[str]:
+        """Replica uids of the stays behind `leftovers`."""
+        return frozenset(rest.uid for found in self.leftovers.values() for rest in found)
+
+    def is_awaited(self, stop: StopRecord) -> bool:
+        """Whether its replica has no holder because this stay may still run."""
+        key = (stop.workload_uid, stop.replica)
+        mine = any(rest.uid == stop.replica_uid for rest in self.leftovers.get(key, ()))
+        return mine and stop.replica not in self.by_workload.get(stop.workload_uid, {})
+
+    def remains(self, node: str, record: AssignmentRecord) -> None:
+        """The stay of an exclusive replica is told to stop by this plan."""
+        key = (record.workload_uid, record.replica)
+        found = Leftover(node, record.replica_uid, f"node {node} is only now told to stop it")
+        self.leftovers.setdefault(key, []).append(found)
 
 
 def find_holders(snapshot: Snapshot, table: NodeTable) -> Holders:
@@ -78,6 +98,8 @@ def find_holders(snapshot: Snapshot, table: NodeTable) -> Holders:
             else:
                 mine[record.replica] = holder
         for stop in placement.stops:
+            if (rest := leftover(snapshot, table, placement, stop)) is not None:
+                found.leftovers.setdefault((stop.workload_uid, stop.replica), []).append(rest)
             if row is None or (name, stop.replica_uid) in snapshot.gone:
                 continue
             template = template_of(snapshot, stop.workload_uid, stop.revision)
@@ -104,7 +126,12 @@ def answers(node: Node) -> bool:
 def _settle(found: Holders, uid: str, replica: str, holders: list[Holder]) -> None:
     """One holder, or a holder and its replacement; the others are superseded."""
     newest = max(holders, key=lambda h: (h.record.epoch, h.node))
-    replaced = [h for h in holders if h.record.replica_uid == newest.record.replaces]
+    group = newest.record.group
+    # Of an exclusive replica nobody waits for the newer one: it runs when the older one does not.
+    alone = group is not None and group.exclusive
+    replaced = (
+        [] if alone else [h for h in holders if h.record.replica_uid == newest.record.replaces]
+    )
     current = newest
     if replaced:
         current = replaced[0]

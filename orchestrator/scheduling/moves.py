@@ -13,15 +13,16 @@ from orchestrator.domain.liveness import FLAP_PATIENCE, FLAP_WINDOW_S
 from orchestrator.scheduling import filters
 from orchestrator.scheduling.chooser import Chooser
 from orchestrator.scheduling.decisions import Cause, NonCompliant, Revise
+from orchestrator.scheduling.exclusive import Exclusives
 from orchestrator.scheduling.holders import Holder
 from orchestrator.scheduling.lanes import Lane
-from orchestrator.scheduling.part import Part, Planning, is_lost, ordered, revised
+from orchestrator.scheduling.part import Planning, is_lost, ordered, revised
 from orchestrator.scheduling.rules import SOVEREIGNTY
 from orchestrator.scheduling.snapshot import Mode, Node, Workload
 from orchestrator.scheduling.table import Mask, asks_no_more
 
 
-class Moves(Part):
+class Moves(Exclusives):
     """The steps in the order in which `WorkloadPlan` takes them."""
 
     def __init__(self, planning: Planning, workload: Workload) -> None:
@@ -111,7 +112,9 @@ class Moves(Part):
             if node is None:
                 continue
             name, waits = holder.record.replica, holder.record.replica in self._incoming
-            if node.drain_overdue and node.draining and self._workload.mode is not Mode.PER_NODE:
+            if self._exclusive:
+                self._leave_exclusive(holder, node)
+            elif node.drain_overdue and node.draining and self._workload.mode is not Mode.PER_NODE:
                 message = f"the deadline for draining node {node.name} is over"
                 if waits:
                     self._take_over(name, Cause.DRAINED, message)
@@ -119,7 +122,7 @@ class Moves(Part):
                     self._evict(holder, Cause.DRAINED, message)
             elif node.deleting and not waits:
                 self._evict(holder, Cause.NODE_DELETED, f"node {node.name} is being deleted")
-            elif is_lost(node) and not waits and self._workload.mode is not Mode.PER_NODE:
+            elif self._is_lost(node) and not waits and self._workload.mode is not Mode.PER_NODE:
                 self._leave_lost(holder, node)
         patience_s = FLAP_PATIENCE * self._snapshot.lost_after_s
         for lost, names in self._damped.items():
@@ -160,7 +163,7 @@ class Moves(Part):
                 continue
             reasons = SOVEREIGNTY.why(self._table, self._need, holder.row)
             name = holder.record.replica
-            if self._workload.once:
+            if self._workload.once or self._exclusive:
                 moved = self._move(holder, Cause.NON_COMPLIANT, reasons[0].text)
             else:
                 moved = name in self._incoming or self._start_replacement(
@@ -168,7 +171,8 @@ class Moves(Part):
                 )
             if not moved:
                 self._cannot_move(holder, reasons[0].text, "NonCompliant")
-            where = self._incoming.get(name, self._held[name]).node if moved else ""
+            after = self._incoming.get(name) or self._held.get(name)
+            where = after.node if moved and after is not None else ""
             self._out.noncompliant.append(NonCompliant(holder.node, holder.record, reasons, where))
 
     def _is_compliant(self, holder: Holder) -> bool:
@@ -227,6 +231,8 @@ class Moves(Part):
 
     def _move(self, holder: Holder, cause: Cause, message: str) -> bool:
         """Give the replica another node and stop it on this one; False when no node fits."""
+        if self._exclusive:
+            return self._hand_over(holder, cause, message)
         found = self._elsewhere(holder)
         if found is None:
             return False

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from orchestrator.domain.liveness import Liveness
-from orchestrator.records import AssignmentRecord
+from orchestrator.records import AssignmentRecord, GroupRecord
 from orchestrator.scheduling import filters
 from orchestrator.scheduling.affinity import Neighbours
 from orchestrator.scheduling.chooser import Chooser
@@ -26,9 +26,10 @@ from orchestrator.scheduling.decisions import (
 )
 from orchestrator.scheduling.desired import place_names, replica_uid
 from orchestrator.scheduling.filters import ReasonCount
+from orchestrator.scheduling.groups import GroupMaker
 from orchestrator.scheduling.holders import Holder, Holders, template_of
 from orchestrator.scheduling.lanes import Lane, Lanes
-from orchestrator.scheduling.placements import Places
+from orchestrator.scheduling.placements import Heirs, Places
 from orchestrator.scheduling.placer import Placer, Rows
 from orchestrator.scheduling.preemption import Preemption
 from orchestrator.scheduling.quota import Quotas
@@ -117,6 +118,8 @@ class Part:
         self._choosers: dict[int, Chooser] = {}  # by the lane's revision
         self._lazy_staying: Mask | None = None
         self._lazy_standbys: StandbyChooser | None = None
+        number = epochs.decided_at(snapshot.revision)
+        self._groups = GroupMaker(planning.table, workload, number, planning.now)
         self._more_rows: list[int] = []  # of replicas that this plan placed beside `held`
         self._named: set[str] = set()  # names that it placed, where replicas have no index
 
@@ -131,14 +134,15 @@ class Part:
         leaving: Holder | None = None,
         because: str = "",
         beside: bool = False,
+        forced: bool = False,
     ) -> None:
         """A new holder on `row`, found by `chooser`. `leaving` is what it moves away from; with
-        `beside` that stays until the new one is ready."""
+        `beside` that stays until the new one is ready, with `forced` nobody can ask it."""
         lanes = self._lanes
         revision = lanes.at(row) if leaving is None else lanes.after_move(leaving, row)
         chooser.take(row, lanes.template(revision))
         self._choosers = {key: one for key, one in self._choosers.items() if one is chooser}
-        self._write_down(name, row, revision, leaving, because, beside)
+        self._write_down(name, row, revision, leaving, because, beside, forced)
 
     def _place_beside(self, holder: Holder, row: int, revision: int) -> None:
         """A new holder of another revision on the same node, for an update."""
@@ -156,10 +160,11 @@ class Part:
         leaving: Holder | None,
         because: str,
         beside: bool,
+        forced: bool = False,
     ) -> None:
         workload, template = self._workload, self._lanes.template(revision)
         node = self._table.nodes[row].name
-        (standbys,) = self._standbys_for([row])
+        standbys, group = self._heirs(row, leaving, forced)
         epoch = epochs.decided_at(self._snapshot.revision)
         record = AssignmentRecord(
             namespace=workload.namespace,
@@ -174,6 +179,7 @@ class Part:
             because=because,
             placed_at_ms=int(self._planning.now * 1000),
             once=workload.once,
+            group=group,
         )
         self._out.place.append(Place(node, record, leaving.node if leaving is not None else ""))
         self._bind(name, node, template)
@@ -194,6 +200,8 @@ class Part:
 
     def _stop(self, holder: Holder, cause: Cause, message: str, moved_to: str = "") -> None:
         self._out.stop.append(Stop(holder.node, holder.record, cause, message, moved_to))
+        if not moved_to and holder.record.group is not None and holder.record.group.exclusive:
+            self._planning.holders.remains(holder.node, holder.record)
         if holder.row is not None:
             self._planning.neighbours.add(self._workload.uid, [holder.row], -1)
 
@@ -206,10 +214,42 @@ class Part:
         template = template_of(self._snapshot, self._workload.uid, holder.record.revision)
         self._planning.quotas.use(self._workload.namespace, template, times)
 
-    def _standbys_for(self, rows: Rows) -> list[tuple[str, ...]]:
-        if not self._workload.failover.standbys:
-            return [()] * len(rows)
-        return self._standby_chooser().choose(rows)
+    # --- who else may hold it --------------------------------------------------------------------
+
+    @property
+    def _has_heirs(self) -> bool:
+        return bool(self._workload.failover.standbys) or self._groups.shares
+
+    def _heirs_for(self, rows: Rows) -> list[Heirs]:
+        """Of new replicas on these rows."""
+        found = zip(rows, self._standby_chooser().choose(rows), strict=True)
+        return [self._agreed(self._groups.first(int(row), names), names) for row, names in found]
+
+    def _heirs(self, row: int, leaving: Holder | None, forced: bool) -> Heirs:
+        """Of one replica on this row. Of one that leaves another node of the site the same nodes
+        go on, as far as they do."""
+        if not self._has_heirs:
+            return (), None
+        before = leaving.record.group if leaving is not None else None
+        if before is None or forced or not self._same_site(row, leaving):
+            (names,) = self._standby_chooser().choose([row])
+            return self._agreed(self._groups.first(row, names, forced), names)
+        own = self._table.nodes[row].name
+        former = tuple(name for name in before.members if name != own)
+        names = self._standby_chooser().renew(row, former)
+        return self._agreed(self._groups.after(before, row, names), names)
+
+    def _agreed(self, group: GroupRecord | None, standbys: tuple[str, ...]) -> Heirs:
+        """Too few voters leave an exclusive replica without standbys."""
+        if group is not None and group.exclusive:
+            return group.members[1:], group
+        return standbys, group if standbys else None
+
+    def _same_site(self, row: int, holder: Holder | None) -> bool:
+        codes = self._table.site_codes
+        if holder is None or holder.row is None:
+            return False
+        return bool(codes[row] == codes[holder.row])
 
     # --- explaining ------------------------------------------------------------------------------
 
@@ -303,7 +343,9 @@ class Part:
 
     def _standby_chooser(self) -> StandbyChooser:
         if self._lazy_standbys is None:
-            self._lazy_standbys = StandbyChooser(self._table, self._need, self._workload.failover)
+            self._lazy_standbys = StandbyChooser(
+                self._table, self._need, self._workload.failover, self._planning.now
+            )
         return self._lazy_standbys
 
     def _staying(self) -> Mask:
@@ -328,7 +370,12 @@ class Part:
             usable = self._chooser().usable & ~self._table.flags("deleting")
             places = [self._table.nodes[row].name for row in np.flatnonzero(usable)]
         named = place_names(self._workload, places)
-        return [(n, place) for n, place in named if n not in self._held and n not in self._named]
+        there = {*self._held, *self._named, *self._withheld()}
+        return [(name, place) for name, place in named if name not in there]
+
+    def _withheld(self) -> set[str]:
+        """Names that must have no holder yet; see `exclusive.py`."""
+        return set()
 
     def _site_mask(self, site: str) -> Mask:
         mask: Mask = self._table.site_codes == self._table.site_names.index(site)
@@ -347,6 +394,13 @@ class Part:
     def _is_live(self, holder: Holder) -> bool:
         node = self._node(holder)
         return node is not None and node.liveness is Liveness.LIVE
+
+    def _is_lost(self, node: Node) -> bool:
+        """Lost, and for as long as its workload wants."""
+        wanted_s = self._workload.failover.lost_after
+        if not is_lost(node):
+            return False
+        return wanted_s is None or self._planning.now - node.since >= wanted_s
 
     def _observed(self, holder: Holder) -> Observed | None:
         return self._snapshot.observed.get((holder.node, holder.record.replica_uid))

@@ -11,7 +11,7 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.records import AssignmentRecord
+from orchestrator.records import AssignmentRecord, GroupRecord
 from orchestrator.scheduling.desired import replica_uid
 from orchestrator.scheduling.snapshot import Node, Workload
 
@@ -28,15 +28,19 @@ class Place:
     moved_from: str = ""
 
 
+Heirs = tuple[tuple[str, ...], GroupRecord | None]
+"""Of one replica: its standbys, and who may hold it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Numbered replicas of one workload: `indexes[i]` on row `rows[i]`, with `revisions[i]` of its
-    template, or `revision` for all (0: the workload's)."""
+    template, or `revision` for all (0: the workload's), and `heirs[i]`."""
 
     workload: Workload
     indexes: Sequence[int] | Ints
     rows: Sequence[int] | Ints
-    standbys: Sequence[tuple[str, ...]] = ()
+    heirs: Sequence[Heirs] = ()
     revision: int = 0
     revisions: Ints | None = None
 
@@ -115,6 +119,7 @@ class Places(Sequence[Place]):
         revision = batch.revision or workload.revision
         if batch.revisions is not None:
             revision = int(batch.revisions[offset])
+        standbys, group = batch.heirs[offset] if batch.heirs else ((), None)
         record = AssignmentRecord(
             namespace=workload.namespace,
             workload=workload.name,
@@ -123,7 +128,8 @@ class Places(Sequence[Place]):
             replica_uid=replica_uid(workload.uid, name, epoch),
             epoch=epoch,
             revision=revision,
-            standbys=batch.standbys[offset] if batch.standbys else (),
+            standbys=standbys,
+            group=group,
             placed_at_ms=self._now_ms,
             once=workload.once,
         )

@@ -63,7 +63,7 @@ def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
         bind=tuple(out.bind),
         unbind=_unbound(snapshot, table),
         noncompliant=tuple(out.noncompliant),
-        prune=_prunable(snapshot),
+        prune=_prunable(snapshot, holders),
         refresh=tuple(
             sorted(
                 snapshot.ahead
@@ -76,7 +76,7 @@ def plan(snapshot: Snapshot, now: float, seed: int = 0) -> Plan:
         desired=tuple(out.desired),
         orphans=tuple(holders.orphans),
         finished_workloads=tuple(finished),
-        finished_nodes=_finished_nodes(snapshot, table),
+        finished_nodes=_finished_nodes(snapshot, table, holders),
     )
 
 
@@ -142,23 +142,31 @@ def _urgency(workload: Workload) -> tuple[int, int, str, str]:
     return (-workload.priority, workload.created_at_ms, workload.namespace, workload.name)
 
 
-def _prunable(snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
+def _prunable(snapshot: Snapshot, holders: Holders) -> tuple[tuple[str, str], ...]:
+    """Stops that are done. Of an exclusive replica it is known from them what is not over."""
+    remaining = holders.remaining
     return tuple(
         (placement.node, stop.replica_uid)
         for _, placement in sorted(snapshot.placements.items())
         for stop in placement.stops
-        if (placement.node, stop.replica_uid) in snapshot.gone
+        if (placement.node, stop.replica_uid) in snapshot.gone and stop.replica_uid not in remaining
     )
 
 
-def _finished_nodes(snapshot: Snapshot, table: NodeTable) -> tuple[str, ...]:
-    """Deleted nodes that hold nothing, and of whose stops nothing more will be heard or is due."""
+def _finished_nodes(snapshot: Snapshot, table: NodeTable, holders: Holders) -> tuple[str, ...]:
+    """Deleted nodes that hold nothing, and of whose stops nothing more will be heard or is due.
+
+    What may still run there of an exclusive replica is due until another stay has its name: in the
+    same site, which that can only have by the lease, or by an operator's word.
+    """
     finished = []
     for node in sorted(table.nodes, key=lambda node: node.name):
         if not node.deleting:
             continue
         placement = snapshot.placements.get(node.name, NodePlacement(node.name))
         waits = any((node.name, stop.replica_uid) not in snapshot.gone for stop in placement.stops)
+        if any(holders.is_awaited(stop) for stop in placement.stops):
+            continue
         if not placement.assignments and not (waits and answers(node)):
             finished.append(node.name)
     return tuple(finished)

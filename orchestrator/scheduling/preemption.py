@@ -140,6 +140,8 @@ class Preemption:
         self._yielding[victim.holder.row].append(victim.template)
         uid, record = victim.workload.uid, victim.holder.record
         del self._holders.by_workload[uid][record.replica]
+        if record.group is not None and record.group.exclusive:
+            self._holders.remains(victim.holder.node, record)
         self._neighbours.add(uid, [victim.holder.row], -1)
         self._quotas.use(victim.workload.namespace, victim.template, -1)
         text = f"its room is needed by {workload.namespace}/{workload.name}, whose priority "

@@ -78,6 +78,8 @@ class Node:
     cordoned: str = ""
     drain_overdue: bool = False
     suspect: str = ""
+    # Whether it has said how the nodes of its site reach it.
+    reachable: bool = True
     # What its own configuration lets replicas mount, with everything below.
     host_paths: tuple[str, ...] = ()
 
@@ -197,8 +199,11 @@ class Snapshot:
     `sites` and `namespaces` are by name. A site that is not there is not declared; a namespace that
     is not there has no rules.
     `ahead` are nodes that use a newer generation than the store knows: it came from a backup.
+    `reroled` are nodes whose plan says something else of their site than holds now.
     `volumes` is the node that has the data of a replica's local volumes, by (namespace, replica).
     `lost_after_s`: the silence after which a node counts as lost.
+    `using` are nodes that said, at last, that they use the plan that holds now.
+    `fenced` are replica uids of stays that an operator vouches for: they run no more.
     `revision` only grows: epochs of what is decided come from it (`polder/epochs.py`).
     """
 
@@ -212,8 +217,11 @@ class Snapshot:
     secrets: Mapping[tuple[str, str], str] = field(default_factory=dict)
     configs: Mapping[tuple[str, str], str] = field(default_factory=dict)
     ahead: frozenset[str] = frozenset()
+    reroled: frozenset[str] = frozenset()
     sites: Mapping[str, Site] = field(default_factory=dict)
     namespaces: Mapping[str, Namespace] = field(default_factory=dict)
     volumes: Mapping[tuple[str, str], str] = field(default_factory=dict)
     complete: bool = True
     lost_after_s: float = LOST_AFTER_S
+    using: frozenset[str] = frozenset()
+    fenced: frozenset[str] = frozenset()

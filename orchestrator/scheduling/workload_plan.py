@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from orchestrator.records import AssignmentRecord
 from orchestrator.scheduling import filters
 from orchestrator.scheduling.changes import Changes
 from orchestrator.scheduling.chooser import Chooser
@@ -20,7 +21,7 @@ from orchestrator.scheduling.holders import Holder
 from orchestrator.scheduling.lanes import Lane
 from orchestrator.scheduling.moves import cause_of
 from orchestrator.scheduling.part import Planning, ordered
-from orchestrator.scheduling.placements import Batch, names_of
+from orchestrator.scheduling.placements import Batch, Heirs, names_of
 from orchestrator.scheduling.placer import Rows
 from orchestrator.scheduling.snapshot import Mode, Workload
 from orchestrator.scheduling.table import Ints, Mask
@@ -69,7 +70,7 @@ class WorkloadPlan(Changes):
             self._leave_forced()
             self._leave_forbidden()
             self._change_gently()
-            self._renew_standbys()
+            self._renew_heirs()
 
     def place_some(self) -> bool:
         """Place what can be placed now, without a word on the rest; whether that was any."""
@@ -89,9 +90,11 @@ class WorkloadPlan(Changes):
             self._choosers.clear()
         wanted = len(self._held) + len(self._named) + sum(len(part) for part in self._done)
         if not self._blockers:
-            wanted += self._place_missing()
+            wanted += self._place_missing() + len(self._withheld() - self._held.keys())
         if self._stuck:
             self._explain_stuck()
+        if self._exclusive:
+            self._explain_exclusive()
         if self._workload.held_elsewhere and not self._lanes.admitted.all():
             self._explain_held()
         self._out.desired.append((self._workload.uid, wanted))
@@ -231,8 +234,8 @@ class WorkloadPlan(Changes):
         if not placed:
             return 0
         indexes = missing[:placed]
-        standbys = self._standbys_for(rows) if workload.failover.standbys else ()
-        batch = Batch(workload, indexes, rows, standbys, self._lanes.usual)
+        heirs = self._heirs_for(rows) if self._has_heirs else ()
+        batch = Batch(workload, indexes, rows, heirs, self._lanes.usual)
         if self._lanes.mixed:
             batch = replace(batch, revisions=self._revisions_at(np.asarray(rows)))
         else:
@@ -286,11 +289,11 @@ class WorkloadPlan(Changes):
                 dtype=np.int64,
             )
         count = workload.count
-        if not self._held and not self._done:
+        if not self._held and not self._done and not self._withheld():
             return range(count)
         lacks = np.ones(count, dtype=np.bool_)
         prefix = len(self._workload.name) + 1
-        lacks[[int(name[prefix:]) for name in self._held]] = False
+        lacks[[int(name[prefix:]) for name in (*self._held, *self._withheld())]] = False
         for part in self._done:
             lacks[np.asarray(part)] = False
         return np.flatnonzero(lacks)
@@ -361,21 +364,36 @@ class WorkloadPlan(Changes):
         text = "; ".join(reason.text for reason in reasons)
         self._explain("QuotaExceeded", text, names)
 
-    # --- standbys --------------------------------------------------------------------------------
+    # --- who else may hold them ------------------------------------------------------------------
 
-    def _renew_standbys(self) -> None:
+    def _renew_heirs(self) -> None:
         """Of replicas that stay: others for those that would not do any more."""
-        if not self._workload.failover.standbys and not any(
-            holder.record.standbys for holder in self._held.values()
+        if not self._has_heirs and not any(
+            holder.record.standbys or holder.record.group for holder in self._held.values()
         ):
             return
         changing = {revise.assignment.replica_uid for revise in self._out.revise}
         before = self._planning.holders.by_workload.get(self._workload.uid, {})
         for name, holder in self._held.items():
+            record = holder.record
             if holder.row is None or before.get(name) is not holder:
                 continue
-            if holder.record.replica_uid in changing:
+            if record.replica_uid in changing:
                 continue
-            wanted = self._standby_chooser().renew(holder.row, holder.record.standbys)
-            if wanted != holder.record.standbys:
-                self._out.standbys.append(Standbys(holder.node, holder.record, wanted))
+            standbys, group = self._renewed(record, holder.row)
+            if standbys != record.standbys or group != record.group:
+                self._out.standbys.append(Standbys(holder.node, record, standbys, group))
+
+    def _renewed(self, record: AssignmentRecord, row: int) -> Heirs:
+        if not self._has_heirs:
+            return (), None
+        chooser, group = self._standby_chooser(), record.group
+        if group is None or not group.exclusive or not self._exclusive:
+            names = chooser.renew(row, record.standbys)
+        elif not self._groups.can_change(group):
+            return record.standbys, group
+        elif self._is_lost(self._table.nodes[row]):
+            names = chooser.relieve(row, record.standbys)
+        else:
+            names = chooser.renew(row, record.standbys)
+        return self._agreed(self._groups.after(group, row, names), names)

@@ -14,7 +14,8 @@ JOBS = "/jobs/"
 FREEZES = "/freezes/"
 HOLDS = "/holds/"
 DRILLS = "/drills/"
-KEPT = (ROLLOUTS, JOBS, FREEZES, HOLDS, DRILLS)
+FENCES = "/fences/"
+KEPT = (ROLLOUTS, JOBS, FREEZES, HOLDS, DRILLS, FENCES)
 """Records whose form is the business of the domain module that decides on them."""
 MEMBERS = "/members/"
 PRESENT = "/present/"
@@ -85,6 +86,11 @@ def freeze(namespace: str) -> str:
 def hold(identifier: str) -> str:
     """A change that waits for an operator, and the approval."""
     return f"{HOLDS}{identifier}"
+
+
+def fence(workload_uid: str, replica: str) -> str:
+    """An operator's word that stays of a replica run no more."""
+    return f"{FENCES}{workload_uid}/{replica}"
 
 
 def member(name: str) -> str:

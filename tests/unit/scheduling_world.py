@@ -49,6 +49,8 @@ class World:
     sites: dict[str, Site] = field(default_factory=dict)
     namespaces: dict[str, Namespace] = field(default_factory=dict)
     volumes: dict[tuple[str, str], str] = field(default_factory=dict)
+    using: set[str] = field(default_factory=set)
+    fenced: set[str] = field(default_factory=set)
     revision: int = 1
     now: float = 0.0
 
@@ -87,6 +89,8 @@ class World:
             sites=dict(self.sites),
             namespaces=dict(self.namespaces),
             volumes=dict(self.volumes),
+            using=frozenset(self.using),
+            fenced=frozenset(self.fenced),
         )
 
     def step(self) -> Plan:
@@ -100,6 +104,7 @@ class World:
             demands = Demands(snapshot).digest(node, after.assignments)
             self.placements[node] = replace(after, secrets_digest=digest, demands_digest=demands)
             self.gone -= {(node, uid) for uid in change.prune}
+            self._change_plans_around(node, before, after)
         self.volumes |= {(bind.namespace, bind.replica): bind.node for bind in decided.bind}
         for unbind in decided.unbind:
             del self.volumes[(unbind.namespace, unbind.replica)]
@@ -111,6 +116,21 @@ class World:
         self.revision += 1
         return decided
 
+    def _change_plans_around(self, node: str, before: NodePlacement, after: NodePlacement) -> None:
+        """A node uses its plan until it is another; so do those whose part in its replicas is."""
+        self.using.discard(node)
+        shared = [
+            {item.replica_uid: item.group for item in placement.assignments if item.group}
+            for placement in (before, after)
+        ]
+        for uid in shared[0].keys() | shared[1].keys():
+            groups = [found.get(uid) for found in shared]
+            if groups[0] != groups[1]:
+                named = {name for group in groups if group for name in group.voters}
+                self.using -= named
+                for name in named - {node}:
+                    self.placements.setdefault(name, NodePlacement(name, 1))
+
     def obey(self, *, ready: bool = True) -> None:
         """Every live agent runs what its plan says, and has stopped what it says."""
         for name, placement in self.placements.items():
@@ -119,6 +139,7 @@ class World:
             for item in placement.assignments:
                 self.observed[(name, item.replica_uid)] = Observed(True, ready, item.revision)
             self.gone |= {(name, stop.replica_uid) for stop in placement.stops}
+            self.using.add(name)
 
     def settle(self, rounds: int = 50) -> list[Plan]:
         """Obey and step until nothing changes; the plans on the way."""
