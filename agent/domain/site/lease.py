@@ -1,25 +1,73 @@
 """At most one holder of an exclusive replica: the desk where its leases are asked for and voted on.
 
-`machine.py` composes it, `tests/sim/site.py` drives it. It handles the same events and gives the
-same instructions as the machine (only Send, Save and Tell), and is asked who holds what.
+`machine.py` composes it and `tests/sim/site.py` drives it. It takes the same events and gives the
+same instructions (only Send, Save and Tell), and is asked who holds what. The protocol is
+PaxosLease (Trencseni, Gazso, Reinhardt, 2012) with durable ballots and groups that change; ADR 22.
 
-Interface first; see ADR 0022.
+Why no two nodes hold a replica at one time:
+
+1. Within a group. A voter has one lease at most, until it ends by its own clock or is given back.
+   Who holds it counts from before it asked, for less time by its own clock than the voter counts by
+   any clock within the drift bound, and gives it back only when nothing runs. So at each moment of
+   a tenure a majority of voters grants it to nobody else, and two majorities share a voter.
+2. Through a voter's restart. A ballot, a grant and a seal are on its disk before they are answered;
+   a renewal is not, and so a lease that was granted counts anew from the start, for all its length.
+   A disk that lost everything grants nothing for as long as a lease may last.
+3. From group M to a later N. N's voters vote once one was opened to them, which is said only after
+   a majority of M's voters is sealed. One of those had granted M's lease and tells when it ends, or
+   grants it no more. Voters of N grant nothing until then, but to that same lease. This holds for
+   each group that the plan names before N, and for those before them since the first of these had
+   a holder, who was let in only when theirs were over.
+4. An older plan. A voter never votes in a group below the one that it is in or sealed for, and with
+   no memory of a replica in none that its plan does not name, or below that.
+5. A holder that forgot. The end that the switch was armed with stands; the node asks anew, with a
+   higher ballot, which its own voter has on disk first, so that nothing said earlier is about it.
+
+Ballots rise from holder to holder: what a majority accepted is below what any majority promises
+later, a group's number is below its own ballots and above those decided before it.
 """
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from agent.domain.roster import Key
-from agent.domain.site.messages import Event, Instruction
+from agent.domain.plan import ParsedPlan
+from agent.domain.roster import Group, Key
+from agent.domain.site.group import lineage_of
+from agent.domain.site.holder import LEASE_S, RESTART_S, Holder, Requests
+from agent.domain.site.messages import (
+    Beat,
+    Booted,
+    Claims,
+    Event,
+    Instruction,
+    LeaseAnswer,
+    LeaseRequest,
+    PeerOpened,
+    PeerSaid,
+    PlanInUse,
+    Prepare,
+    Propose,
+    Release,
+    Save,
+    Saved,
+    Send,
+    Tell,
+)
+from agent.domain.site.silence import Silence
+from agent.domain.site.voter import LEASE_MAX_S, Voter
+from polder.epochs import LOCAL_MAX, shown
 
-LEASE_S = 3.0
-RENEW_S = 1.0
-LEASE_MAX_S = 20.0  # no voter grants more
-RESTART_S = 15.0  # what a holder asks for before its agent restarts
-DRIFT = 0.01  # how far a clock may go wrong in a second
-KILL_S = 0.2  # what the switch needs to end a replica
+__all__ = ["LEASE_MAX_S", "LEASE_S", "RESTART_S", "Held", "LeaseDesk"]
+
 STOP_S = 1.0  # before the end a holder that is not renewed begins to stop gracefully
 NAME = "lease"  # what the desk saves has names that are this, or begin with this and a dot
+REPLICAS_MAX = 10_000
+WAITING_MAX = 1_000  # answers for one replica that wait for the disk
+FORGET_S = 86_400.0  # after that an idle replica that no plan names is forgotten
+RETRY_SAVE_S = 1.0
+LOOK_S = 1.0  # how often it is asked whether stopAfter is over
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +86,31 @@ class Held:
         return self.until - STOP_S
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """Answers that go out when a save is done."""
+
+    token: int
+    answers: list[tuple[str, LeaseAnswer]]
+
+
+@dataclass(slots=True)
+class _Record:
+    """What is known of one replica. `saved`: what the disk was last asked to hold, None when that
+    is not known. `overdue`: the generation of the plan in use when its stopAfter was over."""
+
+    voter: Voter
+    holder: Holder
+    saved: Mapping[str, Any] | None = None
+    waiting: deque[_Waiting] = field(default_factory=deque)
+    group: Group | None = None
+    overdue: int | None = None
+    unnamed_since: float | None = None
+
+    def body(self, key: Key) -> dict[str, Any]:
+        return {"key": list(key), "overdue": self.overdue, **self.voter.body()}
+
+
 class LeaseDesk:
     """The leases of one node, as a voter and as a holder. All times are boottime seconds.
 
@@ -45,35 +118,81 @@ class LeaseDesk:
     lie before the boot), None while it hears one. For `stopAfter`.
     """
 
-    alone_since: float | None
-
     def __init__(self, node: str, tokens: Iterator[int]) -> None:
         """`tokens`: for Save, shared with whoever else saves, so that no two are the same."""
-        ...
+        self.alone_since: float | None = None
+        self.excluded: set[str] = set()
+        self._node = node
+        self._tokens = tokens
+        self._records: dict[Key, _Record] = {}
+        self._wanted: frozenset[Key] = frozenset()
+        self._silence = Silence(node)
+        self._generation = 0
+        self._forgot_until = 0.0
+        self._start = 0  # counts this desk's starts: no two of them use one id
+        self._start_token: int | None = None
+        self._started = False
+        self._save_again_at: float | None = None
+        self._seen = 0.0
+        self._drawn = 0
+        self._out: list[Instruction] = []
+        self._inbox: deque[tuple[str, LeaseRequest | LeaseAnswer]] = deque()
+
+    # ---- what the machine says and asks ----
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Takes every event of the machine; those that do not concern leases change nothing.
         After it, and after `want`, ask `held` again: it may have changed."""
-        ...
+        match event:
+            case Booted():
+                self._booted(event, now)
+            case PlanInUse():
+                self._planned(event.plan, now)
+            case PeerOpened():
+                self._silence.heard(event.node, now)
+            case PeerSaid(node, said):
+                self._silence.heard(node, now)
+                if isinstance(said, LeaseRequest | LeaseAnswer):
+                    self._inbox.append((node, said))
+                elif isinstance(said, Beat):
+                    self._silence.beat(node, said, now)
+                elif isinstance(said, Claims):
+                    self._compare(node, said, now)
+            case Saved():
+                self._saved(event, now)
+            case _:
+                pass
+        return self._settle(now)
 
     def want(self, keys: Collection[Key], now: float) -> list[Instruction]:
         """All the replicas that this node should hold now, of those that it is a member of. It
         tries, and goes on trying and renewing, until a later call leaves one out. One that is held
         and left out is not renewed any more, and not given back either: see `release`."""
-        ...
+        self._wanted = frozenset(keys)
+        return self._settle(now)
 
     def release(self, key: Key, now: float) -> list[Instruction]:
         """Nothing of it runs here any more, or ever did: the next one may have it at once."""
-        ...
+        self._wanted -= {key}
+        record = self._records.get(key)
+        if record is not None:
+            self._carry(record.holder.release(now))
+        return self._settle(now)
 
     def restarting(self, now: float) -> list[Instruction]:
         """The agent is about to stop and come back: every lease is renewed for RESTART_S. Done when
         `held(...).until` says so, or a second later."""
-        ...
+        for record in self._records.values():
+            self._carry(record.holder.for_restart(now))
+        return self._settle(now)
 
     def held(self, key: Key, now: float) -> Held | None:
         """None: it must not run here. Also None after the lease ended while nobody looked."""
-        ...
+        record = self._records.get(key)
+        until = record.holder.until(now) if record is not None else None
+        if record is None or record.holder.tenure is None or until is None:
+            return None
+        return Held(record.holder.tenure.ballot, until)
 
     def hindrance(self, key: Key, now: float) -> str:
         """Why this node could not hold it, or go on holding it: "" or a CamelCase reason.
@@ -82,8 +201,252 @@ class LeaseDesk:
         the site heard no orchestrator for longer than the replica's stopAfter, so a holder stops
         it now (gracefully) and releases it. "NotMember": the plan does not let this node hold it.
         """
-        ...
+        record = self._records.get(key)
+        target = record.holder.target if record is not None else None
+        if record is None or target is None or record.group is None or not record.holder.member:
+            return "NotMember"
+        if record.overdue is not None:
+            return "Isolated"
+        holder = record.voter.lease.holder or record.group.members[0]
+        live = {v for v in target.group.voters if v == self._node or self._silence.hears(v, now)}
+        if holder != self._node:
+            live.discard(holder)
+        return "" if len(live - self.excluded) >= target.group.majority else "NoVoters"
 
     def next_due(self) -> float | None:
         """When `handle(Tick(), now)` is to be called at the latest."""
-        ...
+        times = [self._save_again_at] if self._save_again_at is not None else []
+        for record in self._records.values():
+            due = record.holder.next_due() if self._started else None
+            if due is not None:
+                times.append(due)
+            if record.group is not None and record.group.stop_after_s:
+                changes_at = self._silence.changes_at(record.group, record.overdue is not None)
+                times.append(max(changes_at, self._seen + LOOK_S))
+        return min(times, default=None)
+
+    # ---- events ----
+
+    def _booted(self, event: Booted, now: float) -> None:
+        kept = event.kept.get(NAME)
+        broken = []
+        for name, body in event.kept.items():
+            if not name.startswith(f"{NAME}."):
+                continue
+            try:
+                self._restore(body, now)
+            except (KeyError, TypeError, ValueError):
+                broken.append(name)
+        try:
+            self._start = int(kept["starts"]) + 1 if kept else 1
+        except (KeyError, TypeError, ValueError):
+            broken.append(NAME)
+        if broken or not kept:
+            self._forgot_until = now + LEASE_MAX_S
+            for record in self._records.values():
+                record.voter.forgot(now, self._forgot_until)
+        if broken:
+            names = ", ".join(sorted(broken)[:5])
+            self._tell("LeasesForgotten", f"what was kept of leases cannot be read: {names}")
+        self._save_start()
+
+    def _restore(self, body: Mapping[str, Any], now: float) -> None:
+        workload_uid, replica = body["key"]
+        record = self._new((str(workload_uid), str(replica)), Voter.kept(body, now))
+        record.overdue = int(body["overdue"]) if body["overdue"] is not None else None
+        record.holder.saw(max(record.voter.promised, record.voter.accepted))
+        record.saved = dict(body)
+
+    def _save_start(self) -> None:
+        self._start_token = next(self._tokens)
+        self._save_again_at = None
+        self._out.append(Save(self._start_token, NAME, {"starts": self._start}))
+
+    def _planned(self, plan: ParsedPlan, now: float) -> None:
+        named: dict[Key, tuple[Group, int]] = {}
+        stays = [*plan.assignments.values(), *(role.assignment for role in plan.roles.values())]
+        for stay in stays:
+            known = named.get(stay.key)
+            if stay.group is None or not stay.group.exclusive:
+                continue
+            if known is None or known[0].number <= stay.group.number:
+                named[stay.key] = (stay.group, max(stay.epoch, known[1] if known else 0))
+        for key in named.keys() - self._records.keys():
+            self._new(key, self._fresh_voter(now))
+        self._generation = plan.generation
+        for key, record in list(self._records.items()):
+            group, epoch = named.get(key, (None, 0))
+            self._name(record, group, epoch, now)
+            if group is None and self._idle(record, now):
+                del self._records[key]
+                self._out.append(Save(next(self._tokens), _name(key), {}))
+
+    def _name(self, record: _Record, group: Group | None, epoch: int, now: float) -> None:
+        lineage = lineage_of(group) if group is not None else None
+        record.group, record.voter.told = group, lineage
+        member = group is not None and self._node in group.members
+        record.holder.planned(lineage, member, epoch)
+        if group is not None:
+            record.unnamed_since = None
+            if record.overdue is not None and self._generation > record.overdue:
+                record.overdue = None  # the orchestrator was heard since, and leaves it here
+        elif record.unnamed_since is None:
+            record.unnamed_since = now
+
+    def _idle(self, record: _Record, now: float) -> bool:
+        return (
+            record.unnamed_since is not None
+            and now - record.unnamed_since > FORGET_S
+            and record.voter.lease.until <= now
+            and record.holder.tenure is None
+            and not record.waiting
+        )
+
+    def _saved(self, event: Saved, now: float) -> None:
+        if event.token == self._start_token:
+            self._started = event.ok
+            self._save_again_at = None if event.ok else now + RETRY_SAVE_S
+            return
+        for record in self._records.values():
+            done = next((w for w in record.waiting if w.token == event.token), None)
+            if done is None:
+                continue
+            record.waiting.remove(done)
+            if not event.ok:
+                record.saved = None
+            for to, answer in done.answers:
+                self._reply(to, answer if event.ok else _not_writable(answer))
+            return
+
+    def _compare(self, node: str, said: Claims, now: float) -> None:
+        """A later holder than this node, while it holds: somebody granted it twice."""
+        for claim in said.claims:
+            held = self.held(claim.key, now)
+            local = claim.epoch & LOCAL_MAX  # what a leader decided is no ballot
+            if held is None or not local or claim.epoch <= held.epoch:
+                continue
+            tenure = self._records[claim.key].holder.tenure
+            assert tenure is not None
+            for voter in sorted(tenure.locked(now) - {self._node}):
+                self._lied(claim.key, voter, f"{node} has it, too, as {shown(claim.epoch)}")
+
+    # ---- requests and answers ----
+
+    def _settle(self, now: float) -> list[Instruction]:
+        """Until nothing is left that this node says to itself."""
+        self._seen = now
+        if self._save_again_at is not None and now >= self._save_again_at:
+            self._save_start()
+        self._silence.alone(self.alone_since, now)
+        for key, record in self._records.items():
+            self._check_overdue(key, record, now)
+            if self._started:
+                wanted = key in self._wanted and record.overdue is None
+                self._carry(record.holder.want(wanted, now))
+                self._carry(record.holder.due(now))
+        while self._inbox:
+            sender, said = self._inbox.popleft()
+            if isinstance(said, LeaseRequest):
+                self._vote(sender, said, now)
+            elif said.key in self._records:
+                record = self._records[said.key]
+                self._carry(record.holder.answered(sender, said, now))
+        out, self._out = self._out, []
+        return out
+
+    def _carry(self, requests: Requests) -> None:
+        for voter, request in requests:
+            if voter == self._node:
+                self._inbox.append((self._node, request))
+            else:
+                self._out.append(Send(voter, request))
+
+    def _reply(self, to: str, answer: LeaseAnswer) -> None:
+        if to == self._node:
+            self._inbox.append((to, answer))
+        else:
+            self._out.append(Send(to, answer))
+
+    def _vote(self, sender: str, request: LeaseRequest, now: float) -> None:
+        record = self._records.get(request.key)
+        if record is None:
+            if len(self._records) >= REPLICAS_MAX:
+                self._reply(sender, _refused(request, "TooMany"))
+                return
+            record = self._new(request.key, self._fresh_voter(now))
+            record.unnamed_since = now
+        if record.overdue is not None and isinstance(request.step, Prepare | Propose):
+            self._reply(sender, _refused(request, "Isolated"))
+            return
+        answer = record.voter.handle(sender, request, now)
+        self._keep(request.key, record, sender, answer)
+        if isinstance(request.step, Release) and sender != self._node:
+            record.holder.released(now)
+            self._carry(record.holder.due(now) if self._started else [])
+
+    def _keep(self, key: Key, record: _Record, sender: str, answer: LeaseAnswer) -> None:
+        """Answers once the disk has what the answer rests on."""
+        body = record.body(key)
+        if body != record.saved:
+            record.saved = body
+            record.waiting.append(_Waiting(next(self._tokens), []))
+            self._out.append(Save(record.waiting[-1].token, _name(key), body))
+        if not record.waiting:
+            self._reply(sender, answer)
+        elif len(record.waiting[-1].answers) >= WAITING_MAX:
+            self._reply(sender, _not_writable(answer))
+        else:
+            record.waiting[-1].answers.append((sender, answer))
+
+    # ---- the rest ----
+
+    def _check_overdue(self, key: Key, record: _Record, now: float) -> None:
+        group, before = record.group, record.overdue
+        if group is None or not group.stop_after_s:
+            return
+        if before is None and self._silence.isolated_s(group, now) >= group.stop_after_s:
+            record.overdue = self._generation
+            self._tell("StopAfter", f"no orchestrator was heard for {group.stop_after_s:g} s", key)
+        elif before is not None and self._silence.confirmed(group, now):
+            record.overdue = None
+        if record.overdue != before:
+            record.saved = record.body(key)
+            self._out.append(Save(next(self._tokens), _name(key), record.saved))
+
+    def _new(self, key: Key, voter: Voter) -> _Record:
+        holder = Holder(self._node, key, self._draw, self._lied, self.excluded)
+        record = _Record(voter, holder)
+        record.saved = record.body(key)
+        self._records[key] = record
+        return record
+
+    def _fresh_voter(self, now: float) -> Voter:
+        voter = Voter()
+        if now < self._forgot_until:
+            voter.forgot(now, self._forgot_until)
+        return voter
+
+    def _draw(self) -> int:
+        self._drawn += 1
+        return (self._start << 32) + self._drawn
+
+    def _lied(self, key: Key, voter: str, how: str) -> None:
+        if voter not in self.excluded:
+            self.excluded.add(voter)
+            self._tell("VoterLied", f"{voter} does not count as a voter any more: {how}", key)
+
+    def _tell(self, reason: str, message: str, key: Key | None = None) -> None:
+        self._out.append(Tell(reason, message, key, warning=True))
+
+
+def _name(key: Key) -> str:
+    workload_uid, replica = key
+    return f"{NAME}.{workload_uid}.{replica}"
+
+
+def _refused(request: LeaseRequest, reason: str) -> LeaseAnswer:
+    return LeaseAnswer(request.id, request.key, request.group, granted=False, reason=reason)
+
+
+def _not_writable(answer: LeaseAnswer) -> LeaseAnswer:
+    return replace(answer, granted=False, reason="NotWritable")

@@ -1,0 +1,47 @@
+"""What one ballot has been granted, and by when it ends. Part of `holder.py`.
+
+A voter's word counts from when it was asked, for what the length is at least by our clock, less the
+time that the switch needs to end a replica. Each voter is counted alone, over all that it granted,
+and the end is the one that a majority of a group reaches: until then a majority grants it to nobody
+else.
+"""
+
+from collections.abc import Set
+from dataclasses import dataclass, field
+
+from agent.domain.roster import Electorate
+from agent.domain.site.group import STRETCH, Lineage
+
+KILL_S = 0.2  # what the switch needs to end a replica
+
+
+@dataclass(slots=True)
+class Tenure:
+    """`lineage`: where it is renewed. `ends`: by when each voter of a group may grant it to others;
+    of the group before, too, which was sealed when the holder moved."""
+
+    ballot: int
+    lineage: Lineage
+    ends: dict[Electorate, dict[str, float]] = field(default_factory=dict)
+
+    def granted(self, group: Electorate, voter: str, sent_at: float, length_s: float) -> None:
+        ends = self.ends.setdefault(group, {})
+        ends[voter] = max(ends.get(voter, 0.0), sent_at + length_s / STRETCH - KILL_S)
+
+    def until(self, excluded: Set[str]) -> float:
+        """By then nothing of the replica may run."""
+        found = 0.0
+        for group, ends in self.ends.items():
+            counted = sorted(ends[v] for v in group.voters if v in ends.keys() - excluded)
+            if len(counted) >= group.majority:
+                found = max(found, counted[-group.majority])
+        return found
+
+    def locked(self, now: float) -> set[str]:
+        """The voters that may not grant it to another yet."""
+        return {v for ends in self.ends.values() for v, end in ends.items() if end > now}
+
+    def voters(self) -> list[str]:
+        """All that granted it, or may have."""
+        groups = (self.lineage.group, *self.ends)
+        return sorted({voter for group in groups for voter in group.voters})
