@@ -149,6 +149,11 @@ class OperatorServiceStub:
                 request_serializer=polder_dot_v1_dot_operator__pb2.ApproveRequest.SerializeToString,
                 response_deserializer=polder_dot_v1_dot_operator__pb2.ApproveResponse.FromString,
                 _registered_method=True)
+        self.Fence = channel.unary_unary(
+                '/polder.v1.OperatorService/Fence',
+                request_serializer=polder_dot_v1_dot_operator__pb2.FenceRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.FenceResponse.FromString,
+                _registered_method=True)
         self.Story = channel.unary_unary(
                 '/polder.v1.OperatorService/Story',
                 request_serializer=polder_dot_v1_dot_operator__pb2.StoryRequest.SerializeToString,
@@ -330,6 +335,13 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Fence(self, request, context):
+        """An operator vouches that an exclusive replica runs nowhere any more, so that it is placed anew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Story(self, request, context):
         """A replica's, workload's or node's story in order: why it is as it is, and what comes next.
         """
@@ -483,6 +495,11 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.Approve,
                     request_deserializer=polder_dot_v1_dot_operator__pb2.ApproveRequest.FromString,
                     response_serializer=polder_dot_v1_dot_operator__pb2.ApproveResponse.SerializeToString,
+            ),
+            'Fence': grpc.unary_unary_rpc_method_handler(
+                    servicer.Fence,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.FenceRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.FenceResponse.SerializeToString,
             ),
             'Story': grpc.unary_unary_rpc_method_handler(
                     servicer.Story,
@@ -1131,6 +1148,33 @@ class OperatorService:
             '/polder.v1.OperatorService/Approve',
             polder_dot_v1_dot_operator__pb2.ApproveRequest.SerializeToString,
             polder_dot_v1_dot_operator__pb2.ApproveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polder.v1.OperatorService/Fence',
+            polder_dot_v1_dot_operator__pb2.FenceRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.FenceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,8 @@ class OperatorServiceStub:
     """What holds changes back now: freezes, held changes, silences that are doubted."""
     Approve: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ApproveRequest, _operator_pb2.ApproveResponse]
     """Lets a held change go on."""
+    Fence: _grpc.UnaryUnaryMultiCallable[_operator_pb2.FenceRequest, _operator_pb2.FenceResponse]
+    """An operator vouches that an exclusive replica runs nowhere any more, so that it is placed anew."""
     Story: _grpc.UnaryUnaryMultiCallable[_operator_pb2.StoryRequest, _operator_pb2.StoryResponse]
     """A replica's, workload's or node's story in order: why it is as it is, and what comes next."""
     Regions: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RegionsRequest, _operator_pb2.RegionsResponse]
@@ -119,6 +121,8 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     """What holds changes back now: freezes, held changes, silences that are doubted."""
     Approve: _aio.UnaryUnaryMultiCallable[_operator_pb2.ApproveRequest, _operator_pb2.ApproveResponse]  # type: ignore[assignment]
     """Lets a held change go on."""
+    Fence: _aio.UnaryUnaryMultiCallable[_operator_pb2.FenceRequest, _operator_pb2.FenceResponse]  # type: ignore[assignment]
+    """An operator vouches that an exclusive replica runs nowhere any more, so that it is placed anew."""
     Story: _aio.UnaryUnaryMultiCallable[_operator_pb2.StoryRequest, _operator_pb2.StoryResponse]  # type: ignore[assignment]
     """A replica's, workload's or node's story in order: why it is as it is, and what comes next."""
     Regions: _aio.UnaryUnaryMultiCallable[_operator_pb2.RegionsRequest, _operator_pb2.RegionsResponse]  # type: ignore[assignment]
@@ -306,6 +310,14 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.ApproveResponse, _abc.Awaitable[_operator_pb2.ApproveResponse]]:
         """Lets a held change go on."""
+
+    @_abc_1.abstractmethod
+    def Fence(
+        self,
+        request: _operator_pb2.FenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.FenceResponse, _abc.Awaitable[_operator_pb2.FenceResponse]]:
+        """An operator vouches that an exclusive replica runs nowhere any more, so that it is placed anew."""
 
     @_abc_1.abstractmethod
     def Story(
