@@ -243,6 +243,13 @@ def _status_lines(facts: dict[str, object]) -> list[tuple[str, str]]:
         written = float(session.get("written_at") or now)
         told = "" if facts["pid"] else f" when the agent last said so, {_age(now - written)} ago"
         lines.append(("replicas", f"{session.get('replicas_running', 0)} running{told}"))
+        peers = session.get("peers", {})
+        if peers:
+            heard = ", ".join(name if well else f"{name} (silent)" for name, well in peers.items())
+            lines.append(("peers", f"{heard}{told}"))
+        for one in session.get("standbys", ()):
+            able = "able" if one["able"] else f"unable: {one['reason']}"
+            lines.append(("standby for", f"{one['replica']}, {able}"))
     return lines
 
 

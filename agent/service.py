@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 JOIN_POLL_S = 1.0
 SETTLE_S = 10.0
 LOOK_EVERY_S = 60.0  # inventory, certificate, a plan that could not be written
-STATUS_EVERY_S = 5.0
+STATUS_EVERY_S = 1.0  # what is as before is not written
 TRIM_AFTER_S = 15.0
 
 
@@ -276,7 +276,8 @@ class Agent:
 
     def _write_status(self) -> None:
         running, _ = self.supervisor.counts()
-        self._status.write(self.client.state, self.keeper.generation, running)
+        generation, site = self.keeper.generation, self.site.shown()
+        self._status.write(self.client.state, generation, running, site)
 
     async def _sign_of_life(self) -> None:
         interval = watchdog_interval_s()

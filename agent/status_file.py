@@ -4,7 +4,9 @@ It is not synced: after a power cut the previous one, or none, is good enough.
 """
 
 import json
+import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,15 @@ class StatusFile:
         self._written: dict[str, Any] = {}
         self._written_at = 0.0
 
-    def write(self, connection: ConnectionState, generation: int, running: int) -> None:
-        """Write what changed since the last call. A disk that refuses is not worth a word here."""
+    def write(
+        self, connection: ConnectionState, generation: int, running: int, site: Mapping[str, Any]
+    ) -> None:
+        """Write what changed since the last call. A disk that refuses is not worth a word here.
+
+        `site`: peers and standbys, see `agent/site/loop.py`.
+        """
         facts = {**asdict(connection), "plan_generation": generation, "replicas_running": running}
+        facts |= {**site, "pid": os.getpid()}
         stable = {k: v for k, v in facts.items() if k not in ("last_contact", "clock_skew_s")}
         now = time.monotonic()
         if stable == self._written and now - self._written_at < REFRESH_S:

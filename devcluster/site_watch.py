@@ -107,7 +107,11 @@ def lacking(site: LocalSite, ports: Collection[int]) -> list[str]:
         if not site.agents[node].pid:
             wrong.append(f"no agent runs on {node}")
             continue
-        peers = told(site, node).get("peers", {})
+        said = told(site, node)
+        if said.get("pid") != site.agents[node].pid:
+            wrong.append(f"the agent of {node} has not said anything yet")
+            continue
+        peers = said.get("peers", {})
         deaf_to = [other for other in site.nodes if other != node and not peers.get(other)]
         wrong += [f"{node} does not hear {other}" for other in deaf_to]
     for port in ports:

@@ -11,6 +11,7 @@
     run()                     until cancelled
     stop()                    the agent ends and is to begin anew soon: peers are told
     standbys()                what could be taken over here, for the orchestrator
+    shown()                   peers and standbys, for who stands at the box
 
 What is sent and saved is so at once. What concerns the runtime and the dead-man's switch is done
 one after the other, so that nothing starts that is not armed before; of several decisions that wait
@@ -23,6 +24,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from agent import translate
 from agent.domain.given import given_by
@@ -172,6 +174,13 @@ class SiteLoop:
     def standbys(self) -> list[agent_pb2.StandbyStatus]:
         """Of every role of the plan but mere votes."""
         return self._told
+
+    def shown(self) -> dict[str, Any]:
+        """For the status file: `peers` (heard or not) and `standbys` (able or why not)."""
+        standbys = [
+            {"replica": one.replica, "able": one.able, "reason": one.reason} for one in self._told
+        ]
+        return {"peers": self._machine.heard(boottime()), "standbys": standbys}
 
     async def run(self) -> None:
         """Until cancelled. A defect of the machine ends it: what it would decide then is not to be

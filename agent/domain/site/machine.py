@@ -107,6 +107,10 @@ class SiteMachine:
         """What this node makes of a shared replica; None: it has no part in it."""
         return self._standings.get(key)
 
+    def heard(self, now: float) -> dict[str, bool]:
+        """Of every peer, whether something came from it just now."""
+        return {name: self._peers.hears(name, now) for name in sorted(self._peers.names)}
+
     def abilities(self) -> tuple[Ability, ...]:
         """Of every role, whether this node could take it over now: what only the machine knows is
         laid over AbleTo."""
