@@ -15,7 +15,7 @@ It listens for datagrams at DIRECTORY/switch.sock, one request each, words with 
 
 DEADLINE is in nanoseconds of CLOCK_BOOTTIME, DIR a cgroup of version 1 or 2 with all below it. What
 is past its deadline stays shut until it is armed again or disarmed: its cgroup is left frozen, so
-that what the runtime starts late never runs an instruction.
+that what the runtime starts late never runs an instruction (or, with version 1 alone, hardly any).
 
 What is armed stands in TABLE, a file of fixed size that is allocated once and then overwritten in
 place: a full disk cannot stop that. A switch that is started again goes on where the last one
@@ -40,7 +40,8 @@ VERSION = 1
 SLOTS, SLOT_BYTES = 256, 512
 REQUEST_BYTES = 4096
 UID_MAX = 64
-AGAIN_S, WATCH_S = 0.01, 0.25  # between looks at what is not yet empty, and at what is
+AGAIN_S, WATCH_S = 0.01, 0.25  # between looks at what is not empty yet, and at what was once
+THAW_S = 0.001
 MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
 TFD_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK
 TFD_TIMER_ABSTIME = 1
@@ -98,11 +99,12 @@ def pids_below(directory: str) -> list[int]:
     return [pid for pid in found if pid > 1]
 
 
-def shut(directory: str) -> bool:
+def shut(directory: str, late: bool) -> bool:
     """Kill all that is in the cgroup, and let nothing run there from now on. Whether it was empty.
 
     Version 2 lets a frozen process die. In version 1 it must be thawed to die: each has its SIGKILL
-    by then, and none returns to its program. It is frozen again when none is left.
+    by then, and none returns to its program. It is frozen again when none is left; or at once, when
+    what was found came `late`: nobody waits for its end, and more like it may come.
     """
     write(directory + "/cgroup.freeze", "1")
     write(directory + "/freezer.state", "FROZEN")
@@ -116,6 +118,9 @@ def shut(directory: str) -> bool:
             except OSError:
                 continue  # it is gone
         write(directory + "/freezer.state", "THAWED")
+        if late:
+            time.sleep(THAW_S)
+            write(directory + "/freezer.state", "FROZEN")
     return False
 
 
@@ -151,15 +156,15 @@ def objection(directory: str) -> str:
 
 
 class Armed:
-    """One replica. `empty`: it was killed, and nothing is left."""
+    """One replica. `over`: past its deadline, and nothing was left of it."""
 
-    __slots__ = ("deadline_ns", "directories", "empty", "slot")
+    __slots__ = ("deadline_ns", "directories", "over", "slot")
 
     def __init__(self, slot: int, deadline_ns: int, directories: list[str]) -> None:
         self.slot = slot
         self.deadline_ns = deadline_ns
         self.directories = directories
-        self.empty = False
+        self.over = False
 
 
 class Table:
@@ -251,12 +256,10 @@ class Switch:
         for uid, armed in self._armed.items():
             if armed.deadline_ns > now:
                 continue
-            was_empty = armed.empty
-            armed.empty = not [d for d in armed.directories if not shut(d)]
-            if armed.empty is not was_empty:
-                say(
-                    f"{uid}: past its deadline: " + ("nothing is left" if armed.empty else "killed")
-                )
+            left = [d for d in armed.directories if not shut(d, armed.over)]
+            if left:
+                say(f"{uid}: past its deadline: killed in {left[0]}")
+            armed.over = armed.over or not left
 
     def _set_timer(self) -> None:
         """At the next deadline. A timer of the boot clock fires at once when a box wakes up."""
@@ -266,15 +269,15 @@ class Switch:
 
     def _pause_ms(self) -> int | None:
         now = now_ns()
-        shut_ones = [a.empty for a in self._armed.values() if a.deadline_ns <= now]
-        if shut_ones:
-            return int(1000 * (WATCH_S if all(shut_ones) else AGAIN_S))
+        past = [a.over for a in self._armed.values() if a.deadline_ns <= now]
+        if past:
+            return int(1000 * (WATCH_S if all(past) else AGAIN_S))
         return int(self._linger_ns / 1e6) if self._linger_ns else None
 
     def _idle(self) -> bool:
         """The agent is gone for good, and nothing is left to be killed."""
         now = now_ns()
-        done = all(a.empty and a.deadline_ns <= now for a in self._armed.values())
+        done = all(a.over and a.deadline_ns <= now for a in self._armed.values())
         return done and now - self._heard_ns > self._linger_ns
 
     def _answer_all(self) -> None:
@@ -318,7 +321,7 @@ class Switch:
         if known is None:
             return self._arm_first(uid, deadline_ns, directories)
         was_shut = known.deadline_ns <= now_ns()
-        known.deadline_ns, known.directories, known.empty = deadline_ns, directories, False
+        known.deadline_ns, known.directories, known.over = deadline_ns, directories, False
         if was_shut and deadline_ns > now_ns():
             for directory in directories:
                 open_again(directory)
