@@ -297,7 +297,8 @@ class Reconciler:
         if main is not None and situation is Situation.FINISHED and record.verdict is not None:
             once.finish(record, main, record.verdict, turn, may_act)
         elif main is not None and record.runs is not None and main.ready:
-            serve(record, main, record.runs, turn, may_act)
+            # What waits runs on and is probed, but nothing of it starts again.
+            serve(record, main, record.runs, turn, may_act and record.hold is None)
             renew(record, main, record.runs, turn)
         match situation:
             case Situation.GONE:

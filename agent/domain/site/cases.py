@@ -38,6 +38,10 @@ class Here:
         self.ready, self.settled = ready, event.settled
         return before != (_shown(event.views), ready, event.settled)
 
+    def uids(self) -> set[str]:
+        """Of all stays of which something is here, or may be: before the runtime was seen, any."""
+        return {uid for uid, view in self.views.items() if view.present}
+
     def present(self, uid: str) -> bool:
         view = self.views.get(uid)
         return view is not None and view.present
@@ -54,29 +58,33 @@ class _Parts:
     stopped: list[Stay] = field(default_factory=list)
     primary: str = ""
     last: Assignment | None = None
+    leaving: bool = False
 
 
 def cases(
     node: str, plan: ParsedPlan, stays: Stays, theirs: Mapping[Key, list[Heard]], here: Here
 ) -> list[Case]:
-    """Of every replica that is not exclusive and that this node shares, or decided on."""
+    """Of every replica that this node shares, or decided on."""
     parts: dict[Key, _Parts] = {}
     _of_plan(node, plan, stays, here, parts)
     for stay in stays.all():
-        if stay.uid not in plan.assignments and not is_exclusive(plan, stay.key):
+        if stay.uid not in plan.assignments:
             part = parts.setdefault(stay.key, _Parts())
             if stay.stop:
                 part.stopped.append(stay)
             else:
-                told = stays.saved_epoch(stay.uid)
-                part.own.append(_own(stay.uid, stay.epoch, told, here, stay.takes_over))
+                part.own.append(_own(stay, stays.saved_epoch(stay.uid), here))
     for view in here.views.values():
-        named = view.uid in plan.assignments or view.uid in plan.stops or stays.get(view.uid)
         key = (view.workload_uid, view.replica)
-        if view.present and not named and key in parts:
-            own = _own(view.uid, view.epoch, view.epoch, here, view.takes_over)
-            parts[key].own.append(own)
-    return [_case(key, part, theirs.get(key, [])) for key, part in parts.items()]
+        if not view.present or key not in parts:
+            continue
+        decided = stays.get(view.uid)
+        if view.uid in plan.stops or (decided is not None and decided.stop):
+            parts[key].leaving = True
+        elif decided is None and view.uid not in plan.assignments:
+            orphan = Stay(key, view.uid, view.epoch, view.takes_over)
+            parts[key].own.append(_own(orphan, view.epoch, here))
+    return [_case(node, key, part, theirs.get(key, [])) for key, part in parts.items()]
 
 
 def _of_plan(
@@ -84,11 +92,11 @@ def _of_plan(
 ) -> None:
     for role in plan.roles.values():
         group = role.assignment.group
-        if group is not None and not group.exclusive:
+        if group is not None:
             parts[role.assignment.key] = _Parts(group, primary=role.primary, last=role.assignment)
     for assigned in plan.assignments.values():
         stay, group = stays.get(assigned.replica_uid), assigned.group
-        if (group is None and stay is None) or (group is not None and group.exclusive):
+        if group is None and stay is None:
             continue
         part = parts.setdefault(assigned.key, _Parts())
         if part.last is None or assigned.epoch > part.last.epoch:
@@ -96,34 +104,32 @@ def _of_plan(
         if stay is not None and stay.stop:
             part.stopped.append(stay)
             continue
-        epoch = max(assigned.epoch, stay.epoch if stay is not None else 0)
-        told = max(assigned.epoch, stays.saved_epoch(assigned.replica_uid) or 0)
-        part.own.append(_own(assigned.replica_uid, epoch, told, here, planned=True))
+        saved = stays.saved_epoch(assigned.replica_uid)
+        if stay is None or not stay.leased:
+            epoch = max(assigned.epoch, stay.epoch if stay is not None else 0)
+            stay = Stay(assigned.key, assigned.replica_uid, epoch)
+            saved = max(assigned.epoch, saved or 0)
+        part.own.append(_own(stay, saved, here, planned=True))
 
 
-def is_exclusive(plan: ParsedPlan, key: Key) -> bool:
-    """Whether a lease decides who has it."""
-    role = plan.roles.get(key)
-    found = [a for a in plan.assignments.values() if a.key == key]
-    found += [role.assignment] if role is not None else []
-    return any(a.group is not None and a.group.exclusive for a in found)
+def _own(stay: Stay, told: int | None, here: Here, *, planned: bool = False) -> Own:
+    uid = stay.uid
+    return Own(
+        uid=uid,
+        epoch=stay.epoch,
+        planned=planned,
+        present=here.present(uid),
+        ready_since=here.ready.get(uid),
+        takes_over=stay.takes_over,
+        told_epoch=told,
+        leased=stay.leased,
+    )
 
 
-def _own(
-    uid: str,
-    epoch: int,
-    told: int | None,
-    here: Here,
-    takes_over: str = "",
-    *,
-    planned: bool = False,
-) -> Own:
-    return Own(uid, epoch, planned, here.present(uid), here.ready.get(uid), takes_over, told)
-
-
-def _case(key: Key, part: _Parts, theirs: Iterable[Heard]) -> Case:
+def _case(node: str, key: Key, part: _Parts, theirs: Iterable[Heard]) -> Case:
     last = part.last
     return Case(
+        node=node,
         key=key,
         group=part.group,
         own=tuple(part.own),
@@ -133,6 +139,7 @@ def _case(key: Key, part: _Parts, theirs: Iterable[Heard]) -> Case:
         last_uid=last.replica_uid if last is not None else "",
         last_epoch=last.epoch if last is not None else 0,
         startable=last is not None and last.template is not None and not last.run_once,
+        leaving=part.leaving,
     )
 
 

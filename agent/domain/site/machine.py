@@ -8,7 +8,7 @@ part of its own:
     peers.py        who is heard, who is missed
     claims.py       what runs where, as peers say; what they are told
     takeover.py     replicas that run at least once: who takes over, which of two stays
-    lease.py        exclusive replicas: who holds them
+    exclusive.py    exclusive replicas: when to ask for a lease, what runs by it; with lease.py
     stays.py        what of all that stands on the disk
     isolation.py    for how long no orchestrator was heard
 
@@ -20,27 +20,28 @@ part of its own:
     RunsHere, AbleTo        judge if that changed anything
     Saved                   what waited for the disk takes effect; a failed write takes it back
     Tick                    Beat each second; judges if a time has come
-    Stopping                Goodbye "Restarting" to the peers
+    Stopping                Goodbye "Restarting" to the peers; leases are renewed for longer
 
 Judging: each shared replica gets a verdict; what it changes is saved, what is saved or is a stop
 goes into the next Decide, and peers hear of it by Claims. An idle site says a Beat a second per
 peer and judges nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import count
 
-from agent.domain.plan import ParsedPlan
+from agent.domain.plan import Assignment, ParsedPlan
 from agent.domain.roster import Key
 from agent.domain.site.cases import Here, cases, claims_of
 from agent.domain.site.claims import OurClaims, TheirClaims
+from agent.domain.site.exclusive import Exclusives
 from agent.domain.site.isolation import Isolation
 from agent.domain.site.messages import (
     Ability,
     AbleTo,
     Beat,
     Booted,
-    Claim,
     Claims,
     Condition,
     Decide,
@@ -57,15 +58,17 @@ from agent.domain.site.messages import (
     Send,
     Stay,
     Stopping,
+    SwitchChanged,
     Tell,
 )
 from agent.domain.site.peers import RESTART_PATIENCE_MAX_S, Peers
 from agent.domain.site.stays import NAME, Stays
-from agent.domain.site.takeover import Case, Scene, Standing, Takeovers
+from agent.domain.site.takeover import Case, Scene, Standing, Takeovers, Verdict
 
 BEAT_S = 1.0
 AWAY_S = 0.7  # a beat that is later than this says that the process did not listen
 RETRY_SAVE_S = 5.0
+LOOKS_MAX = 3
 
 
 class SiteMachine:
@@ -83,9 +86,11 @@ class SiteMachine:
         self._isolation = Isolation()
         self._able: dict[Key, Ability] = {}
         self._tokens: Iterator[int] = count(1)
+        self._exclusives = Exclusives(node, self._tokens)
         self._standings: dict[Key, Standing] = {}
+        self._unclaimed: frozenset[Key] = frozenset()
+        self._waits: list[Stay] = []
         self._decided: tuple[Stay, ...] | None = None
-        self._claims: list[Claim] = []
         self._missed: frozenset[str] = frozenset()
         self._silent: tuple[str, ...] = ()
         self._complaints: tuple[str, ...] = ()
@@ -100,7 +105,12 @@ class SiteMachine:
 
     def next_due(self) -> float | None:
         """When to send a Tick at the latest; None: nothing waits for time to pass."""
-        due = (self._beat_at, self._judge_at, self._peers.next_due(self._last_at))
+        due = (
+            self._beat_at,
+            self._judge_at,
+            self._peers.next_due(self._last_at),
+            self._exclusives.desk.next_due(),
+        )
         return min((at for at in due if at is not None), default=None)
 
     def standing(self, key: Key) -> Standing | None:
@@ -138,7 +148,14 @@ class SiteMachine:
         if role.primary != self._node and role.primary not in plan.site.peers:
             return "PeerUnknown"
         told = self._able.get(key)
-        return None if told is None else "" if told.able else told.reason or "Unable"
+        reason = None if told is None else "" if told.able else told.reason or "Unable"
+        return self._exclusive_hindrance(key) or reason
+
+    def _exclusive_hindrance(self, key: Key) -> str:
+        standing = self._standings.get(key)
+        if standing is None or key not in self._exclusives:
+            return ""
+        return self._exclusives.hindrance(key, self._last_at)
 
     # ---- events ----
 
@@ -148,11 +165,27 @@ class SiteMachine:
         self._hear(event, now, out)
         self._watch_peers(now, out)
         self._watch_autonomy(now, out)
+        self._hear_leases(event, now, out)
         if self._plan is not None:
-            if self._stale or (self._judge_at is not None and now >= self._judge_at):
-                self._judge(now, out)
+            self._stale |= self._judge_at is not None and now >= self._judge_at
+            judges = self._stale
+            for _ in range(LOOKS_MAX):  # what is decided may let a lease begin or end at once
+                if self._stale:
+                    self._judge(now, out)
+            out += self._exclusives.arm(self._stays, self._here.uids(), now)
+            if judges:
+                self._decide(out)
+                self._tell_claims(now, out)
             self._beat(now, out)
         return out
+
+    def _hear_leases(self, event: Event, now: float, out: list[Instruction]) -> None:
+        self._exclusives.desk.alone_since = self._isolation.alone_since(now)
+        asked, changed = self._exclusives.handle(event, now)
+        out += asked
+        if isinstance(event, Stopping):
+            out += self._exclusives.desk.restarting(now)
+        self._stale |= changed or isinstance(event, SwitchChanged)
 
     def _listen_again(self, event: Event, now: float) -> None:
         """Whether this process was stopped, or the box slept, since it handled something last."""
@@ -294,25 +327,37 @@ class SiteMachine:
             able=self._hindrance,
         )
         found = cases(self._node, self._plan, self._stays, theirs, self._here)
-        self._takeovers.keep(case.key for case in found)
-        self._standings = {}
-        waits: list[Stay] = []
-        for case in found:
-            verdict = self._takeovers.judge(case, scene)
-            self._standings[case.key] = verdict.standing
-            waits += verdict.waits
+        leased = [case for case in found if case.exclusive]
+        outcome = self._exclusives.look(leased, scene)
+        verdicts = dict(outcome.verdicts)
+        others = [case for case in found if not case.exclusive]
+        self._takeovers.keep(case.key for case in others)
+        for case in others:
+            verdicts[case.key] = self._takeovers.judge(case, scene)
+        self._take_up(verdicts)
+        for verdict in verdicts.values():
             out += verdict.tells
-            for stay in verdict.changed:
-                self._stays.put(stay)
-            self._attend(verdict.due)
-        self._stays.heard(self._peers.known)
+        for key in outcome.idle:
+            out += self._exclusives.desk.release(key, now)
+        out += self._exclusives.desk.want(outcome.wanted, now)
+        self._stale |= self._exclusives.moved(now)
+        self._unclaimed = frozenset(
+            case.key for case in leased if case.key not in outcome.wanted and not case.leaving
+        )
         if now >= self._save_after:
             save = self._stays.save(next(self._tokens))
             out += [save] if save is not None else []
         else:
             self._attend(self._save_after)
-        self._decide(waits, out)
-        self._tell_claims(now, out)
+
+    def _take_up(self, verdicts: Mapping[Key, Verdict]) -> None:
+        self._standings = {key: verdict.standing for key, verdict in verdicts.items()}
+        self._waits = [stay for verdict in verdicts.values() for stay in verdict.waits]
+        for verdict in verdicts.values():
+            for stay in verdict.changed:
+                self._stays.put(stay)
+            self._attend(verdict.due)
+        self._stays.heard(self._peers.known)
 
     def _attend(self, at: float | None) -> None:
         if at is not None and (self._judge_at is None or at < self._judge_at):
@@ -324,7 +369,9 @@ class SiteMachine:
             assigned = plan.assignments.get(stay.uid)
             if assigned is not None:
                 newer = assigned.epoch > stay.epoch
-                done = newer or (not stay.stop and assigned.epoch == stay.epoch)
+                same = assigned.epoch == stay.epoch and not stay.stop
+                # A lease's epoch is its ballot, whatever the plan says.
+                done = (newer or same) and (bool(stay.stop) or not stay.leased)
             elif stay.uid in plan.stops:
                 done = True
             else:
@@ -332,9 +379,11 @@ class SiteMachine:
                 done = idle and (bool(stay.stop) or not _runnable(plan, stay.key))
             if done:
                 self._stays.drop(stay.uid)
+            elif stay.leased and assigned is not None and not _is_exclusive(assigned):
+                self._stays.put(replace(stay, leased=False))
 
-    def _decide(self, waits: list[Stay], out: list[Instruction]) -> None:
-        stays = (*self._stays.in_force(), *waits)
+    def _decide(self, out: list[Instruction]) -> None:
+        stays = (*self._stays.in_force(), *self._waits)
         by_uid = {stay.uid: stay for stay in stays}  # one that waits counts, not as it is saved
         decided = tuple(by_uid[uid] for uid in sorted(by_uid))
         if decided != self._decided:
@@ -346,9 +395,9 @@ class SiteMachine:
         if self._plan is None or not self._here.settled:
             return
         found = cases(self._node, self._plan, self._stays, {}, self._here)
-        claims = claims_of(found, now)
+        claims = [c for c in claims_of(found, now) if c.key not in self._unclaimed]
         shared = {case.key: _voters(case) for case in found}
-        abilities = self.abilities()
+        abilities = (*self.abilities(), *self._own_hindrances())
         for node in self._peers.open():
             news = self._ours.news_for(
                 node,
@@ -358,9 +407,21 @@ class SiteMachine:
             if news is not None:
                 out.append(Send(node, news))
 
+    def _own_hindrances(self) -> Iterator[Ability]:
+        """Of what the plan assigns here: standbys need not wait for who cannot hold it."""
+        assert self._plan is not None
+        for key in sorted({a.key for a in self._plan.assignments.values()}):
+            reason = self._exclusive_hindrance(key)
+            if reason in ("NoSwitch", "NotMember", "Isolated") and key not in self._plan.roles:
+                yield Ability(key, False, reason)
+
 
 def _voters(case: Case) -> tuple[str, ...]:
     return case.group.voters if case.group is not None else ()
+
+
+def _is_exclusive(assignment: Assignment) -> bool:
+    return assignment.group is not None and assignment.group.exclusive
 
 
 def _runnable(plan: ParsedPlan, key: Key) -> bool:

@@ -267,7 +267,8 @@ class Stay:
 
     `epoch` may rise while it runs. `takes_over`: uid of the stay before it, empty when the plan
     assigned this one. `stop`: CamelCase cause and a sentence; empty: it runs. `waits`: with `stop`,
-    it only must not start: if it runs after all, it runs on.
+    it only must not start: if it runs after all, it runs on. `leased`: the epoch is the ballot of
+    its lease, and without that it must not run.
     """
 
     key: Key
@@ -277,6 +278,7 @@ class Stay:
     stop: str = ""
     message: str = ""
     waits: bool = False
+    leased: bool = False
 
 
 @dataclass(frozen=True, slots=True)

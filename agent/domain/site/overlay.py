@@ -37,10 +37,11 @@ def overlay(plan: ParsedPlan, stays: Iterable[Stay]) -> ParsedPlan:
         if planned is None and stay.stop and not stay.waits:
             stops[stay.uid] = _stop(plan, stay, source)
         elif source is not None:
+            risen = stay.epoch if planned is None else max(stay.epoch, planned.epoch)
             assignments[stay.uid] = replace(
                 source,
                 replica_uid=stay.uid,
-                epoch=max(stay.epoch, planned.epoch if planned is not None else 0),
+                epoch=stay.epoch if stay.leased else risen,
                 replaces=planned.replaces if planned is not None else "",
                 takes_over="" if planned is not None else stay.takes_over,
             )

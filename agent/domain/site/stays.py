@@ -27,8 +27,16 @@ class Stays:
         written by another version: it is left out."""
         for item in body.get("stays", ()):
             try:
-                key, uid, epoch, takes_over, stop, message = item
-                stay = Stay((str(key[0]), str(key[1])), uid, int(epoch), takes_over, stop, message)
+                key, uid, epoch, takes_over, stop, message, leased = item
+                stay = Stay(
+                    (str(key[0]), str(key[1])),
+                    str(uid),
+                    int(epoch),
+                    str(takes_over),
+                    str(stop),
+                    str(message),
+                    leased=bool(leased),
+                )
             except (TypeError, ValueError, IndexError):
                 continue
             self._saved[stay.uid] = stay
@@ -71,7 +79,10 @@ class Stays:
             return None
         self._written = (dict(self._wanted), self._known)
         self._asked[token] = dict(self._wanted)
-        stays = [[list(s.key), s.uid, s.epoch, s.takes_over, s.stop, s.message] for s in self.all()]
+        stays = [
+            [list(s.key), s.uid, s.epoch, s.takes_over, s.stop, s.message, s.leased]
+            for s in self.all()
+        ]
         return Save(token, NAME, {"stays": stays, "heard": sorted(self._known)})
 
     def saved(self, token: int, *, ok: bool) -> bool:

@@ -10,8 +10,9 @@ derived anew whenever anything changed; only the marked times are remembered.
                 2.5 s after the start                                                   STANDBY
     DEFERRING   the same, and a live peer claims more and is      waits, 10 s at most   RUNNING,
                 not ready yet                                                           STANDBY
-    STANDBY     no stay of it is here that may run; a live node   nothing               WAITING
-                claims it, or its holder is heard                 (forgets the times)
+    STANDBY     no stay of it is here that may run; a live node   nothing               WAITING,
+                claims it, or its holder is heard and does not    (forgets the times)   DOUBTING
+                say that it cannot
     WAITING     nobody claims it, and of a peer nobody knows yet  nothing               DOUBTING
                 whether it is there
     DOUBTING    its holder is missed, but a peer hears it; for    nothing               QUEUING,
@@ -62,6 +63,9 @@ class Standing(Enum):
     QUEUING = "queuing"
     UNABLE = "unable"
     TAKING = "taking"
+    ASKING = "asking"  # these three of exclusive replicas
+    HOLDING = "holding"
+    STOPPING = "stopping"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class Own:
     ready_since: float | None
     takes_over: str = ""
     told_epoch: int | None = None
+    leased: bool = False
 
     def contender(self, node: str, now: float) -> Contender:
         since = self.ready_since
@@ -87,8 +92,10 @@ class Own:
 class Case:
     """One replica as it is now. `own`: without stays that stopped for another; `stopped` are those.
     `primary`: who has it by the plan; empty: it does not say. `last_uid`, `last_epoch`: of the
-    plan's stay. `startable`: the plan says what to run."""
+    plan's stay. `startable`: the plan says what to run. `node`: this one. `leaving`: something of a
+    stay that stops is still here."""
 
+    node: str
     key: Key
     group: Group | None
     own: tuple[Own, ...]
@@ -98,6 +105,15 @@ class Case:
     last_uid: str = ""
     last_epoch: int = 0
     startable: bool = False
+    leaving: bool = False
+
+    @property
+    def exclusive(self) -> bool:
+        """Also of one that the plan knows no more: then as it was."""
+        if self.group is not None:
+            return self.group.exclusive
+        leased = [own.leased for own in self.own] + [stay.leased for stay in self.stopped]
+        return any(leased)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +132,14 @@ class Scene:
 
 @dataclass(slots=True)
 class Verdict:
-    """`changed` are to be saved; `waits` are not."""
+    """`changed` are to be saved; `waits` are not. `surplus`: a lease is held and of no use."""
 
     standing: Standing
     changed: list[Stay] = field(default_factory=list)
     waits: list[Stay] = field(default_factory=list)
     tells: list[Tell] = field(default_factory=list)
     due: float | None = None
+    surplus: bool = False
 
     def attend(self, at: float) -> None:
         if self.due is None or at < self.due:
@@ -138,6 +155,11 @@ class Memory:
     told_unable: str = ""
     raised: set[str] = field(default_factory=set)  # stays of others that we outbid once
     begun: set[str] = field(default_factory=set)  # stays of ours that were let run
+
+    def forget_times(self) -> None:
+        """Somebody has it."""
+        self.missed_since = self.free_since = None
+        self.told_unable = ""
 
 
 class Takeovers:
@@ -157,8 +179,7 @@ class Takeovers:
         verdict = Verdict(Standing.RUNNING)
         left = [own for own in case.own if not _resolved(own, case, scene, memory, verdict)]
         if left:
-            memory.missed_since = memory.free_since = None
-            memory.told_unable = ""
+            memory.forget_times()
             for own in left:
                 _begin(own, case, scene, memory, verdict)
         else:
@@ -264,22 +285,32 @@ def _shared(case: Case, scene: Scene) -> bool:
 
 def _stand_by(case: Case, scene: Scene, memory: Memory, verdict: Verdict) -> None:
     """Nothing of it may run here: is it to be taken over?"""
+    if not is_turn(case, scene, memory, verdict, doubts=True):
+        return
+    verdict.standing = Standing.UNABLE
+    why = able(case, scene, memory, verdict)
+    if why == "":
+        _take(case, scene, memory, verdict)
+
+
+def is_turn(case: Case, scene: Scene, memory: Memory, verdict: Verdict, *, doubts: bool) -> bool:
+    """Whether this node is the one to take it over now. `doubts`: whether to believe others that
+    hear the holder more than ourselves for a while."""
     group, verdict.standing = case.group, Standing.STANDBY
     if group is None or scene.node not in group.members or not case.startable:
-        return
+        return False
     holder = _holder(case, scene)
-    if _claimed(case, scene) or (holder != "" and not scene.peers.missed(holder, scene.now)):
-        memory.missed_since = memory.free_since = None
-        memory.told_unable = ""
-        return
+    if _claimed(case, scene) or (holder != "" and not _gone(holder, case.key, scene)):
+        memory.forget_times()
+        return False
     others = [m for m in group.members if m != scene.node]
     if not holder and any(_unknown(m, scene) for m in others):
         verdict.standing = Standing.WAITING
-        return
+        return False
     if memory.missed_since is None:
         memory.missed_since = scene.now
-    if _doubted(holder, group, scene, memory, verdict):
-        return
+    if doubts and _doubted(holder, group, scene, memory, verdict):
+        return False
     if memory.free_since is None:
         memory.free_since = scene.now
     before = _before(group, holder, case.key, scene)
@@ -287,8 +318,18 @@ def _stand_by(case: Case, scene: Scene, memory: Memory, verdict: Verdict) -> Non
     if scene.now < turn_at:
         verdict.standing = Standing.QUEUING
         verdict.attend(turn_at)
-        return
-    _take(case, holder, scene, memory, verdict)
+        return False
+    return True
+
+
+def able(case: Case, scene: Scene, memory: Memory, verdict: Verdict) -> str | None:
+    """As `scene.able`; operators hear why not, once each time."""
+    why = scene.able(case.key)
+    if why and memory.told_unable != why:
+        memory.told_unable = why
+        text = f"it is this node's turn to take it over, and it cannot: {why}"
+        verdict.tells.append(Tell("StandbyUnable", text, case.key, warning=True))
+    return why
 
 
 def _claimed(case: Case, scene: Scene) -> bool:
@@ -311,6 +352,13 @@ def _holder(case: Case, scene: Scene) -> str:
     if newest is not None:
         return newest.node
     return case.primary if case.primary != scene.node else ""
+
+
+def _gone(holder: str, key: Key, scene: Scene) -> bool:
+    """Whether nothing is to be expected of it. One that is heard may say so itself."""
+    ability = scene.theirs.ability(holder, key)
+    unable = ability is not None and not ability.able
+    return unable or scene.peers.missed(holder, scene.now)
 
 
 def _unknown(name: str, scene: Scene) -> bool:
@@ -347,30 +395,22 @@ def _before(group: Group, holder: str, key: Key, scene: Scene) -> list[str]:
     return found
 
 
-def _take(case: Case, holder: str, scene: Scene, memory: Memory, verdict: Verdict) -> None:
-    verdict.standing = Standing.UNABLE
-    gone = f"{holder} is silent" if holder else "no node of the site runs it"
-    why = scene.able(case.key)
-    if why is None:
-        return  # it is about to be found out
+def _take(case: Case, scene: Scene, memory: Memory, verdict: Verdict) -> None:
     known = [case.last_epoch, *(c.epoch for c in case.theirs), *(s.epoch for s in case.stopped)]
     try:
         epoch = epochs.after(*known)
     except epochs.EpochsUsedUp as used_up:
-        why, epoch = why or f"EpochsUsedUp: {used_up}", 0
-    if why:
-        if memory.told_unable != why:
-            memory.told_unable = why
-            text = f"{gone}, and this node cannot take it over: {why}"
-            verdict.tells.append(Tell("StandbyUnable", text, case.key, warning=True))
+        if memory.told_unable != "EpochsUsedUp":
+            memory.told_unable = "EpochsUsedUp"
+            verdict.tells.append(Tell("StandbyUnable", str(used_up), case.key, warning=True))
         return
     verdict.standing = Standing.TAKING
     uid = stay_uid(case.key, scene.node, epoch)
     memory.begun.add(uid)
-    verdict.changed.append(Stay(case.key, uid, epoch, _predecessor(case)))
+    verdict.changed.append(Stay(case.key, uid, epoch, predecessor(case)))
 
 
-def _predecessor(case: Case) -> str:
+def predecessor(case: Case) -> str:
     """The uid of the stay that is taken over."""
     newest: Mapping[str, int] = {case.last_uid: case.last_epoch} | {
         claim.uid: claim.epoch for claim in case.theirs
