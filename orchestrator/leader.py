@@ -326,11 +326,12 @@ class Leader:
         return done
 
     async def _collect(self, moment: Moment, term: Term) -> None:
-        """Now and then: template revisions that nobody needs."""
+        """Now and then: template revisions and tombstones that nobody needs."""
         last, every_s = self._last_collection, self._settings.collect_every_s
         if last is None or moment.steady - last >= every_s:
             self._last_collection = moment.steady
             await self._committer.collect_revisions(moment.now, term)
+            await self._committer.forget_deleted(moment.now, term)
 
     async def _catch_up(self, revision: int) -> None:
         """The next plan must see what this one wrote, or it would be refused as stale."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.cache import Cache
+from orchestrator.domain.deleted import forgettable, tombstone
 from orchestrator.domain.revisions import ORPHAN_AGE_S, collectable
 from orchestrator.domain.rollout_state import needed_revisions
 from orchestrator.domain.volumes import released, volume_records
@@ -227,7 +228,9 @@ class Committer:
         await self._delete_revisions(
             uid, [number for owner, number in snapshot.templates if owner == uid], term
         )
-        await self._finish(resource, [keys.rollout(uid), keys.job(uid)], term, done)
+        stays = tombstone(resource, self._now_ms())
+        kept = [Put(stays.key, stays.to_bytes())] if stays is not None else []
+        await self._finish(resource, [keys.rollout(uid), keys.job(uid)], term, done, kept=kept)
 
     async def _finish_node(
         self, name: str, records: dict[str, NodePlacement], term: Term, done: Committed
@@ -256,10 +259,11 @@ class Committer:
         term: Term,
         done: Committed,
         *compares: Compare,
+        kept: Iterable[Put] = (),
     ) -> bool:
         key = keys.spec(*resource.ref)
         unchanged = Compare(key, CompareTarget.MOD_REVISION, resource.store_revision)
-        ops: list[Op] = [Delete(key), *(Delete(other) for other in extra)]
+        ops: list[Op] = [Delete(key), *(Delete(other) for other in extra), *kept]
         result = await self._txn(term, [unchanged, *compares], ops)
         if result.committed:
             done.revision = max(done.revision, result.revision)
@@ -275,6 +279,12 @@ class Committer:
             done.revision = max(done.revision, result.revision)
             done.released.append(volume)
         return result.committed
+
+    async def forget_deleted(self, now: float, term: Term) -> None:
+        """Of workloads that went so long ago that no site can still run them."""
+        for record in forgettable(self._cache.kept(keys.DELETED), now)[:_CHUNK]:
+            compare = Compare(record.key, CompareTarget.MOD_REVISION, record.store_revision)
+            await self._txn(term, [compare], [Delete(record.key)])
 
     async def collect_revisions(self, now: float, term: Term) -> int:
         """Deletes template revisions that nobody needs; returns how many. See domain/revisions."""

@@ -3,7 +3,7 @@
 Called by the leader before each tick. What changes rarely is gathered again only when it changed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 
 from orchestrator.cache import Cache, Change
 from orchestrator.domain.liveness import DEFAULT_PERIODS, Periods
@@ -12,11 +12,12 @@ from orchestrator.gateway.roles import RoleBook
 from orchestrator.leader_snapshot import SnapshotBuilder
 from orchestrator.records import KeptRecord, NodePlacement, TemplateRevision
 from orchestrator.scheduling.steer import World
-from orchestrator.scheduling.tick import Stray
+from orchestrator.scheduling.tick import Heard, Stray
 from orchestrator.store import keys
 from polder.v1 import agent_pb2
 
 _NAMED_MAX = 100_000  # nodes
+_STARTING = agent_pb2.REPLICA_PHASE_PENDING
 _AT_WORK = (agent_pb2.REPLICA_PHASE_RUNNING, agent_pb2.REPLICA_PHASE_ORPHANED)
 
 
@@ -53,15 +54,27 @@ class WorldBuilder:
             self._kept = {
                 record.key: record for prefix in keys.KEPT for record in self._cache.kept(prefix)
             }
+        strays = tuple(self._strays(now))
+        taken = {(item.workload_uid, item.replica) for item in strays if item.takes_over}
         return World(
             snapshot=self._snapshots.build(now, led_since, steady),
             workloads=tuple(self._cache.resources("Workload")),
             revisions=self._revisions,
             kept=self._kept,
-            strays=tuple(self._strays()),
+            strays=strays,
+            heard=dict(self._heard(taken, now)) if taken else {},
         )
 
-    def _strays(self) -> Iterator[Stray]:
+    def _heard(
+        self, replicas: Set[tuple[str, str]], now: float
+    ) -> Iterator[tuple[tuple[str, str], Heard]]:
+        """What is said of all stays of these replicas, by (workload uid, replica)."""
+        for seen in self._fleet.nodes():
+            for uid, status in seen.replicas.items():
+                if (status.workload_uid, status.replica) in replicas:
+                    yield (seen.node, uid), Heard(status.epoch, _ready_for_s(status, now))
+
+    def _strays(self, now: float) -> Iterator[Stray]:
         """What agents report that no record names."""
         for seen in self._fleet.nodes():
             if not (seen.connected and seen.complete and seen.replicas):
@@ -72,7 +85,12 @@ class WorldBuilder:
             if seen.replicas.keys() <= named:
                 continue
             for uid, status in seen.replicas.items():
-                if uid not in named and status.workload_uid and status.phase in _AT_WORK:
+                starts = status.takes_over and status.phase == _STARTING
+                if (
+                    uid not in named
+                    and status.workload_uid
+                    and (starts or status.phase in _AT_WORK)
+                ):
                     yield Stray(
                         seen.node,
                         status.namespace,
@@ -83,6 +101,9 @@ class WorldBuilder:
                         status.epoch,
                         status.revision,
                         seen.acked_generation,
+                        status.takes_over,
+                        status.ready,
+                        _ready_for_s(status, now),
                     )
 
     def _uids(self, node: str) -> frozenset[str]:
@@ -96,3 +117,8 @@ class WorldBuilder:
                 self._named.clear()
             known = self._named[node] = (placement, frozenset(uids))
         return known[1]
+
+
+def _ready_for_s(status: agent_pb2.ReplicaStatus, now: float) -> float:
+    """By the clock of the member that has its node's session: see `reports.on_our_clock`."""
+    return max(0.0, now - status.ready_since_ms / 1000) if status.ready_since_ms else 0.0

@@ -52,6 +52,15 @@ def bounded_heartbeat(heartbeat: agent_pb2.Heartbeat) -> agent_pb2.Heartbeat:
     return heartbeat
 
 
+def on_our_clock(statuses: Iterable[agent_pb2.ReplicaStatus], now_ms: int) -> None:
+    """Moves their `ready_since_ms` from the box's clock, which may be wrong by years, to ours: what
+    was said just now was observed just now."""
+    for status in statuses:
+        if status.ready_since_ms and status.observed_at_ms:
+            age_ms = max(0, status.observed_at_ms - status.ready_since_ms)
+            status.ready_since_ms = max(1, now_ms - age_ms)
+
+
 def merge(
     known: MutableMapping[str, agent_pb2.ReplicaStatus],
     changed: Iterable[agent_pb2.ReplicaStatus],

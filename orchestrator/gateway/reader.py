@@ -73,6 +73,7 @@ class SessionReader:
         seen.acked_generation = hello.plan_generation
         seen.plan_error = ""
         replicas: dict[str, agent_pb2.ReplicaStatus] = {}
+        reports.on_our_clock(hello.replicas, int(now * 1000))
         self._told_refused(reports.merge(replicas, hello.replicas))
         seen.replicas = replicas
         seen.note_readiness(seen.last_seen)
@@ -131,6 +132,7 @@ class SessionReader:
     def _replica_status(self, seen: NodeObservation, update: agent_pb2.ReplicaStatusUpdate) -> None:
         for uid in update.gone:
             seen.replicas.pop(uid, None)
+        reports.on_our_clock(update.changed, int(seen.last_seen * 1000))
         self._told_refused(reports.merge(seen.replicas, update.changed))
         if update.standbys:
             seen.standbys = reports.standbys(update.standbys)

@@ -7,6 +7,7 @@ in its own module and knows nothing of the others.
 
 from dataclasses import dataclass, replace
 
+from orchestrator.domain.adoption_step import adopt
 from orchestrator.domain.fences import sweep
 from orchestrator.domain.guard import DEFAULT, GuardSettings
 from orchestrator.domain.jobs_runs import step_jobs
@@ -65,8 +66,9 @@ def steer(
     if guarded.refused:
         nothing = Plan(world.snapshot.revision)
         return Steering(nothing, guarded.batches, guarded.tells, memory)
-    recalled = (*recall(guarded.world, moment), *sweep(guarded.world))
-    jobs = step_jobs(guarded.world, memory.jobs, moment)
+    adopted = adopt(guarded.world, moment)
+    recalled = (*adopted.batches, *recall(adopted.world, moment), *sweep(guarded.world))
+    jobs = step_jobs(adopted.world, memory.jobs, moment)
     seen = replace(world, snapshot=jobs.snapshot)
     rollouts = steer_rollouts(seen, memory.rollouts, moment, memory.guards.held)
     decided = plan(rollouts.snapshot, moment.now, seed)

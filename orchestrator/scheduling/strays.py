@@ -41,7 +41,7 @@ def recall(world: World, moment: Moment) -> tuple[Batch, ...]:
             where, assignment = holder
             message = f"no record names this stay; {stray.replica} is held by node {where} "
             message += f"(epoch {epochs.shown(assignment.epoch)})"
-            stops.append(_stop(stray, message, moment))
+            stops.append(stop_of(stray, Cause.MOVED, message, moment))
             text = f"a stay on node {node} stops: {message}"
             tells.append(Tell("Replica", stray.namespace, stray.replica, True, "StrayStops", text))
         if stops:
@@ -80,17 +80,20 @@ def _newest(snapshot: Snapshot, strays: Iterable[Stray]) -> dict[_Key, _Holder]:
     return found
 
 
-def _stop(stray: Stray, message: str, moment: Moment) -> StopRecord:
+def stop_of(
+    stay: AssignmentRecord | Stray, cause: Cause, message: str, moment: Moment
+) -> StopRecord:
+    """Of a stay that its node must end."""
     return StopRecord(
-        namespace=stray.namespace,
-        workload=stray.workload,
-        replica=stray.replica,
-        replica_uid=stray.replica_uid,
-        cause=Cause.MOVED.value,
+        namespace=stay.namespace,
+        workload=stay.workload,
+        replica=stay.replica,
+        replica_uid=stay.replica_uid,
+        cause=cause.value,
         message=message,
         requested_at_ms=int(moment.now * 1000),
-        workload_uid=stray.workload_uid,
-        revision=stray.revision,
+        workload_uid=stay.workload_uid,
+        revision=stay.revision,
     )
 
 

@@ -21,7 +21,11 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Stray:
-    """A stay that an agent reports and no record names. `generation_seen`: of the plan it has."""
+    """A stay that an agent reports and no record names. `generation_seen`: of the plan it has.
+
+    `takes_over`: uid of the stay that its site replaced by it, without an orchestrator; empty: it
+    was assigned once. `ready_for_s`: 0 while it is not ready.
+    """
 
     node: str
     namespace: str
@@ -32,6 +36,17 @@ class Stray:
     epoch: int
     revision: int
     generation_seen: int
+    takes_over: str = ""
+    ready: bool = False
+    ready_for_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What an agent says of a stay that a record names."""
+
+    epoch: int
+    ready_for_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +54,8 @@ class World:
     """What the Store and the agents say at one moment.
 
     `workloads` are the records behind `snapshot.workloads`. `revisions` is by (workload uid,
-    number), `kept` by key: every record under `keys.KEPT`.
+    number), `kept` by key: every record under `keys.KEPT`. `heard`, by (node, replica uid): of
+    replicas that a site took over, what is said of the stays that their records name.
     """
 
     snapshot: Snapshot
@@ -47,6 +63,7 @@ class World:
     revisions: Mapping[tuple[str, int], TemplateRevision] = field(default_factory=dict)
     kept: Mapping[str, KeptRecord] = field(default_factory=dict)
     strays: tuple[Stray, ...] = ()
+    heard: Mapping[tuple[str, str], Heard] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

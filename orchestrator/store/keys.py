@@ -15,7 +15,8 @@ FREEZES = "/freezes/"
 HOLDS = "/holds/"
 DRILLS = "/drills/"
 FENCES = "/fences/"
-KEPT = (ROLLOUTS, JOBS, FREEZES, HOLDS, DRILLS, FENCES)
+DELETED = "/deleted/"
+KEPT = (ROLLOUTS, JOBS, FREEZES, HOLDS, DRILLS, FENCES, DELETED)
 """Records whose form is the business of the domain module that decides on them."""
 MEMBERS = "/members/"
 PRESENT = "/present/"
@@ -86,6 +87,11 @@ def freeze(namespace: str) -> str:
 def hold(identifier: str) -> str:
     """A change that waits for an operator, and the approval."""
     return f"{HOLDS}{identifier}"
+
+
+def deleted(workload_uid: str) -> str:
+    """That a workload was deleted of which a site that is cut off may run a replica."""
+    return f"{DELETED}{workload_uid}"
 
 
 def fence(workload_uid: str, replica: str) -> str:
