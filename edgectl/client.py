@@ -177,6 +177,10 @@ class Client:
         request = operator_pb2.ApproveRequest(id=identifier)
         return self._unary(lambda stub: stub.Approve, request, writes=True)
 
+    def fence(self, namespace: str, replica: str, force: bool) -> operator_pb2.FenceResponse:
+        request = operator_pb2.FenceRequest(namespace=namespace, replica=replica, force=force)
+        return self._unary(lambda stub: stub.Fence, request, writes=force)
+
     def regions(self) -> operator_pb2.RegionsResponse:
         return self._unary(lambda stub: stub.Regions, operator_pb2.RegionsRequest())
 

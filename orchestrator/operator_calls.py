@@ -27,6 +27,7 @@ WRITES = frozenset(
         "Freeze",
         "Thaw",
         "Approve",
+        "Fence",
         "EndDrill",
         "ForgetMember",
     )

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from orchestrator.admin_context import AdminContext
 from orchestrator.api.drilling import Drilling
+from orchestrator.api.fencing import Fencing
 from orchestrator.api.guards import Guards
 from orchestrator.api.insight import Insight, build_insight
 from orchestrator.api.regions import Regions
@@ -313,6 +314,9 @@ class Orchestrator:
             Rollouts(parts.catalog, parts.applier, self.voice),
             self._regions(parts),
             self._drilling(parts),
+            Fencing(
+                parts.writes, parts.cache, parts.fleet, parts.periods, parts.events, self._clock
+            ),
         )
         listeners = Listeners(parts, self.gateway, operators)
         listeners.serve_members(self.mesh.service)

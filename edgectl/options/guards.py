@@ -1,4 +1,4 @@
-"""The guard rails: freeze, thaw, guards, approve. See `__init__`."""
+"""The guard rails: freeze, thaw, guards, approve, fence. See `__init__`."""
 
 from edgectl.arguments import Parser, Verb, completes, nothing, output
 
@@ -14,6 +14,12 @@ def _guards(p: Parser) -> None:
 def _approve(p: Parser) -> None:
     action = p.add_argument("ids", metavar="ID", nargs="+", help="as edgectl guards shows it")
     completes(action, "hold")
+
+
+def _fence(p: Parser) -> None:
+    action = p.add_argument("replica", metavar="REPLICA", help="such as db-0")
+    completes(action, "target")
+    p.add_argument("--force", action="store_true", help="do it, and take the risk that is told")
 
 
 GUARDS = (
@@ -44,5 +50,12 @@ GUARDS = (
         _approve,
         "guards:approve",
         example="approve stops-1a2b3c4d5e",
+    ),
+    Verb(
+        "fence",
+        "vouch that an exclusive replica on a node that is not heard does not run any more",
+        _fence,
+        "fence:run",
+        example="fence db-0 --force",
     ),
 )

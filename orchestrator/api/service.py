@@ -14,6 +14,7 @@ from orchestrator.api.apply import Applier
 from orchestrator.api.deletion import Deleter
 from orchestrator.api.drilling import Drilling
 from orchestrator.api.event_stream import stream_events
+from orchestrator.api.fencing import Fencing
 from orchestrator.api.guards import Guards
 from orchestrator.api.insight import Insight
 from orchestrator.api.reading import Reading
@@ -48,6 +49,7 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         rollouts: Rollouts,
         regions: Regions,
         drilling: Drilling,
+        fencing: Fencing,
     ) -> None:
         self._applier = applier
         self._reading = reading
@@ -63,6 +65,7 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         self._rollouts = rollouts
         self._regions = regions
         self._drilling = drilling
+        self._fencing = fencing
 
     async def Apply(  # noqa: N802
         self, request: operator_pb2.ApplyRequest, context: Context
@@ -187,6 +190,11 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         self, request: operator_pb2.ApproveRequest, context: Context
     ) -> operator_pb2.ApproveResponse:
         return await self._guards.approve(caller_of(context), request)
+
+    async def Fence(  # noqa: N802
+        self, request: operator_pb2.FenceRequest, context: Context
+    ) -> operator_pb2.FenceResponse:
+        return await self._fencing.fence(caller_of(context), request)
 
     async def Story(  # noqa: N802
         self, request: operator_pb2.StoryRequest, context: Context

@@ -44,13 +44,12 @@ class Exclusives(Part):
 
     def _leave_exclusive(self, holder: Holder, node: Node) -> None:
         """What cannot wait: its node is deleted, drained for too long, lost or fenced."""
-        if (
-            node.liveness is not Liveness.LIVE
-            and holder.record.replica_uid in self._snapshot.fenced
-        ):
+        record = holder.record
+        alone = (record.workload_uid, record.replica) not in self._planning.holders.leftovers
+        if alone and self._is_fenced(holder, node):
             text = f"an operator vouches that it does not run on node {node.name} any more"
             self._place_anew(holder, text)
-        elif self._is_isolated(holder):
+        elif alone and self._is_isolated(holder):
             text = f"node {node.name} and its group have been silent for longer than stopAfter"
             self._place_anew(holder, text)
         elif node.deleting:
@@ -109,6 +108,11 @@ class Exclusives(Part):
         because = Cause.NODE_LOST
         self._place(name, row, chooser, leaving=holder, because=because.value, forced=True)
         self._stop(holder, because, message, moved_to=self._table.nodes[row].name)
+
+    def _is_fenced(self, holder: Holder, node: Node) -> bool:
+        """Whether somebody vouches for it. A node that is heard speaks for itself."""
+        fenced = holder.record.replica_uid in self._snapshot.fenced
+        return fenced and node.liveness is not Liveness.LIVE
 
     def _is_isolated(self, holder: Holder) -> bool:
         """Whether its whole group has been silent for so long that it has stopped by itself."""

@@ -81,6 +81,7 @@ EXPECTED: dict[str, frozenset[str]] = {
     f"{P}{A}/Guards": frozenset({"viewer", "operator", "admin"}),
     # The namespace is that of what is approved: see test_guards_api.py.
     f"{P}{A}/Approve": frozenset({"operator", "operator of another namespace", "admin"}),
+    f"{P}{A}/Fence": frozenset({"operator", "admin"}),
     f"{P}{A}/Story": frozenset({"viewer", "operator", "admin"}),
     f"{P}{A}/Regions": frozenset(OPERATORS),
     f"{P}{A}/Drill": frozenset({"admin"}),
@@ -118,6 +119,7 @@ REQUESTS: dict[str, Any] = {
     "Thaw": operator_pb2.ThawRequest(namespace="default"),
     "Guards": operator_pb2.GuardsRequest(namespace="default"),
     "Approve": operator_pb2.ApproveRequest(id="none"),
+    "Fence": operator_pb2.FenceRequest(namespace="default", replica="w-0"),
     "Story": operator_pb2.StoryRequest(ref=_DEFAULT_WORKLOAD),
     "Session": agent_pb2.SessionRequest(heartbeat=agent_pb2.Heartbeat()),
     "Relay": agent_pb2.RelayRequest(open=agent_pb2.RelayOpen(relay_id="none")),
