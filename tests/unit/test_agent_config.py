@@ -14,6 +14,8 @@ state_dir = "/srv/polder"
 runtime_socket = "unix:///run/crio/crio.sock"
 log_level = "debug"
 host_paths = ["/srv/data", "/etc/ssl/certs:ro", "/dev/ttyUSB0"]
+site_listen = "10.0.7.3:7445"
+site_advertise = "10.0.7.3,box-1.example:9000,[2001:db8::7]:9000,2001:db8::8"
 
 [reserved]
 cpu = "250m"
@@ -54,6 +56,10 @@ def test_a_whole_file() -> None:
         ),
         ('[devices]\n"polder.eu/gpu" = ["x"]', "neither a path below /dev nor a CDI kind"),
         ('[devices]\n"gpu" = []', "agent.toml:2: devices.gpu: not a resource name"),
+        ('site_listen = "7445"', "agent.toml:1: site_listen: '7445' is not HOST:PORT"),
+        ('site_listen = "::1:7445"', "is not HOST:PORT"),
+        ('site_listen = "0.0.0.0:0"', "is not HOST:PORT"),
+        ('site_advertise = "a b"', "agent.toml:1: site_advertise: 'a b' is not a list of hosts"),
         ('host_paths = "/srv"', "agent.toml:1: host_paths: expected a list of paths"),
         ('host_paths = ["srv"]', "agent.toml:1: host_paths: 'srv' is no absolute path"),
         ('host_paths = ["/srv/../etc"]', "without '..'"),
