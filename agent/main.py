@@ -1,11 +1,13 @@
-"""The command line `edge-agent`: run, join, status, volume, version. Called by `agent/__main__.py`.
+"""The command line `edge-agent`: run, join, status, volume, switch, version.
 
-Exit codes: 0 done (or joined already), 1 it did not work, 2 usage or settings.
+Called by `agent/__main__.py`. Exit codes: 0 done (or joined already), 1 it did not work, 2 usage or
+settings.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -22,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="edge-agent", description="Runs containers on this box as Polder's orchestrators say."
     )
     verbs = parser.add_subparsers(
-        dest="verb", required=True, metavar="run|join|status|volume|version"
+        dest="verb", required=True, metavar="run|join|status|volume|switch|version"
     )
 
     def verb(name: str, text: str) -> argparse.ArgumentParser:
@@ -59,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     volume = verb("volume", "Local data of replicas on this box: nothing else ever deletes it.")
     volume.add_argument("action", choices=("list", "delete"))
     volume.add_argument("name", nargs="?", default="", metavar="NAMESPACE/REPLICA/VOLUME")
+    verb("switch", "Run the dead-man's switch of this box in the foreground, as systemd does.")
     verbs.add_parser("version", help="Print the version.")
     return parser
 
@@ -87,6 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), USAGE)
     if options.verb == "run":
         return _run(config, options.runtime)
+    if options.verb == "switch":
+        return _switch(config)
     if options.verb == "join":
         return _join(config, options)
     if options.verb == "volume":
@@ -109,6 +114,17 @@ def _run(config: settings.AgentConfig, runtime: str) -> int:
         lean.start({"config": settings.to_plain(config), "runtime": runtime})
     except OSError as error:
         return _fail(f"the agent cannot be started: {error}")
+
+
+def _switch(config: settings.AgentConfig) -> int:
+    """Becomes it: what read the settings takes no memory then."""
+    from agent.site import switch_client
+
+    try:
+        command = switch_client.command(*switch_client.places(config.state_dir))
+        os.execv(command[0], command)  # noqa: S606
+    except OSError as error:
+        return _fail(f"the switch cannot be started: {error}")
 
 
 # --- join ---------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ It listens for datagrams at DIRECTORY/switch.sock, one request each, words with 
 DEADLINE is in nanoseconds of CLOCK_BOOTTIME, DIR a cgroup of version 1 or 2 with all below it. What
 is past its deadline stays shut until it is armed again or disarmed: its cgroup is left frozen, so
 that what the runtime starts late never runs an instruction (or, with version 1 alone, hardly any).
+An hour later it is forgotten, shut as it is.
 
 What is armed stands in TABLE, a file of fixed size that is allocated once and then overwritten in
 place: a full disk cannot stop that. A switch that is started again goes on where the last one
@@ -42,6 +43,7 @@ REQUEST_BYTES = 4096
 UID_MAX = 64
 AGAIN_S, WATCH_S = 0.01, 0.25  # between looks at what is not empty yet, and at what was once
 THAW_S = 0.001
+FORGET_S = 3600
 MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
 TFD_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK
 TFD_TIMER_ABSTIME = 1
@@ -171,9 +173,8 @@ class Table:
     """What is armed, on file. A slot is a line with its checksum, written in one piece."""
 
     def __init__(self, path: str) -> None:
-        """Waits for another switch to end. Raises OSError."""
+        """Raises OSError."""
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
         os.posix_fallocate(self._file, 0, SLOT_BYTES * (SLOTS + 1))
         self._boot = read("/proc/sys/kernel/random/boot_id").strip()
         self._free = list(range(SLOTS, 0, -1))
@@ -260,6 +261,10 @@ class Switch:
             if left:
                 say(f"{uid}: past its deadline: killed in {left[0]}")
             armed.over = armed.over or not left
+        for uid, armed in list(self._armed.items()):
+            if armed.over and armed.deadline_ns < now - FORGET_S * 1_000_000_000:
+                del self._armed[uid]
+                self._table.free(armed.slot)
 
     def _set_timer(self) -> None:
         """At the next deadline. A timer of the boot clock fires at once when a box wakes up."""
@@ -344,6 +349,9 @@ class Switch:
             self._table.free(slot)
             raise
         self._armed[uid] = armed
+        if deadline_ns > now_ns():
+            for directory in directories:  # an earlier switch may have left it shut
+                open_again(directory)
         return "ok"
 
     def _disarm(self, uid: str) -> str:
@@ -404,6 +412,8 @@ def main(arguments: list[str]) -> int:
     linger_s = float(arguments[3]) if len(arguments) == 4 else 0.0
     hold_on()
     try:
+        # Until it ends, another one for this directory waits here.
+        fcntl.flock(os.open(arguments[0], os.O_RDONLY | os.O_CLOEXEC), fcntl.LOCK_EX)
         Switch(arguments[0] + "/switch.sock", Table(arguments[1]), linger_s).run()
     except OSError as error:
         say(f"cannot run: {error}")

@@ -6,10 +6,7 @@ peers --> Network --> SiteLoop (SiteMachine) --effective plan--> Supervisor
 """
 
 import logging
-from hashlib import sha256
-from pathlib import Path
 
-from agent import mounts
 from agent.config import AgentConfig
 from agent.identity_store import IdentityFailure, IdentityStore
 from agent.inventory import Inventory, with_site
@@ -22,14 +19,12 @@ from agent.site.loop import SiteLoop, Surroundings
 from agent.site.memory import Memory
 from agent.site.network import Network, endpoints
 from agent.site.prefetch import Prefetch
-from agent.site.switch_client import SwitchClient
+from agent.site.switch_client import SwitchClient, places
 from agent.supervisor import Supervisor
 from polder import __version__
 from polder.v1 import site_pb2
 
 log = logging.getLogger(__name__)
-
-RUN = Path("/run")
 
 
 async def site_certificate(config: AgentConfig, store: IdentityStore) -> SiteCertificate | None:
@@ -73,14 +68,14 @@ def assemble(
         instance_id=node.instance_id,
         agent_version=__version__,
     )
-    directory = config.state_dir / "site"
+    directory, table = places(config.state_dir)
 
     def switch_changed(alive: bool) -> None:
         loop.switch_changed(alive)
 
     switch = SwitchClient(
         directory,
-        switch_table(config.state_dir),
+        table,
         config.cgroup_parent,
         on_change=switch_changed,
     )
@@ -104,11 +99,3 @@ def assemble(
         text = "it has no site certificate, so that no peer knows it; the log says why"
         supervisor.conditions.set("SiteUnavailable", "NoCertificate", text)
     return loop
-
-
-def switch_table(state_dir: Path) -> Path:
-    """It changes each second: in memory, if there is a place for that. One for each agent."""
-    if not mounts.is_in_memory(RUN):
-        return state_dir / "site" / "switch.table"
-    own = sha256(str(state_dir.absolute()).encode()).hexdigest()[:12]
-    return RUN / f"polder-switch-{own}" / "table"

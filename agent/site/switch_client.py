@@ -26,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,6 +36,7 @@ from agent.domain import cgroups
 log = logging.getLogger(__name__)
 
 PROGRAM = Path(__file__).parent.parent / "switch.py"
+RUN = Path("/run")
 VERSION = 1  # of the program that comes with this agent
 ANSWER_S = 0.5
 PING_S = 1.0
@@ -50,10 +52,32 @@ class NoAnswer(Exception):
     """The switch is not there, hangs, or refuses; the message says which."""
 
 
-class SwitchClient:
-    """`directory` holds the socket, `table` is the switch's file; best on a file system in memory.
+def places(state_dir: Path) -> tuple[Path, Path]:
+    """Where an agent's switch has its socket and its table.
 
-    `cgroup_parent` as in the agent's settings. All methods belong to one event loop.
+    The table changes each second: it is in memory, if there is a place for that.
+    """
+    directory = state_dir / "site"
+    table = directory / "switch.table"
+    if mounts.is_in_memory(RUN):
+        own = sha256(str(state_dir.absolute()).encode()).hexdigest()[:12]
+        table = RUN / f"polder-switch-{own}" / "table"
+    return directory, table
+
+
+def command(directory: Path, table: Path) -> list[str]:
+    """What runs a switch: our interpreter, without what only larger programs need. Its places are
+    made. Raises OSError."""
+    for path in (directory, table.parent):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    flags = ["-S", "-E", "-s", "-P"]
+    return [sys.executable, *flags, str(PROGRAM), str(directory), str(table)]
+
+
+class SwitchClient:
+    """`directory` and `table` as in `places`, `cgroup_parent` as in the agent's settings.
+
+    All methods belong to one event loop.
     """
 
     def __init__(
@@ -254,17 +278,17 @@ class SwitchClient:
         if under_systemd and now - self._begun_at < START_S:
             return
         self._child_at = now
-        self._address.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._table.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        program = [sys.executable, "-S", "-E", "-s", "-P", str(PROGRAM)]
-        self._child = subprocess.Popen(
-            [*program, str(self._address.parent), str(self._table), "--linger", str(LINGER_S)],
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,  # a log that nobody reads must not hold it up
-            start_new_session=True,  # what is sent to the agent's terminal is not for it
-        )
+        try:
+            self._child = subprocess.Popen(
+                [*command(self._address.parent, self._table), "--linger", str(LINGER_S)],
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # it would hold our log open when we end
+                start_new_session=True,  # what is sent to the agent's terminal is not for it
+            )
+        except OSError as error:
+            self.trouble = f"it cannot be started: {error}"
 
     # ---- cgroups ----
 

@@ -201,6 +201,18 @@ def test_what_starts_late_runs_no_instruction(box: Box, root: Path, tmp_path: Pa
     wait_until((tmp_path / "ran").exists)
 
 
+def test_what_is_long_over_is_forgotten_and_stays_shut(box: Box, root: Path) -> None:
+    box.start()
+    box.arm("u", -3700.0, root)
+    wait_until(lambda: box.armed() == {})
+    victim = box.victim(box.guarded(root, "u"), f"touch {box.directory}/ran")
+    frozen = {"cgroup.events": "frozen 1", "freezer.state": "FROZEN"}
+    there = [root / box.guarded(root, "u") / file for file in frozen]
+    wait_until(lambda: any(frozen[f.name] in f.read_text() for f in there if f.exists()))
+    assert box.arm("u", 60.0, root) == ["ok"]
+    assert victim.wait(DEADLINE_S) == 0 and (box.directory / "ran").exists()
+
+
 def test_a_replica_is_looked_for_in_all_its_cgroups(box: Box) -> None:
     box.start()
     roots = usable_roots()
