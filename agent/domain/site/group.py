@@ -109,6 +109,10 @@ class Opening:
                 if self._concerns(group):
                     self._older.setdefault(group.number, group)
 
+    def older_voters(self) -> list[str]:
+        """Who votes in older groups that are not sealed yet."""
+        return sorted(self.seals())
+
     def seals(self) -> dict[str, Seal]:
         """Whom to ask yet; empty when every older group is sealed by a majority of its voters."""
         seal = Seal(self.lineage.number, self.lineage.group.voters, self.lineage.before)

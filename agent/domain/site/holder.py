@@ -57,6 +57,7 @@ class _Round:
     began_at: float
     again_at: float
     answers: dict[str, LeaseAnswer] = field(default_factory=dict)
+    free_at: dict[str, float] = field(default_factory=dict)  # of those with a lease of another
 
     @property
     def kind(self) -> type[Step]:
@@ -211,12 +212,19 @@ class Holder:
         return [self._send(v, step, tenure.ballot, tenure.lineage.group, now) for v in voters]
 
     def _continue(self, asking: _Round, now: float) -> Requests:
+        """Asks those again who are silent, and those whose lease of another should be over."""
         if now >= asking.began_at + ATTEMPT_S:
             return self._judge(asking, now, final=True)
         if now < asking.again_at:
             return []
         asking.again_at = now + RETRY_S
-        return self._put(asking, asking.asked.keys() - asking.answers.keys(), now)
+        over = [v for v in asking.answers if 0 < asking.free_at.get(v, 0.0) <= now]
+        for voter in over:
+            del asking.answers[voter], asking.free_at[voter]
+        requests = self._judge(asking, now, final=False)
+        if self._round is asking:
+            requests += self._put(asking, asking.asked.keys() - asking.answers.keys(), now)
+        return requests
 
     # ---- questions ----
 
@@ -225,13 +233,19 @@ class Holder:
         group = self.target.group
         if self.tenure is not None:
             step: Step = Propose(self.length_s)
-            return self._begin(dict.fromkeys(group.voters, step), self.tenure.ballot, now)
+            return self._begin(self._asked(step), self.tenure.ballot, now)
         try:
             self._ballot = self._next_ballot(group)
         except EpochsUsedUp:
             self._next_try = now + USED_UP_S
             return []
-        return self._begin(dict.fromkeys(group.voters, Prepare()), self._ballot, now)
+        return self._begin(self._asked(Prepare()), self._ballot, now)
+
+    def _asked(self, step: Step) -> dict[str, Step]:
+        """The voters of the target. Those of older groups, too, while they may have to be sealed:
+        they answer that they are elsewhere, and whether it is held there."""
+        opening = self._open_up()
+        return dict.fromkeys((*opening.lineage.group.voters, *opening.older_voters()), step)
 
     def _next_ballot(self, group: Electorate) -> int:
         """No two voters of a group ever use the same one. Raises EpochsUsedUp."""
@@ -319,6 +333,9 @@ class Holder:
 
     def _note(self, asking: _Round, voter: str, answer: LeaseAnswer, now: float) -> None:
         asking.answers[voter] = answer
+        if answer.remaining_s > 0 and answer.holder != self._node:
+            asking.free_at[voter] = now + answer.remaining_s * STRETCH
+            asking.again_at = min(asking.again_at, asking.free_at[voter])
         if asking.kind is not Seal:
             self._open_up().note(voter, answer, now)
         elif answer.granted:
@@ -387,12 +404,13 @@ class Holder:
         return self._judge_ask(asking, now, final)
 
     def _judge_ask(self, asking: _Round, now: float, final: bool) -> Requests:
-        group, answers = asking.group, asking.answers
-        opening = self._open_up()
+        group, opening = asking.group, self._open_up()
+        answers = {v: a for v, a in asking.answers.items() if v in group.voters}
         granted = [v for v, a in answers.items() if a.granted]
         shut = [v for v, a in answers.items() if a.reason == "NotOpen"]
         voting = [v for v, a in answers.items() if a.granted or a.reason in VOTING]
         silent = 0 if final else len(group.voters) - len(answers)
+        patient = not final and now < asking.began_at + RETRY_S
         if len(granted) >= group.majority and self._node in granted:
             self._round = None
             if self.tenure is None:
@@ -403,29 +421,25 @@ class Holder:
             self._beat_at, self._renew_at = asking.began_at, asking.began_at + RENEW_S
             return []
         own = self._node in granted or (self._node not in answers and not final)
-        if own and len(granted) + silent >= group.majority:
+        if own and len(granted) + silent >= group.majority and (patient or not shut):
             return []
-        if silent and len(voting) < group.majority <= len(voting) + silent:
+        if patient and len(voting) < group.majority <= len(voting) + silent:
             return []
-        others = [a.remaining_s for a in answers.values() if self._bars(a)]
         if len(voting) >= group.majority:
-            self._fail(now, self._free_in(others, group))
+            held = [at - now for v, at in asking.free_at.items() if v in group.voters]
+            self._fail(now, _free_in(held, group))
             opens = opening.opens(shut, now)
             return [self._send(v, opens[v], 0, group, now) for v in shut]
-        if len(voting) + len(shut) < group.majority or others:
-            self._fail(now, max(others, default=RETRY_S))
+        if patient and len(asking.answers) < len(asking.asked):
             return []
-        return self._seal(opening, voting, now)
-
-    def _bars(self, answer: LeaseAnswer) -> bool:
-        """A lease of another, or nobody knows whose, keeps this node from having it."""
-        return answer.remaining_s > 0 and answer.holder != self._node
-
-    def _free_in(self, remaining: list[float], group: Electorate) -> float:
-        """When a majority could grant it, if it is held; else soon."""
-        free = len(group.voters) - len(remaining)
-        lacking = group.majority - free
-        return sorted(remaining)[lacking - 1] * STRETCH if lacking > 0 else 0.0
+        if len(voting) + len(shut) < group.majority:
+            if final:
+                self._fail(now, RETRY_S)
+            return []
+        if asking.free_at:  # it is held in an older group, and nobody is to disturb that
+            self._fail(now, max(asking.free_at.values()) - now)
+            return []
+        return self._seal(opening, now)
 
     def _open_up(self) -> Opening:
         assert self.target is not None
@@ -433,19 +447,15 @@ class Holder:
             self._opening = Opening(self.target)
         return self._opening
 
-    def _seal(self, opening: Opening, voting: Iterable[str], now: float) -> Requests:
-        seals = opening.seals()
-        if seals:
-            return self._begin(seals, 0, now)
-        assert self.target is not None
-        shut = [v for v in self.target.group.voters if v not in set(voting)]
-        return self._begin(opening.opens(shut, now), 0, now)
+    def _seal(self, opening: Opening, now: float) -> Requests:
+        voters = opening.lineage.group.voters
+        return self._begin(opening.seals() or opening.opens(voters, now), 0, now)
 
     def _judge_seal(self, asking: _Round, now: float, final: bool) -> Requests:
         opening = self._open_up()
         seals = opening.seals()
         if not seals:
-            return self._seal(opening, (), now)
+            return self._seal(opening, now)
         new = {voter: step for voter, step in seals.items() if voter not in asking.asked}
         if final:
             self._fail(now, RETRY_S)
@@ -475,3 +485,9 @@ class Holder:
         requests = self._give_up(now)
         self._fail(now, 0.0)
         return requests
+
+
+def _free_in(held: list[float], group: Electorate) -> float:
+    """When a majority could grant it; 0: it is not held by so many."""
+    lacking = group.majority - (len(group.voters) - len(held))
+    return max(sorted(held)[lacking - 1], 0.0) if lacking > 0 else 0.0

@@ -327,7 +327,8 @@ class LeaseDesk:
                 continue
             tenure = self._records[claim.key].holder.tenure
             assert tenure is not None
-            for voter in sorted(tenure.locked(now) - {self._node}):
+            granted = tenure.locked(now) - {self._node}
+            for voter in {node} if node in granted else sorted(granted):
                 self._lied(claim.key, voter, f"{node} has it, too, as {shown(claim.epoch)}")
 
     # ---- requests and answers ----
