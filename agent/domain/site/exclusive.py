@@ -93,6 +93,7 @@ class Exclusives:
         self._armed: dict[str, Armed] = {}
         self._held: dict[Key, Held | None] = {}  # as it was looked at last
         self._tenures: set[str] = set()  # stays whose lease was held since the agent began
+        self._used: dict[Key, int] = {}  # the ballot by which a stay of it ran last
         self._left: set[Key] = set()  # something of it was here
         self._bare_since: dict[str, float] = {}
         self._switch_lost_at: float | None = 0.0  # None: it is there
@@ -184,6 +185,7 @@ class Exclusives:
                 self._note_left(case, outcome, used=wanted or bool(verdict.changed))
         self._held = held
         self._memories = {key: self._memories[key] for key in held}
+        self._used = {key: ballot for key, ballot in self._used.items() if key in held}
         self._left &= held.keys()
         return outcome
 
@@ -234,6 +236,7 @@ class Exclusives:
             return True, WAITING
         verdict.standing = Standing.HOLDING
         self._tenures.add(own.uid)
+        self._used[case.key] = held.epoch
         if held.epoch != own.epoch:
             risen = Stay(case.key, own.uid, held.epoch, own.takes_over, leased=True)
             verdict.changed.append(risen)
@@ -267,7 +270,8 @@ class Exclusives:
         if self._switch_lost_at is not None:
             verdict.standing, verdict.surplus = Standing.UNABLE, held is not None
             return False, "NoSwitch: nothing would stop it in time"
-        if held is not None and case.startable:
+        used = held is not None and self._used.get(case.key) == held.epoch
+        if held is not None and not used and case.startable and scene.now < held.stop_at:
             self._enter(case, planned, held, verdict)
             memory.forget_times()
             return True, WAITING
@@ -296,6 +300,7 @@ class Exclusives:
         if planned is not None and all(c.epoch <= planned.epoch for c in case.theirs):
             uid, takes_over = planned.uid, ""
         self._tenures.add(uid)
+        self._used[case.key] = held.epoch
         verdict.changed.append(Stay(case.key, uid, held.epoch, takes_over, leased=True))
 
     def _hold_back(self, own: Own, case: Case, text: str, scene: Scene, verdict: Verdict) -> None:

@@ -4,7 +4,7 @@ A stay is saved before it starts and before its epoch rises: after a crash the n
 it promised to others. A stop needs no promise, and is not waited for.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from agent.domain.site.messages import Save, Stay
@@ -87,7 +87,7 @@ class Stays:
 
     def saved(self, token: int, *, ok: bool) -> bool:
         """Whether something now stands that did not. A failed write takes back what waits for it,
-        but no stop."""
+        but no stop, and brings nothing back."""
         asked = self._asked.pop(token, None)
         if asked is None:
             return False
@@ -96,10 +96,10 @@ class Stays:
             changed = asked != self._saved
             self._saved = dict(asked)
             return changed
-        self._wanted = dict(self._saved) | _stops(self._wanted.values())
-        self._written = (dict(self._saved), frozenset())
+        self._wanted = {
+            uid: stay if stay.stop else self._saved[uid]
+            for uid, stay in self._wanted.items()
+            if stay.stop or uid in self._saved
+        }
+        self._written = ({}, frozenset())  # what the disk holds now is not known
         return True
-
-
-def _stops(stays: Iterable[Stay]) -> dict[str, Stay]:
-    return {stay.uid: stay for stay in stays if stay.stop}
