@@ -98,7 +98,7 @@ def find_holders(snapshot: Snapshot, table: NodeTable) -> Holders:
             else:
                 mine[record.replica] = holder
         for stop in placement.stops:
-            if (rest := leftover(snapshot, table, placement, stop)) is not None:
+            if stop.group and (rest := leftover(snapshot, table, placement, stop)) is not None:
                 found.leftovers.setdefault((stop.workload_uid, stop.replica), []).append(rest)
             if row is None or (name, stop.replica_uid) in snapshot.gone:
                 continue
@@ -108,6 +108,9 @@ def find_holders(snapshot: Snapshot, table: NodeTable) -> Holders:
                 found.yielding[row].append(template)
             if answers(table.nodes[row]):
                 found.stopping.add(stop.workload_uid)
+    for key, (node, uid) in snapshot.unrecorded.items():
+        text = f"node {node} runs it, and no record says so"
+        found.leftovers.setdefault(key, []).append(Leftover(node, uid, text))
     for (uid, replica), holders in several.items():
         _settle(found, uid, replica, holders)
     return found

@@ -14,6 +14,9 @@ from orchestrator.records import NodePlacement, StopRecord
 from orchestrator.scheduling.snapshot import Snapshot
 from orchestrator.scheduling.table import NodeTable
 
+SETTLE_S = 5.0
+"""A standby that took over just before it got the newer plan has said so within this."""
+
 ReplicaKey = tuple[str, str]
 """(workload uid, replica name)."""
 
@@ -41,6 +44,9 @@ def leftover(
         return Leftover(node, uid, f"node {node} {heard}")
     if uid in snapshot.fenced:
         return None
+    # A clock that was set since asks no more than a clock that was not.
+    if len(stop.group.members) > 1 and abs(table.now - stop.requested_at_ms / 1000) < SETTLE_S:
+        return Leftover(node, uid, f"it stopped less than {SETTLE_S:g} s ago")
     for name in stop.group.members:
         known = name != node and name in table.index and name in snapshot.placements
         if known and name not in snapshot.using:

@@ -203,6 +203,7 @@ class Snapshot:
     `volumes` is the node that has the data of a replica's local volumes, by (namespace, replica).
     `lost_after_s`: the silence after which a node counts as lost.
     `using` are nodes that said, at last, that they use the plan that holds now.
+    `unrecorded`, by (workload uid, replica): (node, replica uid) of a stay that no record names.
     `fenced` are replica uids of stays that an operator vouches for: they run no more.
     `revision` only grows: epochs of what is decided come from it (`polder/epochs.py`).
     """
@@ -225,3 +226,4 @@ class Snapshot:
     lost_after_s: float = LOST_AFTER_S
     using: frozenset[str] = frozenset()
     fenced: frozenset[str] = frozenset()
+    unrecorded: Mapping[tuple[str, str], tuple[str, str]] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from orchestrator.scheduling.guards_step import GuardMemory, after_plan, before_
 from orchestrator.scheduling.plan import plan
 from orchestrator.scheduling.rollouts import RolloutMemory, steer_rollouts
 from orchestrator.scheduling.snapshot import Snapshot
-from orchestrator.scheduling.strays import recall
+from orchestrator.scheduling.strays import recall, unrecorded
 from orchestrator.scheduling.tick import Batch, Moment, Tell, World, Write
 
 __all__ = ["Batch", "Memory", "Moment", "Steering", "Tell", "World", "Write", "steer"]
@@ -71,7 +71,8 @@ def steer(
     jobs = step_jobs(adopted.world, memory.jobs, moment)
     seen = replace(world, snapshot=jobs.snapshot)
     rollouts = steer_rollouts(seen, memory.rollouts, moment, memory.guards.held)
-    decided = plan(rollouts.snapshot, moment.now, seed)
+    apart = unrecorded(guarded.world.strays, rollouts.snapshot)
+    decided = plan(replace(rollouts.snapshot, unrecorded=apart), moment.now, seed)
     decided, held, guarding = after_plan(decided, guarded, moment, guards)
     return Steering(
         decided,

@@ -2,16 +2,17 @@
 
 So it comes when a node was deleted while nobody could reach it, and its box joins again: it still
 runs what it last had. A stop needs evidence (ADR 4): it is asked for only where another stay of the
-same replica, with a higher epoch, is ready. What has no such successor runs on, and is shown as the
-node's condition StrayReplicas.
+same replica, with a higher epoch, is ready; or where an exclusive replica is on its way to another
+site, and a standby took it over before it knew. What has no such successor runs on, and is shown as
+the node's condition StrayReplicas.
 
 Pure; a part of the leader's tick (`steer.py`). The leader's world brings the strays along.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from orchestrator.records import AssignmentRecord, NodePlacement, StopRecord
+from orchestrator.records import AssignmentRecord, GroupRecord, NodePlacement, StopRecord
 from orchestrator.scheduling.apply import GENERATION_LEAD_MAX
 from orchestrator.scheduling.decisions import Cause
 from orchestrator.scheduling.snapshot import Snapshot
@@ -32,16 +33,15 @@ def recall(world: World, moment: Moment) -> tuple[Batch, ...]:
         return ()
     still = {workload.uid for workload in world.snapshot.workloads if workload.frozen}
     newest = _newest(world.snapshot, world.strays)
+    leaving = _leaving(world.snapshot, world.strays)
     for node in sorted(by_node):
         stops, tells = [], []
         for stray in by_node[node]:
-            holder = newest.get(_key(stray))
-            if holder is None or holder[1].epoch <= stray.epoch or stray.workload_uid in still:
+            group = leaving.get(_key(stray))
+            message = _cause(stray, newest.get(_key(stray)), group)
+            if not message or stray.workload_uid in still:
                 continue
-            where, assignment = holder
-            message = f"no record names this stay; {stray.replica} is held by node {where} "
-            message += f"(epoch {epochs.shown(assignment.epoch)})"
-            stops.append(stop_of(stray, Cause.MOVED, message, moment))
+            stops.append(stop_of(stray, Cause.MOVED, message, moment, group))
             text = f"a stay on node {node} stops: {message}"
             tells.append(Tell("Replica", stray.namespace, stray.replica, True, "StrayStops", text))
         if stops:
@@ -54,11 +54,41 @@ def recall(world: World, moment: Moment) -> tuple[Batch, ...]:
     return tuple(batches)
 
 
+def _cause(stray: Stray, holder: "_Holder | None", group: GroupRecord | None) -> str:
+    """Why a stay stops; empty: it runs on."""
+    if group is not None:
+        return "no record names this stay; its replica is to be placed at another site"
+    if holder is None or holder[1].epoch <= stray.epoch:
+        return ""
+    where, assignment = holder
+    message = f"no record names this stay; {stray.replica} is held by node {where} "
+    return message + f"(epoch {epochs.shown(assignment.epoch)})"
+
+
+def unrecorded(
+    strays: Iterable[Stray], snapshot: Snapshot
+) -> Mapping[tuple[str, str], tuple[str, str]]:
+    """Of exclusive replicas, by (workload uid, replica): (node, replica uid) of a stay that runs
+    without a record. Nothing is placed beside it."""
+    alone = {workload.uid for workload in snapshot.workloads if workload.failover.exclusive}
+    found = {}
+    for stray in strays:
+        if stray.workload_uid in alone and not _is_named(stray, snapshot):
+            found[stray.workload_uid, stray.replica] = (stray.node, stray.replica_uid)
+    return found
+
+
+def _is_named(stray: Stray, snapshot: Snapshot) -> bool:
+    placement = snapshot.placements.get(stray.node, NodePlacement(stray.node))
+    uids = {item.replica_uid for item in placement.assignments}
+    return stray.replica_uid in uids.union(stop.replica_uid for stop in placement.stops)
+
+
 _Key = tuple[str, str, str]
 _Holder = tuple[str, AssignmentRecord]
 
 
-def _key(stay: Stray | AssignmentRecord) -> _Key:
+def _key(stay: Stray | AssignmentRecord | StopRecord) -> _Key:
     return (stay.namespace, stay.workload_uid, stay.replica)
 
 
@@ -80,10 +110,33 @@ def _newest(snapshot: Snapshot, strays: Iterable[Stray]) -> dict[_Key, _Holder]:
     return found
 
 
+def _leaving(snapshot: Snapshot, strays: Iterable[Stray]) -> dict[_Key, GroupRecord]:
+    """Of the replicas of these strays those that have no holder, and of which an exclusive stay is
+    being stopped: its group."""
+    keyed = {_key(stray) for stray in strays}
+    found: dict[_Key, GroupRecord] = {}
+    for placement in snapshot.placements.values():
+        for stop in placement.stops:
+            if stop.group is not None and stop.group.exclusive and _key(stop) in keyed:
+                found[_key(stop)] = stop.group
+    if found:
+        for placement in snapshot.placements.values():
+            for item in placement.assignments:
+                found.pop(_key(item), None)
+    return found
+
+
 def stop_of(
-    stay: AssignmentRecord | Stray, cause: Cause, message: str, moment: Moment
+    stay: AssignmentRecord | Stray,
+    cause: Cause,
+    message: str,
+    moment: Moment,
+    group: GroupRecord | None = None,
 ) -> StopRecord:
-    """Of a stay that its node must end."""
+    """Of a stay that its node must end. `group`: who else may hold it, of an exclusive replica, if
+    its record does not say so."""
+    if isinstance(stay, AssignmentRecord) and stay.group is not None and stay.group.exclusive:
+        group = stay.group
     return StopRecord(
         namespace=stay.namespace,
         workload=stay.workload,
@@ -94,6 +147,7 @@ def stop_of(
         requested_at_ms=int(moment.now * 1000),
         workload_uid=stay.workload_uid,
         revision=stay.revision,
+        group=group,
     )
 
 

@@ -69,7 +69,7 @@ class NodeTable:
         self.size = len(self.nodes)
         self.nowhere = np.zeros(self.size, dtype=np.bool_)
         self._sites = sites or {}
-        self._now = now
+        self.now = now
         self._topologies: dict[str, Codes] = {}
         self._labels: dict[str, npt.NDArray[np.object_]] = {}
         self._facts: dict[str, npt.NDArray[np.object_]] = {}
@@ -131,7 +131,7 @@ class NodeTable:
                 self._sites[name].facts if name in self._sites else SiteFacts(name)
                 for name in self.site_names
             ]
-            self._policies = Policies(facts, self._now, lambda mask: mask[self.cell_site])
+            self._policies = Policies(facts, self.now, lambda mask: mask[self.cell_site])
         return self._policies
 
     def rtt_ms(self, site: str) -> Floats:

@@ -244,6 +244,19 @@ def test_out_of_its_site_it_stops_first_and_is_placed_when_nobody_can_run_it() -
     assert place.assignment.group is not None and not place.assignment.group.before
 
 
+def test_a_stop_is_not_over_before_a_late_takeover_would_have_been_heard() -> None:
+    world = settled(site_of(3).add(box("far", "s2")))
+    world.now = 3.0  # stops of this world are asked for at 0
+    for name in ("s1-0", "s1-1", "s1-2"):
+        world.change(name, draining=True)
+    world.step()
+    world.obey()
+    waits = world.step()
+    assert not waits.place and "less than 5 s ago" in told(waits)["ExclusiveWaits"]
+    world.now = 5.0
+    assert len(world.step().place) == 1
+
+
 def test_it_does_not_stop_while_there_is_no_other_place() -> None:
     world = settled(site_of(3))
     for name in ("s1-0", "s1-1", "s1-2"):

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator.records import AssignmentRecord, NodePlacement
+from orchestrator.records import AssignmentRecord, GroupRecord, NodePlacement, StopRecord
 from orchestrator.scheduling.snapshot import Observed, Snapshot, Workload
 from orchestrator.scheduling.steer import Memory, World, steer
 from orchestrator.scheduling.strays import NODES_PER_TICK, recall
 from orchestrator.scheduling.tick import Moment, Stray
 from orchestrator.store import keys
-from tests.unit.scheduling_world import box
+from polder.manifest.placement import Failover
+from tests.unit.scheduling_world import SMALL, box
 
 STRAY = Stray("box", "default", "w", "uid-w", "w-0", "old", 5, 1, generation_seen=57)
 HELD = AssignmentRecord("default", "w", "uid-w", "w-0", "new", 9, 1)
@@ -55,6 +56,33 @@ def test_a_stay_with_a_newer_ready_holder_stops() -> None:
 )
 def test_without_evidence_it_runs_on(changes: dict[str, Any]) -> None:
     assert recall(world(STRAY, **changes), MOMENT) == ()
+
+
+def test_an_exclusive_replica_that_moves_away_is_not_kept_by_a_standby() -> None:
+    """The standby took it over when it was told to stop, and before it had the newer plan."""
+    group = GroupRecord(3, ("other", "box"), ("third",), exclusive=True)
+    stop = StopRecord("default", "w", "w-0", "u", "Drained", "", 1, "uid-w", 1, group)
+    left = {"other": NodePlacement("other", 3, (), (stop,))}
+    (batch,) = recall(world(STRAY, placements=left), MOMENT)
+    assert batch.writes[0].value is not None
+    (found,) = NodePlacement.from_bytes(batch.writes[0].value, 0).stops
+    assert (found.replica_uid, found.group) == ("old", group), "it is waited for, as the other"
+    held = {
+        "other": NodePlacement("other", 3, (), (stop,)),
+        "far": NodePlacement("far", 1, (HELD,)),
+    }
+    assert recall(world(STRAY, placements=held), MOMENT) == (), "its holder is not ready yet"
+
+
+def test_nothing_is_placed_beside_an_exclusive_stay_without_a_record() -> None:
+    alone = Workload("uid-w", "default", "w", failover=Failover(exclusive=True))
+    lone = world(STRAY, placements={}, observed={}, workloads=(alone,), nodes=(box("box"),))
+    lone = replace(lone, snapshot=replace(lone.snapshot, templates={("uid-w", 1): SMALL}))
+    decided = steer(lone, Memory(), MOMENT).plan
+    assert not decided.place
+    (told,) = [e for e in decided.explanations if e.code == "ExclusiveWaits"]
+    assert "node box runs it, and no record says so" in told.message
+    assert steer(replace(lone, strays=()), Memory(), MOMENT).plan.place
 
 
 def test_a_successor_that_is_not_ready_is_waited_for() -> None:
