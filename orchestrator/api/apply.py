@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import grpc
 
 from orchestrator.api.allowances import not_allowed, powerless
+from orchestrator.api.failover_checks import unkept
 from orchestrator.api.index import PlacementIndex
 from orchestrator.api.job_checks import ended_warnings, not_schedulable
 from orchestrator.api.overwriting import taken_back
@@ -151,6 +152,7 @@ class Applier:
             warnings += taken_back(step.existing, step.record, expected)
             if isinstance(spec := step.wanted.manifest.spec, WorkloadSpec):
                 warnings += powerless(spec)
+                warnings += unkept(spec)
         return Decided(steps, found.warnings)
 
     async def _write(

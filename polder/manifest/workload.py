@@ -72,6 +72,9 @@ class WorkloadSpec:
             for key, value in (("job", self.job), ("schedule", self.schedule)):
                 if value is not None:
                     yield Violation(key, "needs run: once")
+        if self.failover.exclusive and (self.run == "once" or self.per_node is not None):
+            what = "a job's replica" if self.run == "once" else "a node's own replica"
+            yield Violation("failover.exclusive", f"{what} is never run by another node")
         if self.run == "once" and self.template.local_volumes():
             yield Violation("template.volumes", "a job cannot have local volumes")
 
