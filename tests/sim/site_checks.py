@@ -58,6 +58,7 @@ class Checks:
         self.stays: dict[Key, dict[tuple[str, str], Seen]] = {}
         self.begun: dict[Key, int] = {}
         self.armed: Callable[[str, str], bool] = lambda node, uid: True
+        self._stopped: set[str] = set()  # by the orchestrator's word, whatever stands above them
         self._epochs: dict[tuple[str, str], tuple[Key, int]] = {}
 
     # ---- processes ----
@@ -104,12 +105,16 @@ class Checks:
         """What its supervisor is given: a running stay learns its epoch from it."""
         for uid, assignment in plan.assignments.items():
             key, epoch = assignment.key, assignment.epoch
-            if self._epochs.get((node, uid)) == (key, epoch):
+            if uid in plan.held or self._epochs.get((node, uid)) == (key, epoch):
                 continue
             self._epochs[node, uid] = (key, epoch)
             runs = self.running.get(key, {}).values()
             if any((other.node, other.uid) == (node, uid) for other in runs):
                 self._write(node, uid, key, epoch)
+
+    def planned(self, plan: ParsedPlan) -> None:
+        """What the orchestrator says."""
+        self._stopped |= plan.stops.keys()
 
     def decided(self, node: str, before: tuple[Stay, ...], after: tuple[Stay, ...]) -> None:
         known = set(before)
@@ -144,12 +149,12 @@ class Checks:
 
     def _yields(self, node: str, uid: str) -> None:
         key = next((k for k, stays in self.stays.items() if (node, uid) in stays), None)
-        if key is None or key in self.exclusive:
+        if key is None or key in self.exclusive or uid in self._stopped:
             return
         stays = self.stays[key]
         own = stays[node, uid]
         for (other, _), seen in stays.items():
-            if other == node or (seen.epoch, other) <= (own.epoch, node):
+            if seen is own or (seen.epoch, other) <= (own.epoch, node):
                 continue
             if seen.ready or seen.ready_at >= self.world.now - BELIEVED_S:
                 return

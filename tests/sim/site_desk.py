@@ -49,9 +49,10 @@ class DeskMachine:
         self._armed: dict[str, float] = {}
         self._owners: dict[str, Key] = {}  # of what is armed
         self._decided: tuple[Stay, ...] | None = None
-        self._beat_at = 0.0
+        self._beat_at = self._last = 0.0
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
+        self._last = now
         out = self._desk.handle(event, now)
         match event:
             case PlanInUse(plan):
@@ -77,7 +78,7 @@ class DeskMachine:
 
     def next_due(self) -> float | None:
         ends = [until - STOP_S for until in self._armed.values()]
-        dues = [self._desk.next_due(), self._beat_at, *(e for e in ends if e > self._beat_at - 1)]
+        dues = [self._desk.next_due(), self._beat_at, *(e for e in ends if e > self._last)]
         return min(due for due in dues if due is not None)
 
     def _keys(self, plan: ParsedPlan) -> dict[Key, str]:
@@ -96,7 +97,7 @@ class DeskMachine:
         keys = self._keys(self._plan)
         out = self._desk.want(keys, now) if self._settled else []
         stays: list[Stay] = []
-        for key in keys.keys() | self._present.keys() | self._stays.keys():
+        for key in sorted(keys.keys() | self._present.keys() | self._stays.keys()):
             found, more = self._one(key, keys.get(key, ""), self._plan, now)
             stays += found
             out += more
@@ -125,7 +126,7 @@ class DeskMachine:
         uid = runs.uid if runs is not None else self._uid(key, planned, plan, held.epoch, present)
         if not uid:
             return [*self._stopped(key, present | {planned}, 0)], out
-        self._stays[key] = Stay(key, uid, held.epoch)
+        self._stays[key] = Stay(key, uid, held.epoch, leased=True)
         if self._armed.get(uid) != held.until:
             self._armed[uid], self._owners[uid] = held.until, key
             out.append(Arm(uid, held.until))
@@ -141,7 +142,7 @@ class DeskMachine:
 
     def _stopped(self, key: Key, uids: set[str], epoch: int) -> Iterator[Stay]:
         for uid in sorted(uids - {""}):
-            yield Stay(key, uid, epoch, stop="NoLease", message="it is held elsewhere")
+            yield Stay(key, uid, epoch, stop="NoLease", message="no lease", leased=True)
 
     def _gone(self, key: Key, present: set[str], runs: Stay | None) -> list[str]:
         """Armed, and nothing is left of it."""

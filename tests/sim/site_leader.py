@@ -13,11 +13,13 @@ from dataclasses import dataclass, field, replace
 from agent.domain.plan import Accepted, Refused, consider
 from agent.domain.roster import Key
 from agent.domain.view import ReplicaView
+from orchestrator.domain.adoption import Case, Verdict, judge, raised
 from orchestrator.domain.roles import peers_of, roles_of
-from orchestrator.records import AssignmentRecord, GroupRecord, NodePlacement
+from orchestrator.records import AssignmentRecord, ElectorateRecord, GroupRecord, NodePlacement
+from orchestrator.scheduling.groups import BEFORE_MAX
 from polder import epochs
 from polder.identity import NodeId
-from polder.succession import Contender, keeper
+from polder.succession import Contender
 from polder.v1 import plan_pb2
 from tests.sim.site_node import Node
 from tests.sim.site_world import Violation, World
@@ -129,19 +131,54 @@ class Leader:
         return item.group
 
     def move(self, key: Key, target: str) -> None:
-        """To another member of its group, which keeps its number."""
+        """To another node: a new stay, and a stop for the old one at once if there may be but one.
+        A group that does not have the target is followed by one that has."""
         stays = self.stays(key)
         if not stays:
             return
         node, item = stays[-1]
-        group = self._group(item)
-        if node == target or target not in group.members:
+        group, exclusive = self._group(item), self.replicas[key].exclusive
+        if node == target or (
+            exclusive and not (node in self._heard() and self._can_change(group))
+        ):
             return
         self.world.tell(f"leader moves {key[1]} from {node} to {target}")
         epoch = epochs.decided_at(self.decide())
-        if self.replicas[key].exclusive and node in self._heard():
+        if target in group.members:
+            group = _first(group, target)
+        else:
+            members = (target, *(m for m in group.members if m != node))
+            group = self._after(key, group, epoch, members, group.witnesses)
+        replaces = "" if exclusive else item.replica_uid
+        if exclusive:
             self._stop(node, item.replica_uid, key, "Moved")
-        self._put(target, self._stay(key, epoch, _first(group, target), replaces=item.replica_uid))
+        self._put(target, self._stay(key, epoch, group, replaces=replaces))
+
+    def _can_change(self, group: GroupRecord) -> bool:
+        """Whether it can be sealed, as far as is known."""
+        return len(self._heard() & set(group.voters)) >= group.majority
+
+    def _after(
+        self,
+        key: Key,
+        group: GroupRecord,
+        number: int,
+        members: tuple[str, ...],
+        witnesses: tuple[str, ...],
+    ) -> GroupRecord:
+        """As `orchestrator/scheduling/groups.py` makes it."""
+        witnesses = tuple(w for w in witnesses if w not in members)
+        former = (*group.before, ElectorateRecord(group.number, group.voters))
+        fresh = replace(
+            group,
+            number=number,
+            members=members,
+            witnesses=witnesses,
+            before=former[-BEFORE_MAX:] if group.exclusive else (),
+        )
+        self.world.tell(f"leader: {epochs.shown(number)} of {key[1]} is {members} + {witnesses}")
+        self.groups[key].append(fresh)
+        return fresh
 
     def _stop(self, node: str, uid: str, key: Key, cause: str) -> None:
         self._changes += 1
@@ -157,13 +194,11 @@ class Leader:
         node, item = stays[-1]
         group = self._group(item)
         members = (node, *(m for m in members if m != node))
-        witnesses = tuple(w for w in witnesses if w not in members)
-        if set(group.voters) == {*members, *witnesses}:
+        same = set(group.voters) == {*members, *witnesses}
+        if same or (group.exclusive and not self._can_change(group)):
             return
         number = epochs.decided_at(self.decide())
-        self.world.tell(f"leader: {epochs.shown(number)} of {key[1]} is {members} + {witnesses}")
-        fresh = replace(group, number=number, members=members, witnesses=witnesses)
-        self.groups[key].append(fresh)
+        fresh = self._after(key, group, number, members, witnesses)
         self._put(node, replace(item, group=fresh, standbys=members[1:]))
 
     def delete(self, key: Key) -> None:
@@ -224,65 +259,75 @@ class Leader:
                 self._stop(node, view.uid, key, "WorkloadDeleted")
 
     def _adopt(self, key: Key, replica: Replica) -> None:
-        """What the site did stands, if it is newer, unless the one that was there stays."""
+        """What the site did stands, as `orchestrator/domain/adoption.py` has it."""
         stays = self.stays(key)
         if not stays:
             return
-        node, item = stays[-1]
-        group = self._group(item)
-        news = [
+        local = [
             (view.epoch, name, view)
             for name, view in self._views(key)
             if view.uid in self.reports[name].local
             and view.uid not in self.placements[name]
             and view.uid not in self.stops[name]
         ]
-        for epoch, name, view in sorted(news, key=lambda n: n[:2]):
-            keeps = None if replica.exclusive else self._keeper(key, item, node, name, view)
-            if keeps == node or epoch <= item.epoch or name not in group.members:
-                self._stop(name, view.uid, key, "Superseded")
-                if keeps == node and epoch > item.epoch:
-                    risen = replace(item, epoch=epochs.decided_at(self.decide()))
-                    self._put(node, item := risen)
-                continue
-            self.decide()
-            self.world.tell(f"leader adopts {view.uid} of {key[1]} on {name}")
-            fresh = self._stay(key, epoch, _first(group, name), view.uid, item.replica_uid)
-            self._put(name, fresh)
-            node, item = name, fresh
+        for _, name, view in sorted(local, key=lambda n: n[:2], reverse=True)[:1]:
+            node, item = self.stays(key)[-1]
+            match judge(self._case(key, node, item, name, view)):
+                case Verdict.ADOPT:
+                    for other, old in stays:
+                        self._stop(other, old.replica_uid, key, "TakenOver")
+                    self._take(key, item, name, view, "")
+                case Verdict.ADOPT_BESIDE:
+                    self._take(key, item, name, view, item.replica_uid)
+                case Verdict.KEEP:
+                    epoch = raised(self.decide(), item.epoch, view.epoch)
+                    self._put(node, replace(item, epoch=epoch))
+                    self._stop(name, view.uid, key, "TakenOver")
+                case Verdict.WAIT:
+                    pass
 
-    def _keeper(
-        self, key: Key, item: AssignmentRecord, node: str, other: str, local: ReplicaView
-    ) -> str | None:
-        """The node whose stay stays, if both were heard."""
+    def _take(
+        self, key: Key, item: AssignmentRecord, name: str, view: ReplicaView, replaces: str
+    ) -> None:
+        self.decide()
+        self.world.tell(f"leader adopts {view.uid} of {key[1]} on {name}")
+        group = self._group(item)
+        self._put(name, self._stay(key, view.epoch, _first(group, name), view.uid, replaces))
+
+    def _case(
+        self, key: Key, node: str, item: AssignmentRecord, other: str, local: ReplicaView
+    ) -> Case:
         there = [v for n, v in self._views(key) if n == node and v.uid == item.replica_uid]
-        if not there or not there[0].ready:
-            return None
-        found = keeper(
-            [
-                Contender(n, v.uid, v.epoch, v.ready, self.reports[n].at - v.ready_since)
-                for n, v in ((node, there[0]), (other, local))
-            ],
-            self.replicas[key].on_return,
+        return Case(
+            node=node,
+            record=item,
+            epoch=max([item.epoch, *(v.epoch for v in there)]),
+            heard=node in self._heard(),
+            serves=any(v.ready for v in there),
+            ready_for_s=max((self._ready_for_s(node, v) for v in there), default=0.0),
+            local=Contender(
+                other, local.uid, local.epoch, local.ready, self._ready_for_s(other, local)
+            ),
+            same_site=True,
         )
-        return found.node if found is not None else None
+
+    def _ready_for_s(self, node: str, view: ReplicaView) -> float:
+        return self.reports[node].at - view.ready_since if view.ready_since else 0.0
 
     def _retire(self, key: Key, replica: Replica) -> None:
-        """Old stays end once the new one is ready, or at once when there may be but one."""
+        """What is not what counts ends once that is ready, assigned or not."""
         stays = self.stays(key)
         if not stays:
             return
-        name, fresh = stays[-1]
-        ready = any(
-            n == name and v.uid == fresh.replica_uid and v.ready for n, v in self._views(key)
-        )
-        for node, item in stays[:-1]:
-            if node in self._heard() and (ready or replica.exclusive):
+        name, newest = stays[-1]
+        counts = [v for n, v in self._views(key) if n == name and v.uid == newest.replica_uid]
+        if any(view.ready for view in counts):
+            for node, item in stays[:-1]:
                 self._stop(node, item.replica_uid, key, "Moved")
-        for node, view in self._views(key):
-            known = self.placements[node].get(view.uid)
-            if known is not None and view.epoch > known.epoch:  # the site counted on
-                self._put(node, replace(known, epoch=view.epoch))
+            for node, view in self._views(key):
+                known = view.uid in self.placements[node] or view.uid in self.stops[node]
+                if not known and view.epoch <= max(newest.epoch, counts[0].epoch):
+                    self._stop(node, view.uid, key, "NotNeeded")
 
     def _forget_stops(self) -> None:
         for node in sorted(self._heard()):
@@ -344,9 +389,8 @@ class Leader:
                 on_return=group.on_return,
                 stop_after_ms=int(group.stop_after_s * 1000),
                 before=[
-                    plan_pb2.Electorate(number=older.number, voters=older.voters)
-                    for older in self.groups[key_of(item)]
-                    if group.exclusive and older.number < group.number
+                    plan_pb2.Electorate(number=former.number, voters=former.voters)
+                    for former in group.before
                 ],
             ),
         )

@@ -114,12 +114,11 @@ class Agent:
     def start(self, *, same_boot: bool) -> None:
         node = self.node
         isolated_s = self.world.now - node.heard_at
-        self.feed(Booted(node.name, node.disk.kept(), same_boot, isolated_s))
+        self.do(self.feed, Booted(node.name, node.disk.kept(), same_boot, isolated_s))
         if node.switch.alive:
-            self.feed(SwitchChanged(True))
+            self.do(self.feed, SwitchChanged(True))
         if node.plan is not None:
-            self.use(node.plan)
-        self.able()
+            self.do(self.use, node.plan)
         self._list()
 
     # ---- the site's machine ----
@@ -189,7 +188,8 @@ class Agent:
         """A plan that was accepted, or read from disk."""
         self.plan = plan
         self.feed(PlanInUse(plan))
-        self.able()
+        self.node.network.roster_changed(self.node.name)
+        self.do(self.able)
 
     def _use(self) -> None:
         """What the site decided is laid over it."""
@@ -270,14 +270,14 @@ class Agent:
 
     def _say_what_runs(self) -> None:
         """What changes in one turn is said together, after it."""
-        settled = self.reconciler.settled(self.node.now())
+        settled = self.settled or self.reconciler.settled(self.node.now())
         if (self._dirty or settled != self.settled) and not self._saying:
             self._saying = True
             self.world.after(0.0, self.do, self._runs_here)
 
     def _runs_here(self) -> None:
         self._dirty = self._saying = False
-        self.settled = self.reconciler.settled(self.node.now())
+        self.settled = self.settled or self.reconciler.settled(self.node.now())
         self.views = tuple(self.reconciler.views())
         self.node.checks.views(self.node.name, self.views)
         self.feed(RunsHere(self.views, self.settled))
@@ -419,6 +419,7 @@ class Node:
 
     def accept(self, plan: ParsedPlan) -> None:
         """It is on the disk before it is used."""
+        self.checks.planned(plan)
         self.plan = plan
         if self.agent is not None:
             self.agent.do(self.agent.use, plan)

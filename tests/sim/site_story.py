@@ -16,7 +16,7 @@ from tests.sim.site_leader import Leader, Replica, template
 from tests.sim.site_node import Machine, Node
 from tests.sim.site_world import CLEAR, Network, Violation, Weather, World
 
-START_S = 30.0
+START_S = 45.0
 BAD_S = (20.0, 80.0)
 QUIET_S = 75.0
 GRACES = ("0s", "1s", "5s")
@@ -40,7 +40,7 @@ class Story:
         dice = self.dice = world.dice
         self.kind = kind
         self.checks = Checks(world)
-        self.network = Network(world, self._weather())
+        self.network = Network(world)
         count = dice.choice((1, 2, 3, 3, 3, 3, 4, 5))
         self.nodes = [Node(f"n{i}", world, self.network, self.checks, make) for i in range(count)]
         self.by_name = {node.name: node for node in self.nodes}
@@ -49,7 +49,6 @@ class Story:
         for number in range(dice.choice((1, 1, 2))):
             self._add_replica(number)
         for node in self.nodes:
-            node.torn = 0.002 if dice.random() < kind.torn else 0.0
             node.runtime.slow_s = dice.choice((0.05, 0.4, 2.0))
             node.runtime.warm_s = dice.choice((0.1, 1.0, 4.0))
             node.disk.slow_s = dice.choice((0.002, 0.02, 0.3))
@@ -101,6 +100,7 @@ class Story:
         world = self.world
         world.run(START_S)
         self._as_wanted("after a calm start")
+        self._get_bad()
         over = world.now + self.dice.between(*BAD_S)
         while world.now < over:
             self._something()
@@ -108,6 +108,11 @@ class Story:
         self._calm()
         world.run(world.now + QUIET_S)
         self._as_wanted("after quiet")
+
+    def _get_bad(self) -> None:
+        self.network.weather = self._weather()
+        for node in self.nodes:
+            node.torn = 0.002 if self.dice.random() < self.kind.torn else 0.0
 
     def _something(self) -> None:
         happenings: list[tuple[int, Callable[[], None]]] = [
@@ -302,8 +307,12 @@ class Story:
             elif self._must_run(key, replica):
                 if not ready:
                     raise Violation(f"{key[1]} is lost {when}: {runs} run, none is ready")
-                if len(runs) > 1:
+                if len(runs) > 1 and self._acquainted({node for node, _ in runs}):
                     raise Violation(f"{key[1]} still runs on {sorted(runs)} {when}")
+
+    def _acquainted(self, names: set[str]) -> bool:
+        """Whether the plans of these let them speak with each other."""
+        return all(self.by_name[a].knows(b) for a in names for b in names - {a})
 
     def _must_run(self, key: Key, replica: Replica) -> bool:
         """As far as anybody can ask for: of every group that was ever formed a majority lives, and

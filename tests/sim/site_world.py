@@ -101,6 +101,7 @@ class Host(Protocol):
 
     name: str
     instance: str
+    powered: bool
 
     def listening(self) -> bool:
         """Its agent runs, and is not frozen."""
@@ -229,7 +230,8 @@ class Network:
                 self.world.after(delay, self._keepalive, wire, end, stream)
 
     def _keepalive(self, wire: Wire, end: str, stream: int) -> None:
-        if wire.open.get(end) == stream and not self._passable(wire):
+        there = wire.open.get(wire.other(end)) == stream
+        if wire.open.get(end) == stream and not (there and self._passable(wire)):
             self._close(wire, end)
 
     def process_died(self, name: str, *, with_the_box: bool) -> None:
@@ -241,6 +243,12 @@ class Network:
                 if stream is not None and not with_the_box and name not in wire.cut:
                     self.world.after(0.001, self._hang_up, wire, other, stream)
                 self.disturbed(wire)
+
+    def roster_changed(self, name: str) -> None:
+        """Streams with whom its plan does not name any more are closed."""
+        for wire in self.wires():
+            if name in wire.ends and not self.hosts[name].knows(wire.other(name)):
+                self._close(wire, name)
 
     # ---- cuts ----
 
@@ -308,3 +316,5 @@ class Network:
         open_ = wire.open.get(end)
         if open_ is not None and stream in (0, open_):
             self.hosts[end].feed(PeerSaid(sender, said))
+        elif stream and self.hosts[end].powered and end not in wire.cut:
+            self._hang_up(wire, sender, stream)  # its kernel knows of no such stream
