@@ -223,6 +223,7 @@ def _replica(item: Item) -> Iterator[str]:
     yield _pair("Observed", f"{observed} by {status.get('source') or NONE}")
     if number(status.get("placedAt")):
         yield _pair("Placed", moment(number(status["placedAt"]), item.now_ms))
+    yield from _takeovers(item)
     waits = part(status, "waits")
     if waits:
         yield _pair("Waits", f"{waits.get('reason')}: {waits.get('message')}")
@@ -239,6 +240,40 @@ def _replica(item: Item) -> Iterator[str]:
     for container in containers(status):
         yield f"Container {safe(container.get('name'))}:"
         yield from _container(container, item.now_ms)
+
+
+def _takeovers(item: Item) -> Iterator[str]:
+    """What its site did by itself, and who could take it over now."""
+    status, now_ms = item.status, item.now_ms
+    if number(status.get("epoch")):
+        shown = epochs.shown(number(status["epoch"]))
+        yield _pair("Epoch now", f"{shown}: its site counted on")
+    took = part(status, "tookOver")
+    if took:
+        yield _pair(
+            "Taken over", f"from {took.get('from')} {since(number(took.get('at')), now_ms)}"
+        )
+    for stay in _mappings(status, "localStays"):
+        ready = "ready" if stay.get("ready") else "not ready"
+        when = since(number(stay.get("sinceAt")), now_ms)
+        text = f"on {stay.get('node')}, {ready} {when}".rstrip()
+        shown = epochs.shown(number(stay.get("epoch")))
+        yield _pair("Runs also", f"{text} (epoch {shown}): its site decided, and nobody else yet")
+    standbys = [_standby(found, now_ms) for found in _mappings(status, "standbys")]
+    if standbys:
+        yield from _list("Standbys", standbys)
+
+
+def _standby(found: dict[str, Any], now_ms: int) -> str:
+    words = [str(found[key]) for key in ("state", "reason", "message") if found.get(key)]
+    heard = number(found.get("lastHeardAt"))
+    age_ = f" [heard {age(heard, now_ms)} ago]" if heard else ""
+    return f"{found.get('node')} {': '.join(words)}{age_}"
+
+
+def _mappings(status: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    found = status.get(key)
+    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
 
 
 def _container(container: dict[str, Any], now_ms: int) -> Iterator[str]:

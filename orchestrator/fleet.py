@@ -91,6 +91,8 @@ class NodeObservation:
     gone: set[str] = field(default_factory=set)
     # By replica uid: whether it is ready, and since when as far as this process saw it change.
     readiness: dict[str, tuple[bool, float]] = field(default_factory=dict)
+    # Of `replicas`, those that its site decided on by itself; kept by `note_readiness`.
+    local_stays: tuple[agent_pb2.ReplicaStatus, ...] = ()
 
     def ready_at(self, replica_uid: str) -> float:
         """Unix seconds since when it is ready, or not; 0: since before it was first heard of."""
@@ -105,6 +107,7 @@ class NodeObservation:
                 before = (status.ready, now) if before is not None else _EVER[status.ready]
             noted[uid] = before
         self.readiness = noted
+        self.local_stays = tuple(s for s in self.replicas.values() if s.takes_over)
 
     @property
     def session(self) -> SessionName:

@@ -10,7 +10,7 @@ from edgectl.output import structured
 from edgectl.plain import plain
 from edgectl.requests import ask
 from edgectl.resources import reference
-from edgectl.text import Table, safe
+from edgectl.text import Table, safe, since
 from edgectl.verbs.apply import read_files
 from polder.v1 import operator_pb2
 
@@ -31,7 +31,7 @@ def run(invocation: Invocation) -> int:
         sys.stdout.write(structured(options.output, plain(answer)))
         return 0
     narrowed = bool(options.node or options.site)
-    texts = ["\n".join(_lines(found, narrowed)) for found in answer.workloads]
+    texts = ["\n".join(_lines(found, narrowed, answer.now_ms)) for found in answer.workloads]
     print("\n\n".join(texts))
     for found in answer.workloads:
         for warning in found.warnings:
@@ -65,7 +65,7 @@ def _of_files(invocation: Invocation) -> operator_pb2.WhyResponse:
     return ask(read_files(invocation), "explained", call)
 
 
-def _lines(found: operator_pb2.WorkloadDiagnosis, narrowed: bool) -> Iterator[str]:
+def _lines(found: operator_pb2.WorkloadDiagnosis, narrowed: bool, now_ms: int) -> Iterator[str]:
     which = "nodes asked about" if narrowed else "nodes"
     yield (
         f"workload/{found.name} in namespace {found.namespace}: "
@@ -76,7 +76,9 @@ def _lines(found: operator_pb2.WorkloadDiagnosis, narrowed: bool) -> Iterator[st
     yield from _section("What the scheduler says:", map(_waiting, found.waiting))
     yield from _section("Reasons, by number of nodes:", _groups(found.groups))
     yield from _section("The smallest change that would help:", (s.text for s in found.suggestions))
-    yield from _section("Where its replicas are, and why they may be there:", _placed(found))
+    yield from _section(
+        "Where its replicas are, and why they may be there:", _placed(found, now_ms)
+    )
     limit = NODES_SHOWN_NARROWED if narrowed else NODES_SHOWN
     yield from _section("Node by node:", _nodes(found, limit))
 
@@ -110,15 +112,28 @@ def _groups(groups: Sequence[operator_pb2.ReasonGroup]) -> list[str]:
     return table.lines(rows) + ([f"and {more} more: -o json has all"] if more > 0 else [])
 
 
-def _placed(found: operator_pb2.WorkloadDiagnosis) -> Iterator[str]:
+def _placed(found: operator_pb2.WorkloadDiagnosis, now_ms: int) -> Iterator[str]:
     for item in found.placed[:PLACED_SHOWN]:
         about = ", ".join(part for part in (item.site, item.country, item.provider) if part)
         yield f"{item.replica} on {item.node} ({about or 'its site is not declared'})"
+        if item.took_over_from:
+            when = since(item.took_over_at_ms, now_ms)
+            yield f"  taken over from {item.took_over_from} {when}".rstrip()
         yield from (f"  {text}" for text in item.because)
         yield from (f"  but {_reason(reason)}" for reason in item.against)
+        yield from (f"  {_standby(standby)}" for standby in item.standbys)
     more = len(found.placed) - PLACED_SHOWN + found.placed_left_out
     if more > 0:
         yield f"and {more} more: narrow with --node or --site, or use -o json"
+
+
+def _standby(item: operator_pb2.PlacedStandby) -> str:
+    if item.state == "Able":
+        return f"standby {item.node}: could take it over now"
+    if item.state == "Votes":
+        return f"witness {item.node}: votes, and never takes it over"
+    words = [word for word in (item.reason, item.message) if word]
+    return f"standby {item.node}: {item.state}: {': '.join(words)}"
 
 
 def _nodes(found: operator_pb2.WorkloadDiagnosis, limit: int) -> Iterator[str]:

@@ -12,6 +12,7 @@ from orchestrator.api.conditions import condition
 from orchestrator.api.index import Placed, PlacementIndex, Stopping
 from orchestrator.api.job_views import with_job
 from orchestrator.api.rollout_view import summary
+from orchestrator.api.standbys import standbys_condition, with_standbys
 from orchestrator.api.views import (
     LeaderView,
     NodeFacts,
@@ -244,7 +245,8 @@ class Catalog:
         live = self.node_liveness(node).state is Liveness.LIVE
         return live and not revoked and not any(reports.unable(seen.heartbeat if seen else None))
 
-    def _view(self, node: str) -> NodeView:
+    def view(self, node: str) -> NodeView:
+        """What is heard of a node now."""
         return NodeView(self.node_liveness(node), self.fleet.get(node))
 
     def _workload_status(self, workload: StoredResource) -> Status:
@@ -252,7 +254,7 @@ class Catalog:
         views: dict[str, NodeView] = {}
         replicas = []
         for placed in sorted(placement.placed.values(), key=lambda p: p.assignment.replica):
-            view = views.setdefault(placed.node, self._view(placed.node))
+            view = views.setdefault(placed.node, self.view(placed.node))
             status = replica_status(placed.node, placed.assignment.replica_uid, (), view)
             replicas.append((placed, status))
         said = Said(
@@ -264,6 +266,12 @@ class Catalog:
         )
         now_ms = int(self._clock() * 1000)
         status = workload_status(workload, placement, replicas, said, now_ms)
+        able = standbys_condition(
+            (placed for placed, _ in replicas),
+            lambda node: views.get(node) or views.setdefault(node, self.view(node)),
+        )
+        if able is not None:
+            status["conditions"] = [*status["conditions"], able]
         if workload.spec.get("run") != "once":
             return status
         kept = self.cache.kept_at(keys.job(workload.uid))
@@ -279,7 +287,7 @@ class Catalog:
             return None
         stopping = self._stopping(owner, name)
         if stopping is not None:
-            status = stopping_status(stopping, self._view(stopping.node))
+            status = stopping_status(stopping, self.view(stopping.node))
             spec = {"workload": owner.name, "node": stopping.node, "epoch": 0, "revision": 0}
             return Shown(_composed(owner, name, stopping.stop.replica_uid, spec), status)
         if owner.deletion_requested_at_ms or name not in set(self.replica_names(owner)):
@@ -299,12 +307,14 @@ class Catalog:
         item = placed.assignment
         template = self.cache.revision_of(item.workload_uid, item.revision)
         ports = [p.host_port for p in template.decoded.host_ports()] if template else []
-        view = self._view(placed.node)
+        view = self.view(placed.node)
         status = replica_status(placed.node, item.replica_uid, ports, view)
         ready_at = view.observation.ready_at(item.replica_uid) if view.observation else 0.0
         status = with_conditions(
             status, item.placed_at_ms, int(ready_at * 1000), self.leader_view(), self._mirror_ms()
         )
+        if item.group is not None or item.took_over:
+            status = with_standbys(status, placed, self.view)
         waits = self._explained.waits(namespace, item.workload, name)
         if waits is not None and self._explained.current:
             status["waits"] = {

@@ -58,7 +58,7 @@ def build_insight(
         return leader.rollout(uid) or state_of(cache.kept_at(keys.rollout(uid)))
 
     return Insight(
-        why=Whying(thinking, applier, leader),
+        why=Whying(thinking, applier, leader, catalog),
         plan=Planning(thinking, applier, timer),
         simulate=Simulating(thinking, timer),
         concentration=Concentration(thinking, cache),

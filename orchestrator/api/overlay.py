@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from orchestrator.cache import Cache
 from orchestrator.records import (
+    KeptRecord,
     NodePlacement,
     NodeStatusRecord,
     StoredResource,
@@ -65,6 +66,9 @@ class Overlay:
 
     def placements(self) -> list[NodePlacement]:
         return self._cache.placements()
+
+    def kept(self, prefix: str) -> list[KeptRecord]:
+        return self._cache.kept(prefix)
 
     def node_status(self, node: str) -> NodeStatusRecord | None:
         return self._cache.node_status(node)

@@ -15,6 +15,7 @@ from orchestrator.api.foretelling import Ahead, Circumstances
 from orchestrator.api.index import Placed, WorkloadPlacement
 from orchestrator.api.job_story import ahead_of_job
 from orchestrator.api.reading import checked_ref, describe_ref, missing
+from orchestrator.api.standbys import VOTES, standby_text, standbys_of
 from orchestrator.api.story import (
     Entry,
     NodeFacts,
@@ -159,10 +160,15 @@ class Telling:
             waits=(("", str(waits["reason"]), str(waits["message"])),) if waits else (),
             stops=tuple(stop for stop in found.stops if stop[0] != current.node),
             replaces_on=current.node if newer else "",
-            standbys=assignment.standbys,
+            standbys=self._standbys(current),
             lost_after_s=self._catalog.lost_after_s,
             containers=tuple(status.get("containers", ())),
         )
+
+    def _standbys(self, current: Placed) -> tuple[str, ...]:
+        """As far as its site takes it over, with why one could not now."""
+        found = standbys_of(current, self._catalog.view)
+        return tuple(standby_text(item) for item in found if item["state"] != VOTES)
 
     # --- a workload -----------------------------------------------------------------------------
 

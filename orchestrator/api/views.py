@@ -369,6 +369,8 @@ def without_age(status: Status) -> Status:
         found["conditions"] = [_without_hearing(item) for item in found["conditions"]]
     if "waits" in found:
         found["waits"] = _without_hearing(found["waits"])
+    if "standbys" in found:
+        found["standbys"] = [_without_hearing(item) for item in found["standbys"]]
     return found
 
 

@@ -270,9 +270,19 @@ class WatchHub:
             self._mark("Workload", (item.namespace, item.workload))
             self._mark("Replica", (item.namespace, item.replica))
 
+    def _mark_roles(self, node: str) -> None:
+        """Replicas of others whose status says whether this node could take them over."""
+        seen = self._catalog.fleet.get(node)
+        for workload_uid, replica in seen.standbys if seen is not None else ():
+            workload = self._catalog.index.name_of(workload_uid)
+            if workload is not None:
+                self._mark("Workload", workload)
+                self._mark("Replica", (workload[0], replica))
+
     def _mark_node(self, node: str) -> None:
         """Something that its agent says, or that it says nothing, changed."""
         self._mark_placement(self._catalog.cache.placement(node))
+        self._mark_roles(node)
         record = self._catalog.cache.resource("Node", "", node)
         if record is not None:
             self._mark("Site", ("", str(record.spec.get("site"))))

@@ -7,10 +7,12 @@ applied yet is explained in the world as it would be with all of its file applie
 from collections.abc import Collection, Mapping, Sequence
 
 from orchestrator.api.apply import Applier
+from orchestrator.api.catalog import Catalog
 from orchestrator.api.demands_met import demands_met
 from orchestrator.api.explaining import Explains
 from orchestrator.api.foresight import Stay
 from orchestrator.api.reading import checked_ref, describe_ref, missing
+from orchestrator.api.standbys import VOTES, standbys_of
 from orchestrator.api.thinking import Thinking
 from orchestrator.authz import Caller, may_read
 from orchestrator.domain.liveness import Liveness
@@ -35,7 +37,10 @@ Key = tuple[str, str]
 class Whying:
     """Serves Why."""
 
-    def __init__(self, thinking: Thinking, applier: Applier, leader: Explains) -> None:
+    def __init__(
+        self, thinking: Thinking, applier: Applier, leader: Explains, catalog: Catalog
+    ) -> None:
+        self._catalog = catalog
         self._thinking = thinking
         self._applier = applier
         self._leader = leader
@@ -63,7 +68,26 @@ class Whying:
         found = await self._thinking.ask(answer)
         for item in found:
             item.warnings.extend(warnings.get((item.namespace, item.name), ()))
+            for placed in item.placed:
+                self._add_standbys(item.namespace, placed)
         return operator_pb2.WhyResponse(workloads=found, now_ms=int(now * 1000))
+
+    def _add_standbys(self, namespace: str, answer: operator_pb2.PlacedReplica) -> None:
+        """By what is heard now: it is in no snapshot."""
+        placed = self._catalog.index.replica(namespace, answer.replica)
+        if placed is None or placed.node != answer.node:
+            return
+        for found in standbys_of(placed, self._catalog.view):
+            answer.standbys.add(
+                node=found["node"],
+                witness=found["state"] == VOTES,
+                state=found["state"],
+                reason=found["reason"],
+                message=found["message"],
+            )
+        if placed.assignment.took_over:
+            answer.took_over_from = placed.assignment.took_over
+            answer.took_over_at_ms = placed.assignment.placed_at_ms
 
     def _existing(
         self, caller: Caller, request: operator_pb2.WhyRequest
