@@ -2,7 +2,7 @@
 `machine.py`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.domain.plan import Assignment, ParsedPlan
@@ -84,7 +84,10 @@ def cases(
         elif decided is None and view.uid not in plan.assignments:
             orphan = Stay(key, view.uid, view.epoch, view.takes_over)
             parts[key].own.append(_own(orphan, view.epoch, here))
-    return [_case(node, key, part, theirs.get(key, [])) for key, part in parts.items()]
+    return [
+        _case(node, key, part, theirs.get(key, []), plan.stops.keys())
+        for key, part in parts.items()
+    ]
 
 
 def _of_plan(
@@ -126,7 +129,9 @@ def _own(stay: Stay, told: int | None, here: Here, *, planned: bool = False) -> 
     )
 
 
-def _case(node: str, key: Key, part: _Parts, theirs: Iterable[Heard]) -> Case:
+def _case(
+    node: str, key: Key, part: _Parts, theirs: Iterable[Heard], barred: Collection[str]
+) -> Case:
     last = part.last
     return Case(
         node=node,
@@ -140,6 +145,7 @@ def _case(node: str, key: Key, part: _Parts, theirs: Iterable[Heard]) -> Case:
         last_epoch=last.epoch if last is not None else 0,
         startable=last is not None and last.template is not None and not last.run_once,
         leaving=part.leaving,
+        barred=barred,
     )
 
 

@@ -276,6 +276,8 @@ class Exclusives:
             memory.forget_times()
             return True, WAITING
         verdict.surplus = held is not None
+        if used:  # it came back after its stay had stopped: it is given back, and asked for anew
+            return False, WAITING
         newer = planned is None or any(
             scene.peers.hears(c.node, scene.now) and c.rank > (planned.epoch, scene.node)
             for c in case.theirs

@@ -277,6 +277,7 @@ class SiteMachine:
             out.append(Tell("PeerSilent", f"{node} is not heard any more", warning=True))
         for node in sorted(self._missed - missed):
             if self._peers.hears(node, now):
+                self._ours.forget(node)  # what was said meanwhile may not have come to it
                 out.append(Tell("PeerHeard", f"{node} is heard again"))
         self._stale |= missed != self._missed or silent != self._silent
         if silent != self._silent:

@@ -33,7 +33,7 @@ A stay that stopped for another is never started again: the plan may already say
 If its node has to run the replica once more, that is a new stay.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -93,7 +93,7 @@ class Case:
     """One replica as it is now. `own`: without stays that stopped for another; `stopped` are those.
     `primary`: who has it by the plan; empty: it does not say. `last_uid`, `last_epoch`: of the
     plan's stay. `startable`: the plan says what to run. `node`: this one. `leaving`: something of a
-    stay that stops is still here."""
+    stay that stops is still here. `barred`: stays that the plan stops, of any replica."""
 
     node: str
     key: Key
@@ -106,6 +106,7 @@ class Case:
     last_epoch: int = 0
     startable: bool = False
     leaving: bool = False
+    barred: Collection[str] = ()
 
     @property
     def exclusive(self) -> bool:
@@ -349,7 +350,7 @@ def _holder(case: Case, scene: Scene) -> str:
     is not missed."""
     gone = [claim for claim in case.theirs if scene.peers.missed(claim.node, scene.now)]
     newest = max(gone, key=lambda claim: claim.rank, default=None)
-    if newest is not None:
+    if newest is not None and newest.epoch >= case.last_epoch:
         return newest.node
     return case.primary if case.primary != scene.node else ""
 
@@ -398,16 +399,23 @@ def _before(group: Group, holder: str, key: Key, scene: Scene) -> list[str]:
 def _take(case: Case, scene: Scene, memory: Memory, verdict: Verdict) -> None:
     known = [case.last_epoch, *(c.epoch for c in case.theirs), *(s.epoch for s in case.stopped)]
     try:
-        epoch = epochs.after(*known)
+        epoch, uid = _next(case, known)
     except epochs.EpochsUsedUp as used_up:
         if memory.told_unable != "EpochsUsedUp":
             memory.told_unable = "EpochsUsedUp"
             verdict.tells.append(Tell("StandbyUnable", str(used_up), case.key, warning=True))
         return
     verdict.standing = Standing.TAKING
-    uid = stay_uid(case.key, scene.node, epoch)
     memory.begun.add(uid)
     verdict.changed.append(Stay(case.key, uid, epoch, predecessor(case)))
+
+
+def _next(case: Case, known: Iterable[int]) -> tuple[int, str]:
+    """(epoch, uid) of a new stay; raises EpochsUsedUp. What the plan has stopped is of the past."""
+    epoch = epochs.after(*known)
+    while stay_uid(case.key, case.node, epoch) in case.barred:
+        epoch = epochs.after(epoch)
+    return epoch, stay_uid(case.key, case.node, epoch)
 
 
 def predecessor(case: Case) -> str:
