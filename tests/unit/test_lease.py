@@ -9,6 +9,7 @@ from agent.domain.site.messages import (
     Booted,
     Claim,
     Claims,
+    LeaseAnswer,
     LeaseRequest,
     PeerSaid,
     PlanInUse,
@@ -471,3 +472,39 @@ def test_answers_to_a_former_start_are_not_counted() -> None:
         assert found
         assert not found & ids
         ids |= found
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_bid_that_fails_gives_nothing_back_of_what_an_earlier_start_has(restarted: bool) -> None:
+    """a comes back after a planned restart, and c's grant does not reach it; b is at its heels.
+    The world sees to it that a's switch has ended the replica before b begins."""
+    world = site()
+    world.want("a")
+    world.run(1, held_by(world, "a"))
+    desk = world.boxes["a"].desk
+    assert desk is not None
+    world.cut.add(("a", "b"))
+    world.act("a", desk.restarting(world.now("a")))
+    world.run(0.2)
+    world.crash("a", node=False)
+    world.run(4)  # what b granted is over
+    world.boot("a", same_boot=True)
+    granted = []
+
+    def lose_the_grant(word: Word) -> bool:
+        if word.sender == "c" and isinstance(word.said, LeaseAnswer) and word.said.holder == "a":
+            granted.extend([word] if word.said.accepted > world.epochs[-1] else [])
+            return not granted
+        return True
+
+    world.filter = lose_the_grant
+    world.want("a")
+    assert world.run(5, lambda: bool(granted))
+    world.want("b")
+    world.run(2)
+    world.crash("a", node=False)
+    if restarted:
+        world.crash("c")
+        world.boot("c")
+    world.run(20)
+    assert world.holder() == "b"

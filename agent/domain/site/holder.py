@@ -128,13 +128,21 @@ class Holder:
         if wanted:
             self._next_try, self._fails = now, 0
             return self.due(now)
-        self._round = None
-        return self._give_up(now) if self._bid is not None else []
+        self._round = self._bid = None
+        return []
 
     def release(self, now: float) -> Requests:
-        """Gives back what it has, or may have: that ballot is never used again."""
+        """Gives back what it has, or may have: that ballot is never used again. A bid that came to
+        nothing is not given back: of an earlier start of this agent something may run yet."""
         self.wanted = False
-        return self._give_up(now)
+        given = [tenure for tenure in (self.tenure, self._bid) if tenure is not None]
+        self.tenure = self._bid = self._round = None
+        self._sent.clear()
+        return [
+            self._send(voter, Release(), tenure.ballot, tenure.lineage.group, now)
+            for tenure in given
+            for voter in tenure.voters()
+        ]
 
     def released(self, now: float) -> None:
         """Another's lease is over, as this node's own voter heard."""
@@ -291,17 +299,6 @@ class Holder:
         request = LeaseRequest(self._draw(), self._key, group.number, ballot, step)
         self._sent[request.id] = _Sent(voter, request, now, asking)
         return voter, request
-
-    def _give_up(self, now: float) -> Requests:
-        """Whoever granted it may grant it to another now."""
-        given = [tenure for tenure in (self.tenure, self._bid) if tenure is not None]
-        self.tenure = self._bid = self._round = None
-        self._sent.clear()
-        return [
-            self._send(voter, Release(), tenure.ballot, tenure.lineage.group, now)
-            for tenure in given
-            for voter in tenure.voters()
-        ]
 
     def _fail(self, now: float, wait_s: float) -> None:
         """Another try later; not at the same moment as others that failed with it."""
@@ -482,9 +479,9 @@ class Holder:
             return []
         if len(granted) + silent >= asking.group.majority:
             return []
-        requests = self._give_up(now)
+        self._bid = None
         self._fail(now, 0.0)
-        return requests
+        return []
 
 
 def _free_in(held: list[float], group: Electorate) -> float:

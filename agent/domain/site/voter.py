@@ -144,12 +144,13 @@ class Voter:
             return self._answer(request, now, "Held")
         if ballot < max(self.promised, self.accepted):
             return self._answer(request, now, "Promised")
-        renewed = lease.ballot == ballot
+        # The same node's, by an earlier ballot: it runs on until it has ended by any clock.
+        goes_on = lease.ballot == ballot or lease.until > now
         self.promised = self.accepted = ballot
         self.lease = Lease(
             ballot,
             sender,
-            max(length_s, lease.length_s) if renewed else length_s,
+            max(length_s, lease.length_s) if goes_on else length_s,
             max(lease.until, now + length_s),
         )
         return self._answer(request, now)
