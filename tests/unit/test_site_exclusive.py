@@ -1,0 +1,261 @@
+"""Exclusive replicas at a site: when a node asks for the lease, what runs by it, what is armed."""
+
+from dataclasses import replace
+
+from agent.domain.plan import ParsedPlan
+from agent.domain.site.identifying import stay_uid
+from agent.domain.site.messages import Decide, Stopping, SwitchChanged, Tick
+from agent.domain.site.takeover import Standing
+from polder import epochs
+from tests.unit.site_lab import E1, KEY, Box, Lab, group, lab, planned
+
+ABC = group("a", "b", "c", exclusive=True)
+FIRST_S = 30.0  # voters that remember nothing grant nothing for twenty seconds
+
+
+def healthy(who: object = ABC) -> Lab:
+    site = lab(who)  # type: ignore[arg-type]
+    site.start()
+    site.run(FIRST_S)
+    assert site.runs() == {"a": ["p1"]}
+    return site
+
+
+def the_stay(box: Box) -> tuple[str, int]:
+    ((uid, running),) = box.running.items()
+    return uid, running.epoch
+
+
+def test_it_runs_with_its_ballot_as_epoch_and_is_armed_before_it_starts() -> None:
+    site = lab(ABC)
+    order: list[str] = []
+    real = site._do
+
+    def note(box: Box, instruction: object) -> None:
+        if box.name == "a":
+            order.append(type(instruction).__name__)
+            if isinstance(instruction, Decide) and any(not s.stop for s in instruction.stays):
+                order.append("runs")
+        real(box, instruction)
+
+    site._do = note  # type: ignore[method-assign]
+    site.start()
+    site.run(FIRST_S)
+    uid, epoch = the_stay(site.boxes["a"])
+    assert uid == "p1" and epoch > E1
+    assert order.index("Arm") < order.index("runs")
+    assert site.boxes["a"].machine.standing(KEY) is Standing.HOLDING
+    assert {site.boxes[n].machine.standing(KEY) for n in "bc"} == {Standing.STANDBY}
+
+
+def test_the_switch_is_armed_anew_with_every_renewal() -> None:
+    site = healthy()
+    deadline = site.boxes["a"].armed["p1"]
+    site.run(2)
+    assert site.boxes["a"].armed["p1"] > deadline
+    assert site.now < site.boxes["a"].armed["p1"] <= site.now + 3.0
+
+
+def test_a_dead_holder_is_followed_within_seconds_by_one_with_a_higher_epoch() -> None:
+    site = healthy()
+    _, before = the_stay(site.boxes["a"])
+    site.kill("a")
+    site.run(5)
+    assert list(site.runs()) == ["b"]
+    uid, epoch = the_stay(site.boxes["b"])
+    assert epoch > before and uid == stay_uid(KEY, "b", epoch)
+    assert site.boxes["b"].running[uid].takes_over == "p1"
+
+
+def test_a_holder_that_is_cut_off_stops_before_its_lease_ends() -> None:
+    site = healthy()
+    deadline = site.boxes["a"].armed["p1"]
+    for peer in "bc":
+        site.part("a", peer)
+    site.run(deadline + 1.0 - site.now)
+    assert "a" not in site.runs() and "LeaseLost" in site.boxes["a"].told()
+    site.run(3)
+    assert list(site.runs()) == ["b"]
+    site.run(20)
+    assert list(site.runs()) == ["b"]
+    site.mend()
+    site.run(20)
+    assert list(site.runs()) == ["b"], "a comes back as a standby"
+
+
+def test_at_no_moment_do_two_run() -> None:
+    site = healthy()
+    for step in range(200):
+        if step % 20 == 0:
+            site.part("a", "bc"[step % 40 // 20])
+        if step % 30 == 0:
+            site.mend()
+        site.run(0.25)
+        assert sum(map(len, site.runs().values())) <= 1
+
+
+def test_a_tenure_that_ended_does_not_come_back_under_its_name() -> None:
+    site = healthy()
+    for peer in "bc":
+        site.part("a", peer)
+        site.set_unable(peer, "NoRoom")
+    site.run(8)
+    assert not site.runs()
+    site.mend()
+    site.run(8)
+    uid, _ = the_stay(site.boxes["a"])
+    assert uid != "p1", "the plan may hold a stop for that by now"
+    held = site.boxes["a"].effective
+    assert held is not None and held.held["p1"].cause == "LeaseLost"
+
+
+def test_a_restart_of_the_agent_keeps_it_running() -> None:
+    site = healthy()
+    site.feed("a", Stopping())
+    site.run(0.2)
+    assert site.boxes["a"].armed["p1"] > site.now + 10.0, "renewed for as long as that may take"
+    _, before = the_stay(site.boxes["a"])
+    site.stop_agent("a")
+    site.run(8)
+    assert site.runs() == {"a": ["p1"]}
+    site.start("a", same_boot=True)
+    site.run(0.0)
+    assert site.runs() == {"a": ["p1"]}
+    site.run(20)
+    uid, after = the_stay(site.boxes["a"])
+    assert (uid, after > before) == ("p1", True), "the same stay, by a later ballot"
+
+
+def test_without_a_switch_nothing_starts_and_the_next_one_may() -> None:
+    site = lab(ABC)
+    site.start()
+    site.feed("a", SwitchChanged(False))
+    site.run(60)
+    assert len(site.runs()) == 1 and "a" not in site.runs()
+    assert site.boxes["a"].machine.standing(KEY) is Standing.UNABLE
+
+
+def test_a_switch_that_dies_for_good_ends_the_tenure() -> None:
+    site = healthy()
+    site.feed("a", SwitchChanged(False))
+    site.run(1)
+    assert site.runs() == {"a": ["p1"]}, "it is started again at once, as a rule"
+    site.feed("a", SwitchChanged(True))
+    site.boxes["a"].armed.clear()
+    site.run(2)
+    assert "p1" in site.boxes["a"].armed, "a new switch knows of no deadline"
+    site.feed("a", SwitchChanged(False))
+    site.run(20)
+    assert list(site.runs()) == ["b"] and "NoSwitch" in site.boxes["a"].told()
+
+
+def test_a_stop_in_the_plan_gives_the_lease_back() -> None:
+    """A move: the node that the plan names now gets it as soon as nothing is left."""
+    site = healthy()
+    e2 = epochs.decided_at(2)
+    site.give("b", planned("b", ABC, primary="b", uid="p2", epoch=e2, generation=2))
+    site.run(3)
+    assert site.runs() == {"a": ["p1"]}, "not while the other one has it"
+    site.give("a", planned("a", ABC, primary="b", uid="p2", epoch=e2, stops=["p1"], generation=2))
+    site.run(3)
+    assert site.runs() == {"b": ["p2"]}
+    assert the_stay(site.boxes["b"])[1] > e2
+    assert not site.boxes["a"].armed
+
+
+def test_alone_without_a_majority_nobody_takes_over_and_it_is_said() -> None:
+    site = healthy()
+    site.kill("a")
+    site.kill("c")
+    site.run(60)
+    assert not site.runs()
+    assert [a.reason for a in site.boxes["b"].machine.abilities()] == ["NoVoters"]
+
+
+def test_two_nodes_can_not_replace_each_other_and_know_it_beforehand() -> None:
+    site = healthy(group("a", "b", exclusive=True))
+    assert [a.reason for a in site.boxes["b"].machine.abilities()] == ["NoVoters"]
+
+
+def test_a_node_of_its_own_holds_by_its_own_vote() -> None:
+    site = healthy(group("a", exclusive=True))
+    site.run(60)
+    assert site.runs() == {"a": ["p1"]}
+
+
+def test_a_witness_votes_and_never_runs_it() -> None:
+    site = healthy(group("a", "b", witnesses=("w",), exclusive=True))
+    site.kill("a")
+    site.run(6)
+    assert list(site.runs()) == ["b"]
+    site.kill("b")
+    site.run(30)
+    assert not site.runs()
+
+
+def test_after_a_power_cut_it_runs_again_and_once() -> None:
+    site = healthy()
+    for name in "abc":
+        site.kill(name)
+    site.run(3)
+    site.start()
+    for _ in range(60):
+        site.run(0.25)
+        assert sum(map(len, site.runs().values())) <= 1
+    assert sum(map(len, site.runs().values())) == 1, "within 15 s of the agents' start"
+
+
+def test_stop_after_isolation_stops_it_and_starts_it_nowhere_else() -> None:
+    site = healthy(group("a", "b", "c", exclusive=True, stop_after_s=60.0))
+    site.run(90)
+    assert not site.runs() and "Isolated" in site.boxes["a"].told()
+
+
+def test_what_becomes_exclusive_while_it_runs_is_not_stopped_for_that() -> None:
+    site = lab(group("a", "b", "c"))
+    site.start()
+    site.run(30)
+    began = site.boxes["a"].running["p1"].ready_at
+    for name in "abc":
+        site.give(name, planned(name, ABC, generation=2))
+    site.run(4)
+    assert site.boxes["a"].running["p1"].ready_at == began
+
+
+def test_and_what_is_exclusive_no_more_is_no_longer_killed() -> None:
+    site = healthy()
+    began = site.boxes["a"].running["p1"].ready_at
+    for name in "abc":
+        site.give(name, planned(name, group("a", "b", "c"), generation=2))
+    site.run(10)
+    assert not site.boxes["a"].armed
+    assert site.boxes["a"].running["p1"].ready_at == began
+
+
+def test_a_plan_that_says_nothing_of_it_any_more_ends_it_in_time() -> None:
+    """Nobody could renew its lease: it stops gracefully, and is not killed."""
+    site = healthy()
+    plan: ParsedPlan = planned("a", ABC, generation=2)
+    site.give("a", replace(plan, assignments={}))
+    site.run(10)
+    assert not site.boxes["a"].running or "a" not in site.runs()
+
+
+def test_an_agent_that_overslept_stops_at_once() -> None:
+    site = healthy()
+    site.now += 5.0
+    site.boxes["a"].running.clear()  # the switch
+    site.feed("a", Tick())
+    assert all(s.stop for s in site.boxes["a"].decided)
+
+
+def test_a_standby_that_may_not_any_more_asks_for_nothing() -> None:
+    """Past the promised time the holder goes on, and nobody follows it."""
+    site = Lab({n: planned(n, ABC, autonomy_s=100.0) for n in "abc"})
+    site.start()
+    site.run(FIRST_S)
+    site.run(100)
+    assert site.runs() == {"a": ["p1"]} and "AutonomyOver" in site.boxes["b"].conditions
+    site.kill("a")
+    site.run(20)
+    assert not site.runs()
