@@ -231,6 +231,9 @@ class ExecSession(Protocol):
 class Runtime(Protocol):
     """All methods raise RuntimeUnavailable when the runtime does not answer within the deadline."""
 
+    makes_cgroups: bool
+    """What it starts is found in the cgroup that was asked for."""
+
     async def info(self) -> RuntimeInfo: ...
 
     async def list_pods(self) -> Sequence[PodState]:

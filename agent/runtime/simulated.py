@@ -78,6 +78,8 @@ class SimulatedRuntime:
     exec_handler: what exec and exec_sync give.
     """
 
+    makes_cgroups = False
+
     def __init__(
         self, *, clock: Callable[[], float] = time.time, delays: Delays | None = None
     ) -> None:

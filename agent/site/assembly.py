@@ -94,7 +94,10 @@ def assemble(
             boot_id=node.boot_id,
         ),
     )
-    supervisor.use_guard(lambda uid, pod_runs: switch.objection(uid, pod_runs=pod_runs))
+    confined = runtime.makes_cgroups
+    supervisor.use_guard(
+        lambda uid, pod_runs: switch.objection(uid, pod_runs=pod_runs and confined)
+    )
     if config.site_listen and certificate is None:
         text = "it has no site certificate, so that no peer knows it; the log says why"
         supervisor.conditions.set("SiteUnavailable", "NoCertificate", text)

@@ -173,7 +173,9 @@ class Rig:
         members: Iterable[str],
         *,
         template: bytes = TEMPLATE,
-        epoch: int = 1 << 16,
+        epoch: int = EPOCH,
+        exclusive: bool = False,
+        witnesses: Iterable[str] = (),
     ) -> plan_pb2.Assignment:
         names = list(members)
         return plan_pb2.Assignment(
@@ -186,7 +188,9 @@ class Rig:
             revision=1,
             template_json=template,
             standbys=names[1:],
-            group=plan_pb2.FailoverGroup(number=epoch, members=names),
+            group=plan_pb2.FailoverGroup(
+                number=epoch, members=names, witnesses=witnesses, exclusive=exclusive
+            ),
         )
 
     def plan(
@@ -201,9 +205,9 @@ class Rig:
         self.generation += 1
         own = [a for a in assignments if a.group.members[0] == node]
         roles = [
-            plan_pb2.StandbyRole(assignment=a, primary=a.group.members[0])
+            plan_pb2.StandbyRole(assignment=_as_seen_by(node, a), primary=a.group.members[0])
             for a in assignments
-            if node in a.group.members[1:]
+            if node in a.group.members[1:] or node in a.group.witnesses
         ]
         return self.orchestrator.signed(
             plan_pb2.NodePlan(
@@ -249,3 +253,12 @@ class Rig:
         lines = [line for line in box.log().splitlines() if "logger=agent.site.links" in line]
         opened = sum("message=peer " in line for line in lines)
         return opened - sum('message="peer lost"' in line for line in lines) >= count
+
+
+def _as_seen_by(node: str, assignment: plan_pb2.Assignment) -> plan_pb2.Assignment:
+    """Who only votes need not know what it is."""
+    seen = plan_pb2.Assignment()
+    seen.CopyFrom(assignment)
+    if node in assignment.group.witnesses:
+        seen.template_json = b""
+    return seen

@@ -64,6 +64,8 @@ class CriRuntime:
     endpoint: `unix:///run/containerd/containerd.sock` or a plain path.
     """
 
+    makes_cgroups = True
+
     def __init__(self, endpoint: str, *, pull_timeout_s: float = PULL_S) -> None:
         target = endpoint if "://" in endpoint else f"unix://{endpoint}"
         self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
