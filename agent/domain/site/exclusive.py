@@ -312,7 +312,8 @@ class Exclusives:
         if own.present and not own.leased and scene.settled:
             end = self._bare_since.setdefault(own.uid, scene.now) + BARE_S
             waits = scene.now < end
-            verdict.attend(end)
+            if waits:
+                verdict.attend(end)
         else:
             self._bare_since.pop(own.uid, None)
         verdict.waits.append(

@@ -64,6 +64,7 @@ from agent.domain.site.messages import (
 from agent.domain.site.peers import RESTART_PATIENCE_MAX_S, Peers
 from agent.domain.site.stays import NAME, Stays
 from agent.domain.site.takeover import Case, Scene, Standing, Takeovers, Verdict
+from polder.epochs import shown
 
 BEAT_S = 1.0
 AWAY_S = 0.7  # a beat that is later than this says that the process did not listen
@@ -266,7 +267,8 @@ class SiteMachine:
             return
         for stay in self._stays.in_force():
             if stay.takes_over and not stay.stop and stay.uid not in before:
-                text = f"this node took it over from {stay.takes_over}"
+                why = stay.message or f"its lease was free, {stay.takes_over} had it"
+                text = f"it runs here now, with epoch {shown(stay.epoch)}: {why}"
                 out.append(Tell("TakenOver", text, stay.key, warning=True))
 
     # ---- time ----

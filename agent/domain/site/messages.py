@@ -266,9 +266,9 @@ class Stay:
     """One replica that runs here, or stops, by the site's own decision.
 
     `epoch` may rise while it runs. `takes_over`: uid of the stay before it, empty when the plan
-    assigned this one. `stop`: CamelCase cause and a sentence; empty: it runs. `waits`: with `stop`,
-    it only must not start: if it runs after all, it runs on. `leased`: the epoch is the ballot of
-    its lease, and without that it must not run.
+    assigned this one. `stop`: CamelCase cause; empty: it runs. `message`: why, for people. `waits`:
+    with `stop`, it only must not start: if it runs after all, it runs on. `leased`: the epoch is
+    the ballot of its lease, and without that it must not run.
     """
 
     key: Key

@@ -261,7 +261,8 @@ def _begin(own: Own, case: Case, scene: Scene, memory: Memory, verdict: Verdict)
     if not scene.settled or scene.now < heard_all_at:
         verdict.standing = Standing.LISTENING
         waiting = "it waits whether another node of the site says that it runs there"
-        verdict.attend(heard_all_at)
+        if scene.now < heard_all_at:
+            verdict.attend(heard_all_at)
     elif scene.now < heard_all_at + DEFER_S:
         greater = _greater(own, case, scene)
         if greater:
@@ -300,6 +301,8 @@ def is_turn(case: Case, scene: Scene, memory: Memory, verdict: Verdict, *, doubt
     group, verdict.standing = case.group, Standing.STANDBY
     if group is None or scene.node not in group.members or not case.startable:
         return False
+    if not scene.settled:
+        return False  # it may run here, as an orphan
     holder = _holder(case, scene)
     if _claimed(case, scene) or (holder != "" and not _gone(holder, case.key, scene)):
         memory.forget_times()
@@ -407,7 +410,9 @@ def _take(case: Case, scene: Scene, memory: Memory, verdict: Verdict) -> None:
         return
     verdict.standing = Standing.TAKING
     memory.begun.add(uid)
-    verdict.changed.append(Stay(case.key, uid, epoch, predecessor(case)))
+    holder = _holder(case, scene)
+    why = f"{holder} is silent" if holder else "no node of the site has it"
+    verdict.changed.append(Stay(case.key, uid, epoch, predecessor(case), message=why))
 
 
 def _next(case: Case, known: Iterable[int]) -> tuple[int, str]:
