@@ -100,8 +100,10 @@ def peers_of(node: str, placements: Iterable[NodePlacement]) -> tuple[str, ...]:
     found: set[str] = set()
     for placement in placements:
         for item in placement.assignments:
-            if item.group is not None:
-                involved = _involved(item.group) | {placement.node}
-                if node in involved:
-                    found |= involved
+            group = item.group
+            if group is None:
+                continue
+            if placement.node == node or node in group.members or node in _involved(group):
+                found |= _involved(group)
+                found.add(placement.node)
     return tuple(sorted(found - {node}))

@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from typing import Any
 
 from orchestrator.cache import Cache, Change
@@ -26,6 +25,7 @@ from orchestrator.domain.roles import (
 )
 from orchestrator.fact_book import FactBook
 from orchestrator.gateway.compose import CannotCompose, compose_roles
+from orchestrator.gateway.role_prints import RolePrints
 from orchestrator.gateway.signed_facts import SignedFacts
 from orchestrator.records import NodePlacement, NodeStatusRecord, StoredResource
 from orchestrator.store import keys
@@ -34,7 +34,7 @@ from polder.v1 import plan_pb2
 log = logging.getLogger(__name__)
 
 LOOKS_MAX = 500
-"""Nodes that are looked at again in one tick of the leader; each takes about 0.2 ms."""
+"""Nodes that are looked at again in one tick of the leader; each takes about 0.1 ms."""
 _NODES = keys.spec_prefix("Node")
 _NAMED = tuple(keys.spec_prefix(kind) for kind in ("Secret", "Config"))
 _DEMANDING = {keys.spec_prefix("Workload"): "sovereignty", keys.spec_prefix("Namespace"): "floor"}
@@ -55,6 +55,8 @@ class RoleBook:
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
         self._facts = SignedFacts(cache, FactBook(cache))
+        self._prints = RolePrints(cache, self._facts)
+        self._peers: dict[str, tuple[NodeStatusRecord, SitePeer | None]] = {}
         self._shares: dict[str, _Shares] = {}
         self._naming: defaultdict[str, set[str]] = defaultdict(
             set
@@ -103,10 +105,7 @@ class RoleBook:
 
     def digest(self, node: str) -> str:
         """Of all that `add_to` writes; empty when that is nothing."""
-        plan = plan_pb2.NodePlan()
-        self.add_to(plan, node)
-        raw = plan.SerializeToString(deterministic=True)
-        return sha256(raw).hexdigest()[:32] if raw else ""
+        return self._prints.of(self.neighbourhood(node), node, self._site(node))
 
     def outdated(self) -> frozenset[str]:
         """Nodes whose plan says something else. Looks at LOOKS_MAX of those about which something
@@ -138,8 +137,14 @@ class RoleBook:
     def _peer(self, node: str) -> SitePeer | None:
         """None while it has not said how it is reached."""
         status = self._cache.node_status(node)
-        endpoints, certificate = _access(status)
-        return SitePeer(node, endpoints, certificate) if endpoints else None
+        if status is None:
+            return None
+        known = self._peers.get(node)
+        if known is None or known[0] is not status:
+            endpoints, certificate = _access(status)
+            peer = SitePeer(node, endpoints, certificate) if endpoints else None
+            known = self._peers[node] = (status, peer)
+        return known[1]
 
     def _note(self, node: str, left_out: CannotCompose | None) -> None:
         """What cannot be composed costs a role and not the plan; it is logged when it begins."""
@@ -158,7 +163,10 @@ class RoleBook:
             elif change.key.startswith(keys.NODE_STATUS):
                 self._status(change.key.removeprefix(keys.NODE_STATUS), change)
             elif change.key.startswith(keys.SPECS):
+                self._prints.forget()
                 self._resource(change)
+            elif change.key.startswith(keys.REVISIONS):
+                self._prints.forget()
 
     def _placement(self, node: str, change: Change) -> None:
         before = change.previous if isinstance(change.previous, NodePlacement) else None
@@ -195,6 +203,8 @@ class RoleBook:
             item if isinstance(item, NodeStatusRecord) else None
             for item in (change.previous, change.value)
         )
+        if after is None:
+            self._peers.pop(node, None)
         if _access(before) != _access(after):
             self._mark([node, *self._around(node)])
 

@@ -106,7 +106,9 @@ class Mirror(Cache):
         self.put(keys.placement(placement.node), placement)
 
     def resource_is(self, kind: str, namespace: str, name: str, spec: Mapping[str, Any]) -> None:
-        record = StoredResource(kind, namespace, name, f"u-{name}", dict(spec))
+        before = self.resource(kind, namespace, name)
+        generation = before.generation + 1 if before is not None else 1
+        record = StoredResource(kind, namespace, name, f"u-{name}", dict(spec), generation)
         self.put(keys.spec(kind, namespace, name), record)
 
     def node(self, name: str, site: str = "s1", certificate: str = "") -> None:
@@ -261,6 +263,67 @@ def test_every_change_that_a_plan_says_is_noticed_and_no_other(mirror: Mirror) -
     mirror.place(on("a"))
     assert settled(mirror, book) >= {"b"}
     assert book.digest("b") == ""
+
+
+def test_facts_and_configs_that_a_role_names_are_noticed(mirror: Mirror) -> None:
+    template = {
+        "containers": [
+            {
+                "name": "a",
+                "image": "x",
+                "env": [
+                    {"name": "C", "fact": "node.labels.zone"},
+                    {"name": "M", "config": {"name": "mode", "key": "k"}},
+                ],
+            }
+        ]
+    }
+    mirror.put(keys.revision("w", 1), TemplateRevision("w", 1, template, "e", 0))
+    book = RoleBook(mirror)
+    mirror.place(on("a", stay("web-0", "a", "b")))
+    settled(mirror, book)
+    mirror.resource_is("Config", "ns", "mode", {"data": {"k": "v"}})
+    assert settled(mirror, book) == {"b"}
+    before = mirror.resource("Node", "", "b")
+    assert before is not None
+    mirror.put(keys.spec("Node", "", "b"), replace(before, labels={"zone": "ward-3"}))
+    assert settled(mirror, book) == {"b"}
+    assert dict(plan_of(book, "b").facts) == {"node.labels.zone": "ward-3"}
+
+
+GROUP = GroupRecord(1 << 16, ("a", "b"))
+OTHER_GROUPS = (
+    replace(GROUP, number=7),
+    replace(GROUP, witnesses=("c",)),
+    replace(GROUP, exclusive=True),
+    replace(GROUP, on_return="newer"),
+    replace(GROUP, stop_after_s=60.0),
+    replace(GROUP, forced=True),
+    replace(GROUP, before=(ElectorateRecord(3, ("a", "b")),)),
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": 9 << 16},
+        {"replica_uid": "other"},
+        {"revision": 2},
+        {"replaces": "x"},
+        {"once": True},
+        {"standbys": ("c",)},
+        *({"group": group} for group in OTHER_GROUPS),
+    ],
+    ids=str,
+)
+def test_all_that_a_role_says_is_in_the_digest(mirror: Mirror, change: dict[str, Any]) -> None:
+    book = RoleBook(mirror)
+    role = stay("web-0", "a", "b")
+    mirror.put(keys.revision("w", 2), TemplateRevision("w", 2, TEMPLATE, "d", 0))
+    mirror.place(on("a", role))
+    before, plan = book.digest("b"), plan_of(book, "b")
+    mirror.place(on("a", replace(role, **change)))
+    assert plan_of(book, "b") != plan and book.digest("b") != before
 
 
 def test_a_generation_that_says_nothing_new_of_the_site_concerns_nobody_else(
