@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import grpc
@@ -102,16 +102,30 @@ def kill_shims(socket: str) -> None:
 
 
 def kill_namespace(name: str, timeout_s: float = 5.0) -> None:
-    """At once, all that runs in a network namespace, and the containers of its shims; reaped."""
+    """All that runs in a network namespace, and the containers of its shims; reaped.
+
+    All at once: each is stopped before the first is killed, so that none starts another meanwhile.
+    """
+    victims: set[int] = set()
+    while fresh := _inside(name) - victims:
+        victims |= fresh
+        _signal(fresh, signal.SIGSTOP)
+    _signal(victims, signal.SIGKILL)
+    for pid in victims:
+        end_process(pid, signal.SIGKILL, timeout_s)
+
+
+def _inside(name: str) -> set[int]:
     command = ["ip", "netns", "pids", name]
     listed = subprocess.run(command, check=False, capture_output=True, text=True).stdout
     parents, inside = _parents(), [int(pid) for pid in listed.split()]
-    victims = {*inside, *(d for pid in inside for d in _descendants(pid, parents))}
-    for pid in victims:
+    return {*inside, *(d for pid in inside for d in _descendants(pid, parents))}
+
+
+def _signal(pids: Iterable[int], signal_number: int) -> None:
+    for pid in pids:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    for pid in victims:
-        end_process(pid, signal.SIGKILL, timeout_s)
+            os.kill(pid, signal_number)
 
 
 def _parents() -> dict[int, int]:
