@@ -61,6 +61,11 @@ class Paths:
         return self.directory / "cni"
 
     @property
+    def certs(self) -> Path:
+        """A directory for each registry that is not asked as usual; see `site_registry`."""
+        return self.directory / "certs.d"
+
+    @property
     def log(self) -> Path:
         return self.directory / "containerd.log"
 
@@ -100,7 +105,7 @@ class PrivateContainerd:
         if self.pid:
             self._await_ready()
             return
-        for folder in (self.paths.root, self.paths.state, self.paths.cni):
+        for folder in (self.paths.root, self.paths.state, self.paths.cni, self.paths.certs):
             folder.mkdir(parents=True, exist_ok=True)
         self.paths.socket.unlink(missing_ok=True)
         with machine_lock():
@@ -229,6 +234,8 @@ def render_config(
         f'sandbox_image = "{PAUSE}"',
         f"restrict_oom_score_adj = {str(restrict_oom).lower()}",
         "netns_mounts_under_state_dir = true",
+        f"[{cri}.registry]",
+        f'config_path = "{paths.certs}"',
         f"[{cri}.cni]",
         f'bin_dir = "{cni_plugins}"',
         f'conf_dir = "{paths.cni}"',

@@ -90,6 +90,13 @@ def missing_etcd() -> list[Missing]:
     return [] if shutil.which("etcd") else [Missing("etcd", "etcd-server")]
 
 
+def missing_registry() -> list[Missing]:
+    """What stands in the way of a site's own image registry."""
+    return (
+        [] if shutil.which("docker-registry") else [Missing("docker-registry", "docker-registry")]
+    )
+
+
 def packages(lacking: Sequence[Missing]) -> list[str]:
     """The Debian packages to install, each once."""
     return sorted({m.package for m in lacking if m.package})

@@ -1,6 +1,6 @@
 """What all tests share: fixtures, and an honest account of what this machine could not run.
 
-Tests marked `containerd`, `netns` or `etcd` are left out where the machine lacks what they need.
+Tests marked `containerd`, `netns`, `etcd` or `registry` are left out where the machine lacks what they need.
 The last lines of every run say how many were left out, where and why, so that green never hides a
 gap.
 
@@ -42,6 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "containerd": preflight.missing(),
         "netns": preflight.missing_netns(),
         "etcd": preflight.missing_etcd(),
+        "registry": preflight.missing_registry(),
     }
     for item in items:
         for mark, missing in lacking.items():

@@ -56,7 +56,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif registry.status:
             self._send(registry.status, b"", {}, body=body)
         else:
-            self._send_content(self.path.removeprefix("/v2/"), body=body)
+            # A mirror is also asked for whom it stands in: `?ns=registry.example`.
+            path = self.path.partition("?")[0]
+            self._send_content(path.removeprefix("/v2/"), body=body)
 
     def _send_content(self, path: str, *, body: bool) -> None:
         digest = path.rpartition("/")[2]

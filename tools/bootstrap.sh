@@ -86,10 +86,10 @@ if [ "$system" = yes ]; then
     packages=$(.venv/bin/python -c \
         'from devcluster import preflight as p; print(*p.packages(p.missing()))')
     if [ "$tests" = yes ]; then
-        # The tests start an etcd of their own: Debian's service has no part in it.
+        # The tests start an etcd and a registry of their own: Debian's services have no part in it.
         packages="$packages $(.venv/bin/python -c \
             'from devcluster import preflight as p
-print(*p.packages(p.missing_etcd() + p.missing_netns()))')"
+print(*p.packages(p.missing_etcd() + p.missing_netns() + p.missing_registry()))')"
         packages="${packages# }"
         packages="${packages% }"
     fi
