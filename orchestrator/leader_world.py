@@ -3,7 +3,7 @@
 Called by the leader before each tick. What changes rarely is gathered again only when it changed.
 """
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping
 
 from orchestrator.cache import Cache, Change
 from orchestrator.domain.liveness import DEFAULT_PERIODS, Periods
@@ -33,6 +33,7 @@ class WorldBuilder:
     ) -> None:
         self._cache = cache
         self._fleet = fleet
+        self._roles = roles
         self._named: dict[str, tuple[NodePlacement, frozenset[str]]] = {}
         self._snapshots = SnapshotBuilder(cache, fleet, periods, roles)
         self._revisions: Mapping[tuple[str, int], TemplateRevision] | None = None
@@ -55,24 +56,28 @@ class WorldBuilder:
                 record.key: record for prefix in keys.KEPT for record in self._cache.kept(prefix)
             }
         strays = tuple(self._strays(now))
-        taken = {(item.workload_uid, item.replica) for item in strays if item.takes_over}
         return World(
             snapshot=self._snapshots.build(now, led_since, steady),
             workloads=tuple(self._cache.resources("Workload")),
             revisions=self._revisions,
             kept=self._kept,
             strays=strays,
-            heard=dict(self._heard(taken, now)) if taken else {},
+            heard=dict(self._heard(strays, now)),
         )
 
     def _heard(
-        self, replicas: Set[tuple[str, str]], now: float
+        self, strays: Iterable[Stray], now: float
     ) -> Iterator[tuple[tuple[str, str], Heard]]:
-        """What is said of all stays of these replicas, by (workload uid, replica)."""
-        for seen in self._fleet.nodes():
-            for uid, status in seen.replicas.items():
-                if (status.workload_uid, status.replica) in replicas:
-                    yield (seen.node, uid), Heard(status.epoch, _ready_for_s(status, now))
+        """What is said of the stays that records name, of replicas that a site took over."""
+        for stray in strays:
+            if not stray.takes_over or self._roles is None:
+                continue
+            for node in self._roles.holders_around(stray.node):
+                seen = self._fleet.get(node)
+                for uid, status in seen.replicas.items() if seen is not None else ():
+                    key = (status.workload_uid, status.replica)
+                    if key == (stray.workload_uid, stray.replica):
+                        yield (node, uid), Heard(status.epoch, _ready_for_s(status, now))
 
     def _strays(self, now: float) -> Iterator[Stray]:
         """What agents report that no record names."""

@@ -86,6 +86,10 @@ class RoleBook:
         roles = tuple(role for role in roles_of(node, placements) if role.primary in here)
         return Neighbourhood(roster, roles)
 
+    def holders_around(self, node: str) -> frozenset[str]:
+        """Whose replicas the node has a part in, and itself."""
+        return frozenset({node, *self._naming.get(node, ())})
+
     def add_to(self, plan: plan_pb2.NodePlan, node: str) -> None:
         """Writes it into the node's plan, with the Secrets, Configs and facts that it names."""
         found = self.neighbourhood(node)
