@@ -319,13 +319,13 @@ class Switch:
 
     def _arm(self, uid: str, deadline_ns: int, directories: list[str]) -> str:
         known = self._armed.get(uid)
-        if known is None or known.directories != directories:
+        was_shut = known is not None and known.deadline_ns <= now_ns()
+        if known is None or was_shut or known.directories != directories:
             for directory in directories:
                 if why := objection(directory):
                     return f"no {why}"
         if known is None:
             return self._arm_first(uid, deadline_ns, directories)
-        was_shut = known.deadline_ns <= now_ns()
         known.deadline_ns, known.directories, known.over = deadline_ns, directories, False
         if was_shut and deadline_ns > now_ns():
             for directory in directories:

@@ -213,6 +213,17 @@ def test_what_is_long_over_is_forgotten_and_stays_shut(box: Box, root: Path) -> 
     assert victim.wait(DEADLINE_S) == 0 and (box.directory / "ran").exists()
 
 
+def test_a_cgroup_that_somebody_removed_is_there_again_with_the_next_tenure(
+    box: Box, root: Path
+) -> None:
+    box.start()
+    box.arm("u", 0.0, root)
+    directory = box.guarded(root, "u")
+    wait_until(lambda: removed(directory))
+    assert box.arm("u", 60.0, root) == ["ok"]
+    assert directory.is_dir()
+
+
 def test_a_replica_is_looked_for_in_all_its_cgroups(box: Box) -> None:
     box.start()
     roots = usable_roots()
