@@ -2,6 +2,7 @@
 
     python -m tests.sim rollouts --seeds 500 [--first N]
     python -m tests.sim rollouts --seed N -v
+    python -m tests.sim rollouts --exclusive    # replicas of which two must never run
 
 Small worlds in virtual time: edits, bad images, scaling, undo, pauses, drains, cordons, windows of
 maintenance, deletions, crashes, silent and dead nodes, new leaders, stale commits, freezes, and
@@ -16,6 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from tests.sim.rollouts_alone import Alone
 from tests.sim.rollouts_events import Events
 from tests.sim.rollouts_rest import check_rest, heal
 from tests.sim.rollouts_world import Violation, World
@@ -72,13 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=500, help="how many (default: 500)")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--seed", type=int, help="only this one")
+    parser.add_argument("--exclusive", action="store_true", help="replicas that never run twice")
     parser.add_argument("-v", "--verbose", action="store_true", help="tell everything that happens")
     given = parser.parse_args(arguments)
     first = given.first if given.seed is None else given.seed
     count = given.seeds if given.seed is None else 1
     began, failed, ticks, stops, taken = time.monotonic(), [], 0, 0, 0
     for seed in range(first, first + count):
-        life = Life(seed, given.verbose)
+        life = Life(seed, given.verbose, Alone if given.exclusive else World)
         try:
             life.run()
         except Exception as error:

@@ -49,6 +49,8 @@ class Surroundings(Protocol):
     def image(self, name: str) -> Image: ...
     def served(self, rec: "Rec", serves: bool, order: str) -> None: ...
     def broken(self, what: str) -> None: ...
+    def plan_taken(self, agent: "Agent") -> None: ...
+    def may_start(self, agent: "Agent", rec: "Rec") -> bool: ...
     @property
     def wall(self) -> float: ...
     @property
@@ -67,6 +69,10 @@ class Want:
     @property
     def image(self) -> str:
         return self.template.containers[0].image
+
+    @property
+    def exclusive(self) -> bool:
+        return self.record.group is not None and self.record.group.exclusive
 
 
 @dataclass(slots=True)
@@ -98,6 +104,7 @@ class Rec:
     pull_failures: int = 0
     reason: str = ""
     told: bytes = b""
+    takes_over: str = ""  # uid of the stay before it, where the site decided and no plan
 
     @property
     def serves(self) -> bool:
@@ -178,6 +185,7 @@ class Agent:
         if not (self.connected and self.powered):
             return
         placement = self.world.mirror.placement(self.name)
+        self.world.plan_taken(self)
         if placement.generation <= self.generation:
             return
         wants = {}
@@ -186,7 +194,7 @@ class Agent:
             if found is None:
                 self.world.broken(f"{item.replica} runs revision {item.revision}, collected")
                 return
-            wants[item.replica_uid] = self._want(item, found)
+            wants[item.replica_uid] = self.wants(item, found)
         self.generation = placement.generation
         self._desire(placement, wants)
         seen = self.world.fleet.observe(self.name)
@@ -196,7 +204,7 @@ class Agent:
         self._tell_gone()
         self.world.wake()
 
-    def _want(self, item: AssignmentRecord, revision: TemplateRevision) -> Want:
+    def wants(self, item: AssignmentRecord, revision: TemplateRevision) -> Want:
         workload = self.world.mirror.resource("Workload", item.namespace, item.workload)
         once = workload is not None and workload.spec.get("run") == "once"
         return Want(item, revision.decoded, revision.digest, once)
@@ -214,7 +222,7 @@ class Agent:
                 if not stops[rec.uid].cause:
                     self.world.broken(f"the stop of {rec.replica} gives no cause")
                 rec.stop = stops[rec.uid].cause
-            elif rec.uid not in wants:
+            elif rec.uid not in wants and not rec.takes_over:
                 epoch = rec.want.record.epoch if rec.want is not None else 0
                 if newest.get(rec.replica, 0) > epoch:
                     rec.stop = "Superseded"
@@ -241,7 +249,10 @@ class Agent:
             pass
         elif pod is None:
             if self._fetched(rec, want):
-                self._start(rec, want)
+                if self.world.may_start(self, rec):
+                    self._start(rec, want)
+                else:
+                    self.world.later(0.5, lambda: self.step(rec))
         elif pod.want.digest != want.digest and not want.once:
             if self._fetched(rec, want):
                 self._terminate(rec, pod, "TemplateChanged")
@@ -357,6 +368,12 @@ class Agent:
             self._run(rec, pod, min(CRASH_BACKOFF_MAX_S, 0.5 * 2 ** (pod.crashes - 1)))
         self._report()
 
+    def end(self, rec: Rec, cause: str) -> None:
+        """It stops because its site says so; its plan may still want it."""
+        if rec.pod is not None and not rec.pod.terminating:
+            self._terminate(rec, rec.pod, cause)
+            self._report()
+
     def _terminate(self, rec: Rec, pod: Pod, cause: str) -> None:
         """Not ready at once; the stop signal after the delay; gone within the grace."""
         served = rec.serves
@@ -402,6 +419,7 @@ class Agent:
             epoch=shown.record.epoch if shown else 0,
             restarts=pod.restarts if pod is not None else 0,
             template_digest=shown.digest if shown else "",
+            takes_over=rec.takes_over,
         )
 
     def _report(self) -> None:

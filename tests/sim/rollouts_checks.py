@@ -38,6 +38,7 @@ NOT_VOLUNTARY = {
     "Replaced",
     "JobRetry",
     "ReplacementFailed",
+    "TakenOver",
 }
 
 
@@ -81,7 +82,7 @@ class Checks:
             return  # the box is taken away
         if order == "crash" and rec.pod is not None and agent.connected:
             self._crashed[rec.workload_uid, rec.pod.want.record.revision] = self._world.steady
-        if order in ("power", "crash", "ended"):
+        if order in ("power", "crash", "ended", "isolated"):
             return
         cause, decided_at = self._taken.get(rec.uid, ("", 0.0))
         # An order that was under way when its node fell silent comes when it comes.
@@ -486,7 +487,7 @@ class Checks:
 def _budgets(workload: StoredResource, total: int) -> dict[str, int]:
     spec = workload.decoded
     update = amount_of(spec.update.max_unavailable, total, up=False)
-    if not update and not amount_of(spec.update.max_surge, total, up=True):
+    if not update and not _surge(workload, total):
         update = 1  # a share that rounds to nothing must not stop everything
     move = spec.disruption.max_unavailable
     moves = update if move is None else amount_of(move, total, up=False)
@@ -494,6 +495,8 @@ def _budgets(workload: StoredResource, total: int) -> dict[str, int]:
 
 
 def _surge(workload: StoredResource, total: int) -> int:
+    if workload.decoded.failover.exclusive:
+        return 0
     return amount_of(workload.decoded.update.max_surge, total, up=True)
 
 

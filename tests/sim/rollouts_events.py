@@ -148,9 +148,18 @@ class Events:
             spec["disruption"] = {"maxUnavailable": dice.choice(["0", "1", "2"])}
         if dice.random() < 0.2:
             spec["priority"] = dice.choice([-5, 5])
+        if self._world.exclusive and "perNode" not in spec:
+            spec["failover"] = self._failover()
         namespace = dice.choice(["default", "default", "b"])
         self._world.operator.apply("Workload", namespace, name, spec)
         return f"{name}: {spec}"
+
+    def _failover(self) -> dict[str, Any]:
+        dice = self._world.dice
+        found: dict[str, Any] = {"exclusive": True, "standbys": dice.choice([0, 1, 1, 2])}
+        if dice.random() < 0.4:
+            found |= {"whenIsolated": "stop", "stopAfter": dice.choice(["30s", "60s"])}
+        return found
 
     def _job(self) -> dict[str, Any]:
         dice = self._world.dice

@@ -8,6 +8,7 @@ Two clocks: the steady one moves with the events, the wall clock jumps when told
 import asyncio
 import heapq
 import random
+from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
@@ -15,6 +16,7 @@ from orchestrator.domain.freezes import Freeze
 from orchestrator.domain.holds import holds_in
 from orchestrator.election import Term
 from orchestrator.fleet import Fleet
+from orchestrator.gateway.roles import RoleBook
 from orchestrator.leader_commit import Committed, Committer
 from orchestrator.leader_world import WorldBuilder
 from orchestrator.records import NodeStatusRecord
@@ -43,6 +45,9 @@ class Violation(AssertionError):
 class World:
     """One seed's world. `at` and `later` schedule; `run_until` lets time pass."""
 
+    exclusive = False
+    """Whether workloads are."""
+
     def __init__(self, seed: int, verbose: bool = False) -> None:
         self.dice = random.Random(seed)
         self.seed = seed
@@ -62,6 +67,7 @@ class World:
         self.agents: dict[str, Agent] = {}
         self.store = FakeStore()
         self.mirror = Mirror(self.store, lambda: self.wall)
+        self.roles = RoleBook(self.mirror)
         self.operator = Operator(self.store, self.mirror, lambda: self.wall)
         self.checks = Checks(self)
         self.last: Steering = Steering(Plan(0))
@@ -88,6 +94,13 @@ class World:
 
     def image(self, name: str) -> Image:
         return self.images.get(name, Image(name))
+
+    def plan_taken(self, agent: Agent) -> None:
+        """It got what is in the Store."""
+
+    def may_start(self, agent: Agent, rec: Rec) -> bool:
+        """Whether its site lets a stay start."""
+        return True
 
     def served(self, rec: Rec, serves: bool, order: str) -> None:
         self.checks.served(rec, serves, order)
@@ -128,13 +141,19 @@ class World:
         """A member begins to lead: it remembers nothing, and every agent dials it anew."""
         self._unfollow()
         self.fleet = Fleet(self.wall, lambda: self.steady)
-        self.builder = WorldBuilder(self.mirror, self.fleet)
+        self.builder = WorldBuilder(self.mirror, self.fleet, roles=self.roles)
         self._unfollow = self.mirror.subscribe(self.builder.on_changes)
         self.memory = Memory()
         self.led_at = self.steady
         result = self.store.transact([], [Put(keys.LEADER, b"sim")])
         self.term = Term(result.revision, 0)
-        self.committer = Committer(self.store, self.mirror, self.fleet, lambda: self.wall)  # type: ignore[arg-type]
+        self.committer = Committer(
+            self.store,  # type: ignore[arg-type]
+            self.mirror,
+            self.fleet,
+            lambda: self.wall,
+            self.roles,
+        )
         self.checks.forget_reports()
         for agent in self.agents.values():
             if agent.connected:
@@ -215,7 +234,13 @@ class World:
         """A box joins: its record, its inventory, its session."""
         self.operator.apply("Node", "", name, {"site": site})
         amounts = {"cpuMillis": 4000, "memoryBytes": 8 << 30, "diskBytes": 64 << 30}
-        inventory = {"arch": "arm64", "capacity": amounts, "allocatable": amounts}
+        inventory = {
+            "arch": "arm64",
+            "capacity": amounts,
+            "allocatable": amounts,
+            "siteEndpoints": [f"{name}:7445"],
+            "siteCertificate": b64encode(name.encode()).decode(),
+        }
         status = NodeStatusRecord(name, "1", "b", inventory, int(self.wall * 1000))
         self.store.transact([], [Put(keys.node_status(name), status.to_bytes())])
         agent = self.agents[name] = Agent(self, name, site)

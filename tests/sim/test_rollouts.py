@@ -8,6 +8,7 @@ from orchestrator.scheduling.steer import World as LeaderView
 from tests.sim import rollouts
 from tests.sim.__main__ import main
 from tests.sim.rollouts import check
+from tests.sim.rollouts_alone import Alone
 from tests.sim.rollouts_world import Violation, World
 
 
@@ -69,5 +70,31 @@ def test_a_leader_that_breaks_the_budget_is_caught(made: type[World]) -> None:
         except Violation as violation:
             told.append(str(violation))
             if "taken away" in told[-1]:
+                return
+    raise AssertionError(f"nobody noticed: {told}")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_seed_of_exclusive_replicas_holds(seed: int) -> None:
+    check(seed, Alone)
+
+
+class Rash(Alone):
+    """Somebody vouches for everything: its leader takes what is silent for gone."""
+
+    def distorted(self, seen: LeaderView) -> LeaderView:
+        placements = seen.snapshot.placements.values()
+        stays = [item.replica_uid for placement in placements for item in placement.assignments]
+        return replace(seen, snapshot=replace(seen.snapshot, fenced=frozenset(stays)))
+
+
+def test_a_leader_that_does_not_wait_for_a_silent_node_is_caught() -> None:
+    told = []
+    for seed in range(40):
+        try:
+            check(seed, Rash)
+        except Violation as violation:
+            told.append(str(violation))
+            if "starts on" in told[-1] and "runs on" in told[-1]:
                 return
     raise AssertionError(f"nobody noticed: {told}")
