@@ -175,8 +175,9 @@ class Reconciler:
             return
         wanted, stop = plan.assignments.get(record.uid), plan.stops.get(record.uid)
         if wanted is not None:
-            if record.assignment is None or record.assignment.digest != wanted.digest:
-                record.pod_retry.succeeded()
+            known = record.assignment
+            if known is None or (known.digest, known.epoch) != (wanted.digest, wanted.epoch):
+                record.pod_retry.succeeded()  # another template, or another tenure
             record.assignment, record.assigned, record.stop = wanted, True, None
             record.hold = plan.held.get(record.uid)
             return

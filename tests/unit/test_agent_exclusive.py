@@ -21,6 +21,7 @@ from agent.domain.instructions import (
     RemovePod,
     RunPod,
     StartContainer,
+    Tick,
     UpdateFiles,
 )
 from agent.domain.plan import Assignment, ParsedPlan
@@ -189,6 +190,27 @@ def test_a_pod_that_the_switch_would_miss_is_made_anew() -> None:
     assert Machine(world(group()), cgroup_parent="/edge/u1").doomed() == []
     assert Machine(world(group(False))).doomed() == []
     assert Machine(world(group(False)), cgroup_parent="/edge/u1").doomed() == []
+
+
+def test_a_new_tenure_does_not_wait_for_the_failures_of_the_last() -> None:
+    machine = Reconciler(SETTINGS)
+    machine.handle(PlanAccepted(world(group())), 1.0)
+    out = machine.handle(PodsListed([], machine.listing_token()), 1.0)
+    (image,) = (i for i in out if isinstance(i, EnsureImage))
+    out = machine.handle(Done(image, "app:1"), 1.0)
+    now = 1.0
+    for _ in range(6):
+        (asked,) = (i for i in out if isinstance(i, RunPod))
+        machine.handle(Failed(asked, Outcome.FAILED, "NotGuarded", "not armed"), now)
+        machine.handle(PodsListed([], machine.listing_token()), now)
+        now = machine.next_due() or now
+        out = machine.handle(Tick(), now)
+    (asked,) = (i for i in out if isinstance(i, RunPod))
+    machine.handle(Failed(asked, Outcome.FAILED, "NotGuarded", "not armed"), now)
+    listing = PodsListed([], machine.listing_token())
+    assert not [i for i in machine.handle(listing, now + 1) if isinstance(i, RunPod)]
+    out = machine.handle(PlanAccepted(world(group(), epoch=8)), now + 1)
+    assert [i for i in out if isinstance(i, RunPod)]
 
 
 # ---- the epoch ----
