@@ -136,4 +136,5 @@ def _seen(status: agent_pb2.ReplicaStatus, ready_for_s: float) -> Observed:
         restarts=status.restarts,
         reason=status.reason,
         terminating=status.reason == TERMINATING,
+        epoch=status.epoch,
     )

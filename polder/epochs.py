@@ -26,6 +26,11 @@ def after(*epochs: int) -> int:
     return last + 1
 
 
+def is_local(epoch: int) -> bool:
+    """Whether a site counted it, and no orchestrator decided it."""
+    return epoch & LOCAL_MAX > 0
+
+
 def shown(epoch: int) -> str:
     """For people: the revision, and how many takeovers the site counted since.
 

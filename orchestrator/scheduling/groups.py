@@ -20,6 +20,7 @@ from orchestrator.records import ElectorateRecord, GroupRecord
 from orchestrator.scheduling.snapshot import Mode, Node, Workload
 from orchestrator.scheduling.standbys import is_given_up
 from orchestrator.scheduling.table import NodeTable
+from polder import epochs
 
 VOTERS_MIN = 3
 BEFORE_MAX = 16
@@ -56,9 +57,10 @@ class GroupMaker:
         return replace(self._made(row, standbys, ()), forced=forced)
 
     def after(
-        self, before: GroupRecord | None, row: int, standbys: Sequence[str]
+        self, before: GroupRecord | None, row: int, standbys: Sequence[str], epoch: int
     ) -> GroupRecord | None:
-        """Of a replica on `row` that `before` may hold: the same as far as that still does."""
+        """Of a replica on `row` that `before` may hold: the same as far as that still does.
+        `epoch`: the highest that is known of a holder."""
         if not self.shares:
             return None
         if before is None or before.exclusive != self._failover.exclusive:
@@ -72,7 +74,7 @@ class GroupMaker:
         if not wanted.exclusive:
             return wanted
         former = (*before.before, ElectorateRecord(before.number, before.voters))
-        return replace(wanted, before=former[-BEFORE_MAX:])
+        return replace(wanted, before=_unsealed(former, epoch)[-BEFORE_MAX:])
 
     def _is_as_wanted(self, before: GroupRecord, row: int, standbys: Sequence[str]) -> bool:
         return (
@@ -139,3 +141,12 @@ class GroupMaker:
                 and not is_given_up(node, self._now)
             ]
         return self._at[site]
+
+
+def _unsealed(former: tuple[ElectorateRecord, ...], epoch: int) -> tuple[ElectorateRecord, ...]:
+    """Without those that are sealed for certain. A site's own epoch is above the number of the
+    group that let its holder in, which was after all groups before that one were sealed."""
+    if not epochs.is_local(epoch):
+        return former
+    voted = max((group.number for group in former if group.number < epoch), default=0)
+    return tuple(group for group in former if group.number >= voted)

@@ -237,7 +237,15 @@ class Part:
         own = self._table.nodes[row].name
         former = tuple(name for name in before.members if name != own)
         names = self._standby_chooser().renew(row, former)
-        return self._agreed(self._groups.after(before, row, names), names)
+        group = self._groups.after(before, row, names, self._epoch(leaving))
+        return self._agreed(group, names)
+
+    def _epoch(self, holder: Holder | None) -> int:
+        """The highest that is known of it: its site may have raised it."""
+        if holder is None:
+            return 0
+        seen = self._observed(holder)
+        return max(holder.record.epoch, seen.epoch if seen is not None else 0)
 
     def _agreed(self, group: GroupRecord | None, standbys: tuple[str, ...]) -> Heirs:
         """Too few voters leave an exclusive replica without standbys."""

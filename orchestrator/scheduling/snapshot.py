@@ -175,7 +175,8 @@ class Observed:
     """What its agent says of a replica.
 
     `ready_for_s`: since the leader saw it ready, on a clock that never jumps. `finished`: it runs
-    once, and ended; `failed`: not well. `reason`: why it does not run, such as CrashLoop.
+    once, and ended; `failed`: not well. `reason`: why it does not run, such as CrashLoop. `epoch`:
+    by which it runs, and which its site may have raised.
     """
 
     running: bool
@@ -187,6 +188,7 @@ class Observed:
     restarts: int = 0
     reason: str = ""
     terminating: bool = False
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from orchestrator.records import AssignmentRecord
 from orchestrator.scheduling import filters
 from orchestrator.scheduling.changes import Changes
 from orchestrator.scheduling.chooser import Chooser
@@ -380,11 +379,12 @@ class WorkloadPlan(Changes):
                 continue
             if record.replica_uid in changing:
                 continue
-            standbys, group = self._renewed(record, holder.row)
+            standbys, group = self._renewed(holder, holder.row)
             if standbys != record.standbys or group != record.group:
                 self._out.standbys.append(Standbys(holder.node, record, standbys, group))
 
-    def _renewed(self, record: AssignmentRecord, row: int) -> Heirs:
+    def _renewed(self, holder: Holder, row: int) -> Heirs:
+        record = holder.record
         if not self._has_heirs:
             return (), None
         chooser, group = self._standby_chooser(), record.group
@@ -396,4 +396,4 @@ class WorkloadPlan(Changes):
             names = chooser.relieve(row, record.standbys)
         else:
             names = chooser.renew(row, record.standbys)
-        return self._agreed(self._groups.after(group, row, names), names)
+        return self._agreed(self._groups.after(group, row, names, self._epoch(holder)), names)

@@ -8,6 +8,7 @@ from polder import epochs
 def test_a_site_counts_on_below_the_next_decision() -> None:
     decided, later = epochs.decided_at(7), epochs.decided_at(8)
     taken_over = epochs.after(decided, epochs.decided_at(6))
+    assert epochs.is_local(taken_over) and not epochs.is_local(decided)
     assert decided < taken_over < epochs.after(taken_over) < later
 
 

@@ -9,7 +9,7 @@ from orchestrator.domain.liveness import Liveness
 from orchestrator.records import AssignmentRecord, GroupRecord
 from orchestrator.scheduling.decisions import Cause, Plan
 from orchestrator.scheduling.exclusive import ISOLATION_MARGIN_S
-from orchestrator.scheduling.snapshot import Mode, Resources, Template
+from orchestrator.scheduling.snapshot import Mode, Observed, Resources, Template
 from orchestrator.scheduling.standbys import PATIENCE_S
 from polder import epochs
 from polder.manifest.placement import Failover
@@ -128,6 +128,22 @@ def test_a_group_keeps_its_number_until_its_voters_change() -> None:
     assert gone not in after.voters and after.number > before.number
     assert [(e.number, e.voters) for e in after.before] == [(before.number, before.voters)]
     assert set(before.members) < set(after.voters)
+
+
+def test_groups_before_the_last_that_had_a_holder_need_no_seal() -> None:
+    world = settled(site_of(8))
+    numbers = [group(world).number]
+    for _ in range(2):
+        lose(world, group(world).witnesses[0], since=-1e6)
+        world.step()
+        numbers.append(group(world).number)
+    assert [e.number for e in group(world).before] == numbers[:2]
+    node, item = holder(world)
+    by_lease = epochs.after(numbers[1])
+    world.observed[node, item.replica_uid] = Observed(True, True, 1, epoch=by_lease)
+    lose(world, group(world).witnesses[0], since=-1e6)
+    world.step()
+    assert [e.number for e in group(world).before] == numbers[1:], "its holder came by the second"
 
 
 def test_a_group_of_which_no_majority_is_heard_stays_as_it_is() -> None:
