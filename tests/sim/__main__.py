@@ -4,6 +4,7 @@ rollouts    what changes what runs: the leader's machines, the plan, a model of 
 scheduler   the plan alone, under random events
 agent       the agent's state machine on a runtime that misbehaves
 mesh        the leader's view through a mesh that breaks
+site        nodes that are alone: who takes over, who holds, what is lost
 storm       ten thousand agents and a few members: cold start, lost regions, rolling restart
 """
 
@@ -29,6 +30,10 @@ def main(arguments: Sequence[str]) -> int:
             from tests.sim import mesh
 
             return mesh.main(rest)
+        case ["site", *rest]:
+            from tests.sim import site
+
+            return site.main(rest)
         case ["storm", *rest]:
             from tests.sim import storm
 

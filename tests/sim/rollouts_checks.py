@@ -113,7 +113,10 @@ class Checks:
         missing = {
             name: cause
             for (owner, name), cause in self._missing.items()
-            if owner == uid and is_wanted(workload, name) and name in placed
+            if owner == uid
+            and is_wanted(workload, name)
+            and name in placed
+            and not self._is_back(workload, name)
         }
         allowed = max((n for _, n in self._recent(self._budgets[uid])), default=0)
         if len(missing) > allowed:
@@ -121,6 +124,15 @@ class Checks:
                 f"{workload.name}: {len(missing)} replicas were taken away at once, {allowed} may"
                 f" be: {missing}"
             )
+
+    def _is_back(self, workload: StoredResource, name: str) -> bool:
+        """It serves again for as long as the rules ask that hold now."""
+        now, settle_s = self._world.steady, workload.decoded.update.min_ready
+        return any(
+            now - self._told_ready.get(rec.uid, now) >= settle_s
+            for rec in self._serving((workload.uid, name))
+            if rec.uid in self._told_ready
+        )
 
     def _recent(self, history: list[tuple[float, int]]) -> list[tuple[float, int]]:
         since = self._world.steady - WINDOW_S
@@ -413,6 +425,8 @@ class Checks:
         regions = {self._world.region(site) for site in first}
         others = {s for s, _ in placed if s not in first and self._world.region(s) in regions}
         for at, site in met[canary.sites :]:
+            if at < self._world.steady:
+                continue  # it was right when it came; others may have been scaled up since
             waves = 2 if others and self._world.region(site) not in regions else 1
             if at - met[0][0] < waves * canary.soak:
                 self._world.broken(

@@ -18,12 +18,13 @@ from functools import partial
 
 from agent.domain.site.machine import SiteMachine
 from tests.sim.site_desk import DeskMachine
+from tests.sim.site_endings import end
 from tests.sim.site_node import Machine
 from tests.sim.site_story import Kind, Story
 from tests.sim.site_world import Violation
 
 MAKERS: dict[str, tuple[Callable[[str], Machine], Kind]] = {
-    "site": (SiteMachine, Kind(exclusive=0.0)),
+    "site": (SiteMachine, Kind()),
     "desk": (DeskMachine, Kind(exclusive=1.0)),
 }
 STORY_LINES = 400
@@ -35,6 +36,7 @@ def check(seed: int, only: str = "site") -> Story:
     story = Story(seed, make, kind)
     try:
         story.tell()
+        end(story)
     except Exception as error:
         for line in story.world.story[-STORY_LINES:]:
             error.add_note(line)

@@ -19,6 +19,7 @@ from tests.sim.site_world import CLEAR, Network, Violation, Weather, World
 START_S = 45.0
 BAD_S = (20.0, 80.0)
 QUIET_S = 75.0
+SETTLED_S = 5.0
 GRACES = ("0s", "1s", "5s")
 
 
@@ -39,6 +40,7 @@ class Story:
         self.world = world = World(seed)
         dice = self.dice = world.dice
         self.kind = kind
+        self.calm = False
         self.checks = Checks(world)
         self.network = Network(world)
         count = dice.choice((1, 2, 3, 3, 3, 3, 4, 5))
@@ -98,16 +100,25 @@ class Story:
     def tell(self) -> None:
         """Raises Violation."""
         world = self.world
-        world.run(START_S)
-        self._as_wanted("after a calm start")
+        world.run(SETTLED_S)
+        self._settle(START_S, "after a calm start")
         self._get_bad()
         over = world.now + self.dice.between(*BAD_S)
         while world.now < over:
             self._something()
             world.run(world.now + self.dice.choice((0.05, 0.5, 2.0, 6.0, 12.0)))
         self._calm()
-        world.run(world.now + QUIET_S)
-        self._as_wanted("after quiet")
+        self._settle(QUIET_S, "after quiet")
+
+    def _settle(self, seconds: float, when: str) -> None:
+        """Until all has been as it should for a moment; so much time there is for that."""
+        until, good_since = self.world.now + seconds, self.world.now
+        while self.world.now < good_since + SETTLED_S:
+            self.world.run(self.world.now + 1.0)
+            if wrong := self._wrong():
+                good_since = self.world.now
+                if self.world.now >= until:
+                    raise Violation(f"{wrong} {when}")
 
     def _get_bad(self) -> None:
         self.network.weather = self._weather()
@@ -139,6 +150,14 @@ class Story:
     def _nothing(self) -> None:
         """Time passes."""
 
+    def _later(self, delay: float, what: Callable[..., None], *given: object) -> None:
+        """What ends by itself, unless all is calm before."""
+        self.world.after(delay, self._if_bad, what, given)
+
+    def _if_bad(self, what: Callable[..., None], given: tuple[object, ...]) -> None:
+        if not self.calm:
+            what(*given)
+
     def _some_node(self) -> Node:
         return self.dice.choice(self.nodes)
 
@@ -148,7 +167,7 @@ class Story:
         if len(self.nodes) < 2:
             return
         one, two = self.dice.sample([node.name for node in self.nodes], 2)
-        self._sever(one, two, both=self.dice.random() < 0.5)
+        self.sever(one, two, both=self.dice.random() < 0.5)
 
     def _part(self) -> None:
         """Some from the others, one way or both."""
@@ -160,16 +179,16 @@ class Story:
         both = self.dice.random() < 0.8
         for one in names[:size]:
             for two in names[size:]:
-                self._sever(one, two, both=both)
+                self.sever(one, two, both=both)
 
-    def _sever(self, one: str, two: str, *, both: bool) -> None:
+    def sever(self, one: str, two: str, *, both: bool, mend: bool = True) -> None:
         self.world.tell(f"cut {one} {'<->' if both else '->'} {two}")
         self.network.cut(one, two)
         if both:
             self.network.cut(two, one)
-        if self.dice.random() < 0.7:
+        if mend and self.dice.random() < 0.7:
             delay = self.dice.choice((1.0, 4.0, 15.0, 40.0))
-            self.world.after(delay, self._unsever, one, two)
+            self._later(delay, self._unsever, one, two)
 
     def _unsever(self, one: str, two: str) -> None:
         self.world.tell(f"mend {one} <-> {two}")
@@ -197,18 +216,22 @@ class Story:
         node = self._some_node()
         node.power_off()
         if self.dice.random() < 0.8:
-            self.world.after(
-                self.dice.choice((1.0, 5.0, 20.0)), node.power_on, self.dice.choice((0.2, 1.0, 5.0))
+            off_s, agent_after = (
+                self.dice.choice((1.0, 5.0, 20.0)),
+                self.dice.choice((0.2, 1.0, 5.0)),
             )
+            self._later(off_s, node.power_on, agent_after)
 
     def _power_cycle(self) -> None:
         """The whole site."""
         for node in self.nodes:
             node.power_off()
         for node in self.nodes:
-            self.world.after(
-                self.dice.choice((1.0, 2.0, 6.0)), node.power_on, self.dice.choice((0.2, 1.0, 5.0))
+            off_s, agent_after = (
+                self.dice.choice((1.0, 2.0, 6.0)),
+                self.dice.choice((0.2, 1.0, 5.0)),
             )
+            self._later(off_s, node.power_on, agent_after)
 
     def _drift(self) -> None:
         for node in self.nodes:
@@ -227,7 +250,7 @@ class Story:
     def _disk(self) -> None:
         node = self._some_node()
         node.disk.failing = self.dice.choice((0.0, 0.5, 1.0))
-        self.world.after(self.dice.between(1, 10), setattr, node.disk, "failing", 0.0)
+        self._later(self.dice.between(1, 10), setattr, node.disk, "failing", 0.0)
 
     # ---- the orchestrator ----
 
@@ -265,6 +288,7 @@ class Story:
 
     def _calm(self) -> None:
         self.world.tell("quiet")
+        self.calm = True
         dice = self.dice
         self.network.mend_all()
         self.network.weather = CLEAR
@@ -288,36 +312,39 @@ class Story:
         else:
             self.leader.present = False
 
-    def _alive(self) -> set[str]:
+    def alive(self) -> set[str]:
         return {node.name for node in self.nodes if node.agent is not None}
 
-    def _as_wanted(self, when: str) -> None:
+    def _wrong(self) -> str:
+        """What is not as it should be by now; empty: nothing."""
         for key, replica in self.leader.replicas.items():
             runs = {(p.node, p.uid) for p in self.checks.running.get(key, {}).values()}
-            ready = {
-                place
-                for place, seen in self.checks.stays.get(key, {}).items()
-                if seen.ready and place in runs
-            }
             if replica.deleted:
                 if self.leader.present and runs:
-                    raise Violation(f"{key[1]} is deleted and runs on {runs} {when}")
+                    return f"{key[1]} is deleted and runs on {sorted(runs)}"
             elif replica.stop_after_s and not self.leader.present:
                 continue
-            elif self._must_run(key, replica):
-                if not ready:
-                    raise Violation(f"{key[1]} is lost {when}: {runs} run, none is ready")
+            elif self.must_run(key, replica):
+                if not self.is_ready(key):
+                    return f"{key[1]} is lost: {sorted(runs)} run, none is ready"
                 if len(runs) > 1 and self._acquainted({node for node, _ in runs}):
-                    raise Violation(f"{key[1]} still runs on {sorted(runs)} {when}")
+                    return f"{key[1]} runs on {sorted(runs)}"
+        return ""
+
+    def is_ready(self, key: Key) -> bool:
+        """Whether a stay of it runs and is shown as ready."""
+        runs = {(p.node, p.uid) for p in self.checks.running.get(key, {}).values()}
+        stays = self.checks.stays.get(key, {})
+        return any(place in runs and seen.ready for place, seen in stays.items())
 
     def _acquainted(self, names: set[str]) -> bool:
         """Whether the plans of these let them speak with each other."""
         return all(self.by_name[a].knows(b) for a in names for b in names - {a})
 
-    def _must_run(self, key: Key, replica: Replica) -> bool:
+    def must_run(self, key: Key, replica: Replica) -> bool:
         """As far as anybody can ask for: of every group that was ever formed a majority lives, and
         somebody who may hold it by the word of all of them."""
-        alive, groups = self._alive(), self.leader.groups[key]
+        alive, groups = self.alive(), self.leader.groups[key]
         if replica.exclusive and any(
             len(alive & set(group.voters)) <= len(group.voters) // 2 for group in groups
         ):
