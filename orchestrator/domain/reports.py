@@ -3,10 +3,10 @@
 A node speaks for itself and for the replicas on it; a node that says too much costs only itself.
 """
 
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from itertools import islice
 
-from orchestrator.records import NodePlacement
+from orchestrator.records import AssignmentRecord, NodePlacement
 from polder.v1 import agent_pb2, common_pb2
 
 REPLICAS_MAX = 1_000
@@ -107,12 +107,15 @@ def unable(heartbeat: agent_pb2.Heartbeat | None) -> list[agent_pb2.NodeConditio
 
 
 def event_object(
-    event: common_pb2.Event, placement: NodePlacement
+    event: common_pb2.Event,
+    placement: NodePlacement,
+    shares: Callable[[], Iterable[AssignmentRecord]] = tuple,
 ) -> tuple[str, str, str, str] | None:
     """(kind, namespace, name, prefix for the message) that an agent's event may be about.
 
-    A replica that no record puts on this node is told as the node's own event: it may be an orphan,
-    and it may be a lie about somebody else's. None: not an agent's to speak about.
+    A replica that no record puts on this node, and that it has no role in (`shares`), is told as
+    the node's own event: it may be an orphan, and it may be a lie about somebody else's. None: not
+    an agent's to speak about.
     """
     ref = event.object
     if ref.kind == "Node":
@@ -120,7 +123,9 @@ def event_object(
     mine = [(r.namespace, r.workload, r.replica) for r in placement.assignments]
     mine += [(r.namespace, r.workload, r.replica) for r in placement.stops]
     if ref.kind == "Replica":
-        if any((namespace, replica) == (ref.namespace, ref.name) for namespace, _, replica in mine):
+        named = {(namespace, replica) for namespace, _, replica in mine}
+        named |= {(item.namespace, item.replica) for item in shares()}
+        if (ref.namespace, ref.name) in named:
             return (ref.kind, ref.namespace, ref.name, "")
         return ("Node", "", placement.node, f"{ref.namespace}/{ref.name}"[:NAME_MAX] + ": ")
     if ref.kind == "Workload" and any(

@@ -6,7 +6,7 @@ checked and cut here; nothing that it can say reaches another node's facts.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Protocol
 
 from orchestrator.cache import Cache
@@ -17,6 +17,7 @@ from orchestrator.fleet import Fleet, NodeObservation
 from orchestrator.gateway.inventories import problems_of
 from orchestrator.gateway.sessions import LiveSession
 from orchestrator.gateway.settings import GatewaySettings
+from orchestrator.records import AssignmentRecord
 from orchestrator.refusals import Refused
 from orchestrator.store.port import StoreError
 from polder.identity import NodeId
@@ -39,7 +40,8 @@ class Renewer(Protocol):
 
 
 class SessionReader:
-    """`on_inventory` stores an inventory that was checked; it must not block."""
+    """`on_inventory` stores an inventory that was checked; it must not block. `shares`: replicas of
+    others in which the node has a role."""
 
     def __init__(
         self,
@@ -51,7 +53,9 @@ class SessionReader:
         clock: Callable[[], float],
         settings: GatewaySettings,
         on_inventory: Callable[[agent_pb2.NodeInventory], None],
+        shares: Callable[[], Iterable[AssignmentRecord]] = tuple,
     ) -> None:
+        self._shares = shares
         self._session = session
         self._cache = cache
         self._fleet = fleet
@@ -161,7 +165,7 @@ class SessionReader:
     def _take_events(self, batch: agent_pb2.AgentEvents) -> None:
         placement = self._cache.placement(self._session.node)
         for event in batch.events[: reports.EVENTS_MAX]:
-            about = reports.event_object(event, placement)
+            about = reports.event_object(event, placement, self._shares)
             if about is None:
                 log.info("an agent's event about others", extra={"node": self._session.node})
                 continue

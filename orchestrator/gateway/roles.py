@@ -27,7 +27,7 @@ from orchestrator.fact_book import FactBook
 from orchestrator.gateway.compose import CannotCompose, compose_roles
 from orchestrator.gateway.role_prints import RolePrints
 from orchestrator.gateway.signed_facts import SignedFacts
-from orchestrator.records import NodePlacement, NodeStatusRecord, StoredResource
+from orchestrator.records import AssignmentRecord, NodePlacement, NodeStatusRecord, StoredResource
 from orchestrator.store import keys
 from polder.v1 import plan_pb2
 
@@ -79,12 +79,17 @@ class RoleBook:
         if (not holders and node not in self._shares) or self._peer(node) is None:
             return NOBODY
         site = self._site(node)
-        placements = [self._cache.placement(name) for name in sorted({node, *holders})]
+        placements = [self._cache.placement(name) for name in sorted(self.holders_around(node))]
         names = [name for name in peers_of(node, placements) if self._site(name) == site]
         roster = tuple(peer for name in names if (peer := self._peer(name)) is not None)
         here = {peer.node for peer in roster}
         roles = tuple(role for role in roles_of(node, placements) if role.primary in here)
         return Neighbourhood(roster, roles)
+
+    def shared_by(self, node: str) -> Iterable[AssignmentRecord]:
+        """Replicas of others in which the node has a role."""
+        placements = [self._cache.placement(name) for name in sorted(self.holders_around(node))]
+        return (role.assignment for role in roles_of(node, placements))
 
     def holders_around(self, node: str) -> frozenset[str]:
         """Whose replicas the node has a part in, and itself."""

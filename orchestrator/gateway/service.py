@@ -81,6 +81,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         self.superseding = Superseding(fleet, self.sessions, events, settings.member)
         self.relays = RelayBroker(self.sessions)
         self._whereabouts = Whereabouts(cache, endpoints)
+        self._roles = roles or RoleBook(cache)
         pace = Bucket(settings.plans_per_s, settings.plans_burst)
         self._plans = PlanPublisher(
             cache,
@@ -89,7 +90,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             credentials,
             self._whereabouts,
             pace,
-            roles or RoleBook(cache),
+            self._roles,
             settings.autonomy_s,
         )
         self._signposts = Signposts(cache, self.sessions, self._whereabouts)
@@ -291,6 +292,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             self._clock,
             self._settings,
             partial(self._status_writer.report, session.node, version, boot_id),
+            partial(self._roles.shared_by, session.node),
         )
         reading: asyncio.Task[None] | None = None
         try:

@@ -147,6 +147,21 @@ def test_what_an_agents_event_may_be_about(
     assert reports.event_object(common_pb2.Event(object=ref), PLACEMENT) == expected
 
 
+def test_a_standby_speaks_of_what_it_may_take_over() -> None:
+    theirs = AssignmentRecord("ns", "api", "uid-2", "api-0", "r9", 1, 1)
+    ref = common_pb2.ResourceRef(kind="Replica", namespace="ns", name="api-0")
+    event = common_pb2.Event(object=ref)
+    assert reports.event_object(event, PLACEMENT, lambda: [theirs]) == (
+        "Replica",
+        "ns",
+        "api-0",
+        "",
+    )
+    other = common_pb2.Event(object=common_pb2.ResourceRef(kind="Replica", name="api-0"))
+    found = reports.event_object(other, PLACEMENT, lambda: [theirs])
+    assert found is not None and found[0] == "Node", "of that namespace only"
+
+
 @pytest.mark.parametrize(
     ("said", "reported", "complete", "acked", "later_s", "expected"),
     [
