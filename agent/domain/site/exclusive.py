@@ -43,6 +43,7 @@ from agent.domain.site.messages import (
     Stay,
     SwitchChanged,
     Tell,
+    Tick,
 )
 from agent.domain.site.stays import Stays
 from agent.domain.site.takeover import (
@@ -156,14 +157,30 @@ class Exclusives:
             armed = self._armed.setdefault(uid, Armed(stay.key, stay.epoch, 0.0))
             armed.epoch = stay.epoch
         out: list[Instruction] = []
-        for uid, armed in list(self._armed.items()):
-            held = self.desk.held(armed.key, now)
+        for uid in list(self._armed):
             decided = stays.get(uid)
             free = decided is not None and not decided.leased  # it is exclusive no more
             if free or (uid not in running and uid not in present):
                 del self._armed[uid]
                 out.append(Disarm(uid))
-            elif held is not None and held.epoch == armed.epoch and held.until != armed.until:
+        return out + self._arm(self._armed, now)
+
+    def arm_again(self, event: Event, now: float) -> list[Instruction]:
+        """After what may have renewed a lease: the answer of a voter, or time for our own vote."""
+        match event:
+            case PeerSaid(_, LeaseAnswer(_, key)):
+                return self._arm([uid for uid, a in self._armed.items() if a.key == key], now)
+            case Tick():
+                return self._arm(self._armed, now)
+            case _:
+                return []
+
+    def _arm(self, uids: Iterable[str], now: float) -> list[Instruction]:
+        out: list[Instruction] = []
+        for uid in uids:
+            armed = self._armed[uid]
+            held = self.desk.held(armed.key, now)
+            if held is not None and held.epoch == armed.epoch and held.until != armed.until:
                 armed.until = held.until
                 out.append(Arm(uid, held.until))
         return out

@@ -173,10 +173,12 @@ class SiteMachine:
             for _ in range(LOOKS_MAX):  # what is decided may let a lease begin or end at once
                 if self._stale:
                     self._judge(now, out)
-            out += self._exclusives.arm(self._stays, self._here.uids(), now)
             if judges:
+                out += self._exclusives.arm(self._stays, self._here.uids(), now)
                 self._decide(out)
                 self._tell_claims(now, out)
+            else:
+                out += self._exclusives.arm_again(event, now)
             self._beat(now, out)
         return out
 
