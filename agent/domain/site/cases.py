@@ -1,5 +1,6 @@
-"""Puts together what is known of each shared replica, for `takeover.py` to judge. Part of
-`machine.py`.
+"""All that is known of each shared replica, put together for a judgement.
+
+Part of `machine.py`; `takeover.py` and `exclusive.py` judge.
 """
 
 from collections.abc import Collection, Iterable, Mapping
