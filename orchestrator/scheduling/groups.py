@@ -116,29 +116,29 @@ class GroupMaker:
         )
 
     def _witnesses(self, row: int, members: Sequence[str], voted: Sequence[str]) -> tuple[str, ...]:
-        """Those that voted before come first, then others of the site."""
+        """Those that voted before come first, then others of the site; then who voted and is lost:
+        to have it back is better than to have nobody."""
         if not self._table.nodes[row].reachable:
             return ()
         lacks = max(VOTERS_MIN, len(members) | 1) - len(members)
-        free = [
-            (node.name not in voted, node.name)
-            for node in self._candidates(int(self._table.site_codes[row]))
-            if node.name not in members
-            and (node.liveness is not Liveness.LOST or node.name in voted)
-        ]
-        return tuple(name for _, name in sorted(free)[:lacks])
+        free = []
+        for node in self._candidates(int(self._table.site_codes[row])):
+            if node.name in members:
+                continue
+            if node.name not in voted and node.liveness is Liveness.LOST:
+                continue
+            given_up = is_given_up(node, self._now)
+            free.append((given_up, node.name not in voted, node.name))
+        return tuple(name for _, _, name in sorted(free)[:lacks])
 
     def _candidates(self, site: int) -> list[Node]:
-        """Nodes of the site that the others reach, and that are there or may be soon again."""
+        """Nodes of the site that the others reach, and that were there once."""
         if site not in self._at:
             rows = np.flatnonzero(self._table.site_codes == site).tolist()
             self._at[site] = [
                 node
                 for node in (self._table.nodes[row] for row in rows)
-                if node.reachable
-                and not node.deleting
-                and node.liveness is not Liveness.NEVER_SEEN
-                and not is_given_up(node, self._now)
+                if node.reachable and not node.deleting and node.liveness is not Liveness.NEVER_SEEN
             ]
         return self._at[site]
 

@@ -38,7 +38,8 @@ class StandbyChooser:
         self._may_stay: Mask = rules & ~table.flags("deleting") & ~table.flags("draining")
         if self._exclusive:
             rules = rules & table.flags("reachable")
-            self._may_stay &= rules & ~self._given_up()
+            self._may_return = self._may_stay & rules
+            self._may_stay = self._may_return & ~self._given_up()
         else:
             self._may_stay &= ~table.equal("liveness", Liveness.LOST)
         usable = rules & filters.passing((*filters.CONDITIONS, *filters.ROOM), table, need)
@@ -60,7 +61,18 @@ class StandbyChooser:
         if not self._number:
             return ()
         kept = tuple(name for name in now if self._still_does(row, name))[: self._number]
-        return kept if len(kept) == self._number else self._for_row(row, kept)
+        found = kept if len(kept) == self._number else self._for_row(row, kept)
+        if len(found) < self._number and self._exclusive:
+            lost = [name for name in now if name not in found and self._is_only_lost(row, name)]
+            found = (*found, *lost)[: self._number]
+        return found
+
+    def _is_only_lost(self, row: int, name: str) -> bool:
+        """Whether it would do if it came back: better than nobody in its place."""
+        other = self._table.index.get(name)
+        if other is None or other == row or not self._may_return[other]:
+            return False
+        return bool(self._table.site_codes[other] == self._table.site_codes[row])
 
     def relieve(self, row: int, now: tuple[str, ...]) -> tuple[str, ...]:
         """The same for a replica whose node is lost: those that have room come first, and there is

@@ -424,9 +424,13 @@ class Checks:
         first = {site for _, site in met[: canary.sites]}
         regions = {self._world.region(site) for site in first}
         others = {s for s, _ in placed if s not in first and self._world.region(s) in regions}
+        now = self._world.steady
+        earlier = [site for at, site in met[canary.sites :] if at < now]
+        if any(self._world.region(site) not in regions for site in earlier):
+            return  # it was right that one came there, and so everywhere is
         for at, site in met[canary.sites :]:
-            if at < self._world.steady:
-                continue  # it was right when it came; others may have been scaled up since
+            if at < now:
+                continue
             waves = 2 if others and self._world.region(site) not in regions else 1
             if at - met[0][0] < waves * canary.soak:
                 self._world.broken(

@@ -146,6 +146,21 @@ def test_groups_before_the_last_that_had_a_holder_need_no_seal() -> None:
     assert [e.number for e in group(world).before] == numbers[1:], "its holder came by the second"
 
 
+def test_without_another_node_a_lost_voter_stays() -> None:
+    world = settled(site_of(3))
+    before = group(world)
+    for name in before.voters[1:]:
+        lose(world, name, since=-1e6)
+        world.step()
+        assert (
+            set(group(world).voters) == set(before.voters) and group(world).number == before.number
+        )
+        world.change(name, liveness=Liveness.LIVE)
+    world.change(before.voters[1], liveness=Liveness.LIVE, deleting=True)
+    world.settle()
+    assert group(world).voters == (holder(world)[0],), "deleted is gone for good"
+
+
 def test_a_group_of_which_no_majority_is_heard_stays_as_it_is() -> None:
     world = settled(site_of(6))
     before = group(world)
