@@ -170,10 +170,15 @@ def test_alone_without_a_majority_nobody_takes_over_and_it_is_said() -> None:
     site.run(60)
     assert not site.runs()
     assert [a.reason for a in site.boxes["b"].machine.abilities()] == ["NoVoters"]
+    assert site.boxes["b"].conditions["NoVoters"]
+    site.start("c")
+    site.run(10)
+    assert list(site.runs()) == ["b"] and not site.boxes["b"].conditions["NoVoters"]
 
 
 def test_two_nodes_can_not_replace_each_other_and_know_it_beforehand() -> None:
     site = healthy(group("a", "b", exclusive=True))
+    assert "web-0" in site.boxes["b"].conditions["NoVoters"]
     assert [a.reason for a in site.boxes["b"].machine.abilities()] == ["NoVoters"]
 
 

@@ -40,7 +40,7 @@ class Here:
         return before != (_shown(event.views), ready, event.settled)
 
     def uids(self) -> set[str]:
-        """Of all stays of which something is here, or may be: before the runtime was seen, any."""
+        """Of all stays of which something is here."""
         return {uid for uid, view in self.views.items() if view.present}
 
     def present(self, uid: str) -> bool:

@@ -70,6 +70,7 @@ BEAT_S = 1.0
 AWAY_S = 0.7  # a beat that is later than this says that the process did not listen
 RETRY_SAVE_S = 5.0
 LOOKS_MAX = 3
+SHOWN_MAX = 5
 
 
 class SiteMachine:
@@ -96,6 +97,7 @@ class SiteMachine:
         self._silent: tuple[str, ...] = ()
         self._complaints: tuple[str, ...] = ()
         self._over = False  # the promised time without an orchestrator
+        self._voteless: tuple[str, ...] = ()  # replicas that nobody could take over
         self._began_at = self._last_at = 0.0
         self._beat_at: float | None = None
         self._judge_at: float | None = None
@@ -236,8 +238,8 @@ class SiteMachine:
     def _said(self, node: str, said: object, now: float) -> None:
         self._peers.heard(node, now)
         match said:
-            case Beat(silent, isolated_s, _):
-                self._stale |= self._peers.beat(node, silent, isolated_s)
+            case Beat(silent, _, _):
+                self._stale |= self._peers.beat(node, silent)
             case Claims() if node in self._peers.names:
                 self._stale |= self._theirs.said(node, said, now)
             case Goodbye("Restarting", patience_s):
@@ -302,6 +304,22 @@ class SiteMachine:
         told = text if over else "an orchestrator is heard again"
         out.append(Tell("AutonomyOver" if over else "AutonomyBack", told, warning=over))
 
+    def _watch_voters(self, leased: list[Case], now: float, out: list[Instruction]) -> None:
+        """That nobody could take over is said before it is needed."""
+        voteless = tuple(
+            sorted(
+                case.key[1]
+                for case in leased
+                if self._exclusives.desk.hindrance(case.key, now) == "NoVoters"
+            )
+        )
+        if voteless == self._voteless:
+            return
+        self._voteless = voteless
+        more = f" and {len(voteless) - SHOWN_MAX} more" if len(voteless) > SHOWN_MAX else ""
+        text = f"too few voters are heard to take over {', '.join(voteless[:SHOWN_MAX])}{more}"
+        out.append(Condition("NoVoters", text if voteless else ""))
+
     def _our_beat(self, now: float) -> Beat:
         generation = self._plan.generation if self._plan is not None else 0
         return Beat(self._peers.silent(now), self._isolation.told_s(now), generation)
@@ -349,6 +367,7 @@ class SiteMachine:
         self._unclaimed = frozenset(
             case.key for case in leased if case.key not in outcome.wanted and not case.leaving
         )
+        self._watch_voters(leased, now, out)
         if now >= self._save_after:
             save = self._stays.save(next(self._tokens))
             out += [save] if save is not None else []

@@ -36,7 +36,6 @@ class Peer:
     instance: str = ""
     restarting_until: float = 0.0
     silent: frozenset[str] = frozenset()
-    isolated_s: float = 0.0
 
 
 class Peers:
@@ -88,12 +87,11 @@ class Peers:
             peer.heard_at, peer.excused = now, False
             self._known.add(name)
 
-    def beat(self, name: str, silent: Iterable[str], isolated_s: float) -> bool:
+    def beat(self, name: str, silent: Iterable[str]) -> bool:
         """Whether it says something new about others."""
         peer = self._peers.get(name)
         if peer is None:
             return False
-        peer.isolated_s = isolated_s
         was, peer.silent = peer.silent, frozenset(silent)
         return was != peer.silent
 
@@ -122,8 +120,8 @@ class Peers:
 
     @property
     def known(self) -> frozenset[str]:
-        """Whom this agent ever heard, to be remembered."""
-        return frozenset(self._known)
+        """Of the roster, whom this agent ever heard: to be remembered."""
+        return frozenset(self._known & self._peers.keys())
 
     def open(self) -> list[str]:
         """Those with a stream."""
@@ -164,11 +162,6 @@ class Peers:
             for other in among
             if other != name and self.hears(other, now) and name not in self._peers[other].silent
         ]
-
-    def isolated_s(self, among: Iterable[str], now: float) -> float | None:
-        """The shortest time for which one of these that is heard has heard no orchestrator."""
-        known = [self._peers[name].isolated_s for name in among if self.hears(name, now)]
-        return min(known, default=None)
 
     def next_due(self, now: float) -> float | None:
         """When the next one will be missed, if nothing comes from it."""
