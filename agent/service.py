@@ -45,6 +45,7 @@ SETTLE_S = 10.0
 LOOK_EVERY_S = 60.0  # inventory, certificate, a plan that could not be written
 STATUS_EVERY_S = 1.0  # what is as before is not written
 TRIM_AFTER_S = 15.0
+TRIM_EVERY_S = 300.0  # handshakes with peers and orchestrators touch much code, and are seldom
 
 
 def make_runtime(kind: str, config: AgentConfig) -> Runtime:
@@ -287,10 +288,11 @@ class Agent:
 
 
 async def _become_small() -> None:
-    """After the rush of the start: containers adopted, session open."""
+    """After the rush of the start (containers adopted, session open), and then now and then."""
     await asyncio.sleep(TRIM_AFTER_S)
-    trim()
-    await asyncio.Event().wait()
+    while True:
+        trim()
+        await asyncio.sleep(TRIM_EVERY_S)
 
 
 async def _container_disk(runtime: Runtime, state_dir: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Gives back the memory that only the start needed. `agent/service.py` calls it once, when idle.
+"""Gives back the memory that only the start needed. `agent/service.py` calls it now and then.
 
 Loading Python and gRPC touches 18 MB of their code; a running agent uses a third of it. The rest
 stays resident until the kernel runs short, memory that containers could have had. On clean, private
