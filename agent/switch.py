@@ -158,15 +158,16 @@ def objection(directory: str) -> str:
 
 
 class Armed:
-    """One replica. `over`: past its deadline, and nothing was left of it."""
+    """One replica. `struck`: it was past its deadline and something of it ran; `over`: nothing was
+    left."""
 
-    __slots__ = ("deadline_ns", "directories", "over", "slot")
+    __slots__ = ("deadline_ns", "directories", "over", "slot", "struck")
 
     def __init__(self, slot: int, deadline_ns: int, directories: list[str]) -> None:
         self.slot = slot
         self.deadline_ns = deadline_ns
         self.directories = directories
-        self.over = False
+        self.struck = self.over = False
 
 
 class Table:
@@ -258,8 +259,9 @@ class Switch:
             if armed.deadline_ns > now:
                 continue
             left = [d for d in armed.directories if not shut(d, armed.over)]
-            if left:
+            if left and not armed.struck:
                 say(f"{uid}: past its deadline: killed in {left[0]}")
+            armed.struck = armed.struck or bool(left)
             armed.over = armed.over or not left
         for uid, armed in list(self._armed.items()):
             if armed.over and armed.deadline_ns < now - FORGET_S * 1_000_000_000:
@@ -326,7 +328,8 @@ class Switch:
                     return f"no {why}"
         if known is None:
             return self._arm_first(uid, deadline_ns, directories)
-        known.deadline_ns, known.directories, known.over = deadline_ns, directories, False
+        known.deadline_ns, known.directories = deadline_ns, directories
+        known.struck = known.over = False
         if was_shut and deadline_ns > now_ns():
             for directory in directories:
                 open_again(directory)

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -159,6 +160,34 @@ def test_at_its_deadline_all_of_a_replica_is_killed_and_nothing_else(box: Box, r
     wait_until(lambda: not (inner / "cgroup.procs").read_text())
     assert spared.poll() is None
     assert set(box.armed()) == {"doomed", "other"}, "until somebody says that it is over"
+
+
+WRITES_TIME = """
+import mmap, struct, sys, time
+page = mmap.mmap(open(sys.argv[1], "r+b").fileno(), 8)
+while True:
+    page[:] = struct.pack("d", time.clock_gettime(time.CLOCK_BOOTTIME))
+"""
+
+
+def test_its_last_instruction_is_at_the_deadline(box: Box, root: Path, tmp_path: Path) -> None:
+    """It may take long to be gone on a busy machine; until then it does nothing any more."""
+    box.start()
+    page = tmp_path / "page"
+    page.write_bytes(bytes(8))
+    box.arm("u", 60.0, root)
+    program = f"exec {sys.executable} -S -E -c '{WRITES_TIME}' {page}"
+    victim = box.victim(box.guarded(root, "u"), program)
+
+    def written() -> float:
+        (at,) = struct.unpack("d", page.read_bytes())
+        return float(at)
+
+    wait_until(written)
+    deadline = boottime() + 0.5
+    box.ask("arm", "u", int(deadline * 1e9), box.guarded(root, "u"))
+    wait_until(lambda: victim.poll() is not None)
+    assert deadline - 0.5 < written() < deadline + 0.02
 
 
 def test_who_is_armed_again_in_time_lives(box: Box, root: Path) -> None:
