@@ -59,6 +59,7 @@ class Circumstances:
     replaces_on: str = ""  # the node of the stay that it replaces
     standbys: tuple[str, ...] = ()
     lost_after_s: float = 0.0
+    exclusive: bool = False  # it is not replaced for a node that is only silent
     containers: tuple[Status, ...] = ()
     node: str = ""
     node_silent_since_ms: int = 0
@@ -224,7 +225,11 @@ class Circumstances:
     def _takeover(self) -> Iterator[Ahead]:
         if not self.node:
             return
-        if self.node_silent_since_ms:
+        if self.node_silent_since_ms and self.exclusive:
+            text = f"node {self.node} is silent and may still run it: nothing replaces it but a "
+            text += "takeover within its site"
+            yield Ahead(self.leader, "NodeSilent", text, warning=True)
+        elif self.node_silent_since_ms:
             lost_ms = self.node_silent_since_ms + int(self.lost_after_s * 1000)
             text = f"node {self.node} is silent; after {format_duration(self.lost_after_s)} without"
             text += " a word it is replaced, unless its node is heard again"

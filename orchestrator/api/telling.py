@@ -161,9 +161,18 @@ class Telling:
             stops=tuple(stop for stop in found.stops if stop[0] != current.node),
             replaces_on=current.node if newer else "",
             standbys=self._standbys(current),
-            lost_after_s=self._catalog.lost_after_s,
+            lost_after_s=self._lost_after_s(owner),
+            exclusive=assignment.group is not None and assignment.group.exclusive,
             containers=tuple(status.get("containers", ())),
         )
+
+    def _lost_after_s(self, owner: StoredResource | None) -> float:
+        """A workload may be more patient than the installation."""
+        try:
+            asked_s = owner.decoded.failover.lost_after if owner is not None else None
+        except InvalidManifest:
+            asked_s = None
+        return max(self._catalog.lost_after_s, asked_s or 0.0)
 
     def _standbys(self, current: Placed) -> tuple[str, ...]:
         """As far as its site takes it over, with why one could not now."""

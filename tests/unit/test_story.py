@@ -348,6 +348,8 @@ def test_who_takes_over_is_named() -> None:
     assert found["Standby"] == "if node n1 fails, it is taken over by n2, n3"
     silent = replace(HERE, node_silent_since_ms=NOW - 5_000, lost_after_s=30.0).next_of_replica()
     assert silent[0].at_ms == NOW + 25_000
+    alone = replace(HERE, node_silent_since_ms=NOW - 5_000, exclusive=True).next_of_replica()
+    assert "takeover within its site" in alone[0].message and not alone[0].at_ms
 
 
 def test_a_node_says_what_is_left_on_it() -> None:
