@@ -164,7 +164,8 @@ def test_at_its_deadline_all_of_a_replica_is_killed_and_nothing_else(box: Box, r
 
 WRITES_TIME = """
 import mmap, struct, sys, time
-page = mmap.mmap(open(sys.argv[1], "r+b").fileno(), 8)
+file = open(sys.argv[1], "r+b")
+page = mmap.mmap(file.fileno(), 8)
 while True:
     page[:] = struct.pack("d", time.clock_gettime(time.CLOCK_BOOTTIME))
 """
