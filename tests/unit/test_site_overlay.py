@@ -44,6 +44,19 @@ def test_a_role_becomes_an_assignment() -> None:
     assert made.replaces == ""
 
 
+def test_a_takeover_starts_what_was_fetched_whatever_the_registry_does() -> None:
+    role = ROLE.roles[KEY]
+    template = role.assignment.template
+    assert template is not None
+    always = replace(template.containers[0], image_pull_policy="Always")
+    pulled = replace(role.assignment, template=replace(template, containers=(always,)))
+    plan = replace(ROLE, roles={KEY: replace(role, assignment=pulled)})
+    made = overlay(plan, [Stay(KEY, "s1", E1 + 1, "p1")]).assignments["s1"]
+    assert made.template is not None
+    assert [c.image_pull_policy for c in made.template.containers] == ["IfNotPresent"]
+    assert made.digest == pulled.digest, "adopted by a plan it is no other template"
+
+
 def test_a_new_stay_beside_an_assignment_that_stopped() -> None:
     stays = [
         Stay(KEY, "p1", E1, stop="Superseded", message="b runs it"),

@@ -22,6 +22,7 @@ from dataclasses import replace
 from agent.domain.plan import Assignment, Hold, ParsedPlan, Stop
 from agent.domain.roster import Key
 from agent.domain.site.messages import Stay
+from polder.manifest import Container, PodTemplate
 
 
 def overlay(plan: ParsedPlan, stays: Iterable[Stay]) -> ParsedPlan:
@@ -40,6 +41,7 @@ def overlay(plan: ParsedPlan, stays: Iterable[Stay]) -> ParsedPlan:
             risen = stay.epoch if planned is None else max(stay.epoch, planned.epoch)
             assignments[stay.uid] = replace(
                 source,
+                template=source.template if planned is not None else as_fetched(source.template),
                 replica_uid=stay.uid,
                 epoch=stay.epoch if stay.leased else risen,
                 replaces=planned.replaces if planned is not None else "",
@@ -60,6 +62,24 @@ def source_of(plan: ParsedPlan, key: Key) -> Assignment | None:
         return role.assignment
     own = [a for a in plan.assignments.values() if a.key == key]
     return max(own, key=lambda a: a.epoch, default=None)
+
+
+def as_fetched(template: PodTemplate | None) -> PodTemplate | None:
+    """With the images that a standby got ahead of time, also where they are to be pulled anew for
+    each start: the registry may be what cannot be reached."""
+    if template is None:
+        return None
+    return replace(
+        template,
+        containers=tuple(_as_fetched(container) for container in template.containers),
+        init_containers=tuple(_as_fetched(container) for container in template.init_containers),
+    )
+
+
+def _as_fetched(container: Container) -> Container:
+    if container.image_pull_policy != "Always":
+        return container
+    return replace(container, image_pull_policy="IfNotPresent")
 
 
 def _stop(plan: ParsedPlan, stay: Stay, source: Assignment | None) -> Stop:
