@@ -148,6 +148,7 @@ class Lab:
     def __init__(self, plans: dict[str, ParsedPlan], warm_s: float = 1.0) -> None:
         self.now = 1000.0
         self.warm_s = warm_s
+        self.save_s = LATENCY_S
         self.boxes = {n: Box(n, plan, SiteMachine(n)) for n, plan in plans.items()}
         self.cut: set[tuple[str, str]] = set()
         self.unable: dict[str, str] = {}
@@ -237,7 +238,7 @@ class Lab:
                 life, writable = box.life, box.writable
                 if writable:
                     box.disk[name] = body
-                self.at(self.now + LATENCY_S, lambda: self._saved(box, life, token, writable))
+                self.at(self.now + self.save_s, lambda: self._saved(box, life, token, writable))
             case Decide(stays):
                 box.decided = stays
                 box.effective = overlay(box.plan, stays)

@@ -111,8 +111,9 @@ def test_a_tenure_that_ended_does_not_come_back_under_its_name() -> None:
 
 def test_a_restart_of_the_agent_keeps_it_running() -> None:
     site = healthy()
+    site.save_s = 0.1  # our own vote for longer has to be written down, and comes last
     site.feed("a", Stopping())
-    site.run(0.2)
+    site.run(0.3)
     assert site.boxes["a"].armed["p1"] > site.now + 10.0, "renewed for as long as that may take"
     _, before = the_stay(site.boxes["a"])
     site.stop_agent("a")

@@ -43,7 +43,6 @@ from agent.domain.site.messages import (
     Stay,
     SwitchChanged,
     Tell,
-    Tick,
 )
 from agent.domain.site.stays import Stays
 from agent.domain.site.takeover import (
@@ -166,14 +165,15 @@ class Exclusives:
         return out + self._arm(self._armed, now)
 
     def arm_again(self, event: Event, now: float) -> list[Instruction]:
-        """After what may have renewed a lease: the answer of a voter, or time for our own vote."""
+        """After what may have renewed a lease: the answer of a voter, or our own vote, which may
+        have waited for the disk."""
         match event:
             case PeerSaid(_, LeaseAnswer(_, key)):
                 return self._arm([uid for uid, a in self._armed.items() if a.key == key], now)
-            case Tick():
-                return self._arm(self._armed, now)
-            case _:
+            case PeerSaid():
                 return []
+            case _:
+                return self._arm(self._armed, now)
 
     def _arm(self, uids: Iterable[str], now: float) -> list[Instruction]:
         out: list[Instruction] = []
