@@ -223,10 +223,19 @@ def _replica_wide(item: Item) -> list[str]:
         str(status.get("podIp") or NONE),
         ",".join(str(port) for port in ports) if isinstance(ports, list) and ports else NONE,
         str(number(item.spec.get("revision"))),
-        epochs.shown(number(item.spec.get("epoch"))),
+        epochs.shown(number(status.get("epoch")) or number(item.spec.get("epoch"))),
+        _standbys(status),
         clock(observed, item.now_ms) if observed else NONE,
         str(status.get("message") or NONE),
     ]
+
+
+def _standbys(status: dict[str, Any]) -> str:
+    """`1/2`: how many could take it over now, of how many shall be able to."""
+    found = status.get("standbys")
+    states = [s.get("state") for s in found if isinstance(s, dict)] if found else []
+    able, all_ = states.count("Able"), len(states) - states.count("Votes")
+    return f"{able}/{all_}" if all_ else NONE
 
 
 # --- the other kinds --------------------------------------------------------------------------
@@ -307,7 +316,7 @@ _KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], _Cells, _Cells]] = {
     ),
     "Replica": (
         ("READY", "STATUS", "RESTARTS", "NODE"),
-        ("IP", "HOSTPORTS", "REVISION", "EPOCH", "OBSERVED", "MESSAGE"),
+        ("IP", "HOSTPORTS", "REVISION", "EPOCH", "STANDBYS", "OBSERVED", "MESSAGE"),
         _replica,
         _replica_wide,
     ),

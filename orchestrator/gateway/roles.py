@@ -27,7 +27,13 @@ from orchestrator.fact_book import FactBook
 from orchestrator.gateway.compose import CannotCompose, compose_roles
 from orchestrator.gateway.role_prints import RolePrints
 from orchestrator.gateway.signed_facts import SignedFacts
-from orchestrator.records import AssignmentRecord, NodePlacement, NodeStatusRecord, StoredResource
+from orchestrator.records import (
+    AssignmentRecord,
+    IdentityRecord,
+    NodePlacement,
+    NodeStatusRecord,
+    StoredResource,
+)
 from orchestrator.store import keys
 from polder.v1 import plan_pb2
 
@@ -36,6 +42,7 @@ log = logging.getLogger(__name__)
 LOOKS_MAX = 500
 """Nodes that are looked at again in one tick of the leader; each takes about 0.1 ms."""
 _NODES = keys.spec_prefix("Node")
+_IDENTITIES = keys.identity("node", "")
 _NAMED = tuple(keys.spec_prefix(kind) for kind in ("Secret", "Config"))
 _DEMANDING = {keys.spec_prefix("Workload"): "sovereignty", keys.spec_prefix("Namespace"): "floor"}
 _FACTS = tuple(keys.spec_prefix(kind) for kind in ("Site", "Provider"))
@@ -144,9 +151,10 @@ class RoleBook:
         return str(found.spec.get("site", "")) if found is not None else ""
 
     def _peer(self, node: str) -> SitePeer | None:
-        """None while it has not said how it is reached."""
+        """None while it has not said how it is reached, and of one that was revoked: whoever has
+        its box must not be listened to."""
         status = self._cache.node_status(node)
-        if status is None:
+        if status is None or _is_revoked(self._cache.identity("node", node)):
             return None
         known = self._peers.get(node)
         if known is None or known[0] is not status:
@@ -171,6 +179,10 @@ class RoleBook:
                 self._placement(change.key.removeprefix(keys.PLACEMENTS), change)
             elif change.key.startswith(keys.NODE_STATUS):
                 self._status(change.key.removeprefix(keys.NODE_STATUS), change)
+            elif change.key.startswith(_IDENTITIES):
+                if _is_revoked(change.previous) != _is_revoked(change.value):
+                    node = change.key.removeprefix(_IDENTITIES)
+                    self._mark([node, *self._around(node)])
             elif change.key.startswith(keys.SPECS):
                 self._prints.forget()
                 self._resource(change)
@@ -263,6 +275,10 @@ def _drop(index: defaultdict[str, set[str]], key: str, item: str) -> None:
 
 def _said(record: StoredResource | None, field: str) -> Any:
     return record.spec.get(field) if record is not None else None
+
+
+def _is_revoked(identity: object | None) -> bool:
+    return isinstance(identity, IdentityRecord) and identity.revoked_at_ms > 0
 
 
 def _access(status: NodeStatusRecord | None) -> tuple[tuple[str, ...], bytes]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from edgectl.columns import headers, row
 from edgectl.describing import description
 from edgectl.resources import Item
 from edgectl.verbs.why import _placed
@@ -138,6 +139,18 @@ def test_describe_tells_it_in_words() -> None:
     assert "Runs also:          on b, ready since " in text and "(epoch 5+1)" in text
     assert "Standbys:           b Able [heard " in text
     assert "c Unable: NoRoom: 64 MiB are free [heard" in text and "d Votes" in text
+
+
+def test_get_counts_those_that_could() -> None:
+    def cells(status: dict[str, Any]) -> dict[str, str]:
+        resource = common_pb2.Resource(kind="Replica", status_json=json.dumps(status).encode())
+        shown = row(Item(resource, NOW), wide=True, namespaces=False)
+        return dict(zip(headers("Replica", wide=True, namespaces=False), shown, strict=True))
+
+    site = Site()
+    assert cells(with_standbys({}, PLACED, site.view))["STANDBYS"] == "1/2", "a witness is none"
+    assert cells({})["STANDBYS"] == "<none>"
+    assert cells({"epoch": decided_at(5) + 2})["EPOCH"] == "5+2"
 
 
 def test_why_tells_it_in_words() -> None:

@@ -13,6 +13,7 @@ from orchestrator.records import (
     AssignmentRecord,
     ElectorateRecord,
     GroupRecord,
+    IdentityRecord,
     NodePlacement,
     NodeStatusRecord,
     StoredResource,
@@ -219,6 +220,20 @@ def test_who_cannot_be_heard_is_not_taken_for_dead(mirror: Mirror) -> None:
     plan = plan_of(book, "b")
     assert [peer.node for peer in plan.roster] == ["c"] and not plan.standby_roles
     assert book.digest("a") == ""
+
+
+def test_a_box_that_was_revoked_is_nobody_to_speak_to(mirror: Mirror) -> None:
+    book = RoleBook(mirror)
+    mirror.place(on("a", stay("web-0", "a", "b", "c")))
+    mirror.put(keys.identity("node", "a"), IdentityRecord("node", "a", "s1", {"1": 5}))
+    settled(mirror, book)
+    mirror.put(keys.identity("node", "a"), IdentityRecord("node", "a", "s1", {"2": 9}))
+    assert settled(mirror, book) == frozenset(), "a renewal is no news"
+    mirror.put(keys.identity("node", "a"), IdentityRecord("node", "a", "s1", revoked_at_ms=1))
+    assert settled(mirror, book) == {"a", "b", "c"}
+    for node in ("b", "c"):
+        plan = plan_of(book, node)
+        assert "a" not in [peer.node for peer in plan.roster] and not plan.standby_roles
 
 
 def test_a_role_that_cannot_be_read_costs_itself_alone(
