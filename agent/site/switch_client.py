@@ -25,7 +25,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 PROGRAM = Path(__file__).parent.parent / "switch.py"
 RUN = Path("/run")
 VERSION = 1  # of the program that comes with this agent
-ANSWER_S = 0.5
+ANSWER_S = 0.4
 PING_S = 1.0
 SILENT_S = 3.0
 START_S = 3.0  # for systemd's, if there is one, to come first
@@ -185,11 +185,12 @@ class SwitchClient:
     async def _ask(self, *words: str) -> list[str]:
         """What follows `ok`. Raises NoAnswer, with what follows `no`."""
         async with self._turn:
-            self._number += 1
-            number = str(self._number)
             try:
-                async with asyncio.timeout(ANSWER_S):
-                    answer = await self._exchange(number, " ".join((number, *words)).encode())
+                try:
+                    answer = await self._exchange(words)
+                except TimeoutError:
+                    # It may be us: to a loop that was busy, what came in time is late all the same.
+                    answer = await self._exchange(words)
             except TimeoutError:
                 self._lost("it does not answer")
             except OSError as error:
@@ -199,18 +200,22 @@ class SwitchClient:
             raise NoAnswer(" ".join(answer))
         return answer[1:]
 
-    async def _exchange(self, number: str, request: bytes) -> list[str]:
-        """Raises OSError."""
+    async def _exchange(self, words: Sequence[str]) -> list[str]:
+        """Raises OSError and TimeoutError. What is asked twice is done once: no request adds up."""
+        self._number += 1
+        number = str(self._number)
+        request = " ".join((number, *words)).encode()
         try:
             self._line().send(request)
         except (ConnectionRefusedError, ConnectionResetError, BrokenPipeError):
             self._hang_up()  # it was started anew: there is another one at the same address
             self._line().send(request)
-        while True:
-            data = await asyncio.get_running_loop().sock_recv(self._line(), LIST_BYTES)
-            first, *rest = data.decode().split(" ")
-            if first == number:  # or else a late answer to what nobody waits for any more
-                return rest
+        async with asyncio.timeout(ANSWER_S):
+            while True:
+                data = await asyncio.get_running_loop().sock_recv(self._line(), LIST_BYTES)
+                first, *rest = data.decode().split(" ")
+                if first == number:  # or else a late answer to what nobody waits for any more
+                    return rest
 
     def _line(self) -> socket.socket:
         if self._socket is None:

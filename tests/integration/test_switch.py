@@ -590,6 +590,17 @@ async def test_a_renewal_that_is_lost_leaves_the_deadline(box: Box) -> None:
         await becomes(lambda: victim.poll() is not None)
 
 
+async def test_an_agent_that_was_busy_does_not_take_the_switch_for_dead(box: Box) -> None:
+    async with client_of(box) as (client, changes):
+        await becomes(lambda: client.alive)
+        for _ in range(5):
+            arming = asyncio.create_task(client.arm("u", boottime() + 60))
+            await asyncio.sleep(0)  # it is asked
+            time.sleep(0.6)  # noqa: ASYNC251 - a loop that stands still is what this is about
+            assert await arming
+        assert changes == [True]
+
+
 async def test_an_agent_says_why_there_is_no_switch(box: Box, small_disk: Path) -> None:
     fill(small_disk)
     box.table = small_disk / "table"
