@@ -176,9 +176,17 @@ class SiteLoop:
         return self._told
 
     def shown(self) -> dict[str, Any]:
-        """For the status file: `peers` (heard or not) and `standbys` (able or why not)."""
+        """For the status file: `peers` (heard or not) and `standbys` (able or why not, and what
+        this node makes of the replica now)."""
+        standings = {key: found.value for key, found in self._machine.standings().items()}
         standbys = [
-            {"replica": one.replica, "able": one.able, "reason": one.reason} for one in self._told
+            {
+                "replica": one.replica,
+                "able": one.able,
+                "reason": one.reason,
+                "standing": standings.get((one.workload_uid, one.replica), ""),
+            }
+            for one in self._told
         ]
         return {"peers": self._machine.heard(boottime()), "standbys": standbys}
 

@@ -44,8 +44,8 @@ def test_it_runs_with_its_ballot_as_epoch_and_is_armed_before_it_starts() -> Non
     uid, epoch = the_stay(site.boxes["a"])
     assert uid == "p1" and epoch > E1
     assert order.index("Arm") < order.index("runs")
-    assert site.boxes["a"].machine.standing(KEY) is Standing.HOLDING
-    assert {site.boxes[n].machine.standing(KEY) for n in "bc"} == {Standing.STANDBY}
+    assert site.boxes["a"].machine.standings()[KEY] is Standing.HOLDING
+    assert {site.boxes[n].machine.standings()[KEY] for n in "bc"} == {Standing.STANDBY}
 
 
 def test_the_switch_is_armed_anew_with_every_renewal() -> None:
@@ -133,7 +133,7 @@ def test_without_a_switch_nothing_starts_and_the_next_one_may() -> None:
     site.feed("a", SwitchChanged(False))
     site.run(60)
     assert len(site.runs()) == 1 and "a" not in site.runs()
-    assert site.boxes["a"].machine.standing(KEY) is Standing.UNABLE
+    assert site.boxes["a"].machine.standings()[KEY] is Standing.UNABLE
 
 
 def test_a_switch_that_dies_for_good_ends_the_tenure() -> None:

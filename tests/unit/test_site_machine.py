@@ -175,7 +175,7 @@ def test_strangers_are_not_listened_to() -> None:
     lie = Claims((Claim(KEY, "s1", E1 + 99, True, 1e6),))
     site.handle(PeerOpened("stranger", "i"), 1.0)
     assert not of(Decide, site.handle(PeerSaid("stranger", lie), 1.0))
-    assert site.standing(KEY) is Standing.RUNNING
+    assert site.standings()[KEY] is Standing.RUNNING
     site.handle(PeerSaid("stranger", Beat()), 1.1)
     site.handle(PeerSaid("stranger", Goodbye("Restarting", 9.0)), 1.1)
     site.handle(PeerClosed("stranger"), 1.2)

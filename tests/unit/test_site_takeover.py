@@ -69,7 +69,7 @@ def test_of_two_standbys_the_second_waits_five_seconds_for_the_first() -> None:
     stuck.machine.handle = idle  # type: ignore[assignment,method-assign]
     site.kill("a")
     site.run(6.0)
-    assert site.boxes["c"].machine.standing(KEY) is Standing.QUEUING and not site.runs()
+    assert site.boxes["c"].machine.standings()[KEY] is Standing.QUEUING and not site.runs()
     site.run(2.5)
     assert site.runs() == {"c": [taken_by("c", E1 + 1)]}
 
@@ -83,7 +83,7 @@ def test_a_peer_that_hears_the_holder_is_believed_for_ten_seconds() -> None:
     site.part("a", "b")
     site.run(11.0)
     assert site.runs() == {"a": ["p1"]}
-    assert site.boxes["b"].machine.standing(KEY) is Standing.DOUBTING
+    assert site.boxes["b"].machine.standings()[KEY] is Standing.DOUBTING
     site.run(4.0)
     assert "b" in site.runs(), "at least one: then it believes itself"
 
@@ -342,7 +342,7 @@ def test_time_in_which_this_process_slept_is_nobodys_silence() -> None:
     b = site.boxes["b"]
     site.now += 60.0  # a suspended box: the others slept too
     site.feed("b", Tick())
-    assert b.machine.standing(KEY) is Standing.STANDBY
+    assert b.machine.standings()[KEY] is Standing.STANDBY
     site.run(30)
     assert site.runs() == {"a": ["p1"]}
 

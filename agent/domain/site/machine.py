@@ -116,9 +116,9 @@ class SiteMachine:
         )
         return min((at for at in due if at is not None), default=None)
 
-    def standing(self, key: Key) -> Standing | None:
-        """What this node makes of a shared replica; None: it has no part in it."""
-        return self._standings.get(key)
+    def standings(self) -> Mapping[Key, Standing]:
+        """What this node makes of each replica that it shares."""
+        return self._standings
 
     def heard(self, now: float) -> dict[str, bool]:
         """Of every peer, whether something came from it just now."""
@@ -155,8 +155,7 @@ class SiteMachine:
         return self._exclusive_hindrance(key) or reason
 
     def _exclusive_hindrance(self, key: Key) -> str:
-        standing = self._standings.get(key)
-        if standing is None or key not in self._exclusives:
+        if key not in self._exclusives:
             return ""
         return self._exclusives.hindrance(key, self._last_at)
 
