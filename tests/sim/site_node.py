@@ -358,7 +358,7 @@ class Node:
         if self.agent is not None and not self.agent.frozen:
             self.world.tell(f"{self.name} restarts its agent")
             self.agent.feed(Stopping())
-            self.world.after(self.dice.between(0.05, 0.5), self._stopped, self.agent, back_after)
+            self.world.after(self.dice.between(0.7, 1.0), self._stopped, self.agent, back_after)
 
     def _stopped(self, agent: Agent, back_after: float) -> None:
         if agent is self.agent:
