@@ -593,9 +593,12 @@ async def test_a_renewal_that_is_lost_leaves_the_deadline(box: Box) -> None:
 async def test_an_agent_that_was_busy_does_not_take_the_switch_for_dead(box: Box) -> None:
     async with client_of(box) as (client, changes):
         await becomes(lambda: client.alive)
+        pid = box.pid()
         for _ in range(5):
+            os.kill(pid, signal.SIGSTOP)
             arming = asyncio.create_task(client.arm("u", boottime() + 60))
-            await asyncio.sleep(0)  # it is asked
+            await asyncio.sleep(0.05)  # it is asked, and waited for
+            os.kill(pid, signal.SIGCONT)
             time.sleep(0.6)  # noqa: ASYNC251 - a loop that stands still is what this is about
             assert await arming
         assert changes == [True]
