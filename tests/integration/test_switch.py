@@ -1,5 +1,6 @@
 """The dead-man's switch on real cgroups of both versions, as a process of its own."""
 
+import ast
 import asyncio
 import contextlib
 import errno
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from agent import mounts
-from agent.site.switch_client import PROGRAM, SwitchClient
+from agent.site.switch_client import PROGRAM, SwitchClient, places
 from tests.cri_support import eventually
 
 V1, V2 = Path("/sys/fs/cgroup/freezer"), Path("/sys/fs/cgroup/unified")
@@ -492,6 +493,24 @@ def test_it_is_small_and_stays_in_memory(box: Box, root: Path) -> None:
     status = Path(f"/proc/{switch.pid}/status").read_text()
     locked = int(next(x for x in status.splitlines() if x.startswith("VmLck")).split()[1])
     assert locked > 0 or os.geteuid() != 0
+
+
+def test_it_imports_little() -> None:
+    """Nothing of ours, and nothing that costs memory: see its own words on that."""
+    tree = ast.parse(PROGRAM.read_text())
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    found = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+    assert found <= sys.stdlib_module_names
+    assert not found & {"asyncio", "json", "logging", "pathlib", "re", "socket", "typing"}
+
+
+def test_edge_agent_switch_becomes_one(box: Box, tmp_path: Path) -> None:
+    agent = [sys.executable, "-m", "agent", "switch", "--state-dir", str(tmp_path / "state")]
+    process = subprocess.Popen(agent)
+    box.processes.append(process)
+    box.directory, table = places(tmp_path / "state")
+    wait_until(lambda: box.pid() == process.pid)
+    assert table.is_file()
 
 
 # ---- the agent's side ----
