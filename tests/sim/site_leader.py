@@ -221,6 +221,8 @@ class Leader:
             if name not in self.reachable or agent is None or agent.frozen:
                 self.reports.pop(name, None)
             elif agent.settled:
+                if name not in self.reports:
+                    self.nodes[name].hear_orchestrator()  # a session is open
                 local = {s.uid: s.takes_over for s in agent.stays if s.takes_over and not s.stop}
                 self.reports[name] = Report(agent.views, local, self.nodes[name].now())
 
@@ -235,6 +237,7 @@ class Leader:
     def _tick(self) -> None:
         self.world.after(TICK_S, self._tick)
         if not self.present:
+            self.reports.clear()
             return
         self._hear()
         for key, replica in self.replicas.items():
@@ -408,6 +411,7 @@ class Leader:
         node = self.nodes[name]
         if name not in self.reachable or not node.listening():
             return
+        node.hear_orchestrator()
         answer = consider(node.plan, NodeId(DOMAIN, SITE, name), payload)
         if isinstance(answer, Accepted):
             self.world.tell(f"{name} accepts plan {answer.plan.generation}")
