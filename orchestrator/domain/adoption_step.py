@@ -9,7 +9,7 @@ stay does that no record names (`scheduling/strays.py`). What a site runs of a w
 deleted meanwhile is told to stop: by name, since nothing stops for want of a record (ADR 4).
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -27,7 +27,9 @@ from orchestrator.store import keys
 from polder import epochs
 from polder.succession import Contender
 
-NODES_PER_TICK = 50
+NODES_PER_TICK = 1_000
+NODES_OF_SITE = 60
+"""One transaction has to hold them; and what else comes with them, until the next tick."""
 
 _Key = tuple[str, str]
 _Holder = tuple[str, AssignmentRecord]
@@ -51,15 +53,15 @@ def adopt(world: World, moment: Moment) -> Adoption:
     holders = _holders(world.snapshot, local)
     frozen = frozen_workloads(world.snapshot)
     for stray in _newest(local):
-        if len(step.touched) >= NODES_PER_TICK:
-            break
         if stray.workload_uid not in frozen:
             step.decide(stray, holders.get((stray.workload_uid, stray.replica), []))
     return step.done()
 
 
 class _Step:
-    """Of one tick. `touched`: the placements as they will be, by node."""
+    """Of one tick. `touched`: the placements as they will be, by node; `_site_of`: in the batch of
+    which site each is written, so that a replica's old and new holder stand or fall together.
+    `_later`: whose replicas there was no room for in this tick."""
 
     def __init__(self, world: World, moment: Moment) -> None:
         self._world = world
@@ -69,6 +71,9 @@ class _Step:
         self._workloads = {workload.uid: workload for workload in world.snapshot.workloads}
         self._observed: dict[tuple[str, str], Observed] = {}
         self._tells: defaultdict[str, list[Tell]] = defaultdict(list)  # by site
+        self._site_of: dict[str, str] = {}
+        self._count: Counter[str] = Counter()  # nodes by site
+        self._later: set[str] = set()
         self.touched: dict[str, NodePlacement] = {}
 
     def done(self) -> Adoption:
@@ -78,17 +83,25 @@ class _Step:
         for name, after in sorted(self.touched.items()):
             expected = self._before(name).store_revision
             write = Write(keys.placement(name), after.to_bytes(), expected)
-            by_site[self._site(name)].append(write)
+            by_site[self._site_of[name]].append(write)
         batches = tuple(
             Batch(tuple(writes), tuple(self._tells[site])) for site, writes in by_site.items()
         )
         snapshot = replace(
             self._snapshot,
+            nodes=tuple(map(self._doubted, self._snapshot.nodes)),
             placements={**self._snapshot.placements, **self.touched},
             observed={**self._snapshot.observed, **self._observed},
         )
         left = tuple(stray for stray in self._world.strays if stray.node not in self.touched)
         return Adoption(replace(self._world, snapshot=snapshot, strays=left), batches)
+
+    def _doubted(self, node: Node) -> Node:
+        """What its site took over of a lost node is not placed anew only because it waits."""
+        if node.name not in self._later:
+            return node
+        text = "its site took its replicas over; they are written down first"
+        return replace(node, liveness=Liveness.SILENT, suspect=text)
 
     # --- deciding --------------------------------------------------------------------------------
 
@@ -110,13 +123,35 @@ class _Step:
     def _settle(self, stray: Stray, holders: list[_Holder]) -> None:
         node, record = max(holders, key=lambda holder: (holder[1].epoch, holder[0]))
         case = self._case(stray, node, record)
-        match judge(case):
-            case Verdict.ADOPT:
-                self._adopt(stray, case, holders, replaces="")
-            case Verdict.ADOPT_BESIDE:
-                self._adopt(stray, case, holders, replaces=record.replica_uid)
-            case Verdict.KEEP:
-                self._keep(stray, case)
+        verdict = judge(case)
+        if verdict is Verdict.WAIT:
+            return
+        if not self._has_room(stray, {name for name, _ in holders}):
+            self._later.update(name for name, _ in holders)
+        elif verdict is Verdict.ADOPT:
+            self._adopt(stray, case, holders, replaces="")
+        elif verdict is Verdict.KEEP:
+            self._keep(stray, case)
+        elif self._may_start(stray.node):
+            self._adopt(stray, case, holders, replaces=record.replica_uid)
+
+    def _may_start(self, name: str) -> bool:
+        """Whether a replacement may start there: the plan would give up one that may not."""
+        node = self._nodes.get(name)
+        return node is not None and not (node.draining or node.deleting)
+
+    def _has_room(self, stray: Stray, holders: set[str]) -> bool:
+        """Whether they can be written in this tick, and in one batch."""
+        site = self._site(stray.node)
+        nodes = {stray.node, *holders}
+        if any(self._site_of.get(name, site) != site for name in nodes):
+            return False
+        new = len(nodes - self._site_of.keys())
+        if len(self._site_of) + new > NODES_PER_TICK or self._count[site] + new > NODES_OF_SITE:
+            return False
+        self._count[site] += new
+        self._site_of |= dict.fromkeys(nodes, site)
+        return True
 
     def _case(self, stray: Stray, node: str, record: AssignmentRecord) -> Case:
         known = self._nodes.get(node)
@@ -187,6 +222,8 @@ class _Step:
 
     def _end(self, stray: Stray, cause: Cause, message: str) -> None:
         """Nobody wants it any more."""
+        if not self._has_room(stray, set()):
+            return
         self._stop(stray.node, stray, cause, message, stray.generation_seen)
         text = f"its stay on node {stray.node} stops, which its site started: {message}"
         self._tell(stray, True, cause.value, text)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from orchestrator.domain.adoption import EPOCH_LEAD_MAX, SETTLE_S, Case, Verdict, judge, raised
-from orchestrator.domain.adoption_step import NODES_PER_TICK, adopt
+from orchestrator.domain.adoption_step import NODES_OF_SITE, NODES_PER_TICK, adopt
 from orchestrator.domain.deleted import KEPT_S, forgettable, tombstone
 from orchestrator.domain.liveness import Liveness
 from orchestrator.records import (
@@ -258,6 +258,55 @@ def test_a_tick_writes_a_bounded_number_of_nodes() -> None:
     assert len(written(*done.batches)) <= NODES_PER_TICK + 2
     assert len(done.batches) == NODES_PER_TICK / 2, "a site's stands or falls alone"
     assert done.world.strays
+
+
+def test_what_waits_for_its_turn_is_not_placed_anew_meanwhile() -> None:
+    """A large site comes back, and half of its nodes are lost."""
+    count = NODES_OF_SITE
+    records = {
+        f"a{n}": NodePlacement(
+            f"a{n}", 1, (replace(RECORD, replica=f"web-{n}", replica_uid=f"old-{n}"),)
+        )
+        for n in range(count)
+    }
+    strays = tuple(
+        replace(LOCAL, node=f"b{n}", replica=f"web-{n}", replica_uid=f"u{n}") for n in range(count)
+    )
+    nodes = [box(f"a{n}", liveness=Liveness.LOST, since=900.0) for n in range(count)]
+    nodes += [box(f"b{n}") for n in range(count)] + [box("z", site="s2")]
+    seen = world(
+        placements=records,
+        nodes=tuple(nodes),
+        workloads=(replace(WEB, count=count),),
+        observed={},
+    )
+    placed, ticks = records, 0
+    while strays:
+        ticks += 1
+        assert ticks < 5
+        now = replace(seen, strays=strays, snapshot=replace(seen.snapshot, placements=placed))
+        decided = steer(now, Memory(), MOMENT)
+        assert not decided.plan.place, "each has a place, and runs there"
+        changed = written(*decided.batches)
+        assert 0 < len(changed) <= NODES_OF_SITE
+        placed = placed | changed
+        named = {a.replica_uid for p in placed.values() for a in p.assignments}
+        strays = tuple(stray for stray in strays if stray.replica_uid not in named)
+
+
+def test_a_replacement_does_not_start_where_it_would_be_given_up() -> None:
+    starting = replace(LOCAL, ready=False, ready_for_s=0.0)
+    leaving = tuple(replace(node, draining=node.name == "b") for node in world().snapshot.nodes)
+    assert adopt(world(starting, nodes=leaving), MOMENT).batches == ()
+    assert adopt(world(LOCAL, nodes=leaving), MOMENT).batches, "one that serves is moved later"
+
+
+def test_both_holders_are_written_together_wherever_they_are() -> None:
+    nodes = tuple(
+        replace(node, site="s2") if node.name == "a" else node for node in world().snapshot.nodes
+    )
+    (batch,) = adopt(world(LOCAL, nodes=nodes), MOMENT).batches
+    assert set(written(batch)) == {"a", "b"}
 
 
 @pytest.mark.parametrize(
