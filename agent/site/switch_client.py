@@ -45,6 +45,8 @@ START_S = 3.0  # for systemd's, if there is one, to come first
 RETRY_S = 0.1
 RESTART_S = 2.0  # at the least between two starts
 LINGER_S = 60
+# Past its deadline: then no runtime goes on any more with what an agent had asked for that died.
+LEFT_S = 300.0
 LIST_BYTES = 65_536
 
 
@@ -156,6 +158,7 @@ class SwitchClient:
                 self._ended.clear()
                 try:
                     await self._greet()
+                    await self._clear_away()
                 except NoAnswer:
                     self._bring_up()
                     await asyncio.sleep(RETRY_S)
@@ -296,6 +299,15 @@ class SwitchClient:
             self.trouble = f"it cannot be started: {error}"
 
     # ---- cgroups ----
+
+    async def _clear_away(self) -> None:
+        """What an agent before us had armed, and did not live to disarm. Raises NoAnswer."""
+        limit = time.clock_gettime(time.CLOCK_BOOTTIME) - LEFT_S
+        for uid in [uid for uid, deadline in self._deadlines.items() if deadline < limit]:
+            if not any(_is_populated(Path(path)) for path in self._guarded(uid)):
+                await self._ask("disarm", uid)
+                self._deadlines.pop(uid, None)
+                self._tidy(uid)
 
     def _guarded(self, uid: str) -> tuple[str, ...]:
         return tuple(f"{root}/{self._below(uid)}" for root in _killable(_hierarchies()))
