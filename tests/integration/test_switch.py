@@ -570,11 +570,11 @@ async def test_cgroups_go_with_the_stay(box: Box) -> None:
 async def test_what_a_dead_agent_had_armed_is_cleared_away(box: Box) -> None:
     """Once no runtime can still be starting it."""
     box.start()
-    box.arm("long-over", -301.0, *usable_roots())
+    box.arm("longover", -301.0, *usable_roots())
     box.arm("over", -1.0, *usable_roots())
     async with client_of(box):
         await becomes(lambda: set(box.armed()) == {"over"})
-        away = [box.guarded(root, "long-over") for root in usable_roots()]
+        away = [box.guarded(root, "longover") for root in usable_roots()]
         await becomes(lambda: not any(path.exists() for path in away))
         assert any(box.guarded(root, "over").exists() for root in usable_roots())
 
