@@ -112,6 +112,11 @@ class Judge:
         return self._standings.setdefault(wanted.key, Standing())
 
 
+def deaf(judged: Judged, trouble: str) -> Judged:
+    """Of a node that peers cannot speak to, and that would take their silence for their death."""
+    return Judged(Ability(judged.ability.key, False, "SitePortUnavailable"), trouble)
+
+
 def _judged(key: Key, trouble: tuple[str, str] | None) -> Judged:
     if trouble is None:
         return Judged(Ability(key, True))

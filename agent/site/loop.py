@@ -60,7 +60,7 @@ from agent.domain.site.messages import (
 )
 from agent.domain.site.overlay import overlay
 from agent.inventory import Amounts
-from agent.site.abilities import Judge, Judged
+from agent.site.abilities import Judge, Judged, deaf
 from agent.site.alone import NAME as ALONE
 from agent.site.alone import Alone
 from agent.site.memory import Memory
@@ -135,7 +135,7 @@ class SiteLoop:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        network.hears(self._opened, self._closed, self._said)
+        network.hears(self._opened, self._closed, self._said, self._judge_soon)
         prefetch.on_change = self._judge_soon
 
     # ---- for the rest of the agent ----
@@ -220,13 +220,14 @@ class SiteLoop:
     # ---- the machine ----
 
     def _handle(self, event: Event) -> None:
+        if self._failed.done():
+            return
         now = boottime()
         try:
             for instruction in self._machine.handle(event, now):
                 self._do(instruction)
         except Exception as error:
-            if not self._failed.done():
-                self._failed.set_exception(error)
+            self._failed.set_exception(error)
             return
         self._set_timer(now)
 
@@ -313,6 +314,8 @@ class SiteLoop:
             return
         wall = max(time.time(), plan.issued_at)
         judged = self._judge.judge(plan, self._around.allocatable(), self._prefetch.trouble, wall)
+        if self._network.trouble:
+            judged = [deaf(one, self._network.trouble) for one in judged]
         self._judged = {one.ability.key: one for one in judged}
         self._handle(AbleTo(tuple(one.ability for one in judged)))
         self._publish_standbys()

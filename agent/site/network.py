@@ -42,7 +42,10 @@ def endpoints(listen: str, advertise: Sequence[str], addresses: Sequence[str]) -
 
 
 class Network:
-    """`listen`: HOST:PORT. Use `hears` once, then `use` whenever the roster changes."""
+    """`listen`: HOST:PORT. Use `hears` once, then `use` whenever the roster changes.
+
+    `trouble`: why this node does not hear all who would speak to it; empty when it does.
+    """
 
     def __init__(
         self,
@@ -59,14 +62,21 @@ class Network:
         self._server: SiteServer | None = None
         self._peers: Mapping[str, Peer] = {}
         self._changed = asyncio.Event()
+        self._on_trouble: Callable[[], None] = lambda: None
+        self.trouble = "" if certificate is not None and listen else "it has no site_listen"
+        if listen and certificate is None:
+            self.trouble = "it has no site certificate"
 
     def hears(
         self,
         opened: Callable[[str, str], None],
         closed: Callable[[str], None],
         said: Callable[[str, Said], None],
+        trouble: Callable[[], None],
     ) -> None:
-        """To whom it tells: a stream with a peer is open, is over, brought a word."""
+        """To whom it tells: a stream with a peer is open, is over, brought a word; `trouble`, why
+        peers cannot reach this node by a fault of its own, is another one."""
+        self._on_trouble = trouble
         if self._certificate is not None and self._listen:
             hears = Hears(opened, closed, said)
             self._links = Links(self._hello, self._certificate, hears, timing=self._timing)
@@ -98,9 +108,11 @@ class Network:
                 try:
                     await self._server.use(self._peers)
                     conditions.clear(CONDITION)
+                    self._say("")
                 except CannotListen as error:
                     text = f"the nodes of the site cannot reach this one: {error}"
                     conditions.set(CONDITION, "CannotListen", text)
+                    self._say(text)
                     retry_s = self._timing.listen_retry_s
                 try:
                     async with asyncio.timeout(retry_s):
@@ -109,6 +121,11 @@ class Network:
                     continue
         finally:
             await self.close()
+
+    def _say(self, trouble: str) -> None:
+        if trouble != self.trouble:
+            self.trouble = trouble
+            self._on_trouble()
 
     async def close(self) -> None:
         """Once what was said is on its way."""

@@ -20,6 +20,8 @@ from polder.v1 import site_pb2
 log = logging.getLogger(__name__)
 
 QUEUE_MAX = 2_000
+READS_PER_S, READS_AT_ONCE = 1_000, 2_000
+"""A peer that says more is read no faster: what it asks for may cost a write to the disk each."""
 LATE_S = 0.25
 """A loop that is later than this has not been reading."""
 
@@ -129,7 +131,12 @@ class Conversation:
 
     async def _read(self, said: Callable[[Said], None]) -> str:
         loop = asyncio.get_running_loop()
+        spare, since = float(READS_AT_ONCE), loop.time()
         while True:
+            spare = min(READS_AT_ONCE, spare + (loop.time() - since) * READS_PER_S) - 1
+            since = loop.time()
+            if spare < 0:
+                await asyncio.sleep(-spare / READS_PER_S)
             try:
                 message = await self._stream.read()
                 if not isinstance(message, site_pb2.PeerMessage):

@@ -13,7 +13,9 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+from agent import status_file
 from polder.v1 import agent_pb2, plan_pb2
 from tests.integration.agent_fakes import (
     DOMAIN,
@@ -110,6 +112,12 @@ class Box:
             if request.WhichOneof("message") == "replica_status":
                 found = list(request.replica_status.standbys) or found
         return {s.replica: s for s in found}
+
+    def status(self) -> dict[str, Any]:
+        """What its agent left for who stands at the box; empty when that was another process."""
+        said = status_file.read(self.state)
+        ours = self.process is not None and said.get("pid") == self.process.pid
+        return said if ours else {}
 
     def able(self, replica: str) -> bool:
         """To take it over."""

@@ -176,9 +176,12 @@ async def test_a_port_that_is_taken_is_said_and_used_once_it_is_free(rig: Rig) -
     held = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", b.port)
     await rig.use(rig.assignment(APP, ["a", "b"]))
     await eventually(lambda: b.condition("SitePortUnavailable"), SLOW_S)
+    await eventually(lambda: APP in b.standbys() and not b.able(APP), SLOW_S)
+    assert b.standbys()[APP].reason == "SitePortUnavailable", "deaf, it takes nobody for dead"
     held.close()
     await held.wait_closed()
     await eventually(lambda: rig.hears(a, 1) and not b.condition("SitePortUnavailable"), SLOW_S)
+    await eventually(lambda: b.able(APP), SLOW_S)
 
 
 async def test_a_roster_that_names_a_node_twice_leaves_it_out_and_is_said(rig: Rig) -> None:

@@ -96,3 +96,26 @@ async def test_without_a_majority_nobody_takes_over_and_that_is_said_beforehand(
     c.start()
     await eventually(lambda: b.ready(APP), LATE_S)
     assert ready(b).epoch > held
+
+
+async def test_a_site_that_lost_its_power_and_its_uplink_runs_again_once(rig: Rig) -> None:
+    boxes = await three(rig)
+    held = ready(boxes[0]).epoch
+    port = rig.orchestrator.port
+    await rig.orchestrator.stop()
+    for box in boxes:
+        await box.end()
+    for box in boxes:
+        box.start()
+    await eventually(lambda: sum(_running(box) for box in boxes) == 1, LATE_S)
+    known = [box.visit for box in boxes]
+    await rig.orchestrator.start(port)
+    await eventually(lambda: all(box.visit not in known for box in boxes), SLOW_S)
+    await eventually(lambda: boxes[0].ready(APP) or boxes[1].ready(APP), SLOW_S)
+    assert sum(box.ready(APP) is not None for box in boxes) == 1
+    stay = boxes[0].ready(APP) or ready(boxes[1])
+    assert stay.epoch > held, "what ran before may have written with the last one"
+
+
+def _running(box: Box) -> int:
+    return int(box.status().get("replicas_running", 0))
