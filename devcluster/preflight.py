@@ -97,6 +97,16 @@ def missing_registry() -> list[Missing]:
     )
 
 
+def missing_spin() -> list[Missing]:
+    """What stands in the way of checking models: spin makes C of them, which is compiled."""
+    found = [] if shutil.which("spin") else [Missing("spin", "spin")]
+    if shutil.which("gcc") is None:
+        found.append(Missing("gcc", "gcc"))
+    if not Path("/usr/include/stdio.h").exists():
+        found.append(Missing("C headers", "libc6-dev"))
+    return found
+
+
 def packages(lacking: Sequence[Missing]) -> list[str]:
     """The Debian packages to install, each once."""
     return sorted({m.package for m in lacking if m.package})

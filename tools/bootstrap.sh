@@ -89,7 +89,8 @@ if [ "$system" = yes ]; then
         # The tests start an etcd and a registry of their own: Debian's services have no part in it.
         packages="$packages $(.venv/bin/python -c \
             'from devcluster import preflight as p
-print(*p.packages(p.missing_etcd() + p.missing_netns() + p.missing_registry()))')"
+print(*p.packages(p.missing_etcd() + p.missing_netns() + p.missing_registry()
+    + p.missing_spin()))')"
         packages="${packages# }"
         packages="${packages% }"
     fi

@@ -1,0 +1,276 @@
+/* Leases of an exclusive replica, with a change of its group and with crashes: a model for spin.
+ *
+ * What agent/domain/site/{voter,holder,group}.py do, for one replica, four nodes and two proposers.
+ * Group M has the voters 0, 1, 2, and group N has 0, 1, 3: there are majorities without a common
+ * voter. Proposer 0 is node 0. Proposer 1 is node RIVAL: 3, which only N has, or 1, which both have.
+ * Each asks in M or in N whenever it likes, as plans, old and new, come when they come.
+ *
+ * What is said arrives at any time, in any order, twice, or never. What could only make a voter
+ * refuse more is left out, since nothing is lost with it that could do harm: a ballot is not heard of
+ * any more when its proposer has given it up; an opener knows of no more seals than it must; a lease
+ * that nobody counts is over at once, and so a restart that counts it anew is no step of its own.
+ *
+ * Time is what the bound on drift leaves of it: a lease ends at a voter only when its holder does not
+ * count that voter any more. Both are one step here (`end_m`, `end_n`), and every order of all other
+ * steps is tried, so that each run of clocks within the bound is among them. What voters of N wait
+ * for, by the word of whoever opened it, ends likewise. A holder may stop sooner at any time.
+ *
+ * It is asserted of what runs, not of what agents believe: the replica of an agent that crashed runs
+ * on until its lease ends, when the switch ends it.
+ *
+ * ONE_GROUP leaves N out. TRIES: with how many ballots proposer 0 asks; with ONE_GROUP both do, and
+ * else proposer 1 asks with one. test_lease_model.py checks all of it, and that each of these variants
+ * fails (with TWO_HOLDERS: without regard to epochs):
+ *   SKIP_SEAL  N is opened though M is not sealed
+ *   NO_WAIT    N is opened for all at once, whatever still runs in M
+ *   FORGET     a voter that restarts knows of no lease
+ *   GIVE_BACK  a bid that came to nothing is given back like a lease
+ *
+ * REACH is a ballot that is asserted never to run in N, so that a check that fails shows that it can:
+ * 1 is a holder's that moved there, 6 a rival's.
+ */
+
+#ifndef RIVAL
+#define RIVAL 3
+#endif
+#ifndef TRIES
+#define TRIES 1
+#endif
+#ifdef ONE_GROUP
+#define TRIES_OF(p) TRIES
+#else
+#define TRIES_OF(p) ((p) == 0 -> TRIES : 1)
+#endif
+
+#define NONE 0
+#define M 1
+#define N 2
+#define BIT(v) (1 << (v))
+#define IN_N(v) ((v) != 2)
+#define MOST(set) ((((set) & 1) + (((set) >> 1) & 1) + (((set) >> 2) & 1) + (((set) >> 3) & 1)) >= 2)
+
+/* 1 to 4 are first asked with in M, 5 to 8 in N. Each node has its own. */
+#define BALLOT(p, group, try) (1 + ((group) == N -> 4 : 0) + 2 * (try) + (p))
+#define OWNER(b) (((b) - 1) % 2)
+#define FREE_FOR(lease, b) ((lease) == 0 || OWNER(lease) == OWNER(b))
+#define EACH_OF_M(DO) DO(1) DO(2) DO(3) DO(4)
+#define EACH_BALLOT(DO) EACH_OF_M(DO) DO(5) DO(6) DO(7) DO(8)
+
+/* Of each voter. `lease`: the ballot that has it. `last`: the one that had it when the voter left M.
+ * `owes`, in N: the voters of M whose `last` may still run. */
+byte group[4];
+bool sealed[4];
+byte promised[4];
+byte lease[4];
+byte last[4];
+byte owes[4];
+#define LAST(v, u) ((owes[v] & BIT(u)) -> last[u] : 0)
+#define OWES_NO_OTHER(v, b) (FREE_FOR(LAST(v, 0), b) && FREE_FOR(LAST(v, 1), b) && FREE_FOR(LAST(v, 2), b))
+
+/* Of each proposer: the ballot in use, 0 for none, and who promised it; where it is proposed; whether
+ * it was held. */
+byte ballot[2];
+byte tries[2];
+byte promises[2];
+bool in_m[2];
+bool in_n[2];
+bool held[2];
+#define NODE(p) ((p) == 0 -> 0 : RIVAL)
+
+/* Voters that granted a ballot, and may not grant it to another yet. It runs while they are most. */
+byte grants_m[5];
+byte grants_n[9];
+#define RUNS_M(b) ((b) <= 4 && MOST(grants_m[((b) <= 4 -> (b) : 0)]))
+#define RUNS(b) (RUNS_M(b) || MOST(grants_n[b]))
+byte newest = 0; /* of all that ever ran */
+
+/* After `b` was granted by one more: at most one node runs it, and epochs rise. */
+#define NO_CLASH(other) assert(!(RUNS(other) && OWNER(other) != OWNER(b)));
+inline check(b) {
+    if
+    :: RUNS(b) ->
+        EACH_BALLOT(NO_CLASH)
+#ifndef TWO_HOLDERS
+        assert(b >= newest);
+#endif
+        newest = b;
+        held[OWNER(b)] = 1
+#ifdef REACH
+        ; assert(!MOST(grants_n[REACH]))
+#endif
+    :: else -> skip
+    fi
+}
+
+/* A lease at voter `u` is over, and so is what its node was granted before by other ballots: a later
+ * grant to the same node never ends before an earlier one. `p`: the node's proposer. */
+inline end_m(u, p) {
+    grants_m[1 + (p)] = grants_m[1 + (p)] & ~BIT(u);
+    grants_m[3 + (p)] = grants_m[3 + (p)] & ~BIT(u)
+}
+
+inline end_n(u, p) {
+    grants_n[1 + (p)] = grants_n[1 + (p)] & ~BIT(u);
+    grants_n[3 + (p)] = grants_n[3 + (p)] & ~BIT(u);
+    grants_n[5 + (p)] = grants_n[5 + (p)] & ~BIT(u);
+    grants_n[7 + (p)] = grants_n[7 + (p)] & ~BIT(u)
+}
+
+/* A tenure that no majority grants any more is over, and so are leases that nobody counts. */
+#define LEAVE(p) \
+    if :: ballot[p] <= 4 -> grants_m[ballot[p]] = 0 :: else -> skip fi; \
+    grants_n[ballot[p]] = 0; \
+    ballot[p] = 0; promises[p] = 0; in_m[p] = 0; in_n[p] = 0; held[p] = 0
+#define TIDY_HOLDER(p) if :: held[p] && !RUNS(ballot[p]) -> LEAVE(p) :: else -> skip fi;
+#define COUNTED_M(v, p) ((grants_m[1 + (p)] | grants_m[3 + (p)]) & BIT(v))
+#define COUNTED_N(v, p) ((grants_n[1 + (p)] | grants_n[3 + (p)] | grants_n[5 + (p)] | grants_n[7 + (p)]) & BIT(v))
+#define COUNTED(v, p) (group[v] == M && COUNTED_M(v, p) || group[v] == N && COUNTED_N(v, p))
+#define TIDY_LEASE(v) if :: lease[v] != 0 && !COUNTED(v, OWNER(lease[v])) -> lease[v] = 0 :: else -> skip fi;
+#define TIDY_LAST(u) \
+    if \
+    :: last[u] != 0 && !COUNTED_M(u, OWNER(last[u])) -> \
+        owes[0] = owes[0] & ~BIT(u); owes[1] = owes[1] & ~BIT(u); owes[3] = owes[3] & ~BIT(u) \
+    :: else -> skip \
+    fi;
+inline tidy() {
+    TIDY_HOLDER(0) TIDY_HOLDER(1)
+    TIDY_LEASE(0) TIDY_LEASE(1) TIDY_LEASE(2) TIDY_LEASE(3)
+    TIDY_LAST(0) TIDY_LAST(1) TIDY_LAST(2)
+}
+
+/* ---- a voter ---- */
+
+#define VOTES(b) ((b) <= 4 && group[v] == M && !sealed[v] || (b) > 4 && group[v] == N)
+
+#define ON_PREPARE(p) \
+    :: d_step { \
+        ballot[p] != 0 && !in_m[p] && !in_n[p] && VOTES(ballot[p]) && ballot[p] > promised[v] && \
+        FREE_FOR(lease[v], ballot[p]) && OWES_NO_OTHER(v, ballot[p]) -> \
+        promised[v] = ballot[p]; \
+        promises[p] = promises[p] | BIT(v) }
+
+#define ON_PROPOSE(p) \
+    :: d_step { \
+        in_m[p] && group[v] == M && !sealed[v] && ballot[p] >= promised[v] && \
+        FREE_FOR(lease[v], ballot[p]) && !(grants_m[ballot[p]] & BIT(v)) -> \
+        promised[v] = ballot[p]; lease[v] = ballot[p]; \
+        grants_m[ballot[p]] = grants_m[ballot[p]] | BIT(v); \
+        check(ballot[p]) } \
+    :: d_step { \
+        in_n[p] && group[v] == N && ballot[p] >= promised[v] && \
+        FREE_FOR(lease[v], ballot[p]) && OWES_NO_OTHER(v, ballot[p]) && \
+        !(grants_n[ballot[p]] & BIT(v)) -> \
+        promised[v] = ballot[p]; lease[v] = ballot[p]; \
+        grants_n[ballot[p]] = grants_n[ballot[p]] | BIT(v); \
+        check(ballot[p]) }
+
+#define RAISE(to) if :: (to) > promised[v] -> promised[v] = (to) :: else -> skip fi;
+
+#define ON_OPEN(missing) \
+    :: d_step { \
+        MAY_OPEN(missing) && IN_N(v) && group[v] != N -> \
+        if \
+        :: group[v] == M && !sealed[v] -> sealed[v] = 1; last[v] = lease[v] \
+        :: else -> skip \
+        fi; \
+        WAIT(missing) \
+        group[v] = N; lease[v] = 0; promised[v] = 0; \
+        RAISE(LAST(v, 0)) RAISE(LAST(v, 1)) RAISE(LAST(v, 2)) \
+        tidy() }
+
+#ifdef NO_WAIT
+#define WAIT(missing)
+#else
+#define WAIT(missing) owes[v] = OPENER_KNOWS(missing) | (lease[v] != 0 -> BIT(v) : 0);
+#endif
+
+#ifdef SKIP_SEAL
+#define MAY_OPEN(missing) 1
+#define OPENER_KNOWS(missing) 0
+#else
+#define MAY_OPEN(missing) (sealed[(missing + 1) % 3] && sealed[(missing + 2) % 3])
+#define OPENER_KNOWS(missing) (7 & ~BIT(missing))
+#endif
+
+#define LAST_IS_OVER(u) \
+    :: d_step { (owes[v] & BIT(u)) && last[u] != 0 -> end_m(u, OWNER(last[u])); tidy() }
+
+proctype voter(byte v) {
+end:
+    do
+    ON_PREPARE(0)
+    ON_PREPARE(1)
+    ON_PROPOSE(0)
+    ON_PROPOSE(1)
+#ifndef ONE_GROUP
+    :: d_step { group[v] == M && !sealed[v] -> sealed[v] = 1; last[v] = lease[v] }
+    ON_OPEN(0)
+    ON_OPEN(1)
+    ON_OPEN(2)
+    LAST_IS_OVER(0)
+    LAST_IS_OVER(1)
+    LAST_IS_OVER(2)
+#endif
+    :: d_step { /* its lease ends */
+        lease[v] != 0 ->
+        if
+        :: group[v] == M -> end_m(v, OWNER(lease[v]))
+        :: else -> end_n(v, OWNER(lease[v]))
+        fi;
+        tidy() }
+#ifdef FORGET
+    :: d_step { lease[v] != 0 -> lease[v] = 0 }
+#endif
+    od
+}
+
+/* ---- a proposer ---- */
+
+#define TAKE_UP(group) \
+    :: d_step { \
+        ballot[p] == 0 && tries[p] < TRIES_OF(p) -> \
+        ballot[p] = BALLOT(p, group, tries[p]); \
+        tries[p]++ }
+
+#define NOTHING_RUNS(b) if :: OWNER(b) == p -> grants_n[b] = 0 :: else -> skip fi;
+
+#define FORGET_IT(v) if :: lease[v] == ballot[p] -> lease[v] = 0 :: else -> skip fi;
+
+proctype proposer(byte p) {
+end:
+    do
+    TAKE_UP(M)
+#ifndef ONE_GROUP
+    TAKE_UP(N)
+#endif
+    :: d_step {
+        MOST(promises[p]) && (promises[p] & BIT(NODE(p))) ->
+        if :: ballot[p] <= 4 -> in_m[p] = 1 :: else -> in_n[p] = 1 fi;
+        promises[p] = 0 }
+    :: d_step { held[p] && !in_n[p] -> in_n[p] = 1 } /* a holder moves */
+    :: d_step { /* it stops in time, or gives up its try */
+        ballot[p] != 0 ->
+#ifdef GIVE_BACK
+        if :: !RUNS(ballot[p]) -> FORGET_IT(0) FORGET_IT(1) FORGET_IT(2) :: else -> skip fi;
+#endif
+        LEAVE(p);
+        tidy() }
+    :: d_step { /* nothing is left of it at the node, and that is said */
+        in_m[p] || in_n[p] ->
+        grants_m[1 + p] = 0; grants_m[3 + p] = 0;
+        EACH_BALLOT(NOTHING_RUNS)
+        LEAVE(p);
+        tidy() }
+    :: d_step { /* its agent crashes: the replica runs on */
+        ballot[p] != 0 ->
+        ballot[p] = 0; promises[p] = 0; in_m[p] = 0; in_n[p] = 0; held[p] = 0 }
+    od
+}
+
+init {
+    atomic {
+        group[0] = M; group[1] = M; group[2] = M;
+        run voter(0); run voter(1); run voter(2); run voter(3);
+        run proposer(0); run proposer(1)
+    }
+}
