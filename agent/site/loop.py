@@ -125,7 +125,6 @@ class SiteLoop:
         self._stays: tuple[Stay, ...] = ()
         self._in_force: ParsedPlan | None = None
         self._judged: dict[Key, Judged] = {}
-        self._abilities: tuple[Ability, ...] = ()
         self._told: list[agent_pb2.StandbyStatus] = []
         self._acts: deque[Arm | Disarm | Decide] = deque()
         self._act = asyncio.Event()
@@ -329,13 +328,13 @@ class SiteLoop:
 
     def _publish_standbys(self) -> None:
         """What the machine adds to what was judged here may change by itself."""
-        abilities = self._machine.abilities()
-        if self._plan is None or abilities == self._abilities:
+        if self._plan is None:
             return
-        self._abilities = abilities
-        self._told = [self._standby(self._plan, ability) for ability in abilities]
-        if self._told:
-            self._around.publish(self._told)
+        told = [self._standby(self._plan, ability) for ability in self._machine.abilities()]
+        if told != self._told:
+            self._told = told
+            if told:
+                self._around.publish(told)
 
     def _standby(self, plan: ParsedPlan, ability: Ability) -> agent_pb2.StandbyStatus:
         judged = self._judged.get(ability.key)

@@ -96,9 +96,9 @@ def test_a_standby_without_the_image_is_skipped(trio: LocalSite) -> None:
         containerd.import_images([hello_image(name=RARE)])
     eventually(lambda: answering(trio, SHARED) == [holder], "it runs", 120)
     eventually(lambda: abilities(trio, "rare-0").get(second) == "", "the second is able", 150)
-    assert abilities(trio, "rare-0")[first].startswith("Image")
-    shown = edgectl(trio, "describe", "replica/rare-0").stdout
-    assert re.search(rf"{first} Image\w+", shown)
+    assert abilities(trio, "rare-0")[first] == "ImageMissing"
+    why = rf"{first} Unable: ImageMissing: {RARE}: ImageRegistry"
+    eventually(lambda: re.search(why, _described(trio)), "operators see why")
     began = time.monotonic()
     trio.kill_node(holder)
     assert first_answer(trio, [SHARED], [second], began, 2 * TAKEOVER_S)
@@ -106,6 +106,9 @@ def test_a_standby_without_the_image_is_skipped(trio: LocalSite) -> None:
 
 
 def _standbys(site: LocalSite) -> list[str]:
-    shown = edgectl(site, "describe", "replica/rare-0").stdout
-    found = re.search(r"Standbys:\s+(node-\w).*\n\s+(node-\w)", shown)
+    found = re.search(r"Standbys:\s+(node-\w).*\n\s+(node-\w)", _described(site))
     return list(found.groups()) if found else []
+
+
+def _described(site: LocalSite) -> str:
+    return edgectl(site, "describe", "replica/rare-0").stdout
