@@ -11,11 +11,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from orchestrator.domain.deleted import KEPT_S
 from orchestrator.domain.liveness import Periods
 from orchestrator.gateway.settings import GatewaySettings
 from orchestrator.leader import LeaderSettings
-from orchestrator.records import StoredResource
+from orchestrator.records import KeptRecord, StoredResource
 from orchestrator.store import keys
+from orchestrator.store.port import Put
 from polder.identity import NodeId
 from polder.v1 import agent_pb2, plan_pb2
 from tests.integration.gateway_harness import TRUST_DOMAIN, Agent, Region, eventually, region
@@ -223,3 +225,19 @@ async def test_what_was_deleted_before_the_takeover_was_heard_of_is_stopped(site
         "it is told by name, and why",
     )
     await eventually(lambda: not site.home.cache.placement(taker).stops, "and has obeyed")
+
+
+async def test_a_deletion_is_forgotten_when_no_site_can_come_back(tmp_path: Path) -> None:
+    settings = LeaderSettings("m1", poll_s=0.1, idle_plan_every_s=0.1, collect_every_s=0.1)
+    async with region(tmp_path, leader_settings=settings) as home:
+        now = time.time()
+        records = {
+            uid: KeptRecord(keys.deleted(uid), {"at_ms": int((now - age_s) * 1000)})
+            for uid, age_s in (("old", KEPT_S + 60), ("young", KEPT_S - 60))
+        }
+        await home.store.txn([], [Put(r.key, r.to_bytes()) for r in records.values()])
+        await eventually(lambda: home.cache.kept_at(keys.deleted("young")), "both are there")
+        await eventually(lambda: not home.cache.kept_at(keys.deleted("old")), "the old one goes")
+        ticks = home.leader.stats.ticks
+        await eventually(lambda: home.leader.stats.ticks > ticks + 3, "it looked again")
+        assert home.cache.kept_at(keys.deleted("young"))
