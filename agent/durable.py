@@ -1,5 +1,7 @@
-"""Writes that stand after a power cut. Used by whatever keeps state: identity, plans, the site's
-memory. Blocking; errors are OSError."""
+"""Writes that stand after a power cut.
+
+Used by whatever keeps state: identity, plans, the site's memory. Blocking; errors are OSError.
+"""
 
 import os
 from pathlib import Path

@@ -1,9 +1,8 @@
-"""Which of several stays of one replica stays on: one rule, for the nodes of a site and for
-orchestrators, so that what one decides the other would have decided too.
+"""Which of several stays of one replica stays on: one rule, for sites and for orchestrators.
 
-Called by `agent/domain/site/takeover.py` when a partition is over and two are ready, and by
-`orchestrator/domain/adoption.py` for what a site did alone. Not for exclusive replicas: there the
-lease decides.
+What one decides the other would have decided, too. Called by `agent/domain/site/takeover.py` when a
+partition is over and two are ready, and by `orchestrator/domain/adoption.py` for what a site did
+alone. Not for exclusive replicas: there the lease decides.
 
     1. what an orchestrator decided at a later revision comes before all that was before it
     2. of those the one that has been ready for longest; with `newer`, for the shortest time
