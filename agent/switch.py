@@ -171,39 +171,36 @@ class Armed:
 
 
 class Table:
-    """What is armed, on file. A slot is a line with its checksum, written in one piece."""
+    """What is armed, on file. A slot is a line with its checksum and boot, written in one piece."""
 
     def __init__(self, path: str) -> None:
         """Raises OSError."""
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.posix_fallocate(self._file, 0, SLOT_BYTES * (SLOTS + 1))
+        os.posix_fallocate(self._file, 0, SLOT_BYTES * SLOTS)
         self._boot = read("/proc/sys/kernel/random/boot_id").strip()
-        self._free = list(range(SLOTS, 0, -1))
+        self._free = set(range(SLOTS))
 
     def load(self) -> dict[str, Armed]:
-        """Of this boot; that of another is wiped. Raises OSError."""
-        if self._line(0) != ["boot", self._boot]:
-            for slot in range(SLOTS, -1, -1):
-                self._put(slot, f"boot {self._boot}" if slot == 0 else "")
+        """What was armed since the box booted. A void or damaged line is room for another."""
         found = {}
-        for slot in range(1, SLOTS + 1):
+        for slot in range(SLOTS):
             words = self._line(slot)
-            if len(words) > 2 and words[1].isdecimal():
-                found[words[0]] = Armed(slot, int(words[1]), words[2:])
-                self._free.remove(slot)
+            if len(words) > 3 and words[0] == self._boot and words[2].isdecimal():
+                found[words[1]] = Armed(slot, int(words[2]), words[3:])
+        self._free -= {armed.slot for armed in found.values()}
         return found
 
-    def take(self) -> int:
-        """A slot; 0 when there is none."""
-        return self._free.pop() if self._free else 0
+    def take(self) -> int | None:
+        """A slot; None when all are in use."""
+        return self._free.pop() if self._free else None
 
     def save(self, uid: str, armed: Armed) -> None:
         """Raises OSError, and ValueError for what does not fit."""
-        words = [uid, str(armed.deadline_ns), *armed.directories]
+        words = [self._boot, uid, str(armed.deadline_ns), *armed.directories]
         self._put(armed.slot, " ".join(words))
 
     def free(self, slot: int) -> None:
-        self._free.append(slot)
+        self._free.add(slot)
         try:
             self._put(slot, "")
         except OSError:
@@ -343,7 +340,7 @@ class Switch:
         if len(uid) > UID_MAX or "=" in uid:
             return "no uid of such form"
         slot = self._table.take()
-        if not slot:
+        if slot is None:
             return "no room in the table"
         armed = Armed(slot, deadline_ns, directories)
         try:

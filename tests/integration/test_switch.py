@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import random
+import re
 import signal
 import socket
 import struct
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -362,11 +364,16 @@ def test_after_a_reboot_the_table_is_void(box: Box, root: Path) -> None:
     box.arm("u", 0.2, root)
     first.kill()
     first.wait()
-    content = box.table.read_bytes()
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().encode()
-    box.table.write_bytes(content.replace(boot, b"0" * len(boot)))
-    box.start()
-    assert box.armed() == {}
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    kept = box.table.read_bytes()
+    for now in (boot, "0" * len(boot)):
+        line = re.sub(rb"\w{8} " + boot.encode(), b"", kept.partition(b"\n")[0].strip(b"\0"))
+        text = now.encode() + line
+        box.table.write_bytes(f"{zlib.crc32(text):08x} ".encode() + text + b"\n")
+        switch = box.start()
+        assert set(box.armed()) == ({"u"} if now == boot else set())
+        switch.kill()
+        switch.wait()
 
 
 def test_a_damaged_line_costs_no_other(box: Box, root: Path) -> None:
