@@ -6,6 +6,7 @@ import pytest
 
 from agent.domain.site.lease import LEASE_MAX_S, LEASE_S, LeaseDesk
 from agent.domain.site.messages import (
+    Beat,
     Booted,
     Claim,
     Claims,
@@ -16,6 +17,7 @@ from agent.domain.site.messages import (
     Propose,
     Send,
 )
+from agent.domain.site.silence import Silence
 from tests.unit.lease_world import KEY, Word, World, after, group, plan_of
 
 THREE = group(7, "ab", "c")
@@ -289,6 +291,24 @@ def test_a_change_with_members_down_waits_for_no_more_than_majorities() -> None:
     assert record.voter.lineage.number == after(THREE, 9, "abd").number
 
 
+def test_one_after_the_other_all_voters_but_the_holder_are_replaced() -> None:
+    """Of the first group no majority is left then; it was sealed when the second was opened."""
+    world = site(THREE, "abcdefg")
+    world.want("a")
+    world.run(1, held_by(world, "a"))
+    found, generation = THREE, 1
+    for dies, voters in (("c", "abd"), ("b", "ade"), ("d", "aef"), ("e", "afg")):
+        world.crash(dies)
+        generation += 1
+        found = after(found, 9 + generation, voters[:2], voters[2])
+        world.plan(voters, found, generation)
+        world.run(10)
+        assert (world.holder(), len(world.epochs)) == ("a", 1), voters
+    world.crash("a")
+    world.want("f")
+    assert world.run(LEASE_S + 1, held_by(world, "f"))
+
+
 def test_a_change_to_a_group_that_cannot_vote_yet_does_not_cost_the_old_one() -> None:
     world = site(THREE, "abcde")
     world.want("a")
@@ -411,6 +431,19 @@ def test_while_one_of_the_group_hears_an_orchestrator_it_goes_on() -> None:
         desk.alone_since = world.now(name) - 300
     world.run(30)
     assert world.holder() == "a"
+
+
+def test_a_peer_that_was_silent_confirms_nothing_for_the_time_before() -> None:
+    found = group(7, "ab", "c", stop_after_s=60.0)
+    silence = Silence("a")
+    silence.alone(0.0, 100.0)
+    for now in range(80, 100):
+        silence.heard("b", now)
+        silence.beat("b", Beat(), now)
+    assert silence.confirmed(found, 100.0)
+    silence.heard("b", 110.0)
+    silence.beat("b", Beat(), 110.0)
+    assert not silence.confirmed(found, 110.0)
 
 
 @pytest.mark.parametrize("how", ["promises", "claims"])

@@ -22,6 +22,8 @@ class Silence:
         self._in_touch_since: dict[str, float] = {}
 
     def heard(self, node: str, now: float) -> None:
+        if not self.hears(node, now):  # what it heard meanwhile is not known
+            self._in_touch_since.pop(node, None)
         self._heard[node] = now
 
     def hears(self, node: str, now: float) -> bool:
