@@ -36,6 +36,7 @@ class Peer:
     instance: str = ""
     restarting_until: float = 0.0
     silent: frozenset[str] = frozenset()
+    isolated_s: float = 0.0
 
 
 class Peers:
@@ -87,13 +88,14 @@ class Peers:
             peer.heard_at, peer.excused = now, False
             self._known.add(name)
 
-    def beat(self, name: str, silent: Iterable[str]) -> bool:
-        """Whether it says something new about others."""
+    def beat(self, name: str, silent: Iterable[str], isolated_s: float = 0.0) -> bool:
+        """Whether it says something new: about others, or that it hears no orchestrator."""
         peer = self._peers.get(name)
         if peer is None:
             return False
-        was, peer.silent = peer.silent, frozenset(silent)
-        return was != peer.silent
+        was = (peer.silent, peer.isolated_s > 0)
+        peer.silent, peer.isolated_s = frozenset(silent), isolated_s
+        return was != (peer.silent, peer.isolated_s > 0)
 
     def restarting(self, name: str, patience_s: float, now: float) -> None:
         peer = self._peers.get(name)
@@ -162,6 +164,11 @@ class Peers:
             for other in among
             if other != name and self.hears(other, now) and name not in self._peers[other].silent
         ]
+
+    def isolated_s(self, among: Iterable[str], now: float) -> float | None:
+        """The shortest time for which one of these that is heard has heard no orchestrator."""
+        known = [self._peers[name].isolated_s for name in among if self.hears(name, now)]
+        return min(known, default=None)
 
     def next_due(self, now: float) -> float | None:
         """When the next one will be missed, if nothing comes from it."""
