@@ -263,6 +263,24 @@ def fields(plan: object) -> dict[str, object]:
     return {name: getattr(plan, name) for name in plan.__dataclass_fields__}  # type: ignore[attr-defined]
 
 
+def test_a_node_that_returns_after_a_week_with_its_old_plan_gives_way() -> None:
+    """It ran all the time and is the older one: what was decided since comes first."""
+    site = healthy(lab(ABC))
+    for peer in "bc":
+        site.part("a", peer)
+    e9 = epochs.decided_at(9)
+    for name in "bc":
+        later = planned(name, ABC, primary="b", uid="p9", epoch=e9, generation=9)
+        site.give(name, later)
+    site.run(7 * 86_400 / 1000)
+    assert site.runs()["a"] == ["p1"] and site.runs()["b"] == ["p9"]
+    site.mend()
+    site.run(5)
+    assert site.runs() == {"b": ["p9"]}
+    site.run(60)
+    assert site.runs() == {"b": ["p9"]}, "and its old plan starts nothing again"
+
+
 def test_without_a_group_everything_is_as_it_was() -> None:
     """Replicas that nobody takes over start at once, whatever peers there are."""
     from tests.unit.site_lab import assigned
