@@ -36,7 +36,7 @@ class Peer:
     instance: str = ""
     restarting_until: float = 0.0
     silent: frozenset[str] = frozenset()
-    isolated_s: float = 0.0
+    alone: bool = False
 
 
 class Peers:
@@ -93,9 +93,9 @@ class Peers:
         peer = self._peers.get(name)
         if peer is None:
             return False
-        was = (peer.silent, peer.isolated_s > 0)
-        peer.silent, peer.isolated_s = frozenset(silent), isolated_s
-        return was != (peer.silent, peer.isolated_s > 0)
+        was = (peer.silent, peer.alone)
+        peer.silent, peer.alone = frozenset(silent), isolated_s > 0
+        return was != (peer.silent, peer.alone)
 
     def restarting(self, name: str, patience_s: float, now: float) -> None:
         peer = self._peers.get(name)
@@ -165,10 +165,10 @@ class Peers:
             if other != name and self.hears(other, now) and name not in self._peers[other].silent
         ]
 
-    def isolated_s(self, among: Iterable[str], now: float) -> float | None:
-        """The shortest time for which one of these that is heard has heard no orchestrator."""
-        known = [self._peers[name].isolated_s for name in among if self.hears(name, now)]
-        return min(known, default=None)
+    def alone(self, name: str) -> bool:
+        """Whether it said last that it hears no orchestrator."""
+        peer = self._peers.get(name)
+        return peer is not None and peer.alone
 
     def next_due(self, now: float) -> float | None:
         """When the next one will be missed, if nothing comes from it."""
