@@ -20,7 +20,14 @@ from orchestrator.store import keys
 from orchestrator.store.port import Put
 from polder.identity import NodeId
 from polder.v1 import agent_pb2, plan_pb2
-from tests.integration.gateway_harness import TRUST_DOMAIN, Agent, Region, eventually, region
+from tests.integration.gateway_harness import (
+    TRUST_DOMAIN,
+    Agent,
+    Region,
+    eventually,
+    region,
+    status_of,
+)
 
 PERIODS = Periods(silent_after_s=1.0, lost_after_s=2.0)
 SETTINGS = GatewaySettings("m1", "eu", "test", heartbeat_s=5.0, periods=PERIODS, autonomy_s=3600.0)
@@ -207,6 +214,40 @@ async def test_what_the_site_did_is_adopted_and_nothing_is_placed_beside_it(site
     )
 
 
+async def test_of_two_that_serve_beside_each_other_one_is_stopped_and_it_is_told(
+    site: Site,
+) -> None:
+    """The site is split in two, and both halves reach the orchestrator."""
+    holder = await site.holder()
+    taker = site.first_standby(holder)
+    (old,) = site.plan(holder).assignments
+    for name in (holder, taker):
+        site.agents[name].obedient = False  # they say what is said here, and nothing else
+    boxes_ms = int((time.time() - 86_400) * 1000)  # its clock is a day behind
+    serving = status_of(old)
+    serving.observed_at_ms, serving.ready_since_ms = boxes_ms, boxes_ms - 600_000
+    taken = site.taken_over(taker)
+    taken.ready_since_ms -= 60_000
+    await site.say(holder, serving)
+    await site.say(taker, taken)
+    await eventually(
+        lambda: (
+            [(s.replica_uid, s.cause) for s in site.plan(taker).stops]
+            == [(taken.replica_uid, "TakenOver")]
+        ),
+        "the younger one is to stop",
+    )
+
+    def newer() -> bool:
+        found = site.plan(holder).assignments
+        return [a.replica_uid for a in found] == [old.replica_uid] and found[0].epoch > taken.epoch
+
+    await eventually(newer, "who stays is newer than all that was heard")
+    assert "TakeoverEnds" in site.home.reasons("Replica", "web-0")
+    await site.agents[taker].report()
+    await eventually(lambda: not site.home.cache.placement(taker).stops, "it has stopped")
+
+
 async def test_what_was_deleted_before_the_takeover_was_heard_of_is_stopped(site: Site) -> None:
     holder = await site.holder()
     taker = site.first_standby(holder)
@@ -216,6 +257,7 @@ async def test_what_was_deleted_before_the_takeover_was_heard_of_is_stopped(site
     await eventually(lambda: not site.home.cache.resource("Workload", "default", "web"), "gone")
     assert site.home.cache.kept_at(keys.deleted(site.workload.uid)), "but not forgotten"
     agent = site.agents[taker]
+    agent.obedient = False
     await site.say(taker, status)  # it comes late
     await eventually(
         lambda: (
@@ -224,6 +266,7 @@ async def test_what_was_deleted_before_the_takeover_was_heard_of_is_stopped(site
         ),
         "it is told by name, and why",
     )
+    await agent.report()
     await eventually(lambda: not site.home.cache.placement(taker).stops, "and has obeyed")
 
 
