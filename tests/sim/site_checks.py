@@ -26,7 +26,7 @@ from tests.sim.site_world import Violation, World
 
 # How old a winner's readiness may be that a yielding stay rests on: a claim and a beat are under
 # way for that long on a bad day.
-BELIEVED_S = 30.0
+BELIEVED_S = 10.0
 
 
 @dataclass(slots=True)
@@ -120,6 +120,9 @@ class Checks:
         known = set(before)
         for stay in after:
             if stay not in known:
+                seen = self.stays.get(stay.key, {}).get((node, stay.uid))
+                if seen is not None:
+                    seen.epoch = max(seen.epoch, stay.epoch)
                 how = f"stop {stay.stop}" if stay.stop else "run"
                 self.world.tell(
                     f"{node} decides: {how} {stay.uid} of {stay.key[1]} "
@@ -138,7 +141,7 @@ class Checks:
             seen = stays.setdefault((node, view.uid), Seen(view.epoch, False, float("-inf")))
             if seen.ready or view.ready:
                 seen.ready_at = self.world.now
-            seen.epoch, seen.ready = view.epoch, view.ready
+            seen.epoch, seen.ready = max(seen.epoch, view.epoch), view.ready
 
     def ordered(self, node: str, operation: Operation) -> None:
         """What its supervisor asks of the runtime."""

@@ -36,7 +36,7 @@ from agent.domain.site.messages import (
     Tick,
 )
 from agent.domain.site.overlay import overlay
-from agent.domain.view import Phase, ReplicaView
+from agent.domain.view import ContainerView, Phase, ReplicaView
 from polder import epochs
 from polder.manifest import Container, PodTemplate
 
@@ -105,7 +105,7 @@ def view(uid: str, epoch: int = E1, **more: Any) -> ReplicaView:
         "pod_ip": "",
         "started_at": 0.0,
         "digest": "digest",
-        "containers": (),
+        "containers": (ContainerView("app", "c1", "running", ready=True, restarts=0),),
     }
     return ReplicaView(**(fields | more))
 

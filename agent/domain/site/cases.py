@@ -47,9 +47,18 @@ class Here:
         view = self.views.get(uid)
         return view is not None and view.present
 
+    def runs(self, uid: str) -> bool:
+        """A process of it does. After a loss of power the runtime remembers what does not."""
+        view = self.views.get(uid)
+        return view is not None and _runs(view)
 
-def _shown(views: Iterable[ReplicaView]) -> set[tuple[str, bool, int]]:
-    return {(view.uid, view.present, view.epoch) for view in views}
+
+def _runs(view: ReplicaView) -> bool:
+    return any(container.state == "running" for container in view.containers)
+
+
+def _shown(views: Iterable[ReplicaView]) -> set[tuple[str, bool, bool, int]]:
+    return {(view.uid, view.present, _runs(view), view.epoch) for view in views}
 
 
 @dataclass(slots=True)
@@ -127,6 +136,7 @@ def _own(stay: Stay, told: int | None, here: Here, *, planned: bool = False) -> 
         takes_over=stay.takes_over,
         told_epoch=told,
         leased=stay.leased,
+        runs=here.runs(uid),
     )
 
 

@@ -69,6 +69,14 @@ class TheirClaims:
                 found.setdefault(claim.key, []).append(claim)
         return found
 
+    def spoke(self, node: str) -> bool:
+        """Whether it said what it has, be that nothing."""
+        return node in self._claims
+
+    def claimants(self) -> set[tuple[str, Key]]:
+        """Who claims what."""
+        return {(claim.node, claim.key) for claims in self._claims.values() for claim in claims}
+
     def ability(self, node: str, key: Key) -> Ability | None:
         """None: it said nothing of it."""
         return self._abilities.get(node, {}).get(key)

@@ -237,8 +237,8 @@ class SiteMachine:
     def _said(self, node: str, said: object, now: float) -> None:
         self._peers.heard(node, now)
         match said:
-            case Beat(silent, _, _):
-                self._stale |= self._peers.beat(node, silent)
+            case Beat(silent, isolated_s, _):
+                self._stale |= self._peers.beat(node, silent, isolated_s)
             case Claims() if node in self._peers.names:
                 self._stale |= self._theirs.said(node, said, now)
             case Goodbye("Restarting", patience_s):
@@ -420,11 +420,18 @@ class SiteMachine:
         found = cases(self._node, self._plan, self._stays, {}, self._here)
         claims = [c for c in claims_of(found, now) if c.key not in self._unclaimed]
         shared = {case.key: _voters(case) for case in found}
+        rivals = self._theirs.claimants()  # they may go by another plan than ours
         abilities = (*self.abilities(), *self._own_hindrances())
         for node in self._peers.open():
             news = self._ours.news_for(
                 node,
-                [c for c in claims if node in shared[c.key] or not shared[c.key]],
+                [
+                    claim
+                    for claim in claims
+                    if not (voters := shared[claim.key])
+                    or node in voters
+                    or (node, claim.key) in rivals
+                ],
                 [a for a in abilities if node in shared.get(a.key, ())],
             )
             if news is not None:

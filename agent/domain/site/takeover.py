@@ -49,6 +49,7 @@ LISTEN_S = 2.5
 DEFER_S = 10.0
 DOUBT_S = 10.0
 QUEUE_S = 5.0
+UNCLAIMED_S = 15.0
 # A claim that is not ready, of a node that says one of these, will not become so.
 HOPELESS = frozenset({"ImageMissing", "SecretMissing", "SovereigntyViolation"})
 
@@ -71,7 +72,8 @@ class Standing(Enum):
 @dataclass(frozen=True, slots=True)
 class Own:
     """A stay at this node. `planned`: the plan assigns it. `ready_since` None: it is not ready.
-    `told_epoch`: the one that stands on the disk; None: none does."""
+    `told_epoch`: the one that stands on the disk; None: none does. `present`: something of it is
+    here; `runs`: and a process of it runs."""
 
     uid: str
     epoch: int
@@ -81,6 +83,7 @@ class Own:
     takes_over: str = ""
     told_epoch: int | None = None
     leased: bool = False
+    runs: bool = False
 
     def contender(self, node: str, now: float) -> Contender:
         since = self.ready_since
@@ -153,13 +156,14 @@ class Memory:
 
     missed_since: float | None = None
     free_since: float | None = None  # nobody doubts that it is missed
+    unclaimed_since: float | None = None  # its holder is heard, and knows nothing of it
     told_unable: str = ""
     raised: set[str] = field(default_factory=set)  # stays of others that we outbid once
     begun: set[str] = field(default_factory=set)  # stays of ours that were let run
 
     def forget_times(self) -> None:
         """Somebody has it."""
-        self.missed_since = self.free_since = None
+        self.missed_since = self.free_since = self.unclaimed_since = None
         self.told_unable = ""
 
 
@@ -253,7 +257,7 @@ def _raised(
 
 def _begin(own: Own, case: Case, scene: Scene, memory: Memory, verdict: Verdict) -> None:
     """Whether it may start, when nothing of it runs yet."""
-    if own.present or own.uid in memory.begun or not _shared(case, scene):
+    if own.runs or own.uid in memory.begun or not _shared(case, scene):
         memory.begun.add(own.uid)
         return
     heard_all_at = scene.began_at + LISTEN_S
@@ -304,8 +308,13 @@ def is_turn(case: Case, scene: Scene, memory: Memory, verdict: Verdict, *, doubt
     if not scene.settled:
         return False  # it may run here, as an orphan
     holder = _holder(case, scene)
-    if _claimed(case, scene) or (holder != "" and not _gone(holder, case.key, scene)):
+    if _claimed(case, scene):
         memory.forget_times()
+        return False
+    gone = holder == "" or _gone(holder, case.key, scene)
+    if not gone and not _knows_nothing(holder, case, scene, memory, verdict):
+        memory.missed_since = memory.free_since = None
+        memory.told_unable = ""
         return False
     others = [m for m in group.members if m != scene.node]
     if not holder and any(_unknown(m, scene) for m in others):
@@ -313,7 +322,7 @@ def is_turn(case: Case, scene: Scene, memory: Memory, verdict: Verdict, *, doubt
         return False
     if memory.missed_since is None:
         memory.missed_since = scene.now
-    if doubts and _doubted(holder, group, scene, memory, verdict):
+    if gone and doubts and _doubted(holder, group, scene, memory, verdict):
         return False
     if memory.free_since is None:
         memory.free_since = scene.now
@@ -363,6 +372,21 @@ def _gone(holder: str, key: Key, scene: Scene) -> bool:
     ability = scene.theirs.ability(holder, key)
     unable = ability is not None and not ability.able
     return unable or scene.peers.missed(holder, scene.now)
+
+
+def _knows_nothing(holder: str, case: Case, scene: Scene, memory: Memory, verdict: Verdict) -> bool:
+    """Whether the plan names a holder that is heard and has not got that plan, nor will get it
+    soon: it never claimed the replica, and hears no orchestrator. One that claimed it and does so
+    no more was told to stop, perhaps for good."""
+    if case.theirs or not scene.peers.alone(holder) or not scene.theirs.spoke(holder):
+        memory.unclaimed_since = None
+        return False
+    if memory.unclaimed_since is None:
+        memory.unclaimed_since = scene.now
+    until = memory.unclaimed_since + UNCLAIMED_S
+    if scene.now < until:
+        verdict.attend(until)
+    return scene.now >= until
 
 
 def _unknown(name: str, scene: Scene) -> bool:
