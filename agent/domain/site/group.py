@@ -80,6 +80,7 @@ class Opening:
 
     lineage: Lineage
     _older: dict[int, Electorate] = field(default_factory=dict)
+    _voting: int = 0  # the newest older group that somebody votes in
     _sealed: set[str] = field(default_factory=set)
     _told: dict[str, _Told] = field(default_factory=dict)
 
@@ -105,6 +106,8 @@ class Opening:
 
     def _learn(self, answer: LeaseAnswer) -> None:
         if answer.reason in ("", "NotOpen") and answer.next:
+            if answer.next < self.lineage.number:
+                self._voting = max(self._voting, answer.next)
             for group in (*answer.next_before, Electorate(answer.next, answer.next_voters)):
                 if self._concerns(group):
                     self._older.setdefault(group.number, group)
@@ -114,12 +117,16 @@ class Opening:
         return sorted(self.seals())
 
     def seals(self) -> dict[str, Seal]:
-        """Whom to ask yet; empty when every older group is sealed by a majority of its voters."""
+        """Whom to ask yet; empty when every older group is sealed by a majority of its voters.
+
+        Those before one that somebody votes in were, when it was opened: nobody asks voters of long
+        ago again, of whom no majority may be left."""
         seal = Seal(self.lineage.number, self.lineage.group.voters, self.lineage.before)
         return {
             voter: seal
             for group in self._older.values()
-            if len(self._sealed & set(group.voters)) < group.majority
+            if group.number >= self._voting
+            and len(self._sealed & set(group.voters)) < group.majority
             for voter in group.voters
             if voter not in self._sealed
         }
