@@ -84,6 +84,28 @@ async def test_a_member_that_comes_later_is_told_everything(tmp_path: Path) -> N
             await agent.disconnect()
 
 
+async def test_every_member_knows_what_standbys_could_and_what_their_site_did(
+    tmp_path: Path,
+) -> None:
+    """Whichever of them leads adopts it, and any of them is asked."""
+    async with members(tmp_path, "a", "b") as (a, b):
+        agent = await connected(a, b)
+        taken = status("local")
+        taken.takes_over, taken.epoch = "old", (7 << 16) + 1
+        unable = agent_pb2.StandbyStatus(workload_uid="w", replica="hello-x", reason="NoRoom")
+        update = agent_pb2.ReplicaStatusUpdate(changed=[taken], standbys=[unable])
+        await agent.say(replica_status=update)
+        seen = b.fleet.observe("n1")
+        await eventually(lambda: seen.standbys, "what it could")
+        assert seen.standbys["w", "hello-x"] == unable
+        assert [(s.replica_uid, s.epoch) for s in seen.local_stays] == [("local", taken.epoch)]
+        async with member(tmp_path, a.store, "c") as c:
+            await eventually(lambda: c.hears(a), "c hears a from the beginning")
+            assert c.fleet.observe("n1").standbys == seen.standbys
+            assert c.fleet.observe("n1").local_stays == seen.local_stays
+        await agent.disconnect()
+
+
 async def test_a_node_that_moves_is_superseded_where_it_was(tmp_path: Path) -> None:
     async with members(tmp_path, "a", "b", "c") as (a, b, c):
         agent = await connected(a, b, c)
