@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.domain.adoption import Case, Verdict, judge, raised
-from orchestrator.domain.liveness import Liveness
+from orchestrator.domain.liveness import SILENT_AFTER_S, Liveness
 from orchestrator.records import AssignmentRecord, GroupRecord, NodePlacement, StopRecord
 from orchestrator.scheduling.apply import GENERATION_LEAD_MAX
 from orchestrator.scheduling.decisions import Cause
@@ -124,7 +124,7 @@ class _Step:
         node, record = max(holders, key=lambda holder: (holder[1].epoch, holder[0]))
         case = self._case(stray, node, record)
         verdict = judge(case)
-        if verdict is Verdict.WAIT:
+        if verdict is Verdict.WAIT or self._may_be_heard_yet(record, node):
             return
         if not self._has_room(stray, {name for name, _ in holders}):
             self._later.update(name for name, _ in holders)
@@ -134,6 +134,16 @@ class _Step:
             self._keep(stray, case)
         elif self._may_start(stray.node):
             self._adopt(stray, case, holders, replaces=record.replica_uid)
+
+    def _may_be_heard_yet(self, record: AssignmentRecord, name: str) -> bool:
+        """Whether we only began to listen: the holder may serve, and say so in a moment. By the
+        lease of an exclusive replica it does not."""
+        node = self._nodes.get(name)
+        if node is None or node.liveness is not Liveness.SILENT:
+            return False
+        patience_s = min(SILENT_AFTER_S, self._snapshot.lost_after_s / 2)
+        alone = record.group is not None and record.group.exclusive
+        return not alone and self._moment.now - node.since < patience_s
 
     def _may_start(self, name: str) -> bool:
         """Whether a replacement may start there: the plan would give up one that may not."""

@@ -294,6 +294,19 @@ def test_what_waits_for_its_turn_is_not_placed_anew_meanwhile() -> None:
         strays = tuple(stray for stray in strays if stray.replica_uid not in named)
 
 
+def test_who_was_not_listened_to_yet_may_serve() -> None:
+    """A leader that just began hears one node of the site before the other."""
+
+    def seen_since(since: float, record: AssignmentRecord = RECORD) -> tuple[Batch, ...]:
+        nodes = (box("a", liveness=Liveness.SILENT, since=since), *(box(n) for n in "bcd"))
+        held = NodePlacement("a", 3, (record,), store_revision=4)
+        return adopt(world(LOCAL, nodes=nodes, placements={"a": held}), MOMENT).batches
+
+    assert not seen_since(MOMENT.now - 2.0)
+    assert seen_since(MOMENT.now - 9.0)
+    assert seen_since(MOMENT.now - 2.0, EXCLUSIVE), "it has the lease"
+
+
 def test_a_replacement_does_not_start_where_it_would_be_given_up() -> None:
     starting = replace(LOCAL, ready=False, ready_for_s=0.0)
     leaving = tuple(replace(node, draining=node.name == "b") for node in world().snapshot.nodes)
