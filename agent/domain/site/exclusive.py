@@ -94,6 +94,7 @@ class Exclusives:
         self._held: dict[Key, Held | None] = {}  # as it was looked at last
         self._tenures: set[str] = set()  # stays whose lease was held since the agent began
         self._used: dict[Key, int] = {}  # the ballot by which a stay of it ran last
+        self._isolated: set[Key] = set()  # its stopAfter was over when it was looked at last
         self._left: set[Key] = set()  # something of it was here
         self._bare_since: dict[str, float] = {}
         self._switch_lost_at: float | None = 0.0  # None: it is there
@@ -133,11 +134,14 @@ class Exclusives:
         return bool(moved)
 
     def _moved(self, key: Key, now: float) -> bool:
-        """Whether it is held by another ballot, or not any more. A renewal is no such thing."""
+        """Whether it is held by another ballot, or not any more, or may be held again. A renewal is
+        no such thing."""
         if key not in self._held:
             return False
         was, held = self._held[key], self.desk.held(key, now)
         self._held[key] = held
+        if (self.desk.hindrance(key, now) == "Isolated") != (key in self._isolated):
+            return True
         return (was is None) != (held is None) or (
             was is not None and held is not None and was.epoch != held.epoch
         )
@@ -201,6 +205,7 @@ class Exclusives:
             if scene.settled:
                 self._note_left(case, outcome, used=wanted or bool(verdict.changed))
         self._held = held
+        self._isolated = {k for k in held if self.desk.hindrance(k, scene.now) == "Isolated"}
         self._memories = {key: self._memories[key] for key in held}
         self._used = {key: ballot for key, ballot in self._used.items() if key in held}
         self._left &= held.keys()
