@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,10 @@ import pytest
 
 from agent.domain.roster import Peer
 from agent.identity_store import run_credentials
+from agent.site.alone import NAME as ALONE
 from agent.site.certificate import load_or_make
+from agent.site.loop import boottime
+from agent.site.memory import Memory
 from polder.identity import NodeId
 from polder.v1 import plan_pb2
 from tests.integration.agent_fakes import DOMAIN, Ca, Orchestrator, eventually
@@ -135,6 +139,35 @@ async def test_a_node_with_too_little_room_is_no_standby(rig: Rig) -> None:
     await rig.use(rig.assignment(APP, ["a", "b"], template=huge))
     await eventually(lambda: APP in b.standbys(), SLOW_S)
     assert b.standbys()[APP].reason == "NoRoom"
+
+
+async def test_past_the_promised_time_alone_nothing_is_taken_over_until_one_is_heard(
+    rig: Rig,
+) -> None:
+    a, b = await rig.start("a", "b")
+    await rig.use(rig.assignment(APP, ["a", "b"]))
+    await eventually(lambda: a.ready(APP) and b.able(APP) and rig.hears(b, 1), SLOW_S)
+    port = rig.orchestrator.port
+    await rig.orchestrator.stop()
+    await a.end()
+    await b.end()
+    await _was_alone(b, 8 * 86_400.0)
+    b.start()
+    await eventually(lambda: "message=AutonomyOver" in b.log(), SLOW_S)
+    await eventually(lambda: "message=PeerSilent" in b.log(), LATE_S)
+    await asyncio.sleep(4.0)  # longer than a takeover takes
+    assert "message=TakenOver" not in b.log()
+    await rig.orchestrator.start(port)
+    await eventually(lambda: "message=TakenOver" in b.log(), SLOW_S)
+
+
+async def _was_alone(box: Box, seconds: float) -> None:
+    """As if it had counted that before its agent ended."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    memory = Memory(box.state / "site", boot_id)
+    memory.load()
+    body = {"alone_s": seconds, "boot_id": boot_id, "at": boottime(), "wall": time.time()}
+    assert await memory.save(ALONE, body) == ""
 
 
 async def test_a_foreign_certificate_gets_no_word_in(rig: Rig, tmp_path: Path) -> None:
