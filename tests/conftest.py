@@ -8,11 +8,15 @@ Property tests replay the same examples in every run, so that a change and not l
 they pass; `HYPOTHESIS_PROFILE=explore` draws new ones. On a CI machine (`CI` is set) a test of real
 processes or containers that fails is run once more, since a busy machine can miss a deadline; the
 summary then shows it as RERUN.
+
+`make test` runs in two processes (`-n 2 --dist loadgroup`), since most tests wait for something.
+What uses the machine itself (containers, namespaces, whole programs) stays together in one of them.
 """
 
 import os
 import signal
 from collections.abc import Iterable
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -48,6 +52,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if missing and item.get_closest_marker(mark):
                 item.add_marker(pytest.mark.skip(reason=preflight.reason(missing)))
                 break
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    group = _together(item)
+    if group:
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _together(item: pytest.Item) -> str:
+    """The tests that one process runs one after the other. Empty: it may run anywhere."""
+    kind = item.path.relative_to(Path(__file__).parent).parts[0]
+    if kind == "e2e" or any(item.get_closest_marker(mark) for mark in ("containerd", "netns")):
+        return "machine"
+    return str(item.path.stem) if kind == "integration" else ""
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
