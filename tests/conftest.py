@@ -9,14 +9,13 @@ they pass; `HYPOTHESIS_PROFILE=explore` draws new ones. On a CI machine (`CI` is
 processes or containers that fails is run once more, since a busy machine can miss a deadline; the
 summary then shows it as RERUN.
 
-`make test` runs in two processes (`-n 2 --dist loadgroup`), since most tests wait for something.
-What uses the machine itself (containers, namespaces, whole programs) stays together in one of them.
+`make test` runs in two processes (`tools/side_by_side.py`): what is marked `machine` (all of
+tests/e2e), `containerd` or `netns` stays together in one of them.
 """
 
 import os
 import signal
 from collections.abc import Iterable
-from pathlib import Path
 
 import hypothesis
 import pytest
@@ -38,6 +37,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name == "e2e":
+            item.add_marker(pytest.mark.machine)
     if os.environ.get("CI"):
         for item in items:
             if item.path.parent.name in ("e2e", "integration"):
@@ -52,21 +54,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if missing and item.get_closest_marker(mark):
                 item.add_marker(pytest.mark.skip(reason=preflight.reason(missing)))
                 break
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_itemcollected(item: pytest.Item) -> None:
-    group = _together(item)
-    if group:
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
-def _together(item: pytest.Item) -> str:
-    """The tests that one process runs one after the other. Empty: it may run anywhere."""
-    kind = item.path.relative_to(Path(__file__).parent).parts[0]
-    if kind == "e2e" or any(item.get_closest_marker(mark) for mark in ("containerd", "netns")):
-        return "machine"
-    return str(item.path.stem) if kind == "integration" else ""
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
