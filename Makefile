@@ -18,7 +18,7 @@ down: ## Stop what quickstart started, and remove it
 test: ## Everything: linters, types, layers, stubs, all tests
 	@tools/bootstrap.sh --system --tests
 	@$(MAKE) --no-print-directory lint
-	@$(PY) -m pytest
+	@$(PY) tools/side_by_side.py
 
 proof: ## Long proofs: lost regions, members and stores; seeded faults; simulations
 	@tools/bootstrap.sh --system --tests

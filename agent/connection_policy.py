@@ -30,7 +30,8 @@ RETRY_AFTER_MAX_S = 600.0  # a server's mistake must not send an agent away for 
 REFUSALS_SOON = 4  # rounds over the list
 STABLE_S = 10.0  # a session that lived this long was no failure
 FLAPPING_S = 3.0  # after a session that began, and died young
-DIAL_S, DIAL_MAX_S = 3.0, 10.0
+DIAL_S, DIAL_MAX_S = 3.0, 20.0
+WELCOME_S, WELCOME_MAX_S = 10.0, 40.0  # more than a member lets anybody wait in line
 SUPERSEDED_S, SUPERSEDED_MAX_S = 5.0, 300.0
 UNDISPUTED_S = 900.0  # whoever was heard alone for so long has no twin
 AGE_MIN_S = 0.5
@@ -69,6 +70,11 @@ class Attempts:
     def endpoint(self) -> str:
         """The address to try now, or in use."""
         return self.endpoints[self.index % len(self.endpoints)]
+
+    @property
+    def welcome_s(self) -> float:
+        """How long a member may say nothing once it is connected, in the same way."""
+        return min(WELCOME_MAX_S, WELCOME_S * float(1 << min(self.rounds, 8)))
 
     @property
     def dial_s(self) -> float:

@@ -38,6 +38,7 @@ from polder.v1 import agent_pb2, common_pb2
 log = logging.getLogger(__name__)
 
 CLOCK_SKEW_MAX_S = 30.0
+WIND_UP_S = 10.0  # a session that is asked to end
 RENEWAL_CHECK_MAX_S = 3600.0  # a suspended box wakes up with a clock that has jumped
 
 
@@ -195,7 +196,10 @@ class SessionClient:
         self._open.add(stream)
         self._number += 1
         try:
-            await stream.open(self._number, min(timing.dial_max_s, self._attempts.dial_s))
+            dial_s = min(timing.dial_max_s, self._attempts.dial_s)
+            await stream.open(
+                self._number, dial_s, min(timing.welcome_max_s, self._attempts.welcome_s)
+            )
         except BaseException:
             self._open.discard(stream)
             await channel.close(None)
@@ -236,7 +240,7 @@ class SessionClient:
         finally:
             stopping.cancel()
         if self._stopping.is_set():
-            await asyncio.wait({served}, timeout=self._timing.welcome_s)
+            await asyncio.wait({served}, timeout=WIND_UP_S)
         if not served.done():
             return
         if self._takeover is not None and not self._takeover.done():

@@ -28,8 +28,8 @@ REFUSALS = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
 class Timing:
     """Seconds. Tests use smaller ones."""
 
-    dial_max_s: float = 10.0  # until the server has proved itself; less in the first rounds
-    welcome_s: float = 10.0  # once connected; a busy server lets us wait in line
+    dial_max_s: float = 20.0  # until the server has proved itself; less in the first rounds
+    welcome_max_s: float = 40.0  # once connected; less in the first rounds
     write_s: float = 20.0  # a server that reads nothing for so long is as good as gone
     coalesce_s: float = 0.1
     keepalive_s: float = 20.0
@@ -122,11 +122,12 @@ class SessionStream:
         self._closing: SessionEnd | None = None
         self._sequence = 0
 
-    async def open(self, number: int, dial_s: float) -> agent_pb2.Welcome:
+    async def open(self, number: int, dial_s: float, welcome_s: float) -> agent_pb2.Welcome:
         """Dial and introduce ourselves; `number` counts our sessions. Raises SessionEnded.
 
         A name that does not resolve, packets that nobody answers, and a server that accepts
-        connections and says nothing cost `dial_s`.
+        connections and says nothing cost `dial_s`; one that lets us in and says nothing costs
+        `welcome_s` more.
         """
         loop = asyncio.get_running_loop()
         dialled = True
@@ -140,7 +141,7 @@ class SessionStream:
 
         check = loop.call_later(dial_s, check_dialled)
         try:
-            async with patience(dial_s + self._timing.welcome_s) as waiting:
+            async with patience(dial_s + welcome_s) as waiting:
                 self._call = agent_pb2_grpc.AgentServiceStub(self.channel).Session(None)
                 # From here on changes of replicas wait in the outbox: nothing falls between the
                 # complete state in Hello and the first delta.
@@ -150,7 +151,7 @@ class SessionStream:
                 first = await self._call.read()
         except TimeoutError:
             self.cancel()
-            waited = (self._timing.welcome_s, "Welcome") if dialled else (dial_s, "connection")
+            waited = (welcome_s, "Welcome") if dialled else (dial_s, "connection")
             raise SessionEnded(_nothing(self.endpoint, *waited)) from None
         except grpc.RpcError as error:
             raise SessionEnded(_end_of(error)) from error

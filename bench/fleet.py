@@ -46,8 +46,8 @@ NOTES = (
     "by agents; after connecting, and again (loaded) with replicas",
     "cpu_cores: all orchestrators together in steady state; the agents' side and etcd run on the "
     "same cores and are told apart",
-    "a process of agents verifies eight plans at once: without that, on a busy machine, its own "
-    "loop and its heartbeats are late by seconds while plans come, and members close the sessions",
+    "a process of agents takes up four plans at once and dials 25 members at once: without that "
+    "its own loop is late by seconds while plans come or all connect, and sessions are lost to it",
     "connect_peak_per_s: as the agents' process sees it, which may hear at once of what came one "
     "by one",
     "dead_node_detected_s: the agents' process is stopped with open connections, so that only "

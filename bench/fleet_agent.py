@@ -17,17 +17,23 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from agent import credentials, join, supervisor
 from agent.config import Reserved
-from agent.identity_store import CredentialsRefused, IdentityStore, SubprocessPlanVerifier
+from agent.identity_store import (
+    CredentialsRefused,
+    IdentityStore,
+    NodeIdentity,
+    SubprocessPlanVerifier,
+)
 from agent.inventory import Amounts, Box, Inventory, UsageSampler, take, with_runtime
 from agent.node import AgentNode
 from agent.plan_intake import PlanIntake
 from agent.relay import RelayHub
 from agent.runtime.simulated import SimulatedRuntime
 from agent.session import SessionClient
-from agent.session_stream import ConnectionState
+from agent.session_stream import ConnectionState, SessionStream
 from agent.sources import ReplicaSources
 from agent.state import PlanKeeper
 from agent.supervisor import Supervisor, SupervisorConfig
@@ -47,7 +53,9 @@ log = logging.getLogger(__name__)
 supervisor.HOUSEKEEPING_S = HOUSEKEEPING_S
 
 
-PLANS_AT_ONCE = 8
+PLANS_AT_ONCE = 4
+IN_TIME_S = 0.1
+DIALS_AT_ONCE = 25
 
 
 class SharedBox:
@@ -60,6 +68,7 @@ class SharedBox:
     def __init__(self, folder: Path) -> None:
         self.beats = 0
         self._plans = asyncio.Semaphore(PLANS_AT_ONCE)
+        self.dials = asyncio.Semaphore(DIALS_AT_ONCE)
         self._box = Box(disk=folder)
         self._sampler = UsageSampler(self._box)
         self._inventory = with_runtime(take(self._box, Reserved()), "simulated 1")
@@ -72,11 +81,12 @@ class SharedBox:
         """`agent.identity_store.Credentials`.
 
         Few plans at once: each box has a processor of its own, and would not be late with its
-        heartbeat because thousands of others have got a plan in the same moment.
+        heartbeat because thousands of others have got a plan in the same moment. So the next one is
+        taken up once this process is in time with everything else, starting replicas included.
         """
         del timeout_s
         async with self._plans:
-            await asyncio.sleep(0)
+            await _in_time()
             try:
                 return credentials.COMMANDS[name](header, parts)
             except credentials.Refused as error:
@@ -112,6 +122,16 @@ class SharedBox:
         return self._usage
 
 
+async def _in_time() -> None:
+    """Until the event loop is not late, or has been for long."""
+    loop = asyncio.get_running_loop()
+    for _ in range(50):
+        due = loop.time() + IN_TIME_S / 5
+        await asyncio.sleep(IN_TIME_S / 5)
+        if loop.time() - due < IN_TIME_S:
+            return
+
+
 class FleetNode(AgentNode):
     """Heartbeats as large as those of a box, with figures that are shared."""
 
@@ -132,6 +152,19 @@ class FleetNode(AgentNode):
 
     def _usage(self) -> agent_pb2.Usage | None:
         return self._shared.usage()
+
+
+class FleetClient(SessionClient):
+    """Few of a process dial at once, for the same reason: thousands of handshakes on one processor
+    take longer than the patience of each box, and are all begun anew."""
+
+    def __init__(self, shared: SharedBox, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._shared = shared
+
+    async def _open_stream(self, endpoint: str, identity: NodeIdentity) -> SessionStream:
+        async with self._shared.dials:
+            return await super()._open_stream(endpoint, identity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +234,7 @@ class FleetAgent:
         )
         node = FleetNode(self._box, self._shared, inventory, self.supervisor, self.keeper)
         relays = RelayHub(ReplicaSources(self.supervisor, runtime))
-        self.client = SessionClient(self._store, node, relays, on_state=self._turned)
+        self.client = FleetClient(self._shared, self._store, node, relays, on_state=self._turned)
         node.intake = PlanIntake(self.keeper, self._acknowledge)
         self.supervisor.on_status = self.client.publish_replicas
         self.supervisor.on_event = self.client.publish_event

@@ -8,6 +8,9 @@ Property tests replay the same examples in every run, so that a change and not l
 they pass; `HYPOTHESIS_PROFILE=explore` draws new ones. On a CI machine (`CI` is set) a test of real
 processes or containers that fails is run once more, since a busy machine can miss a deadline; the
 summary then shows it as RERUN.
+
+`make test` runs in two processes (`tools/side_by_side.py`): what is marked `machine` (all of
+tests/e2e), `containerd` or `netns` stays together in one of them.
 """
 
 import os
@@ -34,6 +37,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name == "e2e":
+            item.add_marker(pytest.mark.machine)
     if os.environ.get("CI"):
         for item in items:
             if item.path.parent.name in ("e2e", "integration"):

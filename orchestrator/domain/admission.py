@@ -46,10 +46,14 @@ class Admission:
 
     def __init__(self, rate: float, line_max: int) -> None:
         self._rate = rate
-        self._line_max_s = line_max / rate
+        self._line_max = line_max
         self._next_turn = 0.0
         self._next_return = 0.0
         self._appointments: dict[str, float] = {}
+
+    def slow_down(self, rate: float) -> None:
+        """From now on so many per second; those who were told a time keep it."""
+        self._rate = rate
 
     def ask(self, node: str, now: float, *, dice: float) -> Enter | ComeBack:
         """`dice` is uniform in [0, 1)."""
@@ -58,7 +62,7 @@ class Admission:
         kept = appointment is not None and now >= appointment - _EARLY_S
         turn = max(self._next_turn, now - BURST_S)
         wait = max(0.0, turn - now)
-        if wait <= min(LINE_RETURNED_S if kept else LINE_S, self._line_max_s):
+        if wait <= min(LINE_RETURNED_S if kept else LINE_S, self._line_max / self._rate):
             self._next_turn = turn + 1 / self._rate
             return Enter(wait)
         return ComeBack(self._appoint(node, now, dice))

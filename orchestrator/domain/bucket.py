@@ -14,6 +14,10 @@ class Bucket:
         self._tokens = float(burst)
         self._at = 0.0
 
+    def slow_down(self, per_s: float) -> None:
+        """From now on so many per second."""
+        self._per_s = per_s
+
     def take(self, now: float) -> float:
         """Seconds to wait before going on; 0 within the rate. Each caller has its own turn."""
         elapsed = max(0.0, now - self._at)

@@ -28,6 +28,11 @@ log = logging.getLogger(__name__)
 
 MAX_PLAN_BYTES = 15 << 20
 """Under the agent's limit for one message."""
+UNDER_WAY_MAX = 200
+"""Plans that were sent and not answered yet. Boxes answer in less than a second; where they cannot,
+or we do not hear them in time, more plans would only make heartbeats late."""
+PATIENCE_S = 10.0
+_LOOK_S = 0.02
 
 
 class PlanPublisher:
@@ -58,6 +63,7 @@ class PlanPublisher:
         self._steady = steady
         self._facts = SignedFacts(cache, FactBook(cache))
         self._due: dict[str, None] = {}
+        self._under_way: dict[LiveSession, float] = {}  # since when
         self._failed: dict[str, str] = {}
         self._wake = asyncio.Event()
 
@@ -69,6 +75,7 @@ class PlanPublisher:
                 await self._wake.wait()
                 self._wake.clear()
                 while self._due:
+                    await self._room()
                     node = next(iter(self._due))
                     del self._due[node]
                     began = self._steady()
@@ -79,6 +86,20 @@ class PlanPublisher:
                     await asyncio.sleep(max(now - began, self._pace.take(now)))
         finally:
             unsubscribe()
+
+    async def _room(self) -> None:
+        """Until not too many plans are under way."""
+        while len(self._under_way) >= UNDER_WAY_MAX:
+            late = self._steady() - PATIENCE_S
+            self._under_way = {
+                session: since
+                for session, since in self._under_way.items()
+                if since > late
+                and not session.is_closed()
+                and session.generation_answered < session.generation_sent
+            }
+            if len(self._under_way) >= UNDER_WAY_MAX:
+                await asyncio.sleep(_LOOK_S)
 
     def welcome(self, session: LiveSession, generation_in_use: int) -> None:
         """A new session: it gets the plan unless it has that generation already.
@@ -113,6 +134,7 @@ class PlanPublisher:
             return  # nothing was ever decided for it
         try:
             session.send_plan(self._signed(session))
+            self._under_way[session] = self._steady()
             self._failed.pop(node, None)
         except CannotCompose as error:
             self._tell(node, error.reason, str(error))

@@ -153,6 +153,8 @@ class SessionReader:
             message = f"acknowledges generation {ack.generation}, which was never sent"
             self._tell(_WARNING, "ImpossibleAck", message)
             return
+        session = self._session
+        session.generation_answered = max(session.generation_answered, ack.generation)
         if ack.accepted:
             seen.acked_generation = max(seen.acked_generation, ack.generation)
             seen.plan_error = ""

@@ -20,6 +20,7 @@ from orchestrator.authz import caller_of
 from orchestrator.cache import Cache, Change
 from orchestrator.domain.admission import BURST_S, Admission, ComeBack
 from orchestrator.domain.bucket import Bucket
+from orchestrator.domain.pace import Pace
 from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
 from orchestrator.gateway.inventories import problems_of
@@ -49,6 +50,7 @@ _AWAY_RETRY_MS = 5_000  # another member is nearer in time
 _SOON_MS = 300  # by then we do not listen any more
 _HEAR_OUT_S = 1.0
 _TELL_EVERY_S = 10.0
+_FEEL_EVERY_S = 0.25
 
 _WARNING = common_pb2.EVENT_TYPE_WARNING
 Context = Any  # grpc.aio.ServicerContext is generic in its stubs only
@@ -96,6 +98,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         self._signposts = Signposts(cache, self.sessions, self._whereabouts)
         self._admission = Admission(settings.accept_rate, settings.greeting_max)
         self._begins = Bucket(settings.accept_rate, max(1.0, settings.accept_rate * BURST_S))
+        self._pace = Pace(settings.accept_rate)
         self._monitor = Monitor(cache, fleet, self.sessions, settings)
         self._status_writer = NodeStatusWriter(
             store, cache, fleet, self.sessions, clock, settings.retry_store_s
@@ -112,6 +115,23 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             group.create_task(self._monitor.run(), name="monitor")
             group.create_task(self._status_writer.run(), name="node-status")
             group.create_task(self._signposts.run(), name="signposts")
+            group.create_task(self._keep_pace(), name="pace")
+
+    async def _keep_pace(self) -> None:
+        """Lets in no more than the loop gets done."""
+        while True:
+            due = self._fleet.steady() + _FEEL_EVERY_S
+            await asyncio.sleep(_FEEL_EVERY_S)
+            now, before = self._fleet.steady(), self._pace.rate
+            self._pace.felt(now - due, now)
+            rate = self._pace.rate
+            if rate == before:
+                continue
+            self._admission.slow_down(rate)
+            self._begins.slow_down(rate)
+            if rate < before:
+                facts = {"late_s": round(now - due, 2), "sessions_per_s": round(rate, 1)}
+                log.warning("too busy to begin sessions at accept_rate", extra=facts)
 
     async def shutdown(self, timeout_s: float = 5.0) -> None:
         """Send everybody away, one after the other, so that the other members can absorb them."""

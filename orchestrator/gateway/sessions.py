@@ -23,6 +23,7 @@ class LiveSession:
     __slots__ = (
         "__weakref__",
         "_closed",
+        "generation_answered",
         "generation_sent",
         "identity",
         "instance_id",
@@ -49,6 +50,8 @@ class LiveSession:
         self._closed = False
         # The newest generation that the agent can know of.
         self.generation_sent = hello.plan_generation
+        # The newest that it has taken or refused.
+        self.generation_answered = hello.plan_generation
 
     @property
     def node(self) -> str:

@@ -15,7 +15,7 @@ from polder.v1 import agent_pb2, common_pb2, plan_pb2
 from tests.integration.agent_fakes import Ca, Orchestrator, eventually, write_identity
 
 QUICK = Timing(
-    welcome_s=2.0, write_s=2.0, keepalive_s=0.5, keepalive_timeout_s=0.5, drain_s=2.0,
+    welcome_max_s=2.0, write_s=2.0, keepalive_s=0.5, keepalive_timeout_s=0.5, drain_s=2.0,
     renew_answer_s=3.0,
 )  # fmt: skip
 

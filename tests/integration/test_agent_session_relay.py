@@ -87,7 +87,7 @@ def sources() -> Sources:
 async def hub(tmp_path, server, sources):
     write_identity(tmp_path, server.ca, [server.endpoint])
     hub = RelayHub(sources, limit=3)
-    client = SessionClient(IdentityStore(tmp_path), FakeNode(), hub, timing=Timing(welcome_s=5))
+    client = SessionClient(IdentityStore(tmp_path), FakeNode(), hub, timing=Timing(welcome_max_s=5))
     task = asyncio.create_task(client.run())
     await eventually(lambda: client.state.connected)
     yield hub

@@ -109,6 +109,21 @@ async def test_those_beyond_the_rate_wait_in_line_and_then_are_told_when_to_come
         assert len(home.gateway.sessions) == len(inside)
 
 
+async def test_a_member_that_is_late_itself_begins_fewer_sessions(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with region(tmp_path, replace(SETTINGS, accept_rate=20.0)) as home:
+        agents = [await home.join(f"n{n}") for n in range(12)]
+        await asyncio.sleep(0)  # the loop has begun to feel how late it is
+        time.sleep(1.0)  # noqa: ASYNC251 - that is the point
+        await eventually(lambda: "too busy" in caplog.text, "it has felt it")
+        started = time.monotonic()
+        for agent in agents:
+            await agent.connect()
+        await eventually(lambda: len(home.gateway.sessions) == 12, "all are in")
+        assert time.monotonic() - started > 0.7, "at 20 a second they take half of that"
+
+
 async def test_an_agent_that_gives_up_in_line_leaves_nothing_behind(tmp_path: Path) -> None:
     slow = replace(SETTINGS, accept_rate=1.0, greeting_max=50)
     async with region(tmp_path, slow) as home:

@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.cache import Change
+from orchestrator.gateway import plans
 from orchestrator.gateway.settings import GatewaySettings
 from orchestrator.identity.pem import new_key
 from orchestrator.records import IdentityRecord
@@ -63,6 +65,47 @@ async def test_a_plan_in_use_is_not_sent_again(home: Region) -> None:
     await home.workload("other")
     await eventually(lambda: agent.runs() == ["hello-0", "other-0"], "the next plan")
     assert agent.kinds() == ["welcome", "plan"]
+
+
+async def test_more_plans_wait_until_those_under_way_are_answered(
+    home: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "UNDER_WAY_MAX", 2)
+    agents = [await (await home.join(f"n{n}")).connect() for n in range(4)]
+    for agent in agents:
+        await agent.welcomed()
+        agent.obedient = False
+        await eventually(lambda a=agent: home.cache.node_status(a.node), "seen")
+    await home.workload("hello", perNode=1)
+    await eventually(
+        lambda: all(home.cache.placement(a.node).generation for a in agents), "decided"
+    )
+
+    def having() -> list[Any]:
+        return [agent for agent in agents if "plan" in agent.kinds()]
+
+    await eventually(lambda: len(having()) == 2, "two have theirs")
+    await asyncio.sleep(0.2)
+    first = having()
+    assert len(first) == 2
+    await first[0].say(plan_ack=agent_pb2.PlanAck(generation=first[0].plan.generation))
+    await eventually(lambda: len(having()) == 3, "a refusal is an answer")
+    await first[1].disconnect()
+    await eventually(lambda: len(having()) == 4, "who is gone is not waited for")
+
+
+async def test_who_does_not_answer_its_plan_holds_up_nobody_for_long(
+    home: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "UNDER_WAY_MAX", 1)
+    monkeypatch.setattr(plans, "PATIENCE_S", 0.5)
+    agents = [await (await home.join(f"n{n}")).connect() for n in range(2)]
+    for agent in agents:
+        await agent.welcomed()
+        agent.obedient = False
+        await eventually(lambda a=agent: home.cache.node_status(a.node), "seen")
+    await home.workload("hello", perNode=1)
+    await eventually(lambda: all("plan" in agent.kinds() for agent in agents), "both")
 
 
 async def test_an_agent_that_is_ahead_gets_a_generation_that_it_accepts(home: Region) -> None:

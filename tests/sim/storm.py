@@ -40,7 +40,6 @@ BEGIN_S = 0.0018
 """Of a member's one core: a TLS handshake; then Hello, Welcome and perhaps a plan. Measured on two
 shared cores: 1.6 to 2.3 ms together, a third of it in the threads that do TLS."""
 ROUND_TRIP_S = 0.02
-WELCOME_S = 10.0
 NOTICED_S = 13.0
 """A heartbeat goes every 5 s, and is missed after 8 s."""
 PLACES = ((50.1, 8.7), (52.4, 4.9), (52.2, 21.0), (38.7, -9.1), (59.3, 18.1))
@@ -169,7 +168,7 @@ class Storm:
         if done > self.now + patience:
             self.at(self.now + patience, self.fails(agent, slow=True))
         else:
-            limit, life = self.now + patience + WELCOME_S, member.life
+            limit, life = self.now + patience + agent.attempts.welcome_s, member.life
             self.at(done, lambda: self.ask(agent, member, limit, life))
 
     def ask(self, agent: Agent, member: Member, limit: float, life: int) -> None:

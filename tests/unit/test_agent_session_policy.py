@@ -56,9 +56,10 @@ def test_waits_are_bounded_and_fully_jittered(rounds: int, dice: float) -> None:
 def test_a_connection_that_nobody_answers_costs_seconds_and_more_only_when_all_are_slow() -> None:
     attempts, patience = THREE, []
     for _ in range(9):
-        patience.append(attempts.dial_s)
+        patience.append((attempts.dial_s, attempts.welcome_s))
         attempts = failed(attempts).attempts
-    assert patience == [3, 3, 3, 6, 6, 6, 10, 10, 10]
+    assert patience == [(3, 10)] * 3 + [(6, 20)] * 3 + [(12, 40)] * 3
+    assert (attempts.dial_s, attempts.welcome_s) == (20, 40)
 
 
 def test_after_a_round_without_an_answer_in_time_it_rests_as_long() -> None:
