@@ -184,6 +184,13 @@ def test_a_lost_nodes_replica_is_not_placed_elsewhere() -> None:
     assert f"{item.standbys[0]} may take it over" in told(decided)["ExclusiveWaits"]
 
 
+def test_who_is_only_silent_is_not_missed_yet() -> None:
+    world = settled(site_of(3))
+    for name in world.nodes:
+        world.change(name, liveness=Liveness.SILENT)
+    assert not told(world.step())
+
+
 def test_a_lost_nodes_replica_gets_a_standby_that_has_room() -> None:
     world = settled(site_of(4))
     node, item = holder(world)
