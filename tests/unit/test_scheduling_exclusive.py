@@ -328,6 +328,18 @@ def test_a_deleted_node_of_which_nothing_is_known_stays_until_somebody_vouches()
     assert node not in world.nodes and len(stays(world)) == 1
 
 
+@pytest.mark.parametrize("change", [{"count": 0}, {"deleting": True}])
+def test_a_deleted_node_is_not_kept_for_what_nobody_wants(change: dict[str, Any]) -> None:
+    world = settled(site_of(2))
+    node, _ = holder(world)
+    lose(world, node)
+    world.want("db", **change)
+    world.settle()
+    world.change(node, deleting=True)
+    world.settle()
+    assert node not in world.nodes
+
+
 # --- changes -------------------------------------------------------------------------------------
 
 
