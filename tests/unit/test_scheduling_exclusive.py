@@ -242,6 +242,25 @@ def test_a_fence_places_it_anew_and_a_node_that_is_heard_is_not_fenced() -> None
     assert place.node != node and made is not None and made.forced and not made.before
 
 
+def test_who_is_not_heard_does_not_vote_on_what_was_fenced_for() -> None:
+    """Two of three nodes are gone: a group that named them would have no majority."""
+    world = settled(site_of(3), replace(ONE, standbys=2))
+    node, item = holder(world)
+    last = item.standbys[0]
+    for name in {"s1-0", "s1-1", "s1-2"} - {last}:
+        world.change(name, liveness=Liveness.SILENT, since=world.now)
+    world.fenced.add(item.replica_uid)
+    world.settle()
+    assert list(stays(world)) == [last]
+    assert group(world).voters == (last,) and group(world).forced
+    alone = group(world).number
+    world.change(node, liveness=Liveness.LIVE, since=world.now)
+    world.change(item.standbys[1], liveness=Liveness.LIVE, since=world.now)
+    world.settle()
+    assert len(group(world).voters) == 3
+    assert [former.number for former in group(world).before] == [alone]
+
+
 # --- leaving a node that is heard ----------------------------------------------------------------
 
 
