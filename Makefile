@@ -25,6 +25,7 @@ proof: ## Long proofs: lost regions, members and stores; seeded faults; simulati
 	@$(PY) -m pytest -m long
 	@$(PY) -m tests.faults --runs 50 --seed 1
 	@$(PY) -m tests.sim rollouts --seeds 100
+	@$(PY) -m tests.sim site --seeds 10000
 
 lint: ## Linters, types, layers, freshness of generated stubs
 	@tools/bootstrap.sh --tests

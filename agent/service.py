@@ -256,6 +256,7 @@ class Agent:
         conditions = self.supervisor.conditions
         if not state.connected:
             return
+        self.site.orchestrator_heard()
         if abs(state.clock_skew_s) > CLOCK_SKEW_MAX_S:
             message = f"this box's clock is {state.clock_skew_s:+.0f} s off {state.member}'s"
             conditions.set("ClockSkew", "ClockSkew", message)

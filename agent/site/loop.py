@@ -8,6 +8,7 @@
     replicas_changed()        the supervisor has other views
     box_changed()             the inventory is another one
     switch_changed(alive)     the dead-man's switch is there, or is not
+    orchestrator_heard()      a session began; that it lives is looked at now and then
     run()                     until cancelled
     stop()                    the agent ends and is to begin anew soon: peers are told
     standbys()                what could be taken over here, for the orchestrator
@@ -170,6 +171,11 @@ class SiteLoop:
     def switch_changed(self, alive: bool) -> None:
         self._handle(SwitchChanged(alive))
 
+    def orchestrator_heard(self) -> None:
+        now = boottime()
+        self._alone.heard(now)
+        self._handle(OrchestratorHeard())
+
     def standbys(self) -> list[agent_pb2.StandbyStatus]:
         """Of every role of the plan but mere votes."""
         return self._told
@@ -289,11 +295,9 @@ class SiteLoop:
 
     async def _listen_for_orchestrators(self) -> None:
         while True:
-            now = boottime()
             if self._around.connected():
-                self._alone.heard(now)
-                self._handle(OrchestratorHeard())
-            body = self._alone.to_save(now, time.time())
+                self.orchestrator_heard()
+            body = self._alone.to_save(boottime(), time.time())
             if body is not None:
                 self._save(Save(0, ALONE, body))
             self._publish_standbys()

@@ -163,27 +163,32 @@ class Exclusives(Part):
             self._explain(code, text, tuple(names))
 
     def _standing(self, node: Node, group: GroupRecord) -> tuple[str, str]:
-        """(code, text) of what is wrong with a group; empty: nothing."""
-        heard = self._groups.heard(group.voters)
+        """(code, text) of what is wrong with a group; empty: nothing. Who is only silent, as all
+        are when an orchestrator starts, is not yet missed."""
+        missed = [name for name in group.voters if self._is_missed(name)]
         vouch = "if you know that it does not run: `edgectl fence REPLICA --force`"
         if len(group.voters) == 1:
-            if node.liveness is not Liveness.LIVE:
-                return (
-                    "NoMajority",
-                    f"node {node.name} is not heard, and alone may hold it; {vouch}",
-                )
+            if missed:
+                text = f"node {node.name} is not heard, and alone may hold it; {vouch}"
+                return "NoMajority", text
             if self._workload.failover.standbys:
                 text = f"nobody can take it over: site {node.site} has fewer than "
                 text += f"{groups.VOTERS_MIN} nodes that could vote, and two cannot outvote one"
                 return "NoMajority", text
             return "", ""
-        if len(heard) < group.majority:
-            of = ", ".join(group.voters)
-            text = f"of {of}, which vote on it, {', '.join(heard) or 'none'} is heard: without "
-            return "NoMajority", f"{text}{group.majority} of them nobody takes it over; {vouch}"
-        if node.liveness is not Liveness.LIVE:
+        if len(group.voters) - len(missed) < group.majority:
+            of, lacks = ", ".join(group.voters), ", ".join(missed)
+            text = f"of {of}, which vote on it, {lacks} are not heard: without {group.majority} "
+            return "NoMajority", f"{text}of them nobody takes it over; {vouch}"
+        if node.name in missed:
             others = ", ".join(name for name in group.members if name != node.name)
             who = f"{others} may take it over" if others else "no standby would do"
             text = f"node {node.name} is not heard, and may still run it: {who}, by a majority"
             return "ExclusiveWaits", text
         return "", ""
+
+    def _is_missed(self, name: str) -> bool:
+        row = self._table.index.get(name)
+        if row is None:
+            return True
+        return self._table.nodes[row].liveness in (Liveness.LOST, Liveness.NEVER_SEEN)

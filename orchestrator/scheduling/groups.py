@@ -116,8 +116,9 @@ class GroupMaker:
         )
 
     def _witnesses(self, row: int, members: Sequence[str], voted: Sequence[str]) -> tuple[str, ...]:
-        """Those that voted before come first, then others of the site; then who voted and is lost:
-        to have it back is better than to have nobody."""
+        """Those that voted before come first, then others of the site that are heard: one that is
+        not would keep a majority away. Then who voted and is lost: to have it back is better than
+        to have nobody."""
         if not self._table.nodes[row].reachable:
             return ()
         lacks = max(VOTERS_MIN, len(members) | 1) - len(members)
@@ -125,7 +126,7 @@ class GroupMaker:
         for node in self._candidates(int(self._table.site_codes[row])):
             if node.name in members:
                 continue
-            if node.name not in voted and node.liveness is Liveness.LOST:
+            if node.name not in voted and node.liveness is not Liveness.LIVE:
                 continue
             given_up = is_given_up(node, self._now)
             free.append((given_up, node.name not in voted, node.name))

@@ -9,11 +9,12 @@ from collections.abc import Iterable
 from orchestrator.records import NodePlacement
 from orchestrator.scheduling.decisions import Cause, Plan, Stop, Unbind
 from orchestrator.scheduling.demands import Demands
+from orchestrator.scheduling.desired import is_indexed
 from orchestrator.scheduling.first import place_first
 from orchestrator.scheduling.holders import Holders, answers, find_holders
 from orchestrator.scheduling.part import Planning
 from orchestrator.scheduling.secrets import Carried
-from orchestrator.scheduling.snapshot import Snapshot, Workload
+from orchestrator.scheduling.snapshot import Mode, Snapshot, Workload
 from orchestrator.scheduling.table import NodeTable
 from orchestrator.scheduling.workload_plan import WorkloadPlan
 from polder import epochs
@@ -153,6 +154,12 @@ def _prunable(snapshot: Snapshot, holders: Holders) -> tuple[tuple[str, str], ..
     )
 
 
+def _is_wanted(workload: Workload | None, replica: str) -> bool:
+    if workload is None or workload.mode is not Mode.REPLICAS:
+        return workload is not None
+    return is_indexed(workload, replica)
+
+
 def _finished_nodes(snapshot: Snapshot, table: NodeTable, holders: Holders) -> tuple[str, ...]:
     """Deleted nodes that hold nothing, and of whose stops nothing more will be heard or is due.
 
@@ -160,12 +167,16 @@ def _finished_nodes(snapshot: Snapshot, table: NodeTable, holders: Holders) -> t
     same site, which that can only have by the lease, or by an operator's word.
     """
     finished = []
+    wanted = {workload.uid: workload for workload in snapshot.workloads if not workload.deleting}
     for node in sorted(table.nodes, key=lambda node: node.name):
         if not node.deleting:
             continue
         placement = snapshot.placements.get(node.name, NodePlacement(node.name))
         waits = any((node.name, stop.replica_uid) not in snapshot.gone for stop in placement.stops)
-        if any(holders.is_awaited(stop) for stop in placement.stops):
+        if any(
+            holders.is_awaited(stop) and _is_wanted(wanted.get(stop.workload_uid), stop.replica)
+            for stop in placement.stops
+        ):
             continue
         if not placement.assignments and not (waits and answers(node)):
             finished.append(node.name)

@@ -101,6 +101,7 @@ async def test_an_agent_that_restarts_is_waited_for(rig: Rig) -> None:
     assert not b.ready(APP) and not c.ready(APP)
 
 
+@pytest.mark.long
 async def test_what_was_taken_over_is_remembered_over_a_restart(rig: Rig) -> None:
     a, b, _ = await three(rig)
     await a.end()
@@ -141,6 +142,7 @@ async def test_a_node_with_too_little_room_is_no_standby(rig: Rig) -> None:
     assert b.standbys()[APP].reason == "NoRoom"
 
 
+@pytest.mark.long
 async def test_past_the_promised_time_alone_nothing_is_taken_over_until_one_is_heard(
     rig: Rig,
 ) -> None:
@@ -188,6 +190,7 @@ async def test_a_foreign_certificate_gets_no_word_in(rig: Rig, tmp_path: Path) -
     await other.stop()
 
 
+@pytest.mark.long
 async def test_a_node_that_joins_the_roster_is_heard_and_one_that_leaves_is_not(rig: Rig) -> None:
     a, b, c = await three(rig)
     (d,) = await rig.start("d")

@@ -63,6 +63,7 @@ async def test_the_holder_has_a_ballot_and_the_standby_follows_with_a_higher_one
     assert APP not in c.standbys(), "a witness holds nothing"
 
 
+@pytest.mark.long
 async def test_a_frozen_holder_does_not_run_on_and_does_not_start_again(rig: Rig) -> None:
     a, b, _ = await three(rig)
     a.kill(signal.SIGSTOP)
@@ -74,6 +75,7 @@ async def test_a_frozen_holder_does_not_run_on_and_does_not_start_again(rig: Rig
     assert not a.ready(APP) and ready(b).epoch == held
 
 
+@pytest.mark.long
 async def test_an_agent_that_restarts_keeps_the_lease(rig: Rig) -> None:
     a, b, _ = await three(rig)
     before = a.visit
@@ -84,6 +86,7 @@ async def test_an_agent_that_restarts_keeps_the_lease(rig: Rig) -> None:
     assert not b.replicas()
 
 
+@pytest.mark.long
 async def test_without_a_majority_nobody_takes_over_and_that_is_said_beforehand(rig: Rig) -> None:
     a, b, c = await three(rig)
     await c.end()
@@ -98,6 +101,7 @@ async def test_without_a_majority_nobody_takes_over_and_that_is_said_beforehand(
     assert ready(b).epoch > held
 
 
+@pytest.mark.long
 async def test_a_site_that_lost_its_power_and_its_uplink_runs_again_once(rig: Rig) -> None:
     boxes = await three(rig)
     held = ready(boxes[0]).epoch

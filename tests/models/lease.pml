@@ -61,6 +61,7 @@
 byte group[4];
 bool sealed[4];
 byte promised[4];
+byte accepted[4];
 byte lease[4];
 byte last[4];
 byte owes[4];
@@ -149,22 +150,22 @@ inline tidy() {
         promised[v] = ballot[p]; \
         promises[p] = promises[p] | BIT(v) }
 
+#define RAISE(to) if :: (to) > promised[v] -> promised[v] = (to) :: else -> skip fi;
+
 #define ON_PROPOSE(p) \
     :: d_step { \
-        in_m[p] && group[v] == M && !sealed[v] && ballot[p] >= promised[v] && \
+        in_m[p] && group[v] == M && !sealed[v] && ballot[p] >= accepted[v] && \
         FREE_FOR(lease[v], ballot[p]) && !(grants_m[ballot[p]] & BIT(v)) -> \
-        promised[v] = ballot[p]; lease[v] = ballot[p]; \
+        RAISE(ballot[p]) accepted[v] = ballot[p]; lease[v] = ballot[p]; \
         grants_m[ballot[p]] = grants_m[ballot[p]] | BIT(v); \
         check(ballot[p]) } \
     :: d_step { \
-        in_n[p] && group[v] == N && ballot[p] >= promised[v] && \
+        in_n[p] && group[v] == N && ballot[p] >= accepted[v] && \
         FREE_FOR(lease[v], ballot[p]) && OWES_NO_OTHER(v, ballot[p]) && \
         !(grants_n[ballot[p]] & BIT(v)) -> \
-        promised[v] = ballot[p]; lease[v] = ballot[p]; \
+        RAISE(ballot[p]) accepted[v] = ballot[p]; lease[v] = ballot[p]; \
         grants_n[ballot[p]] = grants_n[ballot[p]] | BIT(v); \
         check(ballot[p]) }
-
-#define RAISE(to) if :: (to) > promised[v] -> promised[v] = (to) :: else -> skip fi;
 
 #define ON_OPEN(missing) \
     :: d_step { \
@@ -175,7 +176,7 @@ inline tidy() {
         fi; \
         WAIT(missing) \
         group[v] = N; lease[v] = 0; promised[v] = 0; \
-        RAISE(LAST(v, 0)) RAISE(LAST(v, 1)) RAISE(LAST(v, 2)) \
+        RAISE(LAST(v, 0)) RAISE(LAST(v, 1)) RAISE(LAST(v, 2)) accepted[v] = promised[v]; \
         tidy() }
 
 #ifdef NO_WAIT

@@ -36,7 +36,8 @@ def check(seed: int, only: str = "site") -> Story:
     story = Story(seed, make, kind)
     try:
         story.tell()
-        end(story)
+        if only == "site":
+            end(story)
     except Exception as error:
         for line in story.world.story[-STORY_LINES:]:
             error.add_note(line)
@@ -49,10 +50,14 @@ def _try(seed: int, only: str) -> tuple[int, str, list[str]]:
     try:
         check(seed, only)
     except Violation as error:
-        return seed, str(error), error.__notes__
+        return seed, str(error), _story_of(error)
     except Exception as error:
-        return seed, f"{type(error).__name__}: {error}", getattr(error, "__notes__", [])
+        return seed, f"{type(error).__name__}: {error}", _story_of(error)
     return seed, "", []
+
+
+def _story_of(error: Exception) -> list[str]:
+    return getattr(error, "__notes__", [])
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -16,6 +16,7 @@ from tests.sim.site_node import Node
 from tests.sim.site_story import Story
 from tests.sim.site_world import Violation
 
+SETTLED_S = 25.0  # a voter that remembers nothing votes again; moves that began are over
 TAKEOVER_S = 5.0
 COLD_BOOT_S = 15.0
 AWAY_S = 8.0
@@ -26,6 +27,7 @@ ROUNDS_MAX = 6  # new processes of one replica while a link stays cut
 
 def end(story: Story) -> None:
     """Raises Violation."""
+    story.world.run(story.world.now + SETTLED_S)
     endings = (_a_node_dies, _an_agent_restarts, _no_power, _a_link_stays_cut, _nothing)
     story.dice.choice(endings)(story)
 

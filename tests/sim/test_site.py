@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from agent.domain.site.claims import Heard
-from agent.domain.site.group import Opening
 from agent.domain.site.tenure import Tenure
 from tests.sim import site
 from tests.sim.__main__ import main
@@ -21,12 +20,16 @@ KEPT = {
     485: "without a runtime the machine asked for one tick after the other",
     2021: "a box that lost its power started at once what another one ran meanwhile",
     2031: "a voter that had promised it to itself refused the holder for ever",
+    3133: "an agent that restarted did not tell the switch of its longer lease",
+    3894: "one with an older plan was not told who else runs it, and both ran on",
+    10366: "the node to which it was moved never got its plan, and nobody took it over",
+    11191: "what stopped after too long alone did not come back with the orchestrator",
 }
 
 
-@pytest.mark.parametrize("first", range(0, 60, 20))
+@pytest.mark.parametrize("first", range(0, 40, 10))
 def test_seeds_hold(first: int) -> None:
-    for seed in range(first, first + 20):
+    for seed in range(first, first + 10):
         site.check(seed)
 
 
@@ -49,21 +52,15 @@ def test_it_notices_a_holder_that_believes_in_its_lease_for_too_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real: Callable[..., float] = Tenure.until
-    monkeypatch.setattr(Tenure, "until", lambda self, excluded: real(self, excluded) + 1.0)
+    monkeypatch.setattr(Tenure, "until", lambda self, excluded: real(self, excluded) + 3.0)
     with pytest.raises(Violation, match="two of r"):
-        _tries(range(60))
+        _tries(range(40))
 
 
 def test_it_notices_a_switch_that_does_not_kill(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Switch, "_kill", lambda *_: None)
     with pytest.raises(Violation, match="two of r"):
-        _tries(range(60))
-
-
-def test_it_notices_groups_that_are_not_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Opening, "seals", lambda self: {})
-    with pytest.raises(Violation, match=r"two of r|writes|fell"):
-        _tries(range(200))
+        _tries(range(40))
 
 
 def test_it_notices_that_somebody_yields_to_one_that_does_not_serve(

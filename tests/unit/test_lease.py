@@ -18,6 +18,7 @@ from agent.domain.site.messages import (
     Send,
 )
 from agent.domain.site.silence import Silence
+from agent.domain.site.voter import NONE
 from tests.unit.lease_world import KEY, Word, World, after, group, plan_of
 
 THREE = group(7, "ab", "c")
@@ -455,8 +456,9 @@ def test_a_voter_that_grants_it_twice_is_told_of_and_does_not_count(how: str) ->
     if how == "promises":
         liar = world.boxes["c"].desk
         assert liar is not None
-        liar._records[KEY].voter.promised = world.epochs[-1] + 1  # to b
-        liar._records[KEY].voter.promised |= 1
+        voter = liar._records[KEY].voter
+        voter.accepted = voter.promised = (world.epochs[-1] // 3 + 1) * 3 + 1  # b's
+        voter.lease = NONE
     else:
         world.run(LEASE_S + 0.5)
         claim = Claim(KEY, "u", world.epochs[-1] + 1, ready=True)
@@ -541,3 +543,20 @@ def test_a_bid_that_fails_gives_nothing_back_of_what_an_earlier_start_has(restar
         world.boot("c")
     world.run(20)
     assert world.holder() == "b"
+
+
+def test_a_voter_that_promised_it_in_vain_counts_again_for_the_holder() -> None:
+    """c was not heard for a while, and promised it to b, which got no more than that."""
+    world = site()
+    world.want("a")
+    world.run(1, held_by(world, "a"))
+    world.cut |= {("a", "c"), ("c", "a")}
+    world.run(LEASE_S + 1)
+    world.want("b")
+    world.run(2)
+    world.want("b", wants=False)
+    world.cut.clear()
+    world.run(5)
+    world.crash("b")
+    world.run(30)
+    assert (world.holder(), len(world.epochs)) == ("a", 1)

@@ -184,6 +184,13 @@ def test_a_lost_nodes_replica_is_not_placed_elsewhere() -> None:
     assert f"{item.standbys[0]} may take it over" in told(decided)["ExclusiveWaits"]
 
 
+def test_who_is_only_silent_is_not_missed_yet() -> None:
+    world = settled(site_of(3))
+    for name in world.nodes:
+        world.change(name, liveness=Liveness.SILENT)
+    assert not told(world.step())
+
+
 def test_a_lost_nodes_replica_gets_a_standby_that_has_room() -> None:
     world = settled(site_of(4))
     node, item = holder(world)
@@ -233,6 +240,25 @@ def test_a_fence_places_it_anew_and_a_node_that_is_heard_is_not_fenced() -> None
     (place,) = decided.place
     made = place.assignment.group
     assert place.node != node and made is not None and made.forced and not made.before
+
+
+def test_who_is_not_heard_does_not_vote_on_what_was_fenced_for() -> None:
+    """Two of three nodes are gone: a group that named them would have no majority."""
+    world = settled(site_of(3), replace(ONE, standbys=2))
+    node, item = holder(world)
+    last = item.standbys[0]
+    for name in {"s1-0", "s1-1", "s1-2"} - {last}:
+        world.change(name, liveness=Liveness.SILENT, since=world.now)
+    world.fenced.add(item.replica_uid)
+    world.settle()
+    assert list(stays(world)) == [last]
+    assert group(world).voters == (last,) and group(world).forced
+    alone = group(world).number
+    world.change(node, liveness=Liveness.LIVE, since=world.now)
+    world.change(item.standbys[1], liveness=Liveness.LIVE, since=world.now)
+    world.settle()
+    assert len(group(world).voters) == 3
+    assert [former.number for former in group(world).before] == [alone]
 
 
 # --- leaving a node that is heard ----------------------------------------------------------------
@@ -319,6 +345,18 @@ def test_a_deleted_node_of_which_nothing_is_known_stays_until_somebody_vouches()
     world.fenced.add(item.replica_uid)
     world.settle()
     assert node not in world.nodes and len(stays(world)) == 1
+
+
+@pytest.mark.parametrize("change", [{"count": 0}, {"deleting": True}])
+def test_a_deleted_node_is_not_kept_for_what_nobody_wants(change: dict[str, Any]) -> None:
+    world = settled(site_of(2))
+    node, _ = holder(world)
+    lose(world, node)
+    world.want("db", **change)
+    world.settle()
+    world.change(node, deleting=True)
+    world.settle()
+    assert node not in world.nodes
 
 
 # --- changes -------------------------------------------------------------------------------------

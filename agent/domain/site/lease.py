@@ -23,8 +23,8 @@ Why no two nodes hold a replica at one time:
 5. A holder that forgot. The end that the switch was armed with stands; the node asks anew, with a
    higher ballot, which its own voter has on disk first, so that nothing said earlier is about it.
 
-Ballots rise from holder to holder: what a majority accepted is below what any majority promises
-later, a group's number is below its own ballots and above those decided before it.
+Ballots rise from holder to holder: no voter accepts one that is below what it accepted before, and
+a group's number is below its own ballots and above those decided before it.
 """
 
 from collections import deque

@@ -10,8 +10,10 @@ follows: nothing below it is voted on any more.
     asked       granted when
     Prepare     no lease of another runs, and the ballot is above all promised and accepted. So a
                 rival cannot disturb a holder: what is refused promises nothing
-    Propose     the ballot is not below what was promised, and no other lease runs. The same ballot
-                renews. Nothing but Release makes a lease shorter
+    Propose     the ballot is not below what was accepted, and no other lease runs. The same ballot
+                renews. A promise to another does not count: who was promised it and did not get it
+                must not keep this voter from the holder for ever. Nothing but Release makes a lease
+                shorter
     Release     always: that lease is over
     Seal        nothing later is known
     Open        nothing later is known, and a plan of this node named the replica or a group did:
@@ -142,11 +144,11 @@ class Voter:
             return self._answer(request, now, "TooLong")
         if lease.until > now and lease.holder != sender:
             return self._answer(request, now, "Held")
-        if ballot < max(self.promised, self.accepted):
+        if ballot < self.accepted:
             return self._answer(request, now, "Promised")
         # The same node's, by an earlier ballot: it runs on until it has ended by any clock.
         goes_on = lease.ballot == ballot or lease.until > now
-        self.promised = self.accepted = ballot
+        self.promised, self.accepted = max(self.promised, ballot), ballot
         self.lease = Lease(
             ballot,
             sender,
