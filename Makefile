@@ -1,11 +1,13 @@
 # `make help` lists what there is. Everything runs from a fresh clone.
 PY := .venv/bin/python
+SITE := $(wildcard tests/e2e/test_site_*.py) tests/e2e/test_isolation_example.py \
+	tests/e2e/test_bench_takeover.py
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart down test proof lint unit protos format bench clean
+.PHONY: help quickstart down test proof proof-site lint unit protos format bench clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 quickstart: ## Orchestrator, agent and a first workload on this machine (as root)
 	@tools/bootstrap.sh --system
@@ -22,9 +24,14 @@ test: ## Everything: linters, types, layers, stubs, all tests
 
 proof: ## Long proofs: lost regions, members and stores; seeded faults; simulations
 	@tools/bootstrap.sh --system --tests
-	@$(PY) -m pytest -m long
+	@$(PY) -m pytest -m long $(SITE:%=--ignore=%)
 	@$(PY) -m tests.faults --runs 50 --seed 1
 	@$(PY) -m tests.sim rollouts --seeds 100
+	@$(PY) -m tests.sim site --seeds 1000
+
+proof-site: ## Longer proofs of a site alone: every fault on real containers; ten thousand seeds
+	@tools/bootstrap.sh --system --tests
+	@$(PY) -m pytest -m long $(SITE)
 	@$(PY) -m tests.sim site --seeds 10000
 
 lint: ## Linters, types, layers, freshness of generated stubs

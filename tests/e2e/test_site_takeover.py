@@ -14,7 +14,7 @@ from devcluster.site import LocalSite
 from tests.e2e.site_support import PORTS, Scene
 from tests.e2e.support import edgectl, eventually, replica
 
-pytestmark = [pytest.mark.containerd, pytest.mark.netns]
+pytestmark = [pytest.mark.containerd, pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
