@@ -1,10 +1,10 @@
 """`make test` runs the tests in two processes at once, since most of them wait for something.
 
-    machine    whole programs, containers, network namespaces: one after the other, what they say
-               is shown as it comes
-    rest       everything else: shown when it has ended
+    first     whole programs, containers, network namespaces, one after the other; then simulations
+              and models. What they say is shown as it comes
+    second    everything else: shown when it has ended
 
-The exit code is that of the first of the two that failed. Arguments go on to both.
+The exit code is that of the first run that failed. Arguments go on to all.
 """
 
 import subprocess
@@ -14,20 +14,25 @@ from collections.abc import Sequence
 
 MACHINE = "not long and (machine or containerd or netns)"
 REST = "not long and not (machine or containerd or netns)"
+THOUGHT = ("tests/sim", "tests/models")  # they only calculate
 NOTHING_TO_DO = 5  # pytest's word for it
 
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code."""
-    command = [sys.executable, "-m", "pytest", *arguments, "-m"]
+    command = [sys.executable, "-m", "pytest", *arguments]
+    elsewhere = [f"--ignore={folder}" for folder in THOUGHT]
     with tempfile.TemporaryFile() as said:
-        rest = subprocess.Popen([*command, REST], stdout=said, stderr=subprocess.STDOUT)
+        second = subprocess.Popen(
+            [*command, *elsewhere, "-m", REST], stdout=said, stderr=subprocess.STDOUT
+        )
         try:
-            machine = subprocess.run([*command, MACHINE], check=False).returncode
-            codes = [machine, rest.wait()]
+            first = [[*elsewhere, "-m", MACHINE], THOUGHT]
+            codes = [subprocess.run([*command, *part], check=False).returncode for part in first]
+            codes.append(second.wait())
         except BaseException:
-            rest.terminate()
-            rest.wait()
+            second.terminate()
+            second.wait()
             raise
         said.seek(0)
         sys.stdout.buffer.write(said.read())
