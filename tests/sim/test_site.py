@@ -18,6 +18,7 @@ KEPT = {
     34: "a lease that came back after its stay had stopped was renewed for ever, and nothing ran",
     253: "two that cannot hear each other took over from each other every second",
     485: "without a runtime the machine asked for one tick after the other",
+    939: "a replica that went and came back within its lease took up the same ballot again",
     2021: "a box that lost its power started at once what another one ran meanwhile",
     2031: "a voter that had promised it to itself refused the holder for ever",
     3133: "an agent that restarted did not tell the switch of its longer lease",

@@ -207,7 +207,12 @@ class Exclusives:
         self._held = held
         self._isolated = {k for k in held if self.desk.hindrance(k, scene.now) == "Isolated"}
         self._memories = {key: self._memories[key] for key in held}
-        self._used = {key: ballot for key, ballot in self._used.items() if key in held}
+        # What no plan names any more may come back before its lease is over.
+        self._used = {
+            key: ballot
+            for key, ballot in self._used.items()
+            if key in held or self.desk.held(key, scene.now) is not None
+        }
         self._left &= held.keys()
         return outcome
 
