@@ -368,6 +368,7 @@ class Node:
         if self.agent is not None:
             self.agent.alive = False
             self.agent = None
+            self._switch_back()
             self.disk.writer_died()
             self.network.process_died(self.name, with_the_box=with_the_box)
 
@@ -375,6 +376,7 @@ class Node:
         if self.agent is None or self.agent.frozen:
             return
         self.world.tell(f"{self.name} freezes for {seconds:.3f} s")
+        self._switch_back()
         self.agent.freeze()
         for other in self.network.hosts:
             if other != self.name:
@@ -406,8 +408,9 @@ class Node:
         self.world.after(agent_after, self.start)
 
     def switch_dies(self, back_after: float) -> None:
-        """It is started again, and finds its table."""
-        if self.switch.alive and self.powered:
+        """It is started again, and finds its table. Not while the agent hangs, and at once when
+        that begins to: nobody would end a replica in time if both failed (ADR 23)."""
+        if self.switch.alive and self.powered and self.listening():
             self.switch.die()
             self.feed(SwitchChanged(False))
             self.world.after(back_after, self._switch_back)
