@@ -17,7 +17,7 @@ from agent.domain import cgroups
 from agent.domain.compose import Settings, pod_spec
 from agent.runtime.cri.adapter import CriRuntime
 from agent.runtime.port import ContainerPhase, ContainerState, SandboxFailure
-from agent.site.switch_client import SwitchClient
+from agent.site.switch_client import NoAnswer, SwitchClient
 from agent.supervisor import Supervisor, SupervisorConfig
 from devcluster.containerd import PrivateContainerd
 from devcluster.image import HELLO, host_architecture
@@ -131,7 +131,7 @@ class Node:
         if not self.gone:
             with contextlib.suppress(AssertionError):
                 await self.clean()
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(NoAnswer):  # it may have ended already
             await self.switch._ask("end")
         for task in self.tasks:
             task.cancel()
