@@ -143,6 +143,7 @@ class SessionRequest(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     RENEW_FIELD_NUMBER: _builtins.int
     INVENTORY_FIELD_NUMBER: _builtins.int
+    LOCAL_CHANGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -157,6 +158,8 @@ class SessionRequest(_message.Message):
     def renew(self) -> Global___RenewRequest: ...
     @_builtins.property
     def inventory(self) -> Global___NodeInventory: ...
+    @_builtins.property
+    def local_changes(self) -> Global___LocalChanges: ...
     def __init__(
         self,
         *,
@@ -167,12 +170,13 @@ class SessionRequest(_message.Message):
         events: Global___AgentEvents | None = ...,
         renew: Global___RenewRequest | None = ...,
         inventory: Global___NodeInventory | None = ...,
+        local_changes: Global___LocalChanges | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "message", b"message", "plan_ack", b"plan_ack", "renew", b"renew", "replica_status", b"replica_status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "local_changes", b"local_changes", "message", b"message", "plan_ack", b"plan_ack", "renew", b"renew", "replica_status", b"replica_status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "message", b"message", "plan_ack", b"plan_ack", "renew", b"renew", "replica_status", b"replica_status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "local_changes", b"local_changes", "message", b"message", "plan_ack", b"plan_ack", "renew", b"renew", "replica_status", b"replica_status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "replica_status", "plan_ack", "events", "renew", "inventory"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "replica_status", "plan_ack", "events", "renew", "inventory", "local_changes"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -188,6 +192,9 @@ class SessionResponse(_message.Message):
     OPEN_RELAY_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
     ENDPOINTS_FIELD_NUMBER: _builtins.int
+    SITE_DIRECTORY_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    LOCAL_CHANGES_TAKEN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -200,6 +207,12 @@ class SessionResponse(_message.Message):
     def goodbye(self) -> Global___Goodbye: ...
     @_builtins.property
     def endpoints(self) -> Global___Endpoints: ...
+    @_builtins.property
+    def site_directory(self) -> Global___SiteDirectory: ...
+    @_builtins.property
+    def standing(self) -> Global___MemberStanding: ...
+    @_builtins.property
+    def local_changes_taken(self) -> Global___LocalChangesTaken: ...
     def __init__(
         self,
         *,
@@ -209,12 +222,15 @@ class SessionResponse(_message.Message):
         open_relay: Global___OpenRelay | None = ...,
         goodbye: Global___Goodbye | None = ...,
         endpoints: Global___Endpoints | None = ...,
+        site_directory: Global___SiteDirectory | None = ...,
+        standing: Global___MemberStanding | None = ...,
+        local_changes_taken: Global___LocalChangesTaken | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "goodbye", b"goodbye", "message", b"message", "open_relay", b"open_relay", "plan", b"plan", "renew", b"renew", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "goodbye", b"goodbye", "local_changes_taken", b"local_changes_taken", "message", b"message", "open_relay", b"open_relay", "plan", b"plan", "renew", b"renew", "site_directory", b"site_directory", "standing", b"standing", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "goodbye", b"goodbye", "message", b"message", "open_relay", b"open_relay", "plan", b"plan", "renew", b"renew", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "goodbye", b"goodbye", "local_changes_taken", b"local_changes_taken", "message", b"message", "open_relay", b"open_relay", "plan", b"plan", "renew", b"renew", "site_directory", b"site_directory", "standing", b"standing", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "plan", "renew", "open_relay", "goodbye", "endpoints"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "plan", "renew", "open_relay", "goodbye", "endpoints", "site_directory", "standing", "local_changes_taken"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -280,6 +296,7 @@ class Welcome(_message.Message):
     HEARTBEAT_INTERVAL_MS_FIELD_NUMBER: _builtins.int
     ENDPOINTS_FIELD_NUMBER: _builtins.int
     SESSION_AGE_MAX_MS_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
     member: _builtins.str
     region: _builtins.str
     version: _builtins.str
@@ -293,6 +310,8 @@ class Welcome(_message.Message):
     def endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """mTLS addresses of all members, nearest first; empty: as known."""
 
+    @_builtins.property
+    def standing(self) -> Global___MemberStanding: ...
     def __init__(
         self,
         *,
@@ -303,14 +322,207 @@ class Welcome(_message.Message):
         heartbeat_interval_ms: _builtins.int = ...,
         endpoints: _abc.Iterable[_builtins.str] | None = ...,
         session_age_max_ms: _builtins.int = ...,
+        standing: Global___MemberStanding | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["standing", b"standing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "heartbeat_interval_ms", b"heartbeat_interval_ms", "member", b"member", "now_ms", b"now_ms", "region", b"region", "session_age_max_ms", b"session_age_max_ms", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "heartbeat_interval_ms", b"heartbeat_interval_ms", "member", b"member", "now_ms", b"now_ms", "region", b"region", "session_age_max_ms", b"session_age_max_ms", "standing", b"standing", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
+
+@_typing.final
+class MemberStanding(_message.Message):
+    """How the member itself is connected. Sent when it changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUT_OFF_FIELD_NUMBER: _builtins.int
+    cut_off: _builtins.bool
+    """For some time it has read nothing from the Store: nobody leads through it. A node that hears only
+    such members has not heard the orchestrator.
+    """
+    def __init__(
+        self,
+        *,
+        cut_off: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut_off", b"cut_off"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemberStanding: _TypeAlias = MemberStanding  # noqa: Y015
+
+@_typing.final
+class SiteDirectory(_message.Message):
+    """Whom operators find at the site, and whom they must not let in, for when nobody can be asked. Whole
+    after Welcome and whenever it changed. Nothing rests on it alone: nodes prove who they are, and a
+    serial can only shut somebody out.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    REVOKED_SERIALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SiteNode]:
+        """Bounded; by name."""
+
+    @_builtins.property
+    def revoked_serials(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of operators' certificates and break-glass tokens that were revoked and are not expired: hex."""
+
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[Global___SiteNode] | None = ...,
+        revoked_serials: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "revoked_serials", b"revoked_serials"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SiteDirectory: _TypeAlias = SiteDirectory  # noqa: Y015
+
+@_typing.final
+class SiteNode(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    LOCAL_ENDPOINTS_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    @_builtins.property
+    def local_endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """host:port of its LocalService."""
+
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        local_endpoints: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["local_endpoints", b"local_endpoints", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SiteNode: _TypeAlias = SiteNode  # noqa: Y015
+
+@_typing.final
+class LocalChanges(_message.Message):
+    """What operators did at the site: overrides whole at the beginning of a session and whenever one was
+    added, and those entries of the journal that were not taken yet, oldest first.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERRIDES_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    dropped: _builtins.int
+    """Entries that were lost because the journal was full."""
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedCompositeFieldContainer[_plan_pb2.Override]: ...
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___JournalEntry]: ...
+    def __init__(
+        self,
+        *,
+        overrides: _abc.Iterable[_plan_pb2.Override] | None = ...,
+        entries: _abc.Iterable[Global___JournalEntry] | None = ...,
+        dropped: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "entries", b"entries", "overrides", b"overrides"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LocalChanges: _TypeAlias = LocalChanges  # noqa: Y015
+
+@_typing.final
+class JournalEntry(_message.Message):
+    """One thing that an operator did through LocalService of this node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    VERB_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    WORKLOAD_UID_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Grows by one, durably."""
+    at_ms: _builtins.int
+    by: _builtins.str
+    """"operator/ann" or "break-glass/SERIAL"."""
+    purpose: _builtins.str
+    """Of a break-glass token: what it was issued for."""
+    verb: _builtins.str
+    """"enter", "exec", "stop", "start", "restart", "move", "freeze", "unfreeze"."""
+    namespace: _builtins.str
+    replica: _builtins.str
+    detail: _builtins.str
+    """Of exec the command, of move the node; bounded."""
+    reason: _builtins.str
+    refused: _builtins.str
+    """Not empty: refused, and why."""
+    workload_uid: _builtins.str
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        at_ms: _builtins.int = ...,
+        by: _builtins.str = ...,
+        purpose: _builtins.str = ...,
+        verb: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+        replica: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        refused: _builtins.str = ...,
+        workload_uid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "by", b"by", "detail", b"detail", "namespace", b"namespace", "purpose", b"purpose", "reason", b"reason", "refused", b"refused", "replica", b"replica", "sequence", b"sequence", "verb", b"verb", "workload_uid", b"workload_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JournalEntry: _TypeAlias = JournalEntry  # noqa: Y015
+
+@_typing.final
+class LocalChangesTaken(_message.Message):
+    """Written to the Store: the agent may forget entries up to this one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOURNAL_SEQUENCE_FIELD_NUMBER: _builtins.int
+    journal_sequence: _builtins.int
+    def __init__(
+        self,
+        *,
+        journal_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["journal_sequence", b"journal_sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LocalChangesTaken: _TypeAlias = LocalChangesTaken  # noqa: Y015
 
 @_typing.final
 class Endpoints(_message.Message):
@@ -501,6 +713,7 @@ class NodeInventory(_message.Message):
     HOST_PATHS_FIELD_NUMBER: _builtins.int
     SITE_ENDPOINTS_FIELD_NUMBER: _builtins.int
     SITE_CERTIFICATE_FIELD_NUMBER: _builtins.int
+    LOCAL_ENDPOINTS_FIELD_NUMBER: _builtins.int
     arch: _builtins.str
     """"arm64" or "amd64", as in OCI images."""
     os: _builtins.str
@@ -531,6 +744,10 @@ class NodeInventory(_message.Message):
     def site_endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """host:port at which the nodes of its site reach it; empty: it takes nothing over."""
 
+    @_builtins.property
+    def local_endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """host:port at which operators reach its LocalService; empty: it has none."""
+
     def __init__(
         self,
         *,
@@ -549,10 +766,11 @@ class NodeInventory(_message.Message):
         host_paths: _abc.Iterable[_builtins.str] | None = ...,
         site_endpoints: _abc.Iterable[_builtins.str] | None = ...,
         site_certificate: _builtins.bytes = ...,
+        local_endpoints: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "capacity", b"capacity", "reserved", b"reserved"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "addresses", b"addresses", "allocatable", b"allocatable", "arch", b"arch", "capacity", b"capacity", "host_paths", b"host_paths", "hostname", b"hostname", "kernel", b"kernel", "machine_id", b"machine_id", "model", b"model", "os", b"os", "reserved", b"reserved", "runtime_version", b"runtime_version", "site_certificate", b"site_certificate", "site_endpoints", b"site_endpoints"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "addresses", b"addresses", "allocatable", b"allocatable", "arch", b"arch", "capacity", b"capacity", "host_paths", b"host_paths", "hostname", b"hostname", "kernel", b"kernel", "local_endpoints", b"local_endpoints", "machine_id", b"machine_id", "model", b"model", "os", b"os", "reserved", b"reserved", "runtime_version", b"runtime_version", "site_certificate", b"site_certificate", "site_endpoints", b"site_endpoints"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -59,6 +59,7 @@ class NodePlan(_message.Message):
     STANDBY_ROLES_FIELD_NUMBER: _builtins.int
     STANDBY_ROLE_COUNT_FIELD_NUMBER: _builtins.int
     AUTONOMY_MS_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     site: _builtins.str
     generation: _builtins.int
@@ -105,6 +106,12 @@ class NodePlan(_message.Message):
     def standby_roles(self) -> _containers.RepeatedCompositeFieldContainer[Global___StandbyRole]:
         """Replicas of other nodes that this one may take over, or votes on."""
 
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedCompositeFieldContainer[Global___Override]:
+        """What operators decided at the site, as the orchestrator knows it: of replicas that this node runs
+        or may take over, and of the whole site. See Override: a newer one on the node stands above it.
+        """
+
     def __init__(
         self,
         *,
@@ -125,14 +132,89 @@ class NodePlan(_message.Message):
         standby_roles: _abc.Iterable[Global___StandbyRole] | None = ...,
         standby_role_count: _builtins.int = ...,
         autonomy_ms: _builtins.int = ...,
+        overrides: _abc.Iterable[Global___Override] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_count", b"assignment_count", "assignments", b"assignments", "autonomy_ms", b"autonomy_ms", "configs", b"configs", "endpoints", b"endpoints", "facts", b"facts", "generation", b"generation", "issued_at_ms", b"issued_at_ms", "node", b"node", "roster", b"roster", "secrets", b"secrets", "site", b"site", "standby_role_count", b"standby_role_count", "standby_roles", b"standby_roles", "stop_count", b"stop_count", "stops", b"stops", "trust_domain", b"trust_domain"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_count", b"assignment_count", "assignments", b"assignments", "autonomy_ms", b"autonomy_ms", "configs", b"configs", "endpoints", b"endpoints", "facts", b"facts", "generation", b"generation", "issued_at_ms", b"issued_at_ms", "node", b"node", "overrides", b"overrides", "roster", b"roster", "secrets", b"secrets", "site", b"site", "standby_role_count", b"standby_role_count", "standby_roles", b"standby_roles", "stop_count", b"stop_count", "stops", b"stops", "trust_domain", b"trust_domain"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodePlan: _TypeAlias = NodePlan  # noqa: Y015
+
+@_typing.final
+class Override(_message.Message):
+    """What an operator decided at a site itself, without an orchestrator: one field of one subject. It is
+    a last-writer-wins register: everywhere, of two with one subject and field the greater
+    (stamp, node) counts, whichever way it came. The orchestrator is one more writer, without a node.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    WORKLOAD_UID_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    STAMP_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    BASE_REVISION_FIELD_NUMBER: _builtins.int
+    BASE_EPOCH_FIELD_NUMBER: _builtins.int
+    CONFLICT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Drawn by whoever wrote it."""
+    workload_uid: _builtins.str
+    """The subject is a replica; all three empty: the whole site."""
+    namespace: _builtins.str
+    replica: _builtins.str
+    field: _builtins.str
+    """"stopped" ("true"), "placedOn" (a node) or, of the site, "frozen" ("true")."""
+    value: _builtins.str
+    """Empty: taken back."""
+    stamp: _builtins.int
+    """One more than any that the writer knew."""
+    node: _builtins.str
+    by: _builtins.str
+    """"operator/ann" or "break-glass/SERIAL"."""
+    reason: _builtins.str
+    at_ms: _builtins.int
+    """By the writer's wall clock: for people."""
+    base_revision: _builtins.int
+    """What the writer's plan said of the replica: the workload's revision, and the holder's epoch. A
+    decision of the orchestrator after that is a conflict.
+    """
+    base_epoch: _builtins.int
+    conflict: _builtins.str
+    """Set by the orchestrator: what was decided meanwhile that contradicts this. Empty: nothing."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        workload_uid: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+        replica: _builtins.str = ...,
+        field: _builtins.str = ...,
+        value: _builtins.str = ...,
+        stamp: _builtins.int = ...,
+        node: _builtins.str = ...,
+        by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        at_ms: _builtins.int = ...,
+        base_revision: _builtins.int = ...,
+        base_epoch: _builtins.int = ...,
+        conflict: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "base_epoch", b"base_epoch", "base_revision", b"base_revision", "by", b"by", "conflict", b"conflict", "field", b"field", "id", b"id", "namespace", b"namespace", "node", b"node", "reason", b"reason", "replica", b"replica", "stamp", b"stamp", "value", b"value", "workload_uid", b"workload_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Override: _TypeAlias = Override  # noqa: Y015
 
 @_typing.final
 class SitePeer(_message.Message):

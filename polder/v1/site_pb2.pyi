@@ -31,6 +31,7 @@ class PeerMessage(_message.Message):
     LEASE_REQUEST_FIELD_NUMBER: _builtins.int
     LEASE_ANSWER_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___PeerHello: ...
     @_builtins.property
@@ -43,6 +44,8 @@ class PeerMessage(_message.Message):
     def lease_answer(self) -> Global___LeaseAnswer: ...
     @_builtins.property
     def goodbye(self) -> Global___PeerGoodbye: ...
+    @_builtins.property
+    def overrides(self) -> Global___Overrides: ...
     def __init__(
         self,
         *,
@@ -52,12 +55,13 @@ class PeerMessage(_message.Message):
         lease_request: Global___LeaseRequest | None = ...,
         lease_answer: Global___LeaseAnswer | None = ...,
         goodbye: Global___PeerGoodbye | None = ...,
+        overrides: Global___Overrides | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "claims", b"claims", "goodbye", b"goodbye", "hello", b"hello", "lease_answer", b"lease_answer", "lease_request", b"lease_request", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "claims", b"claims", "goodbye", b"goodbye", "hello", b"hello", "lease_answer", b"lease_answer", "lease_request", b"lease_request", "message", b"message", "overrides", b"overrides"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "claims", b"claims", "goodbye", b"goodbye", "hello", b"hello", "lease_answer", b"lease_answer", "lease_request", b"lease_request", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "claims", b"claims", "goodbye", b"goodbye", "hello", b"hello", "lease_answer", b"lease_answer", "lease_request", b"lease_request", "message", b"message", "overrides", b"overrides"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "beat", "claims", "lease_request", "lease_answer", "goodbye"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "beat", "claims", "lease_request", "lease_answer", "goodbye", "overrides"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -221,6 +225,28 @@ class Ability(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Ability: _TypeAlias = Ability  # noqa: Y015
+
+@_typing.final
+class Overrides(_message.Message):
+    """All that the sender knows: at first, and whenever one was added."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERRIDES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedCompositeFieldContainer[_plan_pb2.Override]: ...
+    def __init__(
+        self,
+        *,
+        overrides: _abc.Iterable[_plan_pb2.Override] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["overrides", b"overrides"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Overrides: _TypeAlias = Overrides  # noqa: Y015
 
 @_typing.final
 class LeaseRequest(_message.Message):
