@@ -118,6 +118,8 @@ RULES: dict[str, Rule] = {
     _OPERATOR + "Guards": Rule(Who.OPERATOR, _MTLS, Level.VIEWER),
     _OPERATOR + "Approve": Rule(Who.OPERATOR, _MTLS, Level.OPERATOR),
     _OPERATOR + "Fence": Rule(Who.OPERATOR, _MTLS, Level.OPERATOR),
+    _OPERATOR + "Overrides": Rule(Who.OPERATOR, _MTLS, Level.VIEWER),
+    _OPERATOR + "ResolveOverride": Rule(Who.OPERATOR, _MTLS, Level.OPERATOR),
     _OPERATOR + "Story": Rule(Who.OPERATOR, _MTLS, Level.VIEWER),
     _OPERATOR + "Regions": Rule(Who.OPERATOR, _MTLS, Level.VIEWER),
     _OPERATOR + "Drill": Rule(Who.OPERATOR, _MTLS, Level.ADMIN),

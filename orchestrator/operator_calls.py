@@ -28,6 +28,7 @@ WRITES = frozenset(
         "Thaw",
         "Approve",
         "Fence",
+        "ResolveOverride",
         "EndDrill",
         "ForgetMember",
     )

@@ -10,6 +10,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from polder.v1 import agent_pb2 as _agent_pb2
 from polder.v1 import common_pb2 as _common_pb2
+from polder.v1 import plan_pb2 as _plan_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -2451,6 +2452,155 @@ class FenceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FenceResponse: _TypeAlias = FenceResponse  # noqa: Y015
+
+@_typing.final
+class OverridesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Empty: all that the caller may read, and those of whole sites."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OverridesRequest: _TypeAlias = OverridesRequest  # noqa: Y015
+
+@_typing.final
+class OverridesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERRIDES_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    left_out: _builtins.int
+    now_ms: _builtins.int
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedCompositeFieldContainer[Global___OverrideInfo]:
+        """By site, namespace, replica and field. Bounded."""
+
+    def __init__(
+        self,
+        *,
+        overrides: _abc.Iterable[Global___OverrideInfo] | None = ...,
+        left_out: _builtins.int = ...,
+        now_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left_out", b"left_out", "now_ms", b"now_ms", "overrides", b"overrides"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OverridesResponse: _TypeAlias = OverridesResponse  # noqa: Y015
+
+@_typing.final
+class OverrideInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERRIDE_FIELD_NUMBER: _builtins.int
+    SITE_FIELD_NUMBER: _builtins.int
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    HEARD_MS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    site: _builtins.str
+    workload: _builtins.str
+    """Of a replica; empty when there is no such workload any more."""
+    heard_ms: _builtins.int
+    """When a member of the orchestrator first heard of it."""
+    accepted: _builtins.str
+    """Not empty: the conflict that an operator accepted."""
+    @_builtins.property
+    def override(self) -> _plan_pb2.Override: ...
+    def __init__(
+        self,
+        *,
+        override: _plan_pb2.Override | None = ...,
+        site: _builtins.str = ...,
+        workload: _builtins.str = ...,
+        heard_ms: _builtins.int = ...,
+        accepted: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["override", b"override"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "heard_ms", b"heard_ms", "override", b"override", "site", b"site", "workload", b"workload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OverrideInfo: _TypeAlias = OverrideInfo  # noqa: Y015
+
+@_typing.final
+class ResolveOverrideRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    SITE_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    DROP_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Both empty: the decision is of a whole site, which then is named."""
+    replica: _builtins.str
+    site: _builtins.str
+    """Empty: of the site where there is one."""
+    field: _builtins.str
+    """"stopped", "placedOn" or "frozen"; empty: the one that there is."""
+    drop: _builtins.bool
+    """It is taken back; else it stands, and what contradicts it is accepted."""
+    reason: _builtins.str
+    dry_run: _builtins.bool
+    """Only say what it would do."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        replica: _builtins.str = ...,
+        site: _builtins.str = ...,
+        field: _builtins.str = ...,
+        drop: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop", b"drop", "dry_run", b"dry_run", "field", b"field", "namespace", b"namespace", "reason", b"reason", "replica", b"replica", "site", b"site"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveOverrideRequest: _TypeAlias = ResolveOverrideRequest  # noqa: Y015
+
+@_typing.final
+class ResolveOverrideResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    OVERRIDE_FIELD_NUMBER: _builtins.int
+    message: _builtins.str
+    """What was done, and what follows."""
+    @_builtins.property
+    def override(self) -> Global___OverrideInfo: ...
+    def __init__(
+        self,
+        *,
+        message: _builtins.str = ...,
+        override: Global___OverrideInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["override", b"override"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "override", b"override"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveOverrideResponse: _TypeAlias = ResolveOverrideResponse  # noqa: Y015
 
 @_typing.final
 class StoryRequest(_message.Message):

@@ -154,6 +154,16 @@ class OperatorServiceStub:
                 request_serializer=polder_dot_v1_dot_operator__pb2.FenceRequest.SerializeToString,
                 response_deserializer=polder_dot_v1_dot_operator__pb2.FenceResponse.FromString,
                 _registered_method=True)
+        self.Overrides = channel.unary_unary(
+                '/polder.v1.OperatorService/Overrides',
+                request_serializer=polder_dot_v1_dot_operator__pb2.OverridesRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.OverridesResponse.FromString,
+                _registered_method=True)
+        self.ResolveOverride = channel.unary_unary(
+                '/polder.v1.OperatorService/ResolveOverride',
+                request_serializer=polder_dot_v1_dot_operator__pb2.ResolveOverrideRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.ResolveOverrideResponse.FromString,
+                _registered_method=True)
         self.Story = channel.unary_unary(
                 '/polder.v1.OperatorService/Story',
                 request_serializer=polder_dot_v1_dot_operator__pb2.StoryRequest.SerializeToString,
@@ -342,6 +352,20 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Overrides(self, request, context):
+        """What operators decided at sites themselves, as the orchestrator knows it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveOverride(self, request, context):
+        """Takes such a decision back, or lets it stand although the orchestrator decided otherwise.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Story(self, request, context):
         """A replica's, workload's or node's story in order: why it is as it is, and what comes next.
         """
@@ -500,6 +524,16 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.Fence,
                     request_deserializer=polder_dot_v1_dot_operator__pb2.FenceRequest.FromString,
                     response_serializer=polder_dot_v1_dot_operator__pb2.FenceResponse.SerializeToString,
+            ),
+            'Overrides': grpc.unary_unary_rpc_method_handler(
+                    servicer.Overrides,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.OverridesRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.OverridesResponse.SerializeToString,
+            ),
+            'ResolveOverride': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveOverride,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.ResolveOverrideRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.ResolveOverrideResponse.SerializeToString,
             ),
             'Story': grpc.unary_unary_rpc_method_handler(
                     servicer.Story,
@@ -1175,6 +1209,60 @@ class OperatorService:
             '/polder.v1.OperatorService/Fence',
             polder_dot_v1_dot_operator__pb2.FenceRequest.SerializeToString,
             polder_dot_v1_dot_operator__pb2.FenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Overrides(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polder.v1.OperatorService/Overrides',
+            polder_dot_v1_dot_operator__pb2.OverridesRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.OverridesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveOverride(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polder.v1.OperatorService/ResolveOverride',
+            polder_dot_v1_dot_operator__pb2.ResolveOverrideRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.ResolveOverrideResponse.FromString,
             options,
             channel_credentials,
             insecure,

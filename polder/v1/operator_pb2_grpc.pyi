@@ -69,6 +69,10 @@ class OperatorServiceStub:
     """Lets a held change go on."""
     Fence: _grpc.UnaryUnaryMultiCallable[_operator_pb2.FenceRequest, _operator_pb2.FenceResponse]
     """An operator vouches that an exclusive replica runs nowhere any more, so that it is placed anew."""
+    Overrides: _grpc.UnaryUnaryMultiCallable[_operator_pb2.OverridesRequest, _operator_pb2.OverridesResponse]
+    """What operators decided at sites themselves, as the orchestrator knows it."""
+    ResolveOverride: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ResolveOverrideRequest, _operator_pb2.ResolveOverrideResponse]
+    """Takes such a decision back, or lets it stand although the orchestrator decided otherwise."""
     Story: _grpc.UnaryUnaryMultiCallable[_operator_pb2.StoryRequest, _operator_pb2.StoryResponse]
     """A replica's, workload's or node's story in order: why it is as it is, and what comes next."""
     Regions: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RegionsRequest, _operator_pb2.RegionsResponse]
@@ -123,6 +127,10 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     """Lets a held change go on."""
     Fence: _aio.UnaryUnaryMultiCallable[_operator_pb2.FenceRequest, _operator_pb2.FenceResponse]  # type: ignore[assignment]
     """An operator vouches that an exclusive replica runs nowhere any more, so that it is placed anew."""
+    Overrides: _aio.UnaryUnaryMultiCallable[_operator_pb2.OverridesRequest, _operator_pb2.OverridesResponse]  # type: ignore[assignment]
+    """What operators decided at sites themselves, as the orchestrator knows it."""
+    ResolveOverride: _aio.UnaryUnaryMultiCallable[_operator_pb2.ResolveOverrideRequest, _operator_pb2.ResolveOverrideResponse]  # type: ignore[assignment]
+    """Takes such a decision back, or lets it stand although the orchestrator decided otherwise."""
     Story: _aio.UnaryUnaryMultiCallable[_operator_pb2.StoryRequest, _operator_pb2.StoryResponse]  # type: ignore[assignment]
     """A replica's, workload's or node's story in order: why it is as it is, and what comes next."""
     Regions: _aio.UnaryUnaryMultiCallable[_operator_pb2.RegionsRequest, _operator_pb2.RegionsResponse]  # type: ignore[assignment]
@@ -318,6 +326,22 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.FenceResponse, _abc.Awaitable[_operator_pb2.FenceResponse]]:
         """An operator vouches that an exclusive replica runs nowhere any more, so that it is placed anew."""
+
+    @_abc_1.abstractmethod
+    def Overrides(
+        self,
+        request: _operator_pb2.OverridesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.OverridesResponse, _abc.Awaitable[_operator_pb2.OverridesResponse]]:
+        """What operators decided at sites themselves, as the orchestrator knows it."""
+
+    @_abc_1.abstractmethod
+    def ResolveOverride(
+        self,
+        request: _operator_pb2.ResolveOverrideRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.ResolveOverrideResponse, _abc.Awaitable[_operator_pb2.ResolveOverrideResponse]]:
+        """Takes such a decision back, or lets it stand although the orchestrator decided otherwise."""
 
     @_abc_1.abstractmethod
     def Story(
