@@ -1,6 +1,7 @@
 """Replicas of which at least one runs: who takes over, and which of two stays."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -314,6 +315,29 @@ def test_two_that_see_different_keepers_do_not_outbid_each_other_for_ever() -> N
     assert len(site.runs()) == 1
     (stay,) = next(iter(b.running for b in site.boxes.values() if b.running)).values()
     assert stay.epoch <= E1 + 4
+
+
+def test_two_that_took_it_over_by_different_plans_hear_of_each_other() -> None:
+    """A node that missed a change of the group took it over, too: neither is in the other's."""
+    plans = {n: planned(n, group("d", n), primary="d", roster=("a", "b", "d")) for n in "ab"}
+    site = Lab(plans)
+    site.start()
+    site.part("a", "b")
+    site.run(40)
+    assert len(site.runs()) == 2, "each misses the one that had it"
+    site.mend()
+    site.run(5)
+    assert len(site.runs()) == 1
+
+
+def test_a_node_that_missed_a_move_hears_of_it_from_the_one_that_has_it_now() -> None:
+    old = planned("a", group("a", "d"), roster=("b", "d"))
+    moved = planned("b", group("b", "d"), primary="b", uid="p2", epoch=E1 + (1 << 16), roster="ad")
+    item = replace(moved.assignments["p2"], replaces="p1")
+    site = Lab({"a": old, "b": replace(moved, assignments={"p2": item})})
+    site.start()
+    site.run(20)
+    assert site.runs() == {"b": ["p2"]}
 
 
 def test_a_stay_that_is_not_ready_supersedes_nobody() -> None:

@@ -42,6 +42,7 @@ from agent.domain.site.messages import (
     AbleTo,
     Beat,
     Booted,
+    Claim,
     Claims,
     Condition,
     Decide,
@@ -431,6 +432,7 @@ class SiteMachine:
                     if not (voters := shared[claim.key])
                     or node in voters
                     or (node, claim.key) in rivals
+                    or _may_be_strange(claim, self._plan)
                 ],
                 [a for a in abilities if node in shared.get(a.key, ())],
             )
@@ -448,6 +450,12 @@ class SiteMachine:
 
 def _voters(case: Case) -> tuple[str, ...]:
     return case.group.voters if case.group is not None else ()
+
+
+def _may_be_strange(claim: Claim, plan: ParsedPlan) -> bool:
+    """Whether a node that goes by an older plan may run it as well, and share no group with us."""
+    assigned = plan.assignments.get(claim.uid)
+    return assigned is None or bool(assigned.replaces)
 
 
 def _is_exclusive(assignment: Assignment) -> bool:
