@@ -246,9 +246,10 @@ def _status_lines(facts: dict[str, object]) -> list[tuple[str, str]]:
     if isinstance(session, dict) and session:
         if session.get("connected"):
             since = _age(now - session["since"])
-            lines.append(
-                ("session", f"with {session['member']} at {session['endpoint']} for {since}")
-            )
+            text = f"with {session['member']} at {session['endpoint']} for {since}"
+            if session.get("member_cut_off"):
+                text += "; it is itself cut off from its store"
+            lines.append(("session", text))
         else:
             contact = session.get("last_contact")
             last = f"last contact {_age(now - contact)} ago" if contact else "no contact yet"

@@ -255,8 +255,14 @@ class Agent:
         self._write_status()
         conditions = self.supervisor.conditions
         if not state.connected:
+            conditions.clear("MemberCutOff")
             return
-        self.site.orchestrator_heard()
+        if state.hears_orchestrator:
+            self.site.orchestrator_heard()
+            conditions.clear("MemberCutOff")
+        else:
+            message = f"{state.member} is itself cut off from its store: nobody leads through it"
+            conditions.set("MemberCutOff", "MemberCutOff", message)
         if abs(state.clock_skew_s) > CLOCK_SKEW_MAX_S:
             message = f"this box's clock is {state.clock_skew_s:+.0f} s off {state.member}'s"
             conditions.set("ClockSkew", "ClockSkew", message)

@@ -125,6 +125,13 @@ class SessionClient:
             self._told = True
             self._keep(endpoints)
 
+    def _stands(self, stream: SessionStream, standing: agent_pb2.MemberStanding) -> None:
+        """As `_hear`, of how the member is itself connected."""
+        if stream is self._current and standing.cut_off != self._state.member_cut_off:
+            facts = {"member": self._state.member, "cut_off": standing.cut_off}
+            log.log(logging.WARNING if standing.cut_off else logging.INFO, "standing", extra=facts)
+            self._change(member_cut_off=standing.cut_off)
+
     def _keep(self, endpoints: Sequence[str]) -> None:
         in_use = self._current.endpoint if self._current is not None else ""
         wanted = policy.pinned(policy.usable(endpoints), in_use)
@@ -191,8 +198,9 @@ class SessionClient:
             keepalive_timeout_s=timing.keepalive_timeout_s,
         )
         stream = SessionStream(
-            channel, endpoint, self._node, self._events, self._relays.start, timing, self._hear
-        )
+            channel, endpoint, self._node, self._events, self._relays.start, timing, self._hear,
+            self._stands,
+        )  # fmt: skip
         self._open.add(stream)
         self._number += 1
         try:
@@ -215,6 +223,7 @@ class SessionClient:
         skew = now - welcome.now_ms / 1000 if welcome.now_ms else 0.0
         self._change(
             connected=True,
+            member_cut_off=welcome.standing.cut_off,
             endpoint=stream.endpoint,
             member=welcome.member,
             region=welcome.region,
@@ -286,6 +295,7 @@ class SessionClient:
         log.log(logging.WARNING if loud else logging.DEBUG, "no session", extra=facts)
         self._change(
             connected=False,
+            member_cut_off=False,
             last_error=f"{attempts.endpoint}: {end.reason}: {end.message}",
             last_contact=self._state.last_contact if lived_s < 0 else time.time(),
         )

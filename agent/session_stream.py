@@ -53,9 +53,13 @@ class SessionEnd:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionState:
-    """For `edge-agent status` and conditions. Times are unix seconds; skew is ours minus theirs."""
+    """For `edge-agent status` and conditions. Times are unix seconds; skew is ours minus theirs.
+
+    `member_cut_off`: the member reads nothing from its Store, so that nobody leads through it.
+    """
 
     connected: bool = False
+    member_cut_off: bool = False
     endpoint: str = ""
     member: str = ""
     region: str = ""
@@ -63,6 +67,11 @@ class ConnectionState:
     last_contact: float = 0.0
     last_error: str = ""
     clock_skew_s: float = 0.0
+
+    @property
+    def hears_orchestrator(self) -> bool:
+        """What is decided for this node would come over this session."""
+        return self.connected and not self.member_cut_off
 
 
 class SessionEnded(Exception):
@@ -97,6 +106,8 @@ if TYPE_CHECKING:
 Relay = Callable[[grpc.aio.Channel, agent_pb2.OpenRelay], None]
 Told = Callable[["SessionStream", Sequence[str]], None]
 """The server says where orchestrators are now."""
+Stands = Callable[["SessionStream", agent_pb2.MemberStanding], None]
+"""The server says how it is itself connected."""
 
 
 class SessionStream:
@@ -105,6 +116,7 @@ class SessionStream:
     def __init__(
         self, channel: grpc.aio.Channel, endpoint: str, node: Node, events: EventQueue,
         relay: Relay, timing: Timing, told: Told = lambda _stream, _endpoints: None,
+        stands: Stands = lambda _stream, _standing: None,
     ) -> None:  # fmt: skip
         self.channel = channel
         self.endpoint = endpoint
@@ -114,6 +126,7 @@ class SessionStream:
         self._events = events
         self._relay = relay
         self._told = told
+        self._stands = stands
         self._timing = timing
         self._outbox = Outbox()
         self._wake = asyncio.Event()
@@ -272,6 +285,8 @@ class SessionStream:
                     self._relay(self.channel, message.open_relay)
                 case "endpoints":
                     self._told(self, message.endpoints.endpoints)
+                case "standing":
+                    self._stands(self, message.standing)
                 case "goodbye":
                     return _end_of_goodbye(message.goodbye)
                 case "welcome":

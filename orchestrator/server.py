@@ -238,6 +238,7 @@ class Orchestrator:
             self._clock,
             settings,
             parts.roles,
+            lambda: parts.freshness.behind_s,
         )
         self.leader = Leader(
             parts.store,

@@ -89,7 +89,7 @@ def assemble(
         switch,
         Surroundings(
             allocatable=lambda: node.inventory.allocatable,
-            connected=lambda: client.state.connected,
+            hears_orchestrator=lambda: client.state.hears_orchestrator,
             publish=client.publish_standbys,
             boot_id=node.boot_id,
         ),

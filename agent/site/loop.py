@@ -8,7 +8,8 @@
     replicas_changed()        the supervisor has other views
     box_changed()             the inventory is another one
     switch_changed(alive)     the dead-man's switch is there, or is not
-    orchestrator_heard()      a session began; that it lives is looked at now and then
+    orchestrator_heard()      a session began, with a member that is not cut off itself; that it
+                              lives is looked at now and then
     run()                     until cancelled
     stop()                    the agent ends and is to begin anew soon: peers are told
     standbys()                what could be taken over here, for the orchestrator
@@ -88,12 +89,13 @@ def boottime() -> float:
 class Surroundings:
     """What the loop asks of the rest of the agent.
 
-    `allocatable`: what the box has for replicas. `connected`: a session with an orchestrator is
-    open. `publish`: what could be taken over has changed. `boot_id`: of the kernel.
+    `allocatable`: what the box has for replicas. `hears_orchestrator`: a session is open, with a
+    member that is not itself cut off. `publish`: what could be taken over has changed. `boot_id`:
+    of the kernel.
     """
 
     allocatable: Callable[[], Amounts]
-    connected: Callable[[], bool]
+    hears_orchestrator: Callable[[], bool]
     publish: Callable[[list[agent_pb2.StandbyStatus]], None]
     boot_id: str
 
@@ -295,7 +297,7 @@ class SiteLoop:
 
     async def _listen_for_orchestrators(self) -> None:
         while True:
-            if self._around.connected():
+            if self._around.hears_orchestrator():
                 self.orchestrator_heard()
             body = self._alone.to_save(boottime(), time.time())
             if body is not None:

@@ -33,6 +33,7 @@ from orchestrator.gateway.roles import RoleBook
 from orchestrator.gateway.sessions import LiveSession, Sessions
 from orchestrator.gateway.settings import GatewaySettings
 from orchestrator.gateway.signposts import Signposts
+from orchestrator.gateway.standing import Standing
 from orchestrator.gateway.superseding import Superseding
 from orchestrator.identity.member import MemberCredentials
 from orchestrator.identity.nodes import NodeIdentities
@@ -71,8 +72,9 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         clock: Callable[[], float],
         settings: GatewaySettings,
         roles: RoleBook | None = None,
+        behind_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """`roles`: the member's, which its leader reads as well."""
+        """`roles`: the member's, which its leader reads as well. `behind_s`: see `Standing`."""
         self._cache = cache
         self._fleet = fleet
         self._events = events
@@ -96,6 +98,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             settings.autonomy_s,
         )
         self._signposts = Signposts(cache, self.sessions, self._whereabouts)
+        self.standing = Standing(self.sessions, behind_s)
         self._admission = Admission(settings.accept_rate, settings.greeting_max)
         self._begins = Bucket(settings.accept_rate, max(1.0, settings.accept_rate * BURST_S))
         self._pace = Pace(settings.accept_rate)
@@ -115,6 +118,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             group.create_task(self._monitor.run(), name="monitor")
             group.create_task(self._status_writer.run(), name="node-status")
             group.create_task(self._signposts.run(), name="signposts")
+            group.create_task(self.standing.run(), name="standing")
             group.create_task(self._keep_pace(), name="pace")
 
     async def _keep_pace(self) -> None:
@@ -365,6 +369,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             heartbeat_interval_ms=int(settings.heartbeat_s * 1000),
             endpoints=self._signposts.for_welcome(session),
             session_age_max_ms=int(age_ms),
+            standing=self.standing.for_welcome(),
         )
 
     def _refuse_inventory(self, node: str, problems: list[str]) -> agent_pb2.SessionResponse:

@@ -26,8 +26,11 @@ from orchestrator.scheduling.part import Part, Planning, is_lost, ordered
 from orchestrator.scheduling.snapshot import Mode, Node, Workload
 from orchestrator.scheduling.table import Mask
 
-ISOLATION_MARGIN_S = 30.0
-"""Beyond stopAfter: the site's lease, its stop, and that it may hear us longer than we hear it."""
+ISOLATION_MARGIN_S = 45.0
+"""Beyond stopAfter: an agent takes a dead connection for a live one until its keepalive fails
+(28 s; below that a proxy may answer for us), or hears a member that does not know yet that it is
+cut off (13 s; its agents are called silent ten seconds after that began). And the longest lease
+that may run on: one that was renewed for a restart (15 s)."""
 DRIFT = 0.02
 """By how much two steady clocks may differ, each by one percent."""
 

@@ -134,6 +134,7 @@ class Orchestrator(agent_pb2_grpc.AgentServiceServicer):
         self.heartbeat_ms = 200
         self.told: list[str] = []  # addresses in the Welcome
         self.age_ms = 0
+        self.cut_off = False  # as the Welcome says
         self.refuse: grpc.StatusCode | None = None
         self.renewed_life_s = 3600.0
         self.renewed_age_s = 0.0
@@ -231,6 +232,7 @@ class Orchestrator(agent_pb2_grpc.AgentServiceServicer):
                     heartbeat_interval_ms=self.heartbeat_ms,
                     endpoints=self.told,
                     session_age_max_ms=self.age_ms,
+                    standing=agent_pb2.MemberStanding(cut_off=self.cut_off),
                 )
             )
             while (message := await visit.outgoing.get()) is not None:

@@ -131,6 +131,22 @@ async def test_moves_to_the_next_endpoint_when_the_first_is_gone(tmp_path, ca, s
         await other.stop()
 
 
+async def test_a_member_that_is_cut_off_itself_is_no_orchestrator(tmp_path, ca, server) -> None:
+    write_identity(tmp_path, ca, [server.endpoint])
+    async with Running(tmp_path) as running:
+        await eventually(lambda: running.client.state.hears_orchestrator)
+        server.visits[0].say(standing=agent_pb2.MemberStanding(cut_off=True))
+        await eventually(lambda: running.client.state.member_cut_off)
+        assert running.client.state.connected and not running.client.state.hears_orchestrator
+        assert running.states[-1].member_cut_off  # type: ignore[attr-defined]
+        server.cut_off = True  # and the next session begins so
+        server.visits[0].say(goodbye=agent_pb2.Goodbye(reason="Shutdown", retry_after_ms=1))
+        await eventually(lambda: len(server.visits) == 2 and running.client.state.connected)
+        assert not running.client.state.hears_orchestrator
+        server.visits[1].say(standing=agent_pb2.MemberStanding(cut_off=False))
+        await eventually(lambda: running.client.state.hears_orchestrator)
+
+
 async def test_comes_back_to_the_only_endpoint_with_a_complete_hello(tmp_path, ca, server) -> None:
     write_identity(tmp_path, ca, [server.endpoint])
     async with Running(tmp_path) as running:

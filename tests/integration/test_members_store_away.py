@@ -204,6 +204,36 @@ async def test_everybody_loses_it_and_it_comes_back(
         assert plans(b) == before
 
 
+async def test_its_agents_hear_that_it_is_cut_off_and_that_it_is_back(
+    cluster: EtcdCluster, ca: Path, tmp_path: Path, proxy: Proxy
+) -> None:
+    async with two(cluster, ca, tmp_path, proxy) as (a, b):
+        await a.site()
+        credentials = await a.node("n1")
+        heard: list[bool] = []
+        call = a.agents(credentials).Session()
+        hello = agent_pb2.Hello(instance_id="i", boot_id="b", inventory=good_inventory())
+        await call.write(agent_pb2.SessionRequest(hello=hello))
+        reading = asyncio.create_task(standings(call, heard))
+        await until(lambda: heard == [False], "the Welcome says that all is well", 20)
+        await proxy.cut()
+        await until(lambda: heard == [False, True], "its agents are told", 40)
+        assert not b.orchestrator.gateway.standing.for_welcome().cut_off
+        await proxy.restore()
+        await until(lambda: heard == [False, True, False], "and that it is back", 40)
+        reading.cancel()
+        call.cancel()
+
+
+async def standings(call: Any, heard: list[bool]) -> None:
+    """What the member says of itself."""
+    while isinstance(message := await call.read(), agent_pb2.SessionResponse):
+        if message.HasField("welcome"):
+            heard.append(message.welcome.standing.cut_off)
+        elif message.HasField("standing"):
+            heard.append(message.standing.cut_off)
+
+
 def leads(rig: Rig) -> bool:
     return rig.orchestrator.leader.is_leading
 

@@ -123,3 +123,21 @@ async def test_a_site_that_lost_its_power_and_its_uplink_runs_again_once(rig: Ri
 
 def _running(box: Box) -> int:
     return int(box.status().get("replicas_running", 0))
+
+
+async def test_a_site_whose_member_is_cut_off_itself_is_alone(rig: Rig) -> None:
+    (a,) = await rig.start("a")
+    alone = rig.assignment(APP, ["a"], exclusive=True)
+    alone.group.stop_after_ms = 13_000
+    await rig.use(alone)
+    await eventually(lambda: a.ready(APP), LATE_S)
+    visit = a.visit
+    assert visit is not None
+    visit.say(standing=agent_pb2.MemberStanding(cut_off=True))
+    await eventually(lambda: a.condition("MemberCutOff"), SLOW_S)
+    await eventually(lambda: not a.ready(APP), LATE_S)
+    assert a.visit is visit and not visit.over, "its session stands all the while"
+    assert a.events("StopAfter")
+    visit.say(standing=agent_pb2.MemberStanding(cut_off=False))
+    await eventually(lambda: a.ready(APP), LATE_S)
+    assert not a.condition("MemberCutOff")

@@ -196,7 +196,8 @@ class AbleTo:
 
 @dataclass(frozen=True, slots=True)
 class OrchestratorHeard:
-    """A session lives; comes with each sign of it, about every five seconds."""
+    """A session lives, with a member that is not itself cut off; comes with each sign of it, about
+    every five seconds."""
 
 
 @dataclass(frozen=True, slots=True)
