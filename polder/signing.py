@@ -39,7 +39,12 @@ class UntrustedSignature(Exception):
 
 def sign_plan(payload: bytes, key: ec.EllipticCurvePrivateKey) -> bytes:
     """ECDSA P-256 with SHA-256 over the context and the payload; DER."""
-    return key.sign(PLAN_CONTEXT + payload, ec.ECDSA(hashes.SHA256()))
+    return sign(PLAN_CONTEXT + payload, key)
+
+
+def sign(message: bytes, key: ec.EllipticCurvePrivateKey) -> bytes:
+    """ECDSA P-256 with SHA-256, DER. The message begins with a context of its own kind."""
+    return key.sign(message, ec.ECDSA(hashes.SHA256()))
 
 
 def identity_of(certificate: x509.Certificate) -> Identity:
@@ -99,17 +104,44 @@ def verify_plan(
         raise UntrustedSignature("WrongSigner", str(error)) from error
     if not isinstance(signer, MemberId) or signer.trust_domain != trust_domain:
         raise UntrustedSignature("WrongSigner", f"{signer} may not sign plans for {trust_domain}")
+    verify_by(leaf, signature, PLAN_CONTEXT + payload)
+    return signer
+
+
+def verify_by(signer: x509.Certificate, signature: bytes, message: bytes) -> None:
+    """Raises UntrustedSignature unless the certificate's key signed the message."""
     try:
-        key = leaf.public_key()
+        key = signer.public_key()
     except _UNREADABLE as error:
         raise UntrustedSignature("BadSignature", "the signer's key cannot be read") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise UntrustedSignature("BadSignature", "the signer's key is not ECDSA P-256")
     try:
-        key.verify(signature, PLAN_CONTEXT + payload, ec.ECDSA(hashes.SHA256()))
+        key.verify(signature, message, ec.ECDSA(hashes.SHA256()))
     except InvalidSignature as error:
-        raise UntrustedSignature("BadSignature", "the signature does not fit the plan") from error
-    return signer
+        text = "the signature does not fit what was signed"
+        raise UntrustedSignature("BadSignature", text) from error
+
+
+def validity(chain_der: Sequence[bytes]) -> tuple[float, float]:
+    """From when to when (unix seconds) all certificates of a chain are valid by what they say
+    themselves. Raises UntrustedSignature for one that cannot be read."""
+    try:
+        chain = [x509.load_der_x509_certificate(der) for der in chain_der]
+    except _UNREADABLE as error:
+        raise UntrustedSignature("BadChain", "a certificate cannot be read") from error
+    if not chain:
+        raise UntrustedSignature("BadChain", "a chain of 0 certificates")
+    begins = max(certificate.not_valid_before_utc for certificate in chain)
+    return begins.timestamp(), min(c.not_valid_after_utc for c in chain).timestamp()
+
+
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Whether it may issue certificates."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, *_UNREADABLE):
+        return False
 
 
 def _is_issued(child: x509.Certificate, issuer: x509.Certificate, below: int) -> bool:

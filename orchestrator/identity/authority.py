@@ -106,6 +106,11 @@ class Authority:
         return self._key
 
     @property
+    def chain_der(self) -> tuple[bytes, ...]:
+        """What leads from it to the root: its own certificate."""
+        return (self._intermediate_der,)
+
+    @property
     def ends_at(self) -> dict[str, float]:
         """Unix seconds by certificate: `root_ca`, `region_ca`."""
         return {
