@@ -7,6 +7,7 @@ the leader knows that it must get another.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from orchestrator.domain.overrides import LocalOverride, Subject
 from orchestrator.records import AssignmentRecord, GroupRecord, NodePlacement
 
 ROLES_MAX = 2_000
@@ -33,14 +34,16 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class Neighbourhood:
-    """What a node's plan says of its site beside its own replicas. Empty: it is alone there."""
+    """What a node's plan says of its site beside its own replicas. Empty: it is alone there, and
+    nobody decided anything there. `overrides`: as far as they concern the node."""
 
     roster: tuple[SitePeer, ...] = ()
     roles: tuple[Role, ...] = ()
+    overrides: tuple[LocalOverride, ...] = ()
 
     @property
     def is_empty(self) -> bool:
-        return not (self.roster or self.roles)
+        return not (self.roster or self.roles or self.overrides)
 
 
 NOBODY = Neighbourhood()
@@ -88,6 +91,18 @@ def roles_of(node: str, placements: Iterable[NodePlacement]) -> tuple[Role, ...]
         key=lambda role: (role.assignment.namespace, role.assignment.replica),
     )
     return tuple(ordered[:ROLES_MAX])
+
+
+def concerning(
+    overrides: Iterable[LocalOverride], placement: NodePlacement, roles: Iterable[Role]
+) -> tuple[LocalOverride, ...]:
+    """Those of the whole site, and of replicas that the node runs, is to stop or may take over; by
+    key."""
+    mine: set[Subject] = {(role.assignment.workload_uid, role.assignment.replica) for role in roles}
+    mine.update((item.workload_uid, item.replica) for item in placement.assignments)
+    mine.update((stop.workload_uid, stop.replica) for stop in placement.stops)
+    found = [item for item in overrides if not item.replica or item.subject in mine]
+    return tuple(sorted(found, key=lambda item: item.key))
 
 
 def _counts_more(one: Role, other: Role) -> bool:

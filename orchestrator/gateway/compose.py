@@ -114,11 +114,13 @@ def compose_roles(
     config_of: ResourceOf = no_resource,
     fact_of: FactOf = nothing_known,
 ) -> CannotCompose | None:
-    """Adds the roster and the roles, and what the roles name beside what the plan carries already.
+    """Adds the roster, the roles with what they name beside what the plan carries already, and what
+    operators of the site decided.
 
     A role that cannot be composed whole is left out: it must not cost what runs. The last such
     fault is returned.
     """
+    plan.overrides.extend(override.to_proto() for override in found.overrides)
     for peer in found.roster:
         plan.roster.add(node=peer.node, endpoints=peer.endpoints, certificate=peer.certificate)
     named, fault = _Named(), None

@@ -40,8 +40,8 @@ class Renewer(Protocol):
 
 
 class SessionReader:
-    """`on_inventory` stores an inventory that was checked; it must not block. `shares`: replicas of
-    others in which the node has a role."""
+    """`on_inventory` stores an inventory that was checked, `on_local_changes` what operators did at
+    the node; they must not block. `shares`: replicas of others in which the node has a role."""
 
     def __init__(
         self,
@@ -54,8 +54,10 @@ class SessionReader:
         settings: GatewaySettings,
         on_inventory: Callable[[agent_pb2.NodeInventory], None],
         shares: Callable[[], Iterable[AssignmentRecord]] = tuple,
+        on_local_changes: Callable[[agent_pb2.LocalChanges], None] = lambda _: None,
     ) -> None:
         self._shares = shares
+        self._on_local_changes = on_local_changes
         self._session = session
         self._cache = cache
         self._fleet = fleet
@@ -114,6 +116,8 @@ class SessionReader:
                     await self._renew(request.renew)
                 case "inventory":
                     self._inventory(request.inventory)
+                case "local_changes":
+                    self._on_local_changes(request.local_changes)
                 case _:
                     log.debug("message ignored", extra={"node": self._session.node, "kind": kind})
 

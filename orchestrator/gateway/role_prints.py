@@ -36,6 +36,7 @@ class RolePrints:
         if found.is_empty:
             return ""
         parts = [_peer(peer) for peer in found.roster]
+        parts += [override.to_proto().SerializeToString().hex() for override in found.overrides]
         fact_of: FactOf | None = None
         for role in found.roles:
             parts.append(_role(role))

@@ -8,16 +8,18 @@ the mirror says so: nothing here walks over all nodes in every tick.
 import logging
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from orchestrator.cache import Cache, Change
 from orchestrator.domain.inventory import site_access
+from orchestrator.domain.overrides import LocalOverride, overrides_in, read
 from orchestrator.domain.roles import (
     NOBODY,
     Neighbourhood,
     SitePeer,
+    concerning,
     named_by,
     peers_of,
     roles_of,
@@ -30,6 +32,7 @@ from orchestrator.gateway.signed_facts import SignedFacts
 from orchestrator.records import (
     AssignmentRecord,
     IdentityRecord,
+    KeptRecord,
     NodePlacement,
     NodeStatusRecord,
     StoredResource,
@@ -72,6 +75,9 @@ class RoleBook:
         self._due: dict[str, None] = {}
         self._outdated: set[str] = set()
         self._unreadable: dict[str, str] = {}
+        self._overrides: defaultdict[str, dict[str, LocalOverride]] = defaultdict(dict)  # by site
+        for override in overrides_in(cache.kept(keys.OVERRIDES)):
+            self._overrides[override.site][override.key] = override
         for placement in cache.placements():
             self._take(placement.node, placement)
             self._due[placement.node] = None
@@ -80,8 +86,15 @@ class RoleBook:
     # --- reading ---------------------------------------------------------------------------------
 
     def neighbourhood(self, node: str) -> Neighbourhood:
-        """As the mirror has it. There is no role where the primary cannot be heard: the node would
-        take it for dead."""
+        """As the mirror has it."""
+        found, decided = self._neighbours(node), self._overrides.get(self._site(node))
+        if not decided:
+            return found
+        overrides = concerning(decided.values(), self._cache.placement(node), found.roles)
+        return replace(found, overrides=overrides)
+
+    def _neighbours(self, node: str) -> Neighbourhood:
+        """There is no role where the primary cannot be heard: the node would take it for dead."""
         holders = self._naming.get(node, set())
         if (not holders and node not in self._shares) or self._peer(node) is None:
             return NOBODY
@@ -183,6 +196,8 @@ class RoleBook:
                 if _is_revoked(change.previous) != _is_revoked(change.value):
                     node = change.key.removeprefix(_IDENTITIES)
                     self._mark([node, *self._around(node)])
+            elif change.key.startswith(keys.OVERRIDES):
+                self._override(change)
             elif change.key.startswith(keys.SPECS):
                 self._prints.forget()
                 self._resource(change)
@@ -228,6 +243,19 @@ class RoleBook:
             self._peers.pop(node, None)
         if _access(before) != _access(after):
             self._mark([node, *self._around(node)])
+
+    def _override(self, change: Change) -> None:
+        """Of a few nodes of its site; seldom, so all of the site are looked at again."""
+        site = change.key.removeprefix(keys.OVERRIDES).partition("/")[0]
+        found = read(change.value) if isinstance(change.value, KeptRecord) else None
+        if found is not None:
+            self._overrides[site][change.key] = found
+        else:
+            self._overrides[site].pop(change.key, None)
+        if not self._overrides[site]:
+            del self._overrides[site]
+        nodes = self._cache.resources("Node")
+        self._mark(node.name for node in nodes if node.spec.get("site") == site)
 
     def _resource(self, change: Change) -> None:
         before, after = (

@@ -24,6 +24,7 @@ from orchestrator.domain.pace import Pace
 from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
 from orchestrator.gateway.inventories import problems_of
+from orchestrator.gateway.local_changes import LocalChanges
 from orchestrator.gateway.monitor import Monitor
 from orchestrator.gateway.node_status import NodeStatusWriter
 from orchestrator.gateway.plans import PlanPublisher
@@ -106,6 +107,9 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         self._status_writer = NodeStatusWriter(
             store, cache, fleet, self.sessions, clock, settings.retry_store_s
         )
+        self._local_changes = LocalChanges(
+            store, cache, events, self.sessions, clock, settings.member, settings.retry_store_s
+        )
         self._greeting = 0
         self._sent_away, self._sent_away_told_at = 0, -math.inf
         self._closed: agent_pb2.Goodbye | None = None  # what everybody is told who comes
@@ -118,6 +122,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             group.create_task(self._monitor.run(), name="monitor")
             group.create_task(self._status_writer.run(), name="node-status")
             group.create_task(self._signposts.run(), name="signposts")
+            group.create_task(self._local_changes.run(), name="local-changes")
             group.create_task(self.standing.run(), name="standing")
             group.create_task(self._keep_pace(), name="pace")
 
@@ -307,6 +312,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             return
         version, boot_id = hello.agent_version[:64], hello.boot_id[:128]
         self._status_writer.report(session.node, version, boot_id, hello.inventory)
+        shares = partial(self._roles.shared_by, session.node)
         reader = SessionReader(
             session,
             self._cache,
@@ -316,7 +322,8 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             self._clock,
             self._settings,
             partial(self._status_writer.report, session.node, version, boot_id),
-            partial(self._roles.shared_by, session.node),
+            shares,
+            lambda changes: self._local_changes.report(session, changes, shares),
         )
         reading: asyncio.Task[None] | None = None
         try:

@@ -16,7 +16,8 @@ HOLDS = "/holds/"
 DRILLS = "/drills/"
 FENCES = "/fences/"
 DELETED = "/deleted/"
-KEPT = (ROLLOUTS, JOBS, FREEZES, HOLDS, DRILLS, FENCES, DELETED)
+OVERRIDES = "/overrides/"
+KEPT = (ROLLOUTS, JOBS, FREEZES, HOLDS, DRILLS, FENCES, DELETED, OVERRIDES)
 """Records whose form is the business of the domain module that decides on them."""
 MEMBERS = "/members/"
 PRESENT = "/present/"
@@ -97,6 +98,16 @@ def deleted(workload_uid: str) -> str:
 def fence(workload_uid: str, replica: str) -> str:
     """An operator's word that stays of a replica run no more."""
     return f"{FENCES}{workload_uid}/{replica}"
+
+
+def override(site: str, workload_uid: str, replica: str, field: str) -> str:
+    """What operators of a site decided of a replica, or (both empty) of the whole site."""
+    return f"{overrides_of(site)}{workload_uid or '_'}/{replica or '_'}/{field}"
+
+
+def overrides_of(site: str) -> str:
+    """The beginning of the keys of all that operators of a site decided."""
+    return f"{OVERRIDES}{site}/"
 
 
 def member(name: str) -> str:

@@ -1,0 +1,186 @@
+"""What operators did at a site comes up: real gateway, leader and Store, scripted agents."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.domain.overrides import LocalOverride, overrides_in, said
+from orchestrator.gateway.settings import GatewaySettings
+from orchestrator.leader import LeaderSettings
+from orchestrator.records import StoredResource
+from orchestrator.store import keys
+from orchestrator.store.port import Put
+from polder.v1 import agent_pb2, plan_pb2
+from tests.integration.gateway_harness import Agent, Region, eventually, region
+
+SETTINGS = GatewaySettings("m1", "eu", "test", heartbeat_s=5.0, retry_store_s=0.05)
+
+
+class Lone:
+    """One node at site s1 that runs web-0, and has no peers."""
+
+    def __init__(self, home: Region, agent: Agent, workload: StoredResource) -> None:
+        self.home = home
+        self.agent = agent
+        self.workload = workload
+
+    def override(self, value: str = "true", stamp: int = 1, **more: Any) -> plan_pb2.Override:
+        return plan_pb2.Override(
+            **{
+                "id": f"id-{stamp}",
+                "workload_uid": self.workload.uid,
+                "namespace": "default",
+                "replica": "web-0",
+                "field": "stopped",
+                "value": value,
+                "stamp": stamp,
+                "node": "a",
+                "by": "operator/ann",
+                "reason": "smoke",
+                "at_ms": 1_000,
+                "base_revision": 1,
+                "base_epoch": self.agent.plan.assignments[0].epoch,
+                **more,
+            }
+        )
+
+    async def say(
+        self,
+        *overrides: plan_pb2.Override,
+        entries: tuple[agent_pb2.JournalEntry, ...] = (),
+        dropped: int = 0,
+    ) -> None:
+        changes = agent_pb2.LocalChanges(overrides=overrides, entries=entries, dropped=dropped)
+        await self.agent.say(local_changes=changes)
+
+    def all_taken(self) -> list[int]:
+        """Up to which entries the agent was told that it may forget them."""
+        answers = [m for m in self.agent.heard if m.HasField("local_changes_taken")]
+        return [answer.local_changes_taken.journal_sequence for answer in answers]
+
+    def taken(self) -> int:
+        return (self.all_taken() or [0])[-1]
+
+    def known(self) -> list[LocalOverride]:
+        return overrides_in(self.home.cache.kept(keys.OVERRIDES))
+
+    async def planned(self, value: str) -> plan_pb2.Override:
+        def found() -> plan_pb2.Override | None:
+            of_it = [o for o in self.agent.plan.overrides if o.value == value]
+            return of_it[0] if of_it else None
+
+        return await eventually(found, f"the plan says {value!r}")  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+async def lone(tmp_path: Path) -> AsyncIterator[Lone]:
+    async with region(tmp_path, SETTINGS, LeaderSettings("m1", poll_s=0.2)) as home:
+        agent = await home.join("a")
+        await (await agent.connect()).welcomed()
+        workload = await home.workload("web", replicas=1)
+        await eventually(agent.runs, "it runs")
+        yield Lone(home, agent, workload)
+        await agent.disconnect()
+
+
+def entry(sequence: int, verb: str = "stop", **more: Any) -> agent_pb2.JournalEntry:
+    return agent_pb2.JournalEntry(
+        **{
+            "sequence": sequence,
+            "at_ms": 5_000,
+            "by": "operator/ann",
+            "verb": verb,
+            "namespace": "default",
+            "replica": "web-0",
+            "reason": "smoke",
+            **more,
+        }
+    )
+
+
+async def test_an_override_stands_in_the_store_and_comes_back_in_the_plan(lone: Lone) -> None:
+    before = lone.agent.plan.generation
+    await lone.say(lone.override())
+    planned = await lone.planned("true")
+    assert lone.agent.plan.generation > before
+    assert (planned.stamp, planned.node, planned.by) == (1, "a", "operator/ann")
+    (record,) = lone.known()
+    assert record.site == "s1" and record.holds and record.heard_ms > 0
+    # What is older does not undo it, and what is newer counts.
+    await lone.say(lone.override(value="", stamp=1, node="Z"))
+    await lone.say(lone.override(value="", stamp=2, node="b"))
+    assert (await lone.planned("")).node == "b"
+    (record,) = lone.known()
+    assert (record.stamp, record.value) == (2, "")
+
+
+async def test_the_journal_becomes_events_once_and_may_then_be_forgotten(lone: Lone) -> None:
+    entries = (entry(7), entry(8, "exec", detail="sh -c ls", purpose="repair 12"))
+    await lone.say(entries=entries)
+    await eventually(lambda: lone.taken() == 8, "both are taken")
+    await lone.say(entries=(*entries, entry(9, "enter", replica="", namespace="")))
+    await eventually(lambda: lone.taken() == 9, "the third is taken")
+
+    def told() -> list[tuple[str, str, int]]:
+        found = lone.home.events.list(kind="Replica", namespace="default", name="web-0")
+        return [(e.reason, e.source, e.count) for e in found if e.reason.startswith("Local")]
+
+    await eventually(lambda: len(told()) >= 2, "events are shown")
+    assert sorted(told()) == [
+        ("LocalExec", "operator/ann at a", 1),
+        ("LocalStop", "operator/ann at a", 1),
+    ]
+    (of_exec,) = [e for e in lone.home.events.list(name="web-0") if e.reason == "LocalExec"]
+    assert "sh -c ls" in of_exec.message and "repair 12" in of_exec.message
+    assert "1970-01-01 00:00:05Z at a, entry 8" in of_exec.message
+    assert time.time() * 1000 - of_exec.last_at_ms < 60_000, "old news is not pruned as old"
+    await eventually(lambda: "LocalEnter" in lone.home.reasons("Node", "a"), "of the node")
+
+
+async def test_a_long_journal_is_taken_in_order(lone: Lone) -> None:
+    await lone.say(entries=tuple(entry(n, detail=str(n)) for n in range(1, 131)))
+    await eventually(lambda: lone.taken() == 130, "all are taken")
+    assert lone.all_taken() == [50, 100, 130]
+
+
+async def test_a_node_speaks_for_its_own_site_and_for_what_there_is(lone: Lone) -> None:
+    await lone.say(
+        lone.override(workload_uid="nobody"),
+        lone.override(namespace="other"),
+        lone.override(field="colour"),
+        lone.override(stamp=1 << 60),
+        lone.override(replica="../../x"),
+        lone.override(),
+        entries=(entry(1, replica="db-0"),),
+    )
+    await eventually(lambda: lone.taken() == 1, "it was looked at")
+    (record,) = lone.known()
+    assert record.replica == "web-0" and record.site == "s1"
+    reasons = lone.home.reasons("Node", "a")
+    assert "LocalOverrideRefused" in reasons and "LocalOverrideUnknown" in reasons
+    await eventually(
+        lambda: [e for e in lone.home.events.list(kind="Node") if "default/db-0" in e.message],
+        "what it is said to have done to others is told as its own",
+    )
+
+
+async def test_lost_entries_are_told(lone: Lone) -> None:
+    await lone.say(dropped=12)
+    await eventually(lambda: "LocalJournalFull" in lone.home.reasons("Node", "a"), "it is told")
+
+
+async def test_a_record_that_changed_meanwhile_is_merged_and_not_overwritten(lone: Lone) -> None:
+    """Another member took the same from a peer, and was quicker."""
+    home = lone.home
+    newer = said(lone.override(stamp=9, node="b", value=""), "s1", 5)
+    assert isinstance(newer, LocalOverride)
+    await asyncio.gather(
+        home.store.txn([], [Put(newer.key, newer.record().to_bytes())]),
+        lone.say(lone.override(stamp=3), entries=(entry(1),)),
+    )
+    await eventually(lambda: lone.taken() == 1, "it was looked at")
+    await eventually(lambda: [r.stamp for r in lone.known()] == [9], "the greater one counts")
