@@ -13,6 +13,14 @@ JSON object on stdout, with raw frames behind it. Exit code 0 also when the answ
     new-site-key {path, identity, dns}      -> {}, [certificate]   likewise, signed with the key
     inspect      {key_path?}, [certificate] -> {identity, serial, not_before, not_after}
     verify-plan  {at, trust_domain, roots: N}, [plan, signature, N roots, chain...] -> {signer}
+
+and for operators at the site (`agent/local/door.py`, ADR 26):
+
+    sign-introduction   {}, [key, message] -> {}, [signature]
+    verify-operator     {at, heard_at, trust_domain, roots: N},
+                        [message, signature, N roots, chain...]
+                        -> {name, serial, roles, ends_at, warning}
+    verify-break-glass  {at, trust_domain, site, token}, [roots...] -> {grant, warning}
 """
 
 import datetime
@@ -30,7 +38,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from polder.identity import InvalidIdentity
-from polder.signing import UntrustedSignature, identity_of, verify_plan
+from polder.signing import UntrustedSignature, identity_of, sign, verify_plan
 
 MAX_FRAME = 32 << 20
 MAX_PARTS = 32
@@ -155,11 +163,71 @@ def verify(header: dict[str, object], parts: Sequence[bytes]) -> Answer:
     return {"signer": str(signer)}, []
 
 
+def sign_introduction(_header: dict[str, object], parts: Sequence[bytes]) -> Answer:
+    """With the node's own key, as it was read with its certificate: between two readings both may
+    be renewed."""
+    pem, message = parts
+    key = serialization.load_pem_private_key(pem, None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError("the node's key is not ECDSA")
+    return {}, [sign(message, key)]
+
+
+def operator(header: dict[str, object], parts: Sequence[bytes]) -> Answer:
+    """Who asks to be let in, by certificate."""
+    from polder.local_proofs import verify_operator  # not for every plan that is verified
+
+    message, signature, *certificates = parts
+    roots = int(str(header["roots"]))
+    try:
+        proven = verify_operator(
+            message,
+            signature,
+            certificates[roots:],
+            certificates[:roots],
+            float(str(header["at"])),
+            float(str(header["heard_at"])),
+            str(header["trust_domain"]),
+        )
+    except UntrustedSignature as error:
+        raise Refused(error.reason, str(error)) from error
+    return {
+        "name": proven.id.name,
+        "serial": proven.serial,
+        "roles": list(proven.roles),
+        "ends_at": proven.ends_at,
+        "warning": proven.warning,
+    }, []
+
+
+def break_glass(header: dict[str, object], parts: Sequence[bytes]) -> Answer:
+    """What a break-glass token allows at this site."""
+    from polder.local_access import InvalidGrant, grant_bytes, read_token
+    from polder.local_proofs import verify_grant
+
+    try:
+        grant, warning = verify_grant(
+            read_token(str(header["token"])),
+            parts,
+            float(str(header["at"])),
+            str(header["trust_domain"]),
+            str(header["site"]),
+        )
+    except InvalidGrant as error:
+        raise Refused("BadToken", str(error)) from error
+    except UntrustedSignature as error:
+        raise Refused(error.reason, str(error)) from error
+    return {"grant": grant_bytes(grant).decode(), "warning": warning}, []
+
+
 COMMANDS: dict[str, Callable[[dict[str, object], Sequence[bytes]], Answer]] = {
     "new-key": new_key,
     "new-site-key": new_site_key,
     "inspect": inspect,
     "verify-plan": verify,
+    "sign-introduction": sign_introduction,
+    "verify-operator": operator,
+    "verify-break-glass": break_glass,
 }
 
 

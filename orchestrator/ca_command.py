@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,12 +22,15 @@ from orchestrator.identity.authority import (
     region_home,
     trust_domain_of,
 )
+from orchestrator.identity.break_glass import Wish, issue
 from orchestrator.identity.bundle import export_region, import_region, read_bundle
 from orchestrator.identity.etcd_authority import etcd_home, is_client, issue_etcd
 from orchestrator.identity.pem import UnusableFile, read_certificates
 from orchestrator.installation import describe_certificate
 from polder.identity import InvalidIdentity, MemberId, parse
+from polder.local_access import ACTIONS, LIFE_MAX_S
 from polder.manifest.names import LABEL, LABEL_HELP
+from polder.manifest.quantity import duration_s, format_duration
 
 _COMMON_NAME_MAX = 64  # RFC 5280
 _TAKEN_UP = "Its members take it up within seconds, without a restart"
@@ -72,7 +76,36 @@ def add_ca(commands: Any) -> None:
     etcd.add_argument(
         "--client", action="store_true", help="for an orchestrator, which only connects to etcd"
     )
+    _add_break_glass(actions)
     _action(actions, "show", _show, "print what there is, as JSON")
+
+
+def _add_break_glass(actions: Any) -> None:
+    glass = _action(
+        actions,
+        "break-glass",
+        _break_glass,
+        "make a token with which somebody may act at one site that no orchestrator reaches; "
+        "nothing but the CA's key is needed, and agents check it alone",
+    )
+    glass.add_argument("--site", required=True)
+    glass.add_argument("--namespace", default="", help="default: all that is at the site")
+    glass.add_argument("--workload", default="", help="default: all of the namespace")
+    glass.add_argument(
+        "--allow",
+        required=True,
+        metavar="ACTION[,ACTION...]",
+        help=f"{', '.join(ACTIONS)}; reading is always included",
+    )
+    glass.add_argument("--purpose", required=True, metavar="TEXT", help="goes into every journal")
+    glass.add_argument(
+        "--for",
+        dest="life",
+        required=True,
+        metavar="DURATION",
+        help=f"such as 2h; at most {format_duration(LIFE_MAX_S)}",
+    )
+    glass.add_argument("--region", default="", help="signed by its CA; default: by the root")
 
 
 def _action(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -185,6 +218,31 @@ def _etcd(options: argparse.Namespace) -> int:
         f"  --trusted-ca-file={ca} --client-cert-auth=true\n"
         f"  --peer-cert-file={certificate} --peer-key-file={key}\n"
         f"  --peer-trusted-ca-file={ca} --peer-client-cert-auth=true"
+    )
+    return 0
+
+
+def _break_glass(options: argparse.Namespace) -> int:
+    try:
+        life_s = duration_s(options.life)
+        wish = Wish(
+            site=options.site,
+            namespace=options.namespace,
+            workload=options.workload,
+            allow=tuple(options.allow.split(",")),
+            purpose=options.purpose,
+            life_s=life_s,
+        )
+        grant, token = issue(options.dir, options.region, wish, time.time())
+    except ValueError as error:  # InvalidGrant is one
+        raise ConfigError(str(error)) from error
+    _say(str(token))
+    print(  # noqa: T201 - the token alone is on stdout, so that a script can take it
+        f"Serial {grant.serial}. For {format_duration(life_s)} whoever has this text may "
+        f"{', '.join(grant.allow)} at the site {grant.site}, of {grant.target}; every use is "
+        f"journaled there. To void it: edgectl revoke break-glass/{grant.serial}\n"
+        "  edgectl --site-endpoint NODE --break-glass-token FILE get workloads",
+        file=sys.stderr,
     )
     return 0
 

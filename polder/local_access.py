@@ -5,7 +5,9 @@ signatures themselves are `local_proofs.py`, because the agent's long-running pr
 cryptography. See ADR 26.
 
 A break-glass token opens one site for one purpose when no certificate does: `polder-break-glass1.`
-and base64url of the JSON {"grant", "signature", "chain"}. Whoever has its text may use it.
+and base64url of the JSON {"grant", "signature", "chain", "root"}. Whoever has its text may use it,
+also on a machine that knows nothing of the installation: as in a join token (ADR 6) the root is
+inside.
 """
 
 import base64
@@ -24,6 +26,7 @@ NONCE_BYTES = 32
 
 SESSION_KEY = "polder-local-session"
 SERVER_NAME = "node.polder.internal"  # in every site certificate
+DEFAULT_PORT = 7446
 
 PREFIX = "polder-break-glass1."
 MAX_TEXT = 8192
@@ -138,17 +141,20 @@ def read_grant(data: bytes) -> Grant:
 
 @dataclass(frozen=True, slots=True)
 class BreakGlassToken:
-    """Not yet verified. `chain`: the region's CA that signed it, DER; empty: the root did."""
+    """Not yet verified. `chain`: the region's CA that signed it, DER; empty: the root did. `root`:
+    for who has only this token; a node goes by those that it knows itself."""
 
     grant: bytes
     signature: bytes
-    chain: tuple[bytes, ...] = ()
+    chain: tuple[bytes, ...]
+    root: bytes
 
     def __str__(self) -> str:
         body = {
             "grant": _encode(self.grant),
             "signature": _encode(self.signature),
             "chain": [_encode(der) for der in self.chain],
+            "root": _encode(self.root),
         }
         return PREFIX + _encode(json.dumps(body, separators=(",", ":")).encode())
 
@@ -165,9 +171,10 @@ def read_token(text: str) -> BreakGlassToken:
         body = json.loads(_decode(text[len(PREFIX) :]))
         grant, signature = _decode(body["grant"]), _decode(body["signature"])
         chain = tuple(_decode(der) for der in body["chain"])
+        root = _decode(body["root"])
     except (binascii.Error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidGrant("the break-glass token is damaged: was it copied whole?") from error
-    return BreakGlassToken(grant, signature, chain)
+    return BreakGlassToken(grant, signature, chain, root)
 
 
 def _encode(data: bytes) -> str:

@@ -115,11 +115,12 @@ def verify_operator(
 
 
 def sign_grant(
-    grant: Grant, key: ec.EllipticCurvePrivateKey, chain_der: Sequence[bytes] = ()
+    grant: Grant, key: ec.EllipticCurvePrivateKey, chain_der: Sequence[bytes], root_der: bytes
 ) -> BreakGlassToken:
-    """By the root's key, or by a region's with its certificate as the chain."""
+    """By the root's key without a chain, or by a region's with its certificate."""
     payload = grant_bytes(grant)
-    return BreakGlassToken(payload, sign(BREAK_GLASS_CONTEXT + payload, key), tuple(chain_der))
+    signature = sign(BREAK_GLASS_CONTEXT + payload, key)
+    return BreakGlassToken(payload, signature, tuple(chain_der), root_der)
 
 
 def verify_grant(

@@ -183,11 +183,20 @@ def create_root(directory: Path, trust_domain: str, now: float) -> None:
     write_file(directory / "root.crt", pem_of([der(certificate)]), mode=0o644)
 
 
+def load_root(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """Raises UnusableFile when `root.key` is away, or another root's."""
+    root = read_certificates(directory / "root.crt")[0]
+    key = read_key(directory / "root.key")
+    if root.public_key() != key.public_key():
+        raise UnusableFile(
+            f"the key {directory / 'root.key'} does not belong to the certificate beside it"
+        )
+    return root, key
+
+
 def create_region(directory: Path, region: str, now: float) -> None:
     """Makes or replaces a region's intermediate. Raises UnusableFile when `root.key` is away."""
-    root = read_certificates(directory / "root.crt")[0]
-    root_key = read_key(directory / "root.key")
-    _check_pair(root, root_key, directory / "root.key")
+    root, root_key = load_root(directory)
     trust_domain = trust_domain_of(root)
     key = new_key()
     start = datetime.fromtimestamp(now, UTC)
@@ -278,11 +287,6 @@ def _read_pair(home: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey
 
 def _fits(key: Path, certificate: Path) -> bool:
     return read_key(key).public_key() == read_certificates(certificate)[0].public_key()
-
-
-def _check_pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, path: Path) -> None:
-    if certificate.public_key() != key.public_key():
-        raise UnusableFile(f"the key {path} does not belong to the certificate beside it")
 
 
 def _name(common_name: str) -> x509.Name:

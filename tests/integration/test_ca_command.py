@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from orchestrator.identity.authority import (
@@ -23,13 +24,21 @@ from orchestrator.identity.authority import (
     load_authority,
 )
 from orchestrator.identity.member import SERVER_NAME, MemberIdentity
-from orchestrator.identity.pem import UnusableFile, key_pem, new_key, pem_of
+from orchestrator.identity.pem import (
+    UnusableFile,
+    key_pem,
+    new_key,
+    pem_of,
+    read_certificates,
+)
 from orchestrator.identity.rotation import Rotation
 from orchestrator.main import main
 from orchestrator.store.etcd.adapter import open_etcd
 from orchestrator.store.etcd.settings import EtcdSettings, EtcdTls
 from orchestrator.store.port import Put, StoreError
 from polder.identity import MemberId, NodeId
+from polder.local_access import read_token
+from polder.local_proofs import verify_grant
 from polder.signing import verify_chain
 from polder.v1 import agent_pb2
 from tests.integration.etcd_server import EtcdMember, TestAuthority
@@ -370,3 +379,48 @@ async def test_an_etcd_set_up_with_our_tool_alone(ca: Path, tmp_path: Path, run:
             await open_etcd(EtcdSettings((member.endpoint,), wrong))
     finally:
         member.kill()
+
+
+# --- break-glass ----------------------------------------------------------------------------------
+
+
+BREAK_GLASS = ("break-glass", "--site", "nl-1", "--purpose", "ward 3 floods", "--for", "2h")
+
+
+@pytest.mark.parametrize("by", [(), ("--region", "east")])
+def test_a_break_glass_token_is_what_agents_believe(ca: Path, run: Run, by: tuple[str]) -> None:
+    code, out, told = run(
+        *BREAK_GLASS, "--namespace", "umc", "--allow", "stop,exec", *by, "--dir", ca
+    )
+    assert code == 0
+    token = read_token(out)
+    roots = [read_certificates(ca / "root.crt")[0].public_bytes(Encoding.DER)]
+    grant, _ = verify_grant(token, roots, time.time(), DOMAIN, "nl-1")
+    assert grant.allow == ("stop", "exec") and grant.target == "umc"
+    assert grant.expires_at_ms - grant.issued_at_ms == 7_200_000
+    assert [token.root] == roots and grant.serial in told
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("--for", "25h"), "24 hours"),
+        (("--for", "soon"), "not a duration"),
+        (("--allow", "delete"), "none of"),
+        (("--allow", "freeze", "--namespace", "umc"), "whole site"),
+        (("--workload", "triage"), "namespace"),
+        (("--purpose", " \n"), "purpose"),
+        (("--region", "north"), "no CA for the region"),
+    ],
+)
+def test_a_break_glass_token_that_nobody_should_have(
+    ca: Path, run: Run, change: tuple[str, ...], said: str
+) -> None:
+    code, out, told = run(*BREAK_GLASS, "--allow", "stop", *change, "--dir", ca)
+    assert code == 1 and not out and said in told
+
+
+def test_without_the_roots_key_a_region_must_be_named(ca: Path, run: Run) -> None:
+    (ca / "root.key").unlink()
+    code, out, told = run(*BREAK_GLASS, "--allow", "stop", "--dir", ca)
+    assert code == 1 and not out and "root.key" in told and "--region" in told

@@ -35,7 +35,7 @@ def test_a_grant_reads_back_as_it_was() -> None:
 
 
 def test_a_token_reads_back_as_it_was() -> None:
-    token = BreakGlassToken(grant_bytes(GRANT), b"signature", (b"region",))
+    token = BreakGlassToken(grant_bytes(GRANT), b"signature", (b"region",), b"root")
     assert read_token(f"  {token}\n") == token
 
 
@@ -124,7 +124,7 @@ def test_a_token_that_is_none(text: str) -> None:
 
 
 def test_a_token_that_was_cut_is_refused() -> None:
-    text = str(BreakGlassToken(grant_bytes(GRANT), b"signature"))
+    text = str(BreakGlassToken(grant_bytes(GRANT), b"signature", (), b"root"))
     with pytest.raises(InvalidGrant, match="damaged"):
         read_token(text[:-9])
 

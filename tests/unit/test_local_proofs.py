@@ -164,12 +164,16 @@ def test_a_slow_clock_keeps_nobody_out(authority: Authority) -> None:
     assert "slow" in found.warning
 
 
+def signed(authority: Authority) -> BreakGlassToken:
+    return sign_grant(GRANT, authority.private_key, authority.chain_der, authority.roots_der[0])
+
+
 @pytest.mark.parametrize("by", ["root", "region"])
 def test_the_root_and_a_region_may_sign_a_token(home: Path, authority: Authority, by: str) -> None:
     if by == "root":
-        token = sign_grant(GRANT, read_key(home / "root.key"))
+        token = sign_grant(GRANT, read_key(home / "root.key"), (), authority.roots_der[0])
     else:
-        token = sign_grant(GRANT, authority.private_key, authority.chain_der)
+        token = signed(authority)
     found = verify_grant(token, authority.roots_der, NOW + 60, DOMAIN, "nl-utr-1")
     assert found == (GRANT, "")
 
@@ -179,9 +183,8 @@ def test_an_operator_may_not_sign_a_token(authority: Authority) -> None:
     ann = Person(authority, ANN)
     for chain in (ann.chain, ann.chain[:1], ()):
         with pytest.raises(UntrustedSignature):
-            verify_grant(
-                sign_grant(GRANT, ann.key, chain), authority.roots_der, NOW, DOMAIN, "nl-utr-1"
-            )
+            token = sign_grant(GRANT, ann.key, chain, authority.roots_der[0])
+            verify_grant(token, authority.roots_der, NOW, DOMAIN, "nl-utr-1")
 
 
 def test_an_operator_that_the_root_certified_may_not_either(home: Path) -> None:
@@ -189,13 +192,13 @@ def test_an_operator_that_the_root_certified_may_not_either(home: Path) -> None:
     by_root = Authority(root, root, read_key(home / "root.key"))
     ann = Person(by_root, ANN)
     with pytest.raises(UntrustedSignature) as caught:
-        token = sign_grant(GRANT, ann.key, ann.chain[:1])
+        token = sign_grant(GRANT, ann.key, ann.chain[:1], by_root.roots_der[0])
         verify_grant(token, by_root.roots_der, NOW, DOMAIN, "nl-utr-1")
     assert caught.value.reason == "WrongSigner"
 
 
 def test_a_token_is_for_one_site_and_its_time(authority: Authority) -> None:
-    token = sign_grant(GRANT, authority.private_key, authority.chain_der)
+    token = signed(authority)
     for at, site, reason in (
         (NOW, "nl-utr-2", "WrongSite"),
         (NOW + 7200, "nl-utr-1", "ExpiredGrant"),
@@ -206,11 +209,11 @@ def test_a_token_is_for_one_site_and_its_time(authority: Authority) -> None:
 
 
 def test_a_token_that_was_changed_is_refused(authority: Authority) -> None:
-    token = sign_grant(GRANT, authority.private_key, authority.chain_der)
+    token = signed(authority)
     more = grant_bytes(replace(GRANT, allow=("stop", "exec")))
     with pytest.raises(UntrustedSignature) as caught:
         verify_grant(
-            BreakGlassToken(more, token.signature, token.chain),
+            BreakGlassToken(more, token.signature, token.chain, token.root),
             authority.roots_der,
             NOW,
             DOMAIN,
@@ -220,6 +223,6 @@ def test_a_token_that_was_changed_is_refused(authority: Authority) -> None:
 
 
 def test_a_token_says_when_the_clock_is_slow(authority: Authority) -> None:
-    token = sign_grant(GRANT, authority.private_key, authority.chain_der)
+    token = signed(authority)
     _, warning = verify_grant(token, authority.roots_der, NOW - 9 * DAY, DOMAIN, "nl-utr-1")
     assert "slow" in warning
