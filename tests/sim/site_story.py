@@ -7,10 +7,11 @@ what runs. Then nothing fails any more, but those that are dead stay dead, and a
 orchestrator, too.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from agent.domain.roster import Key
+from orchestrator.records import GroupRecord
 from tests.sim.site_checks import Checks
 from tests.sim.site_leader import Leader, Replica, template
 from tests.sim.site_node import Machine, Node
@@ -342,11 +343,20 @@ class Story:
         return all(self.by_name[a].knows(b) for a in names for b in names - {a})
 
     def must_run(self, key: Key, replica: Replica) -> bool:
-        """As far as anybody can ask for: of every group that was ever formed a majority lives, and
-        somebody who may hold it by the word of all of them."""
-        alive, groups = self.alive(), self.leader.groups[key]
-        if replica.exclusive and any(
-            len(alive & set(group.voters)) <= len(group.voters) // 2 for group in groups
-        ):
-            return False
-        return any(all(name in group.members for group in groups) for name in alive)
+        """As far as anybody can ask for: somebody lives who may hold it by the word of every group
+        that was ever formed, and who reaches a majority of each."""
+        groups = self.leader.groups[key]
+        return any(
+            all(
+                name in group.members
+                and (not replica.exclusive or self.reaches(name, group) >= group.majority)
+                for group in groups
+            )
+            for name in self.alive()
+        )
+
+    def reaches(self, name: str, group: GroupRecord, but: Collection[str] = ()) -> int:
+        """How many of its voters live and are acquainted with it: one that was away when the group
+        was made goes by a plan that may not name the others, and does not speak with them."""
+        alive = (self.alive() & set(group.voters)) - set(but)
+        return sum(voter == name or self._acquainted({name, voter}) for voter in alive)

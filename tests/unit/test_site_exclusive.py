@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from agent.domain.plan import ParsedPlan
 from agent.domain.site.identifying import stay_uid
-from agent.domain.site.messages import Decide, Stopping, SwitchChanged, Tick
+from agent.domain.site.messages import Decide, LeaseRequest, Stopping, SwitchChanged, Tick
 from agent.domain.site.takeover import Standing
 from polder import epochs
 from tests.unit.site_lab import E1, KEY, Box, Lab, group, lab, planned
@@ -265,3 +265,44 @@ def test_a_standby_that_may_not_any_more_asks_for_nothing() -> None:
     site.kill("a")
     site.run(20)
     assert not site.runs()
+
+
+def five(*dead: str) -> Lab:
+    site = lab(group(*"abcde", exclusive=True))
+    site.start(*(name for name in "abcde" if name not in dead))
+    return site
+
+
+def test_a_holder_that_is_heard_and_lost_its_majority_is_followed_by_one_that_has_one() -> None:
+    """Two are dead, and the link of the holder to one of the others breaks: c reaches both."""
+    site = five()
+    site.run(FIRST_S)
+    site.kill("d")
+    site.kill("e")
+    site.run(10)
+    assert list(site.runs()) == ["a"]
+    site.part("a", "b")
+    site.run(20)
+    assert list(site.runs()) == ["c"]
+    site.mend()
+    site.run(30)
+    assert list(site.runs()) == ["c"], "and nobody moves it back"
+
+
+def test_who_asks_in_vain_from_the_start_is_waited_for_and_then_no_more() -> None:
+    site = five("d", "e")
+    site.part("a", "b")
+    site.run(FIRST_S)
+    assert not site.runs()
+    site.run(20)
+    assert list(site.runs()) == ["c"]
+
+
+def test_one_that_holds_it_and_is_slow_to_start_is_not_asked_after() -> None:
+    """Whoever gave it the lease knows."""
+    site = lab(ABC, warm_s=120.0)
+    site.start()
+    site.run(100)
+    assert list(site.runs()) == ["a"]
+    asked = [s for _, _, s in site.boxes["b"].said if isinstance(s, LeaseRequest)]
+    assert not asked, "it is claimed, and this node's voter knows by whom it is held"

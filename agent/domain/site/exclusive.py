@@ -46,6 +46,7 @@ from agent.domain.site.messages import (
 )
 from agent.domain.site.stays import Stays
 from agent.domain.site.takeover import (
+    QUEUE_S,
     Case,
     Memory,
     Own,
@@ -53,6 +54,7 @@ from agent.domain.site.takeover import (
     Standing,
     Verdict,
     able,
+    before,
     is_turn,
     predecessor,
 )
@@ -66,6 +68,7 @@ ENDS = {
     "Isolated": "its site has heard no orchestrator for as long as it may run alone",
 }
 WAITING = "it waits for its lease"
+VACANT_S = 10.0  # for who asks for its lease in vain, before others ask as well
 
 
 @dataclass(slots=True)
@@ -315,11 +318,41 @@ class Exclusives:
             verdict.standing = Standing.ASKING if able_to else Standing.UNABLE
             why = f": {ENDS.get(hindrance, hindrance)}" if hindrance else ""
             return able_to, WAITING + why
-        if not is_turn(case, scene, memory, verdict, doubts=False):
+        turn = is_turn(case, scene, memory, verdict, doubts=False)
+        if not turn and not self._in_vain(case, scene, memory, verdict):
             return False, "another node has it"
         asks = able(case, scene, memory, verdict) in ("", "NoVoters")
         verdict.standing = Standing.ASKING if asks else Standing.UNABLE
         return asks, WAITING
+
+    def _in_vain(self, case: Case, scene: Scene, memory: Memory, verdict: Verdict) -> bool:
+        """Whether somebody who is heard has claimed it for long enough and holds it by nobody's
+        word, as far as this node's voter knows: it may not reach the voters that this one does.
+        One that claims it no more was told to stop, and is not followed."""
+        claims = [c for c in case.theirs if scene.peers.hears(c.node, scene.now)]
+        able_to = case.group is not None and scene.node in case.group.members and case.startable
+        if (
+            not able_to
+            or not scene.settled
+            or not claims
+            or any(c.ready_since is not None for c in claims)
+        ):
+            memory.vacant_since = None
+            return False
+        free_at = self.desk.free_at(case.key, scene.now)
+        if free_at > scene.now:
+            memory.vacant_since = None
+            verdict.attend(free_at)
+            return False
+        if memory.vacant_since is None:
+            memory.vacant_since = scene.now
+        newest = max(claims, key=lambda claim: claim.rank)
+        assert case.group is not None
+        patience_s = VACANT_S + QUEUE_S * len(before(case.group, newest.node, case.key, scene))
+        until = memory.vacant_since + patience_s
+        if scene.now < until:
+            verdict.attend(until)
+        return scene.now >= until
 
     def _enter(self, case: Case, planned: Own | None, held: Held, verdict: Verdict) -> None:
         """A tenure begins."""

@@ -213,6 +213,12 @@ class LeaseDesk:
             live.discard(holder)
         return "" if len(live - self.excluded) >= target.group.majority else "NoVoters"
 
+    def free_at(self, key: Key, now: float) -> float:
+        """When no lease of another runs any more as far as this node's own voter knows."""
+        record = self._records.get(key)
+        lease = record.voter.lease if record is not None else None
+        return lease.until if lease is not None and lease.holder != self._node else now
+
     def next_due(self) -> float | None:
         """When `handle(Tick(), now)` is to be called at the latest."""
         times = [self._save_again_at] if self._save_again_at is not None else []

@@ -444,7 +444,7 @@ class SiteMachine:
         assert self._plan is not None
         for key in sorted({a.key for a in self._plan.assignments.values()}):
             reason = self._exclusive_hindrance(key)
-            if reason in ("NoSwitch", "NotMember", "Isolated") and key not in self._plan.roles:
+            if reason in ("NoSwitch", "NotMember", "Isolated", "NoVoters") and key not in self._plan.roles:
                 yield Ability(key, False, reason)
 
 

@@ -157,6 +157,7 @@ class Memory:
     missed_since: float | None = None
     free_since: float | None = None  # nobody doubts that it is missed
     unclaimed_since: float | None = None  # its holder is heard, and knows nothing of it
+    vacant_since: float | None = None  # it is claimed, and nobody has its lease
     told_unable: str = ""
     raised: set[str] = field(default_factory=set)  # stays of others that we outbid once
     begun: set[str] = field(default_factory=set)  # stays of ours that were let run
@@ -326,8 +327,8 @@ def is_turn(case: Case, scene: Scene, memory: Memory, verdict: Verdict, *, doubt
         return False
     if memory.free_since is None:
         memory.free_since = scene.now
-    before = _before(group, holder, case.key, scene)
-    turn_at = memory.free_since + QUEUE_S * len(before)
+    first = before(group, holder, case.key, scene)
+    turn_at = memory.free_since + QUEUE_S * len(first)
     if scene.now < turn_at:
         verdict.standing = Standing.QUEUING
         verdict.attend(turn_at)
@@ -411,7 +412,7 @@ def _doubted(holder: str, group: Group, scene: Scene, memory: Memory, verdict: V
     return True
 
 
-def _before(group: Group, holder: str, key: Key, scene: Scene) -> list[str]:
+def before(group: Group, holder: str, key: Key, scene: Scene) -> list[str]:
     """Members whose turn comes first, and that may use it."""
     found = []
     for name in group.members[: group.members.index(scene.node)]:
