@@ -33,6 +33,7 @@ from itertools import count
 
 from agent.domain.plan import Assignment, ParsedPlan
 from agent.domain.roster import Key
+from agent.domain.site.case import Case, Scene, Standing, Verdict
 from agent.domain.site.cases import Here, cases, claims_of
 from agent.domain.site.claims import OurClaims, TheirClaims
 from agent.domain.site.exclusive import Exclusives
@@ -64,7 +65,7 @@ from agent.domain.site.messages import (
 )
 from agent.domain.site.peers import RESTART_PATIENCE_MAX_S, Peers
 from agent.domain.site.stays import NAME, Stays
-from agent.domain.site.takeover import Case, Scene, Standing, Takeovers, Verdict
+from agent.domain.site.takeover import Takeovers
 from polder.epochs import shown
 
 BEAT_S = 1.0
@@ -72,6 +73,7 @@ AWAY_S = 0.7  # a beat that is later than this says that the process did not lis
 RETRY_SAVE_S = 5.0
 LOOKS_MAX = 3
 SHOWN_MAX = 5
+OWN_HINDRANCES = ("NoSwitch", "NotMember", "Isolated", "NoVoters")
 
 
 class SiteMachine:
@@ -444,7 +446,7 @@ class SiteMachine:
         assert self._plan is not None
         for key in sorted({a.key for a in self._plan.assignments.values()}):
             reason = self._exclusive_hindrance(key)
-            if reason in ("NoSwitch", "NotMember", "Isolated", "NoVoters") and key not in self._plan.roles:
+            if reason in OWN_HINDRANCES and key not in self._plan.roles:
                 yield Ability(key, False, reason)
 
 
