@@ -7,8 +7,9 @@ the leader knows that it must get another.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from orchestrator.domain.overrides import LocalOverride, Subject
+from orchestrator.domain.overrides import LocalOverride
 from orchestrator.records import AssignmentRecord, GroupRecord, NodePlacement
+from polder.overrides import SITE, Subject
 
 ROLES_MAX = 2_000
 """Of one node: what is beyond them would make a plan that is too large, or that it refuses."""
@@ -98,10 +99,11 @@ def concerning(
 ) -> tuple[LocalOverride, ...]:
     """Those of the whole site, and of replicas that the node runs, is to stop or may take over; by
     key."""
-    mine: set[Subject] = {(role.assignment.workload_uid, role.assignment.replica) for role in roles}
+    mine: set[Subject] = {SITE}
+    mine.update((role.assignment.workload_uid, role.assignment.replica) for role in roles)
     mine.update((item.workload_uid, item.replica) for item in placement.assignments)
     mine.update((stop.workload_uid, stop.replica) for stop in placement.stops)
-    found = [item for item in overrides if not item.replica or item.subject in mine]
+    found = [item for item in overrides if item.decision.subject in mine]
     return tuple(sorted(found, key=lambda item: item.key))
 
 

@@ -11,6 +11,7 @@ from orchestrator.domain.roles import Neighbourhood
 from orchestrator.records import AssignmentRecord, NodePlacement, StoredResource, TemplateRevision
 from orchestrator.scheduling.secrets import fact_names, secret_names
 from polder.manifest import InvalidManifest, PodTemplate
+from polder.overrides import to_message
 from polder.v1 import plan_pb2
 
 RevisionOf = Callable[[str, int], TemplateRevision | None]
@@ -120,7 +121,7 @@ def compose_roles(
     A role that cannot be composed whole is left out: it must not cost what runs. The last such
     fault is returned.
     """
-    plan.overrides.extend(override.to_proto() for override in found.overrides)
+    plan.overrides.extend(to_message(override.decision) for override in found.overrides)
     for peer in found.roster:
         plan.roster.add(node=peer.node, endpoints=peer.endpoints, certificate=peer.certificate)
     named, fault = _Named(), None

@@ -16,16 +16,8 @@ from typing import TypeVar
 
 from orchestrator.cache import Cache
 from orchestrator.catching_up import catch_up
-from orchestrator.domain.overrides import (
-    NAME_MAX,
-    OF_SITE_MAX,
-    REASON_MAX,
-    LocalOverride,
-    merged,
-    read,
-    said,
-)
-from orchestrator.domain.reports import event_object
+from orchestrator.domain.overrides import LocalOverride, merged, read, said
+from orchestrator.domain.reports import NAME_MAX, event_object
 from orchestrator.event_records import EventRecord
 from orchestrator.events import Recorder
 from orchestrator.gateway.sessions import LiveSession, Sessions
@@ -33,12 +25,11 @@ from orchestrator.records import AssignmentRecord
 from orchestrator.store import keys
 from orchestrator.store.port import Compare, CompareTarget, Op, Put, Store, StoreError
 from polder.journal import words
+from polder.overrides import OVERRIDES_MAX, REASON_MAX, BadOverride
 from polder.v1 import agent_pb2, common_pb2, plan_pb2
 
 log = logging.getLogger(__name__)
 
-OVERRIDES_AT_ONCE = 2 * OF_SITE_MAX
-"""Of one message; a node keeps half as many."""
 ENTRIES_MAX = 2_000
 """Of one node that wait to be written; later ones come again, since they are not acknowledged."""
 _IN_TRANSACTION = 50
@@ -92,7 +83,7 @@ class LocalChanges:
         waiting = self._due.get(session.node)
         if waiting is None or waiting.session is not session:
             waiting = self._due[session.node] = _Waiting(session, shares)
-        waiting.overrides = list(changes.overrides[:OVERRIDES_AT_ONCE])
+        waiting.overrides = list(changes.overrides[:OVERRIDES_MAX])
         for entry in changes.entries:
             if len(waiting.entries) >= ENTRIES_MAX:
                 break
@@ -161,13 +152,15 @@ class LocalChanges:
             spaces = {w.uid: w.namespace for w in self._cache.resources("Workload")}
         newest: dict[str, LocalOverride] = {}
         for message in waiting.overrides:
-            heard = said(message, site, now_ms)
-            if isinstance(heard, str):
-                self._tell(session.node, "LocalOverrideRefused", f"an override: {heard}")
+            try:
+                heard = said(message, site, now_ms)
+            except BadOverride as error:
+                self._tell(session.node, "LocalOverrideRefused", f"an override: {error}")
                 continue
             known = self._known(heard.key)
-            space = known.namespace if known else spaces.get(heard.workload_uid)
-            if heard.replica and space != heard.namespace:
+            decision = heard.decision
+            space = known.decision.namespace if known else spaces.get(decision.workload_uid)
+            if decision.replica and space != decision.namespace:
                 self._tell_unknown(session.node, heard)
                 continue
             found = merged(newest.get(heard.key) or known, heard)
@@ -177,12 +170,12 @@ class LocalChanges:
 
     def _fitting(self, session: LiveSession, found: list[LocalOverride]) -> list[LocalOverride]:
         """Those for which there is room. What is known already always is."""
-        room = OF_SITE_MAX - self._count(session.identity.site) if found else 0
+        room = OVERRIDES_MAX - self._count(session.identity.site) if found else 0
         due = []
         for item in found:
             if not item.store_revision:
                 if room <= 0:
-                    text = f"more than {OF_SITE_MAX} overrides; not taken: {item.replica} {item}"
+                    text = f"more than {OVERRIDES_MAX} overrides; not taken: {_named(item)}"
                     self._tell(session.node, "LocalOverrideRefused", text)
                     continue
                 room -= 1
@@ -271,12 +264,18 @@ class LocalChanges:
 
     def _tell_unknown(self, node: str, item: LocalOverride) -> None:
         """A workload that was deleted, or a Store that was restored: nobody drops it silently."""
-        if item.holds:
-            text = f"{item.namespace}/{item.replica}, which no workload here has: {item}"
+        if item.decision.stands:
+            text = f"no workload here has it: {_named(item)}"
             self._tell(node, "LocalOverrideUnknown", text)
 
     def _tell(self, node: str, reason: str, message: str) -> None:
         self._events.record("Node", "", node, _WARNING, reason, message, self._source)
+
+
+def _named(item: LocalOverride) -> str:
+    decision = item.decision
+    what = f"{decision.namespace}/{decision.replica}" if decision.replica else f"site {item.site}"
+    return f"{what} {item}"
 
 
 def _when(at_ms: int) -> str:

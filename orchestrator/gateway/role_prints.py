@@ -14,6 +14,7 @@ from orchestrator.gateway.signed_facts import SignedFacts
 from orchestrator.records import AssignmentRecord, GroupRecord
 from orchestrator.scheduling.secrets import fact_names, secret_names
 from polder.manifest import InvalidManifest, PodTemplate
+from polder.overrides import to_message
 
 _REMEMBERED_MAX = 50_000
 _Carried = tuple[str, tuple[str, ...]]
@@ -36,7 +37,9 @@ class RolePrints:
         if found.is_empty:
             return ""
         parts = [_peer(peer) for peer in found.roster]
-        parts += [override.to_proto().SerializeToString().hex() for override in found.overrides]
+        parts += [
+            to_message(override.decision).SerializeToString().hex() for override in found.overrides
+        ]
         fact_of: FactOf | None = None
         for role in found.roles:
             parts.append(_role(role))

@@ -109,13 +109,13 @@ async def test_an_override_stands_in_the_store_and_comes_back_in_the_plan(lone: 
     assert lone.agent.plan.generation > before
     assert (planned.stamp, planned.node, planned.by) == (1, "a", "operator/ann")
     (record,) = lone.known()
-    assert record.site == "s1" and record.holds and record.heard_ms > 0
+    assert record.site == "s1" and record.decision.stands and record.heard_ms > 0
     # What is older does not undo it, and what is newer counts.
     await lone.say(lone.override(value="", stamp=1, node="Z"))
     await lone.say(lone.override(value="", stamp=2, node="b"))
     assert (await lone.planned("")).node == "b"
     (record,) = lone.known()
-    assert (record.stamp, record.value) == (2, "")
+    assert (record.decision.stamp, record.decision.value) == (2, "")
 
 
 async def test_the_journal_becomes_events_once_and_may_then_be_forgotten(lone: Lone) -> None:
@@ -153,13 +153,14 @@ async def test_a_node_speaks_for_its_own_site_and_for_what_there_is(lone: Lone) 
         lone.override(namespace="other"),
         lone.override(field="colour"),
         lone.override(stamp=1 << 60),
+        lone.override(stamp=0),
         lone.override(replica="../../x"),
         lone.override(),
         entries=(entry(1, replica="db-0"),),
     )
     await eventually(lambda: lone.taken() == 1, "it was looked at")
     (record,) = lone.known()
-    assert record.replica == "web-0" and record.site == "s1"
+    assert record.decision.replica == "web-0" and record.site == "s1"
     reasons = lone.home.reasons("Node", "a")
     assert "LocalOverrideRefused" in reasons and "LocalOverrideUnknown" in reasons
     await eventually(
@@ -177,10 +178,11 @@ async def test_a_record_that_changed_meanwhile_is_merged_and_not_overwritten(lon
     """Another member took the same from a peer, and was quicker."""
     home = lone.home
     newer = said(lone.override(stamp=9, node="b", value=""), "s1", 5)
-    assert isinstance(newer, LocalOverride)
     await asyncio.gather(
         home.store.txn([], [Put(newer.key, newer.record().to_bytes())]),
         lone.say(lone.override(stamp=3), entries=(entry(1),)),
     )
     await eventually(lambda: lone.taken() == 1, "it was looked at")
-    await eventually(lambda: [r.stamp for r in lone.known()] == [9], "the greater one counts")
+    await eventually(
+        lambda: [r.decision.stamp for r in lone.known()] == [9], "the greater one counts"
+    )
