@@ -19,7 +19,7 @@ ENV_PREFIX = "POLDER_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("json", "logfmt")
 HOST_PATHS_MAX = 256  # as many as an orchestrator believes
-SITE_ENDPOINTS_MAX = 16
+ENDPOINTS_MAX = 16
 # A name or an IPv4 address, or an IPv6 address in brackets, and perhaps a port; or one bare.
 _HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?|[0-9A-Fa-f:.]+")
 _RESOURCE = re.compile(r"[a-z0-9][-a-z0-9.]*/[a-z0-9][-a-z0-9.]*")
@@ -57,7 +57,8 @@ class AgentConfig:
     `host_paths` are what pods may see of the box: `PATH` with all below it, or `PATH:ro`.
     `site_listen` is where the other nodes of the site reach this one; empty: they do not, and it
     takes nothing over. `site_advertise` is what they are told: hosts with or without a port, commas
-    between; empty: all addresses of the box.
+    between; empty: all addresses of the box. `local_listen` and `local_advertise` are the same for
+    operators who come to the site itself.
     """
 
     state_dir: Path = Path("/var/lib/polder-agent")
@@ -68,6 +69,8 @@ class AgentConfig:
     log_format: str = "json"
     site_listen: str = "[::]:7445"
     site_advertise: str = ""
+    local_listen: str = "[::]:7446"
+    local_advertise: str = ""
     reserved: Reserved = Reserved()
     devices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     host_paths: tuple[str, ...] = ()
@@ -115,7 +118,7 @@ def _hosts(raw: object) -> str:
         return ""
     text = _text(raw)
     hosts = text.split(",")
-    if len(hosts) > SITE_ENDPOINTS_MAX or not all(_HOST.fullmatch(host) for host in hosts):
+    if len(hosts) > ENDPOINTS_MAX or not all(_HOST.fullmatch(host) for host in hosts):
         raise ValueError(f"{raw!r} is not a list of hosts, with or without a port: a, b:7445, ...")
     return text
 
@@ -168,6 +171,8 @@ _TOP: dict[str, tuple[str, Callable[[object], object]]] = {
     "log_format": ("log_format", _one_of(LOG_FORMATS)),
     "site_listen": ("site_listen", _listen),
     "site_advertise": ("site_advertise", _hosts),
+    "local_listen": ("local_listen", _listen),
+    "local_advertise": ("local_advertise", _hosts),
 }
 _RESERVED = {
     "cpu": _share(cpu_millis),
@@ -297,6 +302,8 @@ def from_plain(plain: dict[str, Any]) -> AgentConfig:
         log_format=plain["log_format"],
         site_listen=plain["site_listen"],
         site_advertise=plain["site_advertise"],
+        local_listen=plain["local_listen"],
+        local_advertise=plain["local_advertise"],
         reserved=Reserved(**{name: Share(*share) for name, share in plain["reserved"].items()}),
         devices={resource: tuple(patterns) for resource, patterns in plain["devices"].items()},
         host_paths=tuple(plain["host_paths"]),

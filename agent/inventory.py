@@ -52,7 +52,8 @@ class Inventory:
     """Facts that seldom change. `complaints` are what could not be read, for events.
 
     `host_paths` is what the box's configuration lets pods see of it, `site_endpoints` where the
-    nodes of its site reach it and `site_certificate` what it shows them there (DER).
+    nodes of its site reach it, `local_endpoints` where operators do, and `site_certificate` what it
+    shows all of them there (DER).
     """
 
     arch: str
@@ -71,6 +72,7 @@ class Inventory:
     complaints: tuple[str, ...] = ()
     site_endpoints: tuple[str, ...] = ()
     site_certificate: bytes = b""
+    local_endpoints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +154,13 @@ def with_runtime(inventory: Inventory, version: str) -> Inventory:
     return replace(inventory, runtime_version=version)
 
 
-def with_site(inventory: Inventory, endpoints: tuple[str, ...], certificate: bytes) -> Inventory:
-    """The same box with where its peers reach it, and what it shows them."""
-    return replace(inventory, site_endpoints=endpoints, site_certificate=certificate)
+def with_site(
+    inventory: Inventory, peers: tuple[str, ...], operators: tuple[str, ...], certificate: bytes
+) -> Inventory:
+    """The same box with where its peers and operators reach it, and what it shows them."""
+    return replace(
+        inventory, site_endpoints=peers, local_endpoints=operators, site_certificate=certificate
+    )
 
 
 def machine_id(box: Box) -> str:

@@ -111,6 +111,7 @@ def inventory_message(inventory: Inventory) -> agent_pb2.NodeInventory:
         hostname=inventory.hostname,
         site_endpoints=inventory.site_endpoints,
         site_certificate=inventory.site_certificate,
+        local_endpoints=inventory.local_endpoints,
     )
 
 

@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 
 
 async def site_certificate(config: AgentConfig, store: IdentityStore) -> SiteCertificate | None:
-    """None when the node's configuration wants no peers, or when none can be made: then what runs
-    here runs, and nothing is taken over."""
-    if not config.site_listen:
+    """None when the node's configuration wants neither peers nor operators here, or when none can be
+    made: then what runs here runs, and nothing is taken over."""
+    if not config.site_listen and not config.local_listen:
         return None
     try:
         return await load_or_make(config.state_dir, store.load().id, store.credentials)
@@ -42,12 +42,17 @@ async def site_certificate(config: AgentConfig, store: IdentityStore) -> SiteCer
 def in_site(
     inventory: Inventory, config: AgentConfig, certificate: SiteCertificate | None
 ) -> Inventory:
-    """With what peers have to know of this node."""
+    """With what peers and operators have to know of this node."""
     if certificate is None:
         return inventory
-    advertise = [host for host in config.site_advertise.split(",") if host]
-    found = endpoints(config.site_listen, advertise, inventory.addresses)
-    return with_site(inventory, found, certificate.der)
+
+    def reached(listen: str, advertise: str) -> tuple[str, ...]:
+        hosts = [host for host in advertise.split(",") if host]
+        return endpoints(listen, hosts, inventory.addresses)
+
+    peers = reached(config.site_listen, config.site_advertise)
+    operators = reached(config.local_listen, config.local_advertise)
+    return with_site(inventory, peers, operators, certificate.der)
 
 
 def assemble(

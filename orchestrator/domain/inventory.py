@@ -59,14 +59,16 @@ def problems(inventory: agent_pb2.NodeInventory) -> list[str]:
 
 
 def _site_problems(inventory: agent_pb2.NodeInventory) -> list[str]:
-    """Of where and how its peers reach it: it goes into their plans as it is."""
+    """Of where and how peers and operators reach it: it is told to them as it is."""
     found = []
-    if len(inventory.site_endpoints) > SITE_ENDPOINTS_MAX:
-        found.append(f"has {len(inventory.site_endpoints)} site endpoints")
-    for endpoint in inventory.site_endpoints[:SITE_ENDPOINTS_MAX]:
-        host, _, port = endpoint.rpartition(":")
-        if not host or len(endpoint) > TEXT_MAX or not _is_port(port):
-            found.append(f"siteEndpoints has {endpoint[:40]!r}, which is not host:port")
+    told = (("site", inventory.site_endpoints), ("local", inventory.local_endpoints))
+    for kind, endpoints in told:
+        if len(endpoints) > SITE_ENDPOINTS_MAX:
+            found.append(f"has {len(endpoints)} {kind} endpoints")
+        for endpoint in endpoints[:SITE_ENDPOINTS_MAX]:
+            host, _, port = endpoint.rpartition(":")
+            if not host or len(endpoint) > TEXT_MAX or not _is_port(port):
+                found.append(f"{kind}Endpoints has {endpoint[:40]!r}, which is not host:port")
     if len(inventory.site_certificate) > SITE_CERTIFICATE_MAX:
         found.append(f"siteCertificate has {len(inventory.site_certificate)} bytes")
     return found

@@ -43,6 +43,7 @@ class Box:
     def __init__(self, folder: Path, name: str, rig: "Rig") -> None:
         self.name = name
         self.port = free_port()
+        self.local_port = free_port()
         self.state = folder / name
         self.rig = rig
         self.process: subprocess.Popen[bytes] | None = None
@@ -55,6 +56,7 @@ class Box:
             **os.environ,
             "POLDER_SITE_LISTEN": f"127.0.0.1:{self.port}",
             "POLDER_SITE_ADVERTISE": "127.0.0.1",
+            "POLDER_LOCAL_LISTEN": f"127.0.0.1:{self.local_port}",
         }
         command = [sys.executable, "-m", "agent", "run", "--state-dir", str(self.state)]
         command += ["--runtime", "simulated", "--log-format", "logfmt", "--log-level", "debug"]

@@ -58,7 +58,7 @@ async def test_no_action_is_taken_however_the_session_moves(
     monkeypatch.setattr(gc, "freeze", lambda: None)
     first, second, third = regions
     write_identity(tmp_path / "state", first.ca, [first.endpoint])
-    config = AgentConfig(state_dir=tmp_path / "state", log_dir=tmp_path / "logs")
+    config = AgentConfig(state_dir=tmp_path / "state", log_dir=tmp_path / "logs", local_listen="")
     runtime = Counting()
     agent = await Agent.assemble(config, IdentityStore(config.state_dir), runtime)
     stopping = asyncio.Event()

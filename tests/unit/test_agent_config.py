@@ -16,6 +16,8 @@ log_level = "debug"
 host_paths = ["/srv/data", "/etc/ssl/certs:ro", "/dev/ttyUSB0"]
 site_listen = "10.0.7.3:7445"
 site_advertise = "10.0.7.3,box-1.example:9000,[2001:db8::7]:9000,2001:db8::8"
+local_listen = ""
+local_advertise = "box-1.example"
 
 [reserved]
 cpu = "250m"
@@ -35,6 +37,7 @@ def test_a_whole_file() -> None:
     assert config.reserved.cpu == Share(250)
     assert config.reserved.memory.of(1000) == 100
     assert config.reserved.disk == Share(5 << 30)
+    assert (config.local_listen, config.local_advertise) == ("", "box-1.example")
     assert config.host_paths == ("/srv/data", "/etc/ssl/certs:ro", "/dev/ttyUSB0")
     assert config.devices["acme.example/radio"] == ("/dev/radio*",)
     assert from_plain(json.loads(json.dumps(to_plain(config)))) == config
@@ -59,6 +62,7 @@ def test_a_whole_file() -> None:
         ('site_listen = "7445"', "agent.toml:1: site_listen: '7445' is not HOST:PORT"),
         ('site_listen = "::1:7445"', "is not HOST:PORT"),
         ('site_listen = "0.0.0.0:0"', "is not HOST:PORT"),
+        ('local_listen = "7446"', "agent.toml:1: local_listen: '7446' is not HOST:PORT"),
         ('site_advertise = "a b"', "agent.toml:1: site_advertise: 'a b' is not a list of hosts"),
         ('host_paths = "/srv"', "agent.toml:1: host_paths: expected a list of paths"),
         ('host_paths = ["srv"]', "agent.toml:1: host_paths: 'srv' is no absolute path"),

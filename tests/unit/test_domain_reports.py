@@ -64,18 +64,20 @@ def test_how_its_peers_reach_it_is_checked_and_survives_the_store() -> None:
 @pytest.mark.parametrize(
     "endpoint", ["", "host", ":7445", "h:0", "h:65536", "h:٣", "h" * 300 + ":1"]
 )
-def test_an_endpoint_that_nobody_can_dial_is_told(endpoint: str) -> None:
+@pytest.mark.parametrize("of", ["site", "local"])
+def test_an_endpoint_that_nobody_can_dial_is_told(of: str, endpoint: str) -> None:
     given = sound()
-    given.site_endpoints.append(endpoint)
+    getattr(given, f"{of}_endpoints").append(endpoint)
     (problem,) = inventory.problems(given)
-    assert "siteEndpoints" in problem
+    assert f"{of}Endpoints" in problem
 
 
 def test_too_much_for_a_roster_is_told() -> None:
     given = sound()
     given.site_endpoints.extend(["h:1"] * (inventory.SITE_ENDPOINTS_MAX + 1))
+    given.local_endpoints.extend(["h:1"] * (inventory.SITE_ENDPOINTS_MAX + 1))
     given.site_certificate = b"x" * (inventory.SITE_CERTIFICATE_MAX + 1)
-    assert len(inventory.problems(given)) == 2
+    assert len(inventory.problems(given)) == 3
 
 
 def test_negative_devices_are_a_problem() -> None:
