@@ -89,6 +89,7 @@ class Cache:
         self._task: asyncio.Task[None] | None = None
         self.revision = 0
         self.epoch_base = 0
+        self.placed_epoch = 0
         self.synced_at = 0.0
         self.healthy = False
         self.doubt = ""  # why the last read was not believed
@@ -109,7 +110,9 @@ class Cache:
     @property
     def epoch(self) -> int:
         """A number that only grows, also over a move to another Store, which counts its revisions
-        anew: `epoch_base` is what those of all former Stores came to."""
+        anew: `epoch_base` is what those of all former Stores came to. After a restore from a backup
+        the leader raises that (`domain/restored.py`); `placed_epoch` is the highest number that any
+        placement was seen to hold."""
         return self.epoch_base + self.revision
 
     # --- reading ---------------------------------------------------------------------------
@@ -323,6 +326,7 @@ class Cache:
                 self._revisions[change.key] = change.value
             elif isinstance(change.value, NodePlacement):
                 self._placements[change.key] = change.value
+                self.placed_epoch = max(self.placed_epoch, change.value.highest_epoch)
             elif isinstance(change.value, KeptRecord):
                 self._kept[_kept_prefix(change.key)][change.key] = change.value
             elif isinstance(change.previous, KeptRecord):

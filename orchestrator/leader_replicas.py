@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import inf
 
 from orchestrator.domain.reports import TERMINATING
+from orchestrator.domain.restored import is_credible
 from orchestrator.fleet import Fleet, NodeObservation
 from orchestrator.records import NodePlacement
 from orchestrator.scheduling.snapshot import Observed
@@ -49,16 +50,22 @@ class ReportedReplicas:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._reported: dict[str, _Reported] = {}  # by node
+        self.highest_epoch = 0  # of all that was ever said here of what runs, and credible
 
     def forget(self) -> None:
         """Nobody watched for a while."""
         self._reported = {}
 
     def observed(
-        self, placements: Iterable[NodePlacement], steady: float | None, asked_s: float
+        self,
+        placements: Iterable[NodePlacement],
+        steady: float | None,
+        asked_s: float,
+        counted: int = 0,
     ) -> Mapping[tuple[str, str], Observed]:
         """By node and replica uid. `steady`: seconds of a clock that never jumps; None: those that
-        are ready have been for long. `asked_s`: the longest `minReady` that anybody asks for."""
+        are ready have been for long. `asked_s`: the longest `minReady` that anybody asks for.
+        `counted`: the revision by which epochs are decided now."""
         found: dict[tuple[str, str], Observed] = {}
         reported: dict[str, _Reported] = {}
         long_s = max(READY_LONG_S, asked_s)
@@ -72,6 +79,8 @@ class ReportedReplicas:
             known = self._reported.get(placement.node)
             if known is None or not known.stands(placement, list(seen.replicas.values()), long_s):
                 known = _report(known, placement, seen, steady, long_s)
+                said = (s.epoch for s in known.statuses if is_credible(s.epoch, counted))
+                self.highest_epoch = max((self.highest_epoch, *said))
             reported[placement.node] = known
             found.update(known.found)
         if steady is not None:

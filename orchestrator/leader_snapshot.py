@@ -16,6 +16,7 @@ from orchestrator.domain.reports import unable
 from orchestrator.domain.stops import is_gone
 from orchestrator.fleet import Fleet, NodeObservation
 from orchestrator.gateway.roles import RoleBook
+from orchestrator.leader_epochs import EpochCount
 from orchestrator.leader_replicas import ReportedReplicas
 from orchestrator.records import (
     NodePlacement,
@@ -36,6 +37,7 @@ from orchestrator.scheduling.snapshot import (
     Template,
     Workload,
 )
+from orchestrator.scheduling.tick import Stray
 from orchestrator.store import keys
 from polder.manifest import (
     InvalidManifest,
@@ -85,12 +87,20 @@ class SnapshotBuilder:
         self._sites: dict[str, tuple[StoredResource, ProviderProfile | None, Site]] = {}
         self._replicas = ReportedReplicas(fleet)
         self._led_since: float | None = None
+        self._epochs = EpochCount(cache)
 
-    def build(self, now: float, led_since: float, steady: float | None = None) -> Snapshot:
+    def build(
+        self,
+        now: float,
+        led_since: float,
+        steady: float | None = None,
+        strays: Iterable[Stray] = (),
+    ) -> Snapshot:
         """`led_since`: seconds of the fleet's steady clock; silence from before does not count.
 
         `steady`: seconds of a clock that never jumps, by which it is counted how long replicas have
         been ready. None, for worlds that might be: those that are ready have been for long.
+        `strays`: what runs besides.
         """
         placements = {placement.node: placement for placement in self._cache.placements()}
         if steady is not None and self._led_since != led_since:
@@ -107,13 +117,17 @@ class SnapshotBuilder:
         if self._roles and self._roles.pending:
             using = frozenset()  # of whom it holds is not known before all were looked at
         asked_s = max((workload.update.min_ready for workload in workloads), default=0.0)
+        replicas = self._replicas
+        observed = replicas.observed(placements.values(), steady, asked_s, self._cache.epoch)
+        if steady is not None:
+            self._epochs.surpass(replicas.highest_epoch, strays, ahead=bool(ahead))
         return Snapshot(
             revision=self._cache.epoch,
             nodes=self._all_nodes(now, led_since),
             workloads=workloads,
             placements=placements,
             templates=self._all_templates(),
-            observed=self._replicas.observed(placements.values(), steady, asked_s),
+            observed=observed,
             gone=self._gone(placements, now),
             secrets=self._versions("Secret"),
             configs=self._versions("Config"),

@@ -57,7 +57,7 @@ class WorldBuilder:
             }
         strays = tuple(self._strays(now))
         return World(
-            snapshot=self._snapshots.build(now, led_since, steady),
+            snapshot=self._snapshots.build(now, led_since, steady, strays),
             workloads=tuple(self._cache.resources("Workload")),
             revisions=self._revisions,
             kept=self._kept,

@@ -256,6 +256,13 @@ class NodePlacement:
     roles_digest: str = ""
     store_revision: int = 0  # not part of the value; 0: does not exist yet
 
+    @property
+    def highest_epoch(self) -> int:
+        """Of stays and groups alike: both are numbered by the revision of a decision."""
+        stays = (*self.assignments, *self.stops)
+        numbers = (stay.group.number for stay in stays if stay.group is not None)
+        return max((*(item.epoch for item in self.assignments), *numbers), default=0)
+
     def to_bytes(self) -> bytes:
         body = asdict(self)
         del body["store_revision"]
@@ -284,10 +291,11 @@ class IdentityRecord:
     """Which certificates of an identity count. A serial that is not listed is refused.
 
     `serials` maps hex serial -> expiry (unix ms), in order of issue. For a node: the one in use,
-    and those that renewals issued since; the older go when a newer is first used.
+    and those that renewals issued since; the older go when a newer is first used. `former` are
+    those that were revoked before it was issued another.
     """
 
-    kind: str  # node, operator
+    kind: str  # node, operator, break-glass
     name: str
     site: str = ""
     serials: dict[str, int] = field(default_factory=dict)
@@ -296,6 +304,7 @@ class IdentityRecord:
     joined_at_ms: int = 0
     revoked_at_ms: int = 0
     revoked_reason: str = ""
+    former: dict[str, int] = field(default_factory=dict)
     store_revision: int = 0  # not part of the value
 
     def to_bytes(self) -> bytes:
@@ -313,6 +322,11 @@ class IdentityRecord:
 
     def accepts(self, serial: str) -> bool:
         return not self.revoked_at_ms and serial in self.serials
+
+    @property
+    def refused_serials(self) -> dict[str, int]:
+        """What was issued and revoked: for those who cannot ask which serials count."""
+        return {**self.former, **self.serials} if self.revoked_at_ms else self.former
 
     def without(self, serial: str) -> "IdentityRecord":
         return replace(self, serials={s: x for s, x in self.serials.items() if s != serial})

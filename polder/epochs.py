@@ -18,6 +18,11 @@ def decided_at(revision: int) -> int:
     return revision << LOCAL_BITS
 
 
+def revision_of(epoch: int) -> int:
+    """Of the Store, at which it was decided, or from which a site counted on."""
+    return epoch >> LOCAL_BITS
+
+
 def after(*epochs: int) -> int:
     """The next one that a site may use, above all of these. Raises EpochsUsedUp."""
     last = max(epochs)

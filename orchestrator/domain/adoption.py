@@ -27,13 +27,11 @@ the new one is ready. KEEP raises the holder's epoch, and stops the local stay.
 from dataclasses import dataclass
 from enum import Enum
 
+from orchestrator.domain.restored import is_credible
 from orchestrator.records import AssignmentRecord
 from polder import epochs
 from polder.succession import Contender, keeper
 
-EPOCH_LEAD_MAX = epochs.decided_at(1_000_000_000)
-"""An agent that claims to be further ahead of the Store is broken: following it would run out of
-numbers."""
 SETTLE_S = 10.0
 """So long two that serve are left to their site: its nodes see each other more often than we do."""
 
@@ -65,7 +63,7 @@ def judge(case: Case) -> Verdict:
     """See the table above."""
     group, local = case.record.group, case.local
     member = group is not None and local.node in group.members
-    if local.epoch <= case.epoch or local.epoch - case.epoch > EPOCH_LEAD_MAX:
+    if local.epoch <= case.epoch or not is_credible(local.epoch, epochs.revision_of(case.epoch)):
         return Verdict.WAIT
     if group is not None and group.exclusive:
         return Verdict.ADOPT if member else Verdict.WAIT

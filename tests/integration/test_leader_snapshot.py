@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from orchestrator.fleet import Fleet
 from orchestrator.leader_snapshot import SnapshotBuilder, template_from
 from orchestrator.records import AssignmentRecord, NodePlacement, StoredResource
 from orchestrator.scheduling.snapshot import Observed, Resources
+from orchestrator.scheduling.tick import Stray
 from orchestrator.store import keys
 from orchestrator.store.port import Put, Store
 from orchestrator.store.sqlite import open_sqlite
+from polder.epochs import decided_at
 from polder.manifest import PodTemplate, decode
 from polder.v1 import agent_pb2
 from tests.integration.gateway_harness import eventually
@@ -230,3 +233,40 @@ def test_paths_that_a_box_lets_pods_see() -> None:
         "no absolute path" in text
         for text in problems(agent_pb2.NodeInventory(arch="arm64", host_paths=["dev"]))
     )
+
+
+# --- a Store that was restored from a backup ------------------------------------------------------
+
+
+async def test_epochs_are_decided_above_all_that_agents_tell_of(tmp_path: Path) -> None:
+    record = AssignmentRecord("ns", "w", "uid", "w-0", "u1", decided_at(1), 1)
+    async with builder_of(tmp_path, node(), site()) as (builder, fleet, store):
+        placed = NodePlacement("n1", 3, (record,))
+        await store.txn((), (Put(keys.placement("n1"), placed.to_bytes()),))
+        cache = builder._cache
+        await cache.wait_for(await store.revision())
+        seen = fleet.heard("n1", NOW)
+        seen.acked_generation = 3
+        seen.replicas["u1"] = agent_pb2.ReplicaStatus(replica_uid="u1", epoch=decided_at(1) + 4)
+        assert builder.build(NOW, 0.0, 0.0).revision == cache.revision, "not behind"
+        later = decided_at(cache.revision + 70) + 4
+        seen.replicas["u1"] = agent_pb2.ReplicaStatus(replica_uid="u1", epoch=later)
+        first = builder.build(NOW, 0.0, 1.0).revision
+        assert decided_at(first) > later
+        assert builder.build(NOW, 0.0, 2.0).revision == first, "once"
+        stray = Stray(
+            "n1", "ns", "w", "uid", "w-1", "u2", decided_at(first + 5), 1, 3, "", True, 1.0
+        )
+        second = builder.build(NOW, 0.0, 3.0, [stray]).revision
+        assert decided_at(second) > stray.epoch
+        # What is decided then stands in a placement, of which the next leader's mirror knows.
+        record = replace(record, epoch=decided_at(second))
+        placed = NodePlacement("n1", 4, (record,))
+        await store.txn((), (Put(keys.placement("n1"), placed.to_bytes()),))
+        mirror = Cache(store, lambda: NOW)
+        await mirror.start()
+        try:
+            next_leader = SnapshotBuilder(mirror, Fleet(NOW))
+            assert decided_at(next_leader.build(NOW, 0.0, 0.0).revision) > record.epoch
+        finally:
+            await mirror.stop()

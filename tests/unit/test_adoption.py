@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.domain.adoption import EPOCH_LEAD_MAX, SETTLE_S, Case, Verdict, judge, raised
+from orchestrator.domain.adoption import SETTLE_S, Case, Verdict, judge, raised
 from orchestrator.domain.adoption_step import NODES_OF_SITE, NODES_PER_TICK, adopt
 from orchestrator.domain.deleted import KEPT_S, forgettable, tombstone
 from orchestrator.domain.liveness import Liveness
+from orchestrator.domain.restored import LEAD_MAX
 from orchestrator.records import (
     AssignmentRecord,
     GroupRecord,
@@ -73,7 +74,7 @@ NEWER = replace(RECORD, group=replace(GROUP, on_return="newer"))
         ({"epoch": E, "ready_s": 1}, Verdict.WAIT),
         ({"epoch": E - 1, "ready_s": 1}, Verdict.WAIT),
         ({"said": E + 2, "holder": "serves", "holder_s": 30, "ready_s": 99}, Verdict.WAIT),
-        ({"epoch": E + EPOCH_LEAD_MAX + 1, "ready_s": 1}, Verdict.WAIT),
+        ({"epoch": E + decided_at(LEAD_MAX + 1), "ready_s": 1}, Verdict.WAIT),
         # By a lease, only who may have it; whether it is ready or not.
         ({"record": EXCLUSIVE}, Verdict.ADOPT),
         ({"record": EXCLUSIVE, "holder": "serves", "holder_s": 99}, Verdict.ADOPT),
