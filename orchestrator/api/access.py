@@ -1,5 +1,6 @@
 """Who may come in: join tokens, operator certificates, revocation, and "who am I"."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ from orchestrator.cache import Cache
 from orchestrator.calls import LiveCalls
 from orchestrator.catching_up import catch_up
 from orchestrator.events import EventRecorder
-from orchestrator.identity.allowlist import revoke_identity
+from orchestrator.identity.allowlist import BREAK_GLASS, revoke_identity
 from orchestrator.identity.authority import Authority
 from orchestrator.identity.join_tokens import JoinTokens
 from orchestrator.identity.operators import OperatorIdentities
@@ -18,6 +19,9 @@ from orchestrator.store.port import Store
 from orchestrator.whereabouts import Whereabouts
 from polder.identity import MemberId
 from polder.v1 import common_pb2, operator_pb2
+
+_REVOCABLE = {"Node": "node", "Operator": "operator", "BreakGlass": BREAK_GLASS}
+_SERIAL = re.compile(r"[0-9a-f]{8,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +73,14 @@ class Access:
     ) -> operator_pb2.RevokeResponse:
         """Open streams on this member are closed when this returns. Raises Refused, StoreError."""
         kind, name = request.ref.kind, request.ref.name
-        if kind not in ("Node", "Operator"):
+        if kind not in _REVOCABLE:
             raise invalid(f"a {kind[:80]!r} has no identity: only Node and Operator do")
+        if kind == "BreakGlass" and _SERIAL.fullmatch(name) is None:
+            raise invalid(f"{name[:80]!r} is not the serial of a break-glass token")
         reason = request.reason or f"revoked by {caller.source}"
-        open_streams = self.calls.count(kind.lower(), name)
-        revision = await revoke_identity(self.store, kind.lower(), name, reason, self.clock())
+        known = _REVOCABLE[kind]
+        open_streams = self.calls.count(known, name)
+        revision = await revoke_identity(self.store, known, name, reason, self.clock())
         self._record(caller, kind, name, "Revoked", reason, common_pb2.EVENT_TYPE_WARNING)
         await catch_up(self.cache, revision)
         return operator_pb2.RevokeResponse(closed_streams=open_streams)
