@@ -12,11 +12,10 @@ from agent.domain.given import Given, Unresolved
 from agent.domain.plan import Assignment
 from polder.manifest import Container, PodTemplate
 from polder.manifest.names import FILE_NAME, HOST_NAME, LABEL
-from polder.manifest.volumes import Volume, VolumeMount
+from polder.manifest.volumes import OWN_DIRECTORY, Volume, VolumeMount, is_taken
 
 MEMORY_BYTES_DEFAULT = 64 << 20
 READ_ONLY = ":ro"
-EPOCH_DIRECTORY = "/run/polder"
 EPOCH_FILE = "epoch"
 EPOCH_VOLUME = "_epoch"  # no template can name a volume like this
 
@@ -104,10 +103,10 @@ def mounts_of(assignment: Assignment, container: Container) -> tuple[VolumeMount
     if assignment.group is None:
         return mounts
     for mount in mounts:
-        if is_within(posixpath.normpath(mount.mount_path), EPOCH_DIRECTORY):
-            text = f"container {container.name}: {mount.mount_path}: {EPOCH_DIRECTORY} is Polder's"
+        if is_taken(mount.mount_path):
+            text = f"container {container.name}: {mount.mount_path}: {OWN_DIRECTORY} is Polder's"
             raise Unresolved(f"{text} in a replica with standbys", "MountPathTaken")
-    return (*mounts, VolumeMount(EPOCH_VOLUME, EPOCH_DIRECTORY, True))
+    return (*mounts, VolumeMount(EPOCH_VOLUME, OWN_DIRECTORY, True))
 
 
 def projected_files(

@@ -1,10 +1,14 @@
-"""What a template demands beyond the safe defaults, held against its namespace. Called by apply."""
+"""What a template may not have: beyond what its namespace allows, or Polder's own. Called by apply.
+
+Only a changed spec is checked: what an earlier version took is neither stopped nor unreadable.
+"""
 
 from collections.abc import Collection, Iterator
 
 from orchestrator.scheduling.reasons import forbidden_reason
 from polder.manifest import WorkloadSpec
-from polder.manifest.pod import SecurityContext
+from polder.manifest.pod import Container, SecurityContext
+from polder.manifest.volumes import OWN_DIRECTORY, is_taken
 
 
 def not_allowed(
@@ -19,6 +23,19 @@ def not_allowed(
     ]
 
 
+def taken(spec: WorkloadSpec) -> list[tuple[str, str]]:
+    """(field, text) for everything that it mounts where the agent tells containers something."""
+    return [
+        (
+            f"spec.template.{kind}[{index}].volumeMounts[{number}].mountPath",
+            f"is {mount.mount_path!r}, and {OWN_DIRECTORY} is Polder's: choose another path",
+        )
+        for kind, index, container in _containers(spec)
+        for number, mount in enumerate(container.volume_mounts)
+        if is_taken(mount.mount_path)
+    ]
+
+
 def powerless(spec: WorkloadSpec) -> list[str]:
     """Warnings: capabilities that may not reach the processes that are to have them."""
     return [
@@ -30,14 +47,19 @@ def powerless(spec: WorkloadSpec) -> list[str]:
 
 
 def _rights(spec: WorkloadSpec) -> Iterator[tuple[str, int, SecurityContext]]:
-    """Of each container: the list that it is in, and where there."""
+    for kind, index, container in _containers(spec):
+        yield kind, index, container.security
+
+
+def _containers(spec: WorkloadSpec) -> Iterator[tuple[str, int, Container]]:
+    """Each with the list that it is in, and where there."""
     template = spec.template
     for kind, containers in (
         ("containers", template.containers),
         ("initContainers", template.init_containers),
     ):
         for index, container in enumerate(containers):
-            yield kind, index, container.security
+            yield kind, index, container
 
 
 def _fields(spec: WorkloadSpec, demand: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import grpc
 
-from orchestrator.api.allowances import not_allowed, powerless
+from orchestrator.api.allowances import not_allowed, powerless, taken
 from orchestrator.api.failover_checks import unkept
 from orchestrator.api.index import PlacementIndex
 from orchestrator.api.job_checks import ended_warnings, not_schedulable
@@ -234,6 +234,7 @@ class Applier:
             existing is None or manifest.raw_spec != existing.spec
         ):
             found += not_allowed(manifest.spec, self._allowed(namespace, coming), namespace)
+            found += taken(manifest.spec)
             found += not_schedulable(manifest.spec, existing, self._clock())
         if kind == "Site" and not self._exists("Provider", manifest.spec.provider, coming):
             found.append(("spec.provider", f"there is no provider {manifest.spec.provider}"))

@@ -3,6 +3,7 @@
 Read by the agent, which makes them, and by the scheduler, for those that tie a replica to a node.
 """
 
+import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,17 @@ from polder.manifest.names import (
 )
 from polder.manifest.quantity import memory_bytes
 from polder.manifest.schema import Violation, spec
+
+OWN_DIRECTORY = "/run/polder"
+"""Where containers see what the agent tells them: of templates nobody may mount anything there."""
+
+
+def is_taken(mount_path: str) -> bool:
+    """Whether a path in a container is at or below what is Polder's. In most images /var/run leads
+    to /run: what a template mounted there would be hidden without a word."""
+    path = posixpath.normpath("/" + mount_path.lstrip("/"))
+    path = path.removeprefix("/var") if path.startswith("/var/run/") else path
+    return path == OWN_DIRECTORY or path.startswith(OWN_DIRECTORY + "/")
 
 
 def _items() -> dict[str, str]:

@@ -144,6 +144,20 @@ async def test_what_the_namespace_does_not_allow_is_refused_with_the_field(tmp_p
         assert (await refusal(rig.apply(wanted))).reason == "InvalidManifest"
 
 
+async def test_a_mount_where_the_epoch_is_told_is_refused_with_the_field(tmp_path: Path) -> None:
+    mounts = [{"name": "tmp", "mountPath": "/run/polder/state"}]
+    container = {"name": "app", "image": "app:1", "volumeMounts": mounts}
+    template = {"containers": [container], "volumes": [{"name": "tmp", "scratch": {}}]}
+    wanted = manifest("Workload", "meter", namespace="default", spec={"template": template})
+    async with running(tmp_path) as rig:
+        refused = await refusal(rig.apply(wanted))
+        assert refused.reason == "InvalidManifest"
+        (found,) = refused.detail.violations
+        assert found.path == "spec.template.containers[0].volumeMounts[0].mountPath"
+        mounts[0]["mountPath"] = "/run/state"
+        await rig.apply(wanted)
+
+
 async def test_capabilities_of_root_come_without_a_warning(tmp_path: Path) -> None:
     security = {"capabilities": ["NET_ADMIN"], "runAsUser": 0}
     template = {"containers": [{"name": "app", "image": "app:1", "security": security}]}

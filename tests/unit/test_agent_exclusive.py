@@ -233,7 +233,7 @@ def test_the_epoch_is_a_file_where_a_replica_may_be_taken_over() -> None:
 
 def test_its_place_is_not_given_away() -> None:
     volumes = [{"name": "d", "scratch": {}}]
-    for path in ("/run/polder", "/run//polder/x"):
+    for path in ("/run/polder", "/run//polder/x", "//run/polder", "/var/run/polder"):
         taken = world(group(), volumes=volumes, volumeMounts=[{"name": "d", "mountPath": path}])
         wanted = wanted_of(taken)
         assert wanted.template is not None, wanted.error
