@@ -12,7 +12,8 @@ Parser = argparse.ArgumentParser
 
 @dataclass(frozen=True)
 class Verb:
-    """`run` is `module:function` under `edgectl.verbs`. A verb with children only groups them."""
+    """`run` is `module:function` under `edgectl.verbs`; with --site-endpoint `at_site` is run, and
+    where that is empty the verb refused. A verb with children only groups them."""
 
     name: str
     help: str
@@ -21,6 +22,7 @@ class Verb:
     example: str = ""
     children: tuple["Verb", ...] = ()
     hidden: bool = False
+    at_site: str = ""
 
 
 def add_common(parser: Parser) -> None:
@@ -37,6 +39,19 @@ def add_common(parser: Parser) -> None:
     )
     group.add_argument(
         "--request-timeout", metavar="TIME", default=absent, help="for one call, such as 30s"
+    )
+    group.add_argument(
+        "--site-endpoint",
+        metavar="HOST[:PORT]",
+        action="append",
+        default=absent,
+        help="ask the nodes of a site themselves, through this one; may be repeated",
+    )
+    group.add_argument(
+        "--break-glass-token",
+        metavar="FILE",
+        default=absent,
+        help="enter the site by the token in this file (- for standard input)",
     )
     group.add_argument("--debug", action="store_true", default=absent, help=argparse.SUPPRESS)
 

@@ -1,4 +1,5 @@
-"""Reading and making certificates, for `operator create` and for explaining refused connections.
+"""Reading and making certificates: for `operator create`, for proofs to the nodes of a site, and
+for explaining refused connections.
 
 The only module of edgectl that imports cryptography, which is slow to import.
 """
@@ -10,6 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from polder.signing import identity_of
 
 
 def client_problem(certificate_pem: bytes) -> str:
@@ -56,3 +59,25 @@ def pem_bundle(certificates: Sequence[bytes]) -> bytes:
             certificate = x509.load_der_x509_certificate(raw)
             parts.append(certificate.public_bytes(serialization.Encoding.PEM))
     return b"".join(parts)
+
+
+def ders_of(pem: bytes) -> list[bytes]:
+    """The certificates of a PEM text, in their order. Raises ValueError."""
+    found = x509.load_pem_x509_certificates(pem)
+    return [certificate.public_bytes(serialization.Encoding.DER) for certificate in found]
+
+
+def signing_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    """Raises ValueError for anything else than an elliptic curve's key without a password."""
+    try:
+        key = serialization.load_pem_private_key(pem, None)
+    except TypeError as error:
+        raise ValueError("the key has a password") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError("the key is of another kind")
+    return key
+
+
+def trust_domain_of(certificate_der: bytes) -> str:
+    """Of its owner. Raises ValueError."""
+    return identity_of(x509.load_der_x509_certificate(certificate_der)).trust_domain

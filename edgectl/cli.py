@@ -92,7 +92,7 @@ def _add_verb(verbs: "argparse._SubParsersAction[_Parser]", verb: Verb) -> None:
         for child in verb.children:
             _add_verb(children, child)
     else:
-        parser.set_defaults(run=verb.run)
+        parser.set_defaults(run=verb.run, at_site=verb.at_site)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -113,9 +113,26 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+def _at_site(options: argparse.Namespace) -> str:
+    """What runs instead of the verb's usual function. Raises UsageError."""
+    if options.at_site:
+        chosen: str = options.at_site
+        return chosen
+    from edgectl.errors import UsageError
+
+    known = ", ".join(sorted(verb.name for verb in VERBS if verb.at_site))
+    raise UsageError(
+        f"{options.verb} needs an orchestrator; the nodes of a site cannot do it",
+        f"with --site-endpoint there are {known}",
+        "without it edgectl asks the orchestrator of the context",
+    )
+
+
 def run(argv: Sequence[str]) -> int:
     """Parse and run. Returns the exit code; raises CliError."""
     options = parse(argv)
+    if getattr(options, "site_endpoint", None):
+        options.run = _at_site(options)
     module_name, _, function_name = options.run.partition(":")
     from edgectl.invocation import Invocation
 

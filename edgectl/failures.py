@@ -1,4 +1,4 @@
-"""gRPC's errors in an operator's words. Used by `client.py`."""
+"""gRPC's errors in an operator's words. Used by `client.py`, and by `site/link.py`."""
 
 from typing import Any
 
@@ -16,23 +16,14 @@ def failure(
 ) -> CallError:
     """`tried`: how many endpoints there are."""
     call: Any = error  # what a blocking call raises is also a grpc.Call
+    said = named(call)
+    if said is not None:
+        return said
     code: str = call.code().name
     text: str = call.details() or code
-    detail = parse_detail(call.trailing_metadata())
-    if detail is not None:
-        violations = [(v.document, v.path, v.message) for v in detail.violations]
-        unknown = detail.reason == "OutcomeUnknown" or code == "INTERNAL"
-        return CallError(
-            text,
-            detail.hint,
-            code=code,
-            reason=detail.reason,
-            violations=violations,
-            unknown=unknown,
-        )
     if code == "UNAVAILABLE":
         return CallError(
-            f"cannot reach the orchestrator at {endpoint}: {_short(text)}",
+            f"cannot reach the orchestrator at {endpoint}: {short(text)}",
             *_connection_hints(text, connection, tried),
             code=code,
             unknown=not any(words in text for words in _UNSENT),
@@ -54,6 +45,24 @@ def failure(
             code=code,
         )
     return CallError(text, code=code, unknown=code in ("INTERNAL", "UNKNOWN"))
+
+
+def named(call: Any) -> CallError | None:
+    """What the server itself says is wrong; None: it is not the server that says so."""
+    detail = parse_detail(call.trailing_metadata())
+    if detail is None:
+        return None
+    code: str = call.code().name
+    violations = [(v.document, v.path, v.message) for v in detail.violations]
+    unknown = detail.reason == "OutcomeUnknown" or code == "INTERNAL"
+    return CallError(
+        call.details() or code,
+        detail.hint,
+        code=code,
+        reason=detail.reason,
+        violations=violations,
+        unknown=unknown,
+    )
 
 
 def fell_silent(endpoint: str) -> CallError:
@@ -85,7 +94,7 @@ def _connection_hints(text: str, connection: Connection, tried: int) -> list[str
     return [f"{tried} endpoints were tried"] if tried > 1 else ["does it run?"]
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
     """gRPC wraps the cause in several layers; the innermost says what happened."""
     for word in ("Connection refused", "No route to host", "Network is unreachable"):
         if word.lower() in text.lower():

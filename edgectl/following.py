@@ -10,8 +10,8 @@ import re
 import time
 from collections.abc import Callable, Iterator
 
-from edgectl.client import Client
 from edgectl.errors import CallError
+from edgectl.reader import LogSource
 from polder.v1 import operator_pb2
 
 GIVE_UP_S = 60.0
@@ -21,11 +21,11 @@ _TIME = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\
 
 
 def follow(
-    client: Client,
+    source: LogSource,
     request: operator_pb2.LogsRequest,
     on_break: Callable[[CallError], None] = lambda _: None,
 ) -> Iterator[bytes]:
-    """What `client.logs` gives, in whole lines. Raises CallError when it cannot go on."""
+    """What `source.logs` gives, in whole lines. Raises CallError when it cannot go on."""
     shows_times = request.options.timestamps
     asked = operator_pb2.LogsRequest()
     asked.CopyFrom(request)
@@ -34,7 +34,7 @@ def follow(
     failing_since = 0.0
     while True:
         try:
-            for line in _lines(client, asked):
+            for line in _lines(source, asked):
                 failing_since = 0.0
                 if seen.is_new(line):
                     yield line if shows_times else line.partition(b" ")[2]
@@ -87,9 +87,9 @@ class Seen:
         return int(seconds) * 1000 + int(self.last[20:23])
 
 
-def _lines(client: Client, request: operator_pb2.LogsRequest) -> Iterator[bytes]:
+def _lines(source: LogSource, request: operator_pb2.LogsRequest) -> Iterator[bytes]:
     rest = b""
-    for response in client.logs(request):
+    for response in source.logs(request):
         *lines, rest = (rest + response.data).split(b"\n")
         for line in lines:
             yield line + b"\n"

@@ -64,16 +64,22 @@ class Printer:
         return f"---\n{text}" if self.format == "yaml" else text
 
     def rows(self, kind: str, items: Sequence[Item], prefixed: bool) -> str:
-        wide = self.format == "wide"
         namespaces = self._namespaces and bool(items) and bool(items[0].namespace)
         table = self._tables.get(kind)
         if table is None:
-            titles = columns.headers(kind, wide=wide, namespaces=namespaces)
+            titles = self.headers(kind, namespaces=namespaces)
             table = self._tables[kind] = Table(titles, show_headers=self._show_headers)
-        rows = [
-            columns.row(item, wide=wide, namespaces=namespaces, prefixed=prefixed) for item in items
-        ]
+        rows = [self.cells(item, namespaces=namespaces, prefixed=prefixed) for item in items]
         return "".join(f"{line}\n" for line in table.lines(rows))
+
+    def headers(self, kind: str, *, namespaces: bool) -> list[str]:
+        """Of a kind's table."""
+        return columns.headers(kind, wide=self.format == "wide", namespaces=namespaces)
+
+    def cells(self, item: Item, *, namespaces: bool, prefixed: bool) -> list[str]:
+        """Under `headers`."""
+        wide = self.format == "wide"
+        return columns.row(item, wide=wide, namespaces=namespaces, prefixed=prefixed)
 
     def document(self, data: Any) -> str:
         if self._template is not None:

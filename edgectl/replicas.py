@@ -15,8 +15,8 @@ def chosen(invocation: Invocation, word: str) -> list[Item]:
     if target.info.name != "Workload":
         raise UsageError(f"{word!r} is neither a replica nor a workload")
     namespace = invocation.namespace
-    invocation.client.get(reference("Workload", namespace, target.name))
-    resources, now_ms = invocation.client.list_all("Replica", namespace)
+    invocation.reader.get(reference("Workload", namespace, target.name))
+    resources, now_ms = invocation.reader.list_all("Replica", namespace)
     items = [Item(resource, now_ms) for resource in resources]
     own = [item for item in items if item.spec.get("workload") == target.name]
     if not own:
@@ -61,7 +61,7 @@ def container_of(replica: Item, wanted: str) -> str:
 
 def _replica(invocation: Invocation, name: str, *, plain: bool) -> Item:
     try:
-        answer = invocation.client.get(reference("Replica", invocation.namespace, name))
+        answer = invocation.reader.get(reference("Replica", invocation.namespace, name))
     except CallError as error:
         if error.code == "NOT_FOUND" and plain:
             error.hints = (*error.hints, f"for a workload's replicas write workload/{name}")

@@ -1,15 +1,15 @@
 """Waiting for one resource until a condition holds. Called by wait and delete."""
 
-from edgectl.client import Client
 from edgectl.conditions import Condition, Verdict
 from edgectl.progress import Progress
+from edgectl.reader import WatchSource
 from edgectl.resources import Item
 from edgectl.watching import ADDED, DELETED, MODIFIED, SYNCED, Watch
 from polder.v1 import common_pb2, operator_pb2
 
 
 def wait_for(
-    client: Client,
+    client: WatchSource,
     ref: common_pb2.ResourceRef,
     condition: Condition,
     deadline: float,

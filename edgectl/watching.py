@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
-from edgectl.client import Client
 from edgectl.errors import CallError
+from edgectl.reader import WatchSource
 from edgectl.resources import Item
 from polder.v1 import common_pb2, operator_pb2
 
@@ -39,7 +39,7 @@ class Watch:
 
     def __init__(
         self,
-        client: Client,
+        client: WatchSource,
         request: operator_pb2.WatchRequest,
         *,
         deadline: float | None = None,

@@ -10,5 +10,6 @@ from edgectl.options.nodes import NODES
 from edgectl.options.reading import READING
 from edgectl.options.regions import REGIONS
 from edgectl.options.rollouts import ROLLOUTS
+from edgectl.options.site import SITE
 
-VERBS = (*CHANGING, *ROLLOUTS, *READING, *NODES, *GUARDS, *REGIONS, *CLIENT)
+VERBS = (*CHANGING, *ROLLOUTS, *READING, *NODES, *GUARDS, *REGIONS, *SITE, *CLIENT)

@@ -5,6 +5,9 @@ from edgectl.arguments import Parser, Verb, completes, nothing, output
 
 def _freeze(p: Parser) -> None:
     p.add_argument("--reason", default="", metavar="TEXT", help="for those who wonder why")
+    p.add_argument(
+        "--dry-run", action="store_true", help="at a site: say what would happen; change nothing"
+    )
 
 
 def _guards(p: Parser) -> None:
@@ -29,6 +32,7 @@ GUARDS = (
         _freeze,
         "guards:freeze",
         example='freeze --namespace umc-utrecht --reason "incident 4711"',
+        at_site="local:freeze",
     ),
     Verb(
         "thaw",

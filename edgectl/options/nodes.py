@@ -58,7 +58,7 @@ def _maintenance(p: Parser) -> None:
 
 
 def _revoke(p: Parser) -> None:
-    targets(p, "node/NAME or operator/NAME")
+    targets(p, "node/NAME, operator/NAME or break-glass/SERIAL")
     p.add_argument("--reason", default="", help="kept with the record and shown in events")
     p.add_argument("-y", "--yes", action="store_true", help="do not ask")
 

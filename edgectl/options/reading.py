@@ -113,13 +113,21 @@ def _explain(p: Parser) -> None:
 
 
 READING = (
-    Verb("get", "list resources, or show some", _get, "get", example="get nodes,workloads -o wide"),
+    Verb(
+        "get",
+        "list resources, or show some",
+        _get,
+        "get",
+        example="get nodes,workloads -o wide",
+        at_site="get",
+    ),
     Verb(
         "describe",
         "tell everything about a resource",
         _describe,
         "describe",
         example="describe node/edge-1",
+        at_site="describe",
     ),
     Verb(
         "why",
@@ -155,6 +163,7 @@ READING = (
         _logs,
         "logs",
         example="logs -f replica/hello-0 --tail 20",
+        at_site="logs",
     ),
     Verb(
         "exec",
@@ -162,9 +171,15 @@ READING = (
         _exec,
         "exec",
         example="exec -it replica/hello-0 -- sh",
+        at_site="exec",
     ),
     Verb(
-        "events", "show what happened", _events, "events", example="events -w --for workload/hello"
+        "events",
+        "show what happened",
+        _events,
+        "events",
+        example="events -w --for workload/hello",
+        at_site="events",
     ),
     Verb(
         "wait",
@@ -172,6 +187,7 @@ READING = (
         _wait,
         "wait",
         example="wait workload/hello --for=ready --timeout 2m",
+        at_site="wait",
     ),
     Verb(
         "explain",

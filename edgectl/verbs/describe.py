@@ -3,7 +3,6 @@
 import sys
 
 from edgectl import selectors, stories, targets
-from edgectl.describing import description
 from edgectl.errors import CallError
 from edgectl.invocation import Invocation
 from edgectl.resources import Item, reference
@@ -29,7 +28,7 @@ def run(invocation: Invocation) -> int:
     for number, item in enumerate(items):
         if number:
             print()
-        sys.stdout.write("\n".join(description(item)) + "\n")
+        sys.stdout.write("\n".join(invocation.described(item)) + "\n")
         for line in _related(invocation, item):
             print(line)
         for line in _story(invocation, item) or _events(invocation, item):
@@ -47,7 +46,7 @@ def _related(invocation: Invocation, item: Item) -> list[str]:
     from edgectl.text import Table
 
     key = "workload" if item.kind == "Workload" else "node"
-    resources, now_ms = invocation.client.list_all("Replica", item.namespace)
+    resources, now_ms = invocation.reader.list_all("Replica", item.namespace)
     own = [Item(r, now_ms) for r in resources]
     own = [replica for replica in own if replica.spec.get(key) == item.name]
     if not own:
@@ -63,7 +62,7 @@ def _story(invocation: Invocation, item: Item) -> list[str]:
     if item.kind not in WITH_STORY:
         return []
     try:
-        story = invocation.client.story(reference(item.kind, item.namespace, item.name))
+        story = invocation.reader.story(reference(item.kind, item.namespace, item.name))
     except CallError as error:
         if error.code in ("UNIMPLEMENTED", "NOT_FOUND"):
             return []
@@ -80,7 +79,7 @@ def _events(invocation: Invocation, item: Item) -> list[str]:
     events: list[common_pb2.Event] = []
     now_ms = item.now_ms
     try:
-        for response in invocation.client.events(request):
+        for response in invocation.reader.events(request):
             events.extend(response.events)
             now_ms = response.now_ms or now_ms
     except CallError as error:

@@ -32,7 +32,7 @@ def run(invocation: Invocation) -> int:
     show = _Shower(options.output, only_warnings=options.warnings)
     if options.watch:
         return _follow(invocation, request, show)
-    for response in invocation.client.events(request):
+    for response in invocation.reader.events(request):
         show(response.events, response.now_ms)
     if not show.count and not options.output:
         print("No events.", file=sys.stderr)
@@ -82,7 +82,7 @@ def _follow(invocation: Invocation, request: operator_pb2.EventsRequest, show: "
     failures = 0
     while True:
         try:
-            for response in invocation.client.events(request):
+            for response in invocation.reader.events(request):
                 failures = 0
                 show(response.events, response.now_ms)
         except CallError as error:

@@ -36,7 +36,7 @@ def run(invocation: Invocation) -> int:
             size=_size() if use_terminal else None,
         ),
     )
-    invocation.client.settle()
+    invocation.reader.settle()
     requests = Requests(start)
     with ExitStack() as stack:
         if use_terminal and sys.stdin.isatty() and options.stdin:
@@ -48,7 +48,7 @@ def run(invocation: Invocation) -> int:
 
 
 def _receive(invocation: Invocation, requests: "Requests") -> int:
-    for response in invocation.client.exec(iter(requests)):
+    for response in invocation.reader.exec(iter(requests)):
         which = response.WhichOneof("message")
         if which == "stdout":
             _write(1, response.stdout)

@@ -28,7 +28,7 @@ def run(invocation: Invocation) -> int:
     selectors.parse(options.selector)
     if options.selector and any(target.name for target in wanted):
         raise UsageError("a name and --selector exclude each other")
-    printer = Printer(
+    printer = invocation.printer(
         options.output,
         namespaces=options.all_namespaces,
         show_headers=not options.no_headers,
@@ -43,7 +43,7 @@ def run(invocation: Invocation) -> int:
             sys.stdout.write(printer.all(groups, single=single))
     elif not missing:
         print(_nothing_found(invocation, wanted), file=sys.stderr)
-    if not invocation.client.answered_by[1]:  # who has said so already
+    if not invocation.reader.answered_by[1]:  # who has said so already
         _say_old([item for _, items in groups for item in items])
     if missing:
         for error in missing[:-1]:
@@ -72,7 +72,7 @@ def collect(
 
 
 def _fetch(invocation: Invocation, target: Target) -> list[Item]:
-    client = invocation.client
+    client = invocation.reader
     kind = target.info.name
     if target.name:
         namespace = invocation.namespace if target.info.namespaced else ""
@@ -114,7 +114,7 @@ def _watch(invocation: Invocation, wanted: list[Target], printer: Printer) -> in
         name=target.name,
         label_selector=invocation.options.selector,
     )
-    for change in Watch(invocation.client, request, on_break=_say_broken).changes():
+    for change in Watch(invocation.reader, request, on_break=_say_broken).changes():
         if change.item is None:
             continue
         text = printer.one(change.item)

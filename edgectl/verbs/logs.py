@@ -33,11 +33,11 @@ def run(invocation: Invocation) -> int:
     hint = "" if options.target.startswith("replica") else "--all-replicas shows all of them"
     replica = replicas.single(invocation, options.target, hint)
     request = _request(invocation, replica)
-    several = len(invocation.client.endpoints) > 1
+    several = len(invocation.reader.endpoints) > 1
     pieces = (
-        follow(invocation.client, request, _say_broken)
+        follow(invocation.reader, request, _say_broken)
         if options.follow and several
-        else (response.data for response in invocation.client.logs(request))
+        else (response.data for response in invocation.reader.logs(request))
     )
     for data in pieces:
         sys.stdout.buffer.write(data)
@@ -50,7 +50,7 @@ def _say_broken(error: CallError) -> None:
 
 
 def _stream(invocation: Invocation, replica: Item) -> Iterator[bytes]:
-    for response in invocation.client.logs(_request(invocation, replica)):
+    for response in invocation.reader.logs(_request(invocation, replica)):
         yield response.data
 
 
@@ -75,7 +75,7 @@ def _request(invocation: Invocation, replica: Item) -> operator_pb2.LogsRequest:
 
 def _many(invocation: Invocation, own: list[Item]) -> int:
     """A thread per replica; whole lines are printed by this one, so that they do not mix."""
-    invocation.client.settle()
+    invocation.reader.settle()
     chunks: queue.Queue[_Chunk] = queue.Queue(_QUEUE_CHUNKS)
     for replica in own:
         threading.Thread(target=_pump, args=(invocation, replica, chunks), daemon=True).start()

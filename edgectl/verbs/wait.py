@@ -21,7 +21,7 @@ def run(invocation: Invocation) -> int:
     with Progress() as progress:
         for ref in refs:
             label = f"{ref.kind.lower()}/{ref.name}"
-            verdict = wait_for(invocation.client, ref, condition, deadline, progress)
+            verdict = wait_for(invocation.reader, ref, condition, deadline, progress)
             if verdict.hopeless:
                 raise CliError(
                     f"{label} will not be {options.condition}: {verdict.why}",
@@ -48,7 +48,7 @@ def _references(invocation: Invocation) -> list[common_pb2.ResourceRef]:
             continue
         if not options.selector:
             raise UsageError("name the resources, or choose them with --selector")
-        found, _ = invocation.client.list_all(target.info.name, namespace, options.selector)
+        found, _ = invocation.reader.list_all(target.info.name, namespace, options.selector)
         refs.extend(reference(r.kind, r.metadata.namespace, r.metadata.name) for r in found)
     if not refs:
         raise CliError("nothing matches the selector")

@@ -1,0 +1,53 @@
+"""Events of all nodes of a site in one order, and with them what operators did there. Pure."""
+
+from collections.abc import Collection, Iterable, Iterator
+
+from polder import journal
+from polder.v1 import agent_pb2, common_pb2, local_pb2, operator_pb2
+
+_WARNING = {True: common_pb2.EVENT_TYPE_WARNING, False: common_pb2.EVENT_TYPE_NORMAL}
+
+
+def merged(
+    recalled: Iterable[tuple[str, local_pb2.RecallResponse]],
+    request: operator_pb2.EventsRequest,
+    replicas: Collection[str] = (),
+) -> list[common_pb2.Event]:
+    """Oldest first, the latest of what is asked for. `recalled`: by node. `replicas`: of the
+    workload that is asked for, whose events are theirs."""
+    found = [
+        event
+        for node, answer in recalled
+        for event in (*answer.events, *_journaled(node, answer.journal))
+        if _is_asked(event, request, replicas)
+    ]
+    found.sort(key=lambda event: event.last_at_ms)
+    return found[-request.limit :] if request.limit else found
+
+
+def _journaled(node: str, entries: Iterable[agent_pb2.JournalEntry]) -> Iterator[common_pb2.Event]:
+    for entry in entries:
+        said = journal.words(entry)
+        about = ("Replica", entry.namespace, entry.replica) if entry.replica else ("Node", "", node)
+        kind, namespace, name = about
+        yield common_pb2.Event(
+            object=common_pb2.ResourceRef(kind=kind, namespace=namespace, name=name),
+            type=_WARNING[said.warning],
+            reason=said.reason,
+            message=said.message,
+            source=f"{entry.by} at {node}",
+            first_at_ms=entry.at_ms,
+            last_at_ms=entry.at_ms,
+            count=1,
+        )
+
+
+def _is_asked(
+    event: common_pb2.Event, request: operator_pb2.EventsRequest, replicas: Collection[str]
+) -> bool:
+    about, asked = event.object, request.object
+    if request.namespace and about.namespace != request.namespace:
+        return False
+    if about.kind == "Replica" and about.name in replicas:
+        return True
+    return asked.kind in ("", about.kind) and asked.name in ("", about.name)

@@ -1,0 +1,229 @@
+"""The connection to one node: pinned, its identity proven, and entered. Called by `survey`.
+
+A node's site certificate is signed by nobody. It is fetched first, the channel then accepts that
+one alone, and the node proves with its real identity that the certificate is its own. Only then is
+anything said to it. See ADR 26.
+"""
+
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+import grpc
+
+from edgectl.errors import CallError
+from edgectl.failures import named, short
+from edgectl.site import clocks
+from edgectl.site.access import Access, NotProven
+from polder.local_access import DEFAULT_PORT, NONCE_BYTES, SERVER_NAME, SESSION_KEY
+from polder.v1 import agent_pb2, local_pb2
+from polder.v1.local_pb2_grpc import LocalServiceStub
+
+T = TypeVar("T")
+
+CONNECT_S = 4.0
+"""For a TCP connection and its TLS handshake: a site is near, but its boxes may be busy."""
+ANSWER_S_MAX = 15.0
+"""For a node to prove itself and to check us: it starts a program for each."""
+MAX_MESSAGE_BYTES = 32 << 20
+KEEPALIVE_MS = 10_000
+
+
+class Link(Protocol):
+    """One node that let us in. Calls raise CallError. For several threads."""
+
+    node: str
+    site: str
+    endpoint: str
+    by: str
+    roles: tuple[str, ...]
+    warnings: tuple[str, ...]
+    offset_ms: int
+
+    def show(self, namespace: str) -> local_pb2.ShowResponse: ...
+
+    def recall(self, request: local_pb2.RecallRequest) -> local_pb2.RecallResponse: ...
+
+    def change(self, request: local_pb2.ChangeRequest) -> local_pb2.ChangeResponse: ...
+
+    def reach(
+        self, requests: Iterable[local_pb2.ReachRequest]
+    ) -> Iterator[agent_pb2.RelayRequest]: ...
+
+    def close(self) -> None: ...
+
+
+Opener = Callable[[str], Link]
+"""Opens the link to an endpoint. Raises CallError."""
+
+
+def split(endpoint: str) -> tuple[str, int]:
+    """Host and port."""
+    host, _, port = endpoint.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def normal(text: str) -> str:
+    """`HOST`, `HOST:PORT`, `[v6]`, `[v6]:PORT` or a bare v6 address, with the port."""
+    if text.count(":") > 1 and not text.startswith("["):
+        text = f"[{text}]"
+    has_port = text.rpartition(":")[2].isdigit() and not text.endswith("]") and ":" in text
+    return text if has_port else f"{text}:{DEFAULT_PORT}"
+
+
+def opener(access: Access, timeout_s: float) -> Opener:
+    """`timeout_s` bounds each call."""
+
+    def open_(endpoint: str) -> Link:
+        return NodeLink(endpoint, access, timeout_s)
+
+    return open_
+
+
+def certificate_at(endpoint: str, timeout_s: float = CONNECT_S) -> bytes:
+    """DER of what answers there; not believed. Raises CallError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    try:
+        with (
+            socket.create_connection(split(endpoint), timeout_s) as raw,
+            context.wrap_socket(raw, server_hostname=SERVER_NAME) as secured,
+        ):
+            found = secured.getpeercert(binary_form=True)
+    except ssl.SSLError as error:
+        raise _unavailable(endpoint, "it does not speak TLS as an agent does") from error
+    except TimeoutError as error:
+        raise _unavailable(endpoint, f"no answer within {timeout_s:g} s") from error
+    except OSError as error:
+        raise _unavailable(endpoint, (error.strerror or str(error)).lower()) from error
+    if not found:
+        raise _unavailable(endpoint, "it shows no certificate")
+    return found
+
+
+class NodeLink:
+    """A `Link` over gRPC. Raises CallError when it cannot be made."""
+
+    def __init__(self, endpoint: str, access: Access, timeout_s: float) -> None:
+        self.endpoint = endpoint
+        self._access = access
+        self._timeout_s = timeout_s
+        self._certificate = certificate_at(endpoint)
+        self._channel = _pinned(endpoint, self._certificate)
+        self._stub = LocalServiceStub(self._channel)
+        try:
+            self._enter()
+        except BaseException:
+            self._channel.close()
+            raise
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def show(self, namespace: str) -> local_pb2.ShowResponse:
+        request = local_pb2.ShowRequest(namespace=namespace)
+        return self._told(self._call(lambda stub: stub.Show, request))
+
+    def recall(self, request: local_pb2.RecallRequest) -> local_pb2.RecallResponse:
+        return self._told(self._call(lambda stub: stub.Recall, request))
+
+    def change(self, request: local_pb2.ChangeRequest) -> local_pb2.ChangeResponse:
+        """Sent once more when its answer got lost: it carries an id."""
+        try:
+            return self._call(lambda stub: stub.Change, request)
+        except CallError as error:
+            if error.code != "UNAVAILABLE":
+                raise
+        return self._call(lambda stub: stub.Change, request)
+
+    def reach(self, requests: Iterable[local_pb2.ReachRequest]) -> Iterator[agent_pb2.RelayRequest]:
+        """A session that ended meanwhile is not renewed: input may have been taken already."""
+        call: Any = self._stub.Reach(iter(requests), metadata=self._session)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise self._failure(error, self._timeout_s) from error
+        finally:
+            call.cancel()
+
+    def _enter(self) -> None:
+        """Hear who it is, check that, and be let in."""
+        nonce = os.urandom(NONCE_BYTES)
+        limit_s = min(ANSWER_S_MAX, self._timeout_s)
+        began_ms = time.time_ns() // 1_000_000
+        try:
+            answer = self._stub.Introduce(local_pb2.IntroduceRequest(nonce=nonce), timeout=limit_s)
+            identity, warning = self._access.check_node(nonce, self._certificate, answer)
+            request = self._access.credential(identity, answer.challenge, self._certificate)
+            entered = self._stub.Enter(request, timeout=limit_s)
+        except grpc.RpcError as error:
+            raise self._failure(error, limit_s) from error
+        except (NotProven, ValueError) as error:
+            text = f"whoever answers at {self.endpoint} is not let near: {error}"
+            hint = f"nodes are believed by the word of {self._access.vouches}"
+            raise CallError(text, hint, code="UNAUTHENTICATED", reason="NotProven") from error
+        self.node, self.site = identity.node, identity.site
+        self.by, self.roles = entered.by, tuple(entered.roles)
+        self.offset_ms = clocks.offset(began_ms, answer.now_ms)
+        said = (warning, *entered.warnings, clocks.warning(self.node, self.offset_ms))
+        self.warnings = tuple(text for text in said if text)
+        self._session = ((SESSION_KEY, entered.session),)
+
+    def _call(self, method: Callable[[LocalServiceStub], Callable[..., T]], request: Any) -> T:
+        """Enters again when the session is over: they last ten minutes."""
+        for last in (False, True):
+            try:
+                return method(self._stub)(request, timeout=self._timeout_s, metadata=self._session)
+            except grpc.RpcError as error:
+                failure = self._failure(error, self._timeout_s)
+                if last or failure.code != "UNAUTHENTICATED":
+                    raise failure from error
+            self._enter()
+        raise AssertionError("not reached")
+
+    def _told(self, answer: T) -> T:
+        """With its times by our clock."""
+        clocks.shift(answer, self.offset_ms)
+        return answer
+
+    def _failure(self, error: grpc.RpcError, timeout_s: float) -> CallError:
+        call: Any = error
+        found = named(call)
+        if found is not None:
+            return found
+        code, text = call.code().name, call.details() or call.code().name
+        if code == "DEADLINE_EXCEEDED":
+            return _failed(self.endpoint, f"no answer within {timeout_s:g} s", code)
+        if code == "UNIMPLEMENTED":
+            return _failed(self.endpoint, "it is no agent, or one that is too old for this", code)
+        if code == "CANCELLED":  # not by us: by an agent that stops
+            return _failed(self.endpoint, "it stopped", "UNAVAILABLE")
+        return _failed(self.endpoint, short(text), code)
+
+
+def _pinned(endpoint: str, certificate_der: bytes) -> grpc.Channel:
+    """A channel that takes this one certificate, and no other."""
+    credentials = grpc.ssl_channel_credentials(ssl.DER_cert_to_PEM_cert(certificate_der).encode())
+    options: Sequence[tuple[str, Any]] = (
+        ("grpc.ssl_target_name_override", SERVER_NAME),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_retries", 0),
+        ("grpc.enable_http_proxy", 0),  # a site's nodes are near, whatever the web needs
+    )
+    return grpc.secure_channel(endpoint, credentials, options=options)
+
+
+def _unavailable(endpoint: str, why: str) -> CallError:
+    return _failed(endpoint, why, "UNAVAILABLE")
+
+
+def _failed(endpoint: str, why: str, code: str) -> CallError:
+    return CallError(f"{endpoint}: {why}", code=code, unknown=code == "DEADLINE_EXCEEDED")
