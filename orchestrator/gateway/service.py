@@ -23,6 +23,7 @@ from orchestrator.domain.bucket import Bucket
 from orchestrator.domain.pace import Pace
 from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
+from orchestrator.gateway.directories import Directories
 from orchestrator.gateway.inventories import problems_of
 from orchestrator.gateway.local_changes import LocalChanges
 from orchestrator.gateway.monitor import Monitor
@@ -107,6 +108,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         self._status_writer = NodeStatusWriter(
             store, cache, fleet, self.sessions, clock, settings.retry_store_s
         )
+        self._directories = Directories(cache, self.sessions)
         self._local_changes = LocalChanges(
             store, cache, events, self.sessions, clock, settings.member, settings.retry_store_s
         )
@@ -122,6 +124,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             group.create_task(self._monitor.run(), name="monitor")
             group.create_task(self._status_writer.run(), name="node-status")
             group.create_task(self._signposts.run(), name="signposts")
+            group.create_task(self._directories.run(), name="site-directories")
             group.create_task(self._local_changes.run(), name="local-changes")
             group.create_task(self.standing.run(), name="standing")
             group.create_task(self._keep_pace(), name="pace")
@@ -329,6 +332,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         try:
             reader.greet(hello)
             session.send(agent_pb2.SessionResponse(welcome=self._welcome(session)))
+            self._directories.welcome(session)
             self._plans.welcome(session, hello.plan_generation)
             del hello
             reading = asyncio.create_task(

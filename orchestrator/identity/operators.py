@@ -72,6 +72,7 @@ class OperatorIdentities:
                 roles=texts,
                 revoked_at_ms=0,
                 revoked_reason="",
+                former=_unexpired(record.refused_serials, now),
             )
 
         return issued, await change_identity(self._store, "operator", name, add)
