@@ -13,6 +13,7 @@
     conditions.all() -> [NodeCondition]  for the heartbeat
     wait_settled(timeout_s) -> bool      after a start: statuses are true, adopted pods were probed
     find(uid, container, previous)       the container behind a logs or exec request
+    restart(key, why)                    what runs of a replica is exchanged for the same again, once
     use_guard(f)                         why an exclusive stay must not start: the dead-man's switch
     views(), seen, now                   for the site: what runs; whether the runtime was seen
 
@@ -44,6 +45,7 @@ from agent.domain.instructions import (
     PodsListed,
     Publish,
     PublishGone,
+    RestartAsked,
     RunPod,
     RuntimeLost,
     StartContainer,
@@ -53,6 +55,7 @@ from agent.domain.plan import ParsedPlan
 from agent.domain.pressure import DiskUse, disk_pressure
 from agent.domain.reconcile import Reconciler
 from agent.domain.record import runs_of
+from agent.domain.roster import Key
 from agent.domain.view import Phase, ReplicaView
 from agent.operations import Guard, Operations
 from agent.probes import Prober
@@ -170,6 +173,20 @@ class Supervisor:
     def views(self) -> list[ReplicaView]:
         """The same, before it is put into messages."""
         return self._reconciler.views()
+
+    def restartable(self, key: Key) -> bool:
+        """Whether anything of the replica runs here that `restart` would exchange."""
+        return bool(self._restartable(key))
+
+    def _restartable(self, key: Key) -> list[str]:
+        views = self._reconciler.views()
+        uids = [view.uid for view in views if (view.workload_uid, view.replica) == key]
+        return [uid for uid in uids if self._reconciler.restartable(uid)]
+
+    def restart(self, key: Key, why: str) -> None:
+        """Its containers end gracefully and start anew, once their images are there."""
+        for uid in self._restartable(key):
+            self._handle(RestartAsked(uid, why))
 
     @property
     def now(self) -> float:

@@ -252,6 +252,14 @@ class DevicesFound:
 
 
 @dataclass(frozen=True, slots=True)
+class RestartAsked:
+    """What runs of that replica is to be exchanged once for the same again. `why`: for people."""
+
+    uid: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
@@ -299,6 +307,7 @@ Event = (
     | PodsListed
     | RuntimeLost
     | DevicesFound
+    | RestartAsked
     | Tick
     | Done
     | Failed

@@ -8,8 +8,8 @@ plan changes nothing.
     older generation   Refused Stale
     same bytes         Unchanged
     same generation    Unchanged when older or other only in time; Accepted when it renews
-                       endpoints, secrets, configs, policies or facts; Refused Conflict when it
-                       names other assignments or stops
+                       endpoints, secrets, configs, policies, facts or overrides; Refused
+                       Conflict when it names other assignments or stops
     newer generation   Accepted, or Refused: Unreadable, WrongDomain, WrongNode, Truncated,
                        TooLarge, DuplicateReplica, CauseMissing
 
@@ -22,7 +22,7 @@ what it left unnamed, for an alert.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from google.protobuf.message import DecodeError
@@ -30,10 +30,12 @@ from google.protobuf.message import DecodeError
 from agent.domain.roster import Group, Key, Neighbourhood, group_of, neighbourhood_of
 from polder.identity import NodeId
 from polder.manifest import InvalidManifest, PodTemplate, decode, digest
+from polder.overrides import BadOverride, Override, from_message
 from polder.v1 import plan_pb2
 
 MAX_REPLICAS = 10_000  # per node; far above what a box can run
 MAX_ERROR = 1024
+STOPPED_LOCALLY = "StoppedLocally"  # why what an operator stopped at the site does not run
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,8 @@ class ParsedPlan:
     roles: Mapping[Key, Role] = field(default_factory=dict)
     # By replica uid. Never in a plan that was signed: see `site/overlay.py`.
     held: Mapping[str, Hold] = field(default_factory=dict)
+    # What operators decided at the site, as the orchestrator knows it.
+    overrides: tuple[Override, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +249,7 @@ def _check_entries(message: plan_pb2.NodePlan) -> Refused | None:
 
 def _same_generation(current: ParsedPlan, plan: ParsedPlan) -> Accepted | Unchanged | Refused:
     """Members compose a generation alike; only its time, and what is read when it is composed, may
-    differ: endpoints, secrets, configs, policies and facts."""
+    differ: endpoints, secrets, configs, policies, facts and operators' overrides."""
     same = plan.assignments == current.assignments
     if plan.stops != current.stops or not (same or _same_replicas(current, plan)):
         return Refused(
@@ -258,7 +262,8 @@ def _same_generation(current: ParsedPlan, plan: ParsedPlan) -> Accepted | Unchan
 
 
 def _read_late(plan: ParsedPlan) -> tuple[object, ...]:
-    return plan.endpoints, plan.secrets, plan.configs, plan.facts, plan.site, plan.roles
+    given = (plan.endpoints, plan.secrets, plan.configs, plan.facts)
+    return *given, plan.site, plan.roles, plan.overrides
 
 
 def _same_replicas(current: ParsedPlan, plan: ParsedPlan) -> bool:
@@ -297,7 +302,17 @@ def _parse(message: plan_pb2.NodePlan, payload: bytes, identity: NodeId) -> Pars
         facts=dict(message.facts),
         site=neighbourhood_of(message.roster, message.autonomy_ms, identity),
         roles={role.assignment.key: role for role in roles},
+        overrides=tuple(_overrides(message.overrides)),
     )
+
+
+def _overrides(messages: Iterable[plan_pb2.Override]) -> Iterator[Override]:
+    """One that a newer orchestrator has words for is left out: it must not cost what runs."""
+    for message in messages:
+        try:
+            yield from_message(message)
+        except BadOverride:
+            continue
 
 
 def _assignment(message: plan_pb2.Assignment, same: dict[bytes, bytes]) -> Assignment:

@@ -6,10 +6,10 @@ asks for. It decides alone and without I/O; the table that it follows is in `sit
 What holds at any time, whatever arrives in which order:
 
 - Nothing is stopped but for a cause: a Stop in the plan, another template for the same replica, a
-  holder of the same replica with a higher epoch, a hold that the site laid over the plan, a second
-  pod of one stay, a sandbox that is dead already, failed liveness, or a failed neighbour in a pod
-  that is to run once. Absence from a plan, an empty plan, a lost runtime or a restart of the agent
-  is no cause.
+  holder of the same replica with a higher epoch, a hold that the site laid over the plan, an
+  operator's restart, a second pod of one stay, a sandbox that is dead already, failed liveness, or
+  a failed neighbour in a pod that is to run once. Absence from a plan, an empty plan, a lost
+  runtime or a restart of the agent is no cause.
 - Of one replica at most one operation on its pod is under way, and none while the outcome of the
   last one is unknown: then the runtime is looked at first.
 - A pod whose template digest matches is adopted as it is.
@@ -36,6 +36,7 @@ from agent.domain.instructions import (
     Publish,
     PublishGone,
     RemovePod,
+    RestartAsked,
     RunPod,
     RuntimeLost,
     StartContainer,
@@ -95,6 +96,13 @@ class Reconciler:
         main = record.main_pod()
         return sorted(record.pods.values(), key=lambda p: p is not main)
 
+    def restartable(self, uid: str) -> bool:
+        """Whether something of it runs that may be made again: not what runs once, or an orphan."""
+        record = self._records.get(uid)
+        if record is None or record.main_pod() is None or record.once:
+            return False
+        return record.assigned and record.hold is None and pods.usable(record)
+
     def pods(self) -> Iterable[PodState]:
         return (p for r in self._records.values() for p in r.pods.values())
 
@@ -132,6 +140,10 @@ class Reconciler:
             case DevicesFound(devices):
                 self._devices = devices
                 touched = list(self._records.values())
+            case RestartAsked(uid, why):
+                touched = [self._records[uid]] if self.restartable(uid) else []
+                for record in touched:
+                    record.restart = Cause("RestartedLocally", why)
             case Tick():
                 touched = [r for r in self._records.values() if r.due is not None and r.due <= now]
             case _:
@@ -267,7 +279,11 @@ class Reconciler:
             main = record.main_pod()
             pods.recognise(record, main)
         self._judge(record, turn)
-        stays = main is not None and pods.stays(record, main, self._settings)
+        if main is None:
+            record.restart = None  # whatever comes next is new
+        stays = (
+            main is not None and record.restart is None and pods.stays(record, main, self._settings)
+        )
         self._find_block(record, main, stays, turn)
         situation = classify(
             doomed=main is None and bool(record.pods),
@@ -393,6 +409,9 @@ class Reconciler:
             cause = Cause("TemplateChanged", message)
             if pods.is_unguarded(record, main, self._settings):
                 cause = Cause("NotGuarded", "the dead-man's switch does not reach it")
+            elif record.restart is not None and pods.digest_of(main) == pods.wanted_digest(record):
+                cause = record.restart
+            record.restart = None
             pods.doom(record, main, cause, turn)
             pods.enter(record, Situation.RETIRING, turn)
             pods.retire(record, turn, may_act=True)

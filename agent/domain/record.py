@@ -86,6 +86,7 @@ class Record:
     assigned: bool = False  # the plan in use gives it
     stop: Cause | None = None  # the plan in use wants it stopped
     hold: Hold | None = None  # the site's own word against the assignment
+    restart: Cause | None = None  # an operator wants its main pod exchanged for the same again
     runs: Assignment | None = None  # what the main pod was made from, when that is known
     pods: dict[str, PodState] = field(default_factory=dict)
     doomed: dict[str, Cause] = field(default_factory=dict)  # pods that must go, by id

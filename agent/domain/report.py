@@ -5,7 +5,7 @@ from dataclasses import replace
 from agent.domain import labels
 from agent.domain.backoff import Retry
 from agent.domain.containers import describe, end_of
-from agent.domain.plan import Assignment
+from agent.domain.plan import STOPPED_LOCALLY, Assignment
 from agent.domain.probes import ProbeKind
 from agent.domain.record import Cause, ContainerMemory, Record, is_ready, runs_of
 from agent.domain.situation import SERVED, Situation
@@ -103,6 +103,8 @@ def _phase(record: Record, running: bool) -> Phase:
         return Phase.STOPPED
     if record.situation is Situation.RETIRING:
         return Phase.STOPPING
+    if record.block is not None and record.block.reason == STOPPED_LOCALLY and not record.pods:
+        return Phase.STOPPED
     if record.situation in SERVED and not record.assigned:
         return Phase.ORPHANED
     ended = record.verdict
@@ -129,6 +131,8 @@ def _reason(
     failing = _failing_pull(record)
     if record.situation is Situation.REPLACING:
         what = f"revision {record.assignment.revision}" if record.assignment else "new revision"
+        if record.restart is not None and failing is None:
+            return Cause("Restarting", f"{record.restart.message}: it serves until it can")
         if failing is not None:
             return Cause(failing.reason, f"{what}: {failing.message}")
         return Cause("Updating", f"{what}: fetching its images; the old one serves until then")

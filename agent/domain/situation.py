@@ -20,7 +20,8 @@ hold their row back (see `reconcile.py`), they do not make a row of their own.
     FINISHED    a pod that is to run once, and how it       StopContainer for what still   (stays)
                 ended is known                              runs after another failed
     REPLACING   a pod of another template than assigned,    EnsureImage of the new one;    RETIRING
-                or exclusive and out of the switch's reach  the old pod is served
+                or that an operator restarts, or exclusive  the old pod is served
+                and out of the switch's reach
     KEPT        a pod, and nothing better to run: no plan   the pod is served, if its      SERVING
                 names it (orphan), or the new template      template is known
                 cannot be used

@@ -17,12 +17,14 @@ from agent.domain.site.messages import (
     LeaseAnswer,
     LeaseRequest,
     Open,
+    Overrides,
     Prepare,
     Propose,
     Release,
     Said,
     Seal,
 )
+from polder.overrides import FIELDS, OVERRIDES_MAX, BadOverride, from_message, to_message
 from polder.v1 import plan_pb2, site_pb2
 
 TEXT_MAX = 300
@@ -62,6 +64,9 @@ def encode(said: Said) -> site_pb2.PeerMessage:
             return site_pb2.PeerMessage(
                 goodbye=site_pb2.PeerGoodbye(reason=said.reason, patience_ms=_ms(said.patience_s))
             )
+        case Overrides(overrides):
+            known = site_pb2.Overrides(overrides=[to_message(one) for one in overrides])
+            return site_pb2.PeerMessage(overrides=known)
 
 
 def decode(message: site_pb2.PeerMessage) -> Said | None:
@@ -85,8 +90,20 @@ def decode(message: site_pb2.PeerMessage) -> Said | None:
         case "goodbye":
             goodbye = message.goodbye
             return Goodbye(_text(goodbye.reason), _s(goodbye.patience_ms))
+        case "overrides":
+            return _overrides_in(message.overrides)
         case _:
             return None
+
+
+def _overrides_in(message: site_pb2.Overrides) -> Overrides:
+    if len(message.overrides) > 2 * OVERRIDES_MAX:  # with as many tombstones
+        raise BadMessage(f"{len(message.overrides)} overrides")
+    try:
+        found = [from_message(one) for one in message.overrides if one.field in FIELDS]
+    except BadOverride as bad:
+        raise BadMessage(f"an override: {bad}") from bad
+    return Overrides(tuple(found))
 
 
 # ---- claims ----

@@ -12,6 +12,9 @@
                               lives is looked at now and then
     run()                     until cancelled
     stop()                    the agent ends and is to begin anew soon: peers are told
+    change(), check()         what a local operator decides; restart() is none that lasts
+    overrides()               all that operators decided at the site; on_overrides hears of changes
+    find()                    the replica of a name
     standbys()                what could be taken over here, for the orchestrator
     shown()                   peers and standbys, for who stands at the box
 
@@ -37,6 +40,7 @@ from agent.domain.site.machine import SiteMachine
 from agent.domain.site.messages import (
     Ability,
     AbleTo,
+    Answer,
     Arm,
     Booted,
     Condition,
@@ -44,11 +48,13 @@ from agent.domain.site.messages import (
     Disarm,
     Event,
     Instruction,
+    OperatorDecided,
     OrchestratorHeard,
     PeerClosed,
     PeerOpened,
     PeerSaid,
     PlanInUse,
+    Refusal,
     RunsHere,
     Said,
     Save,
@@ -61,6 +67,7 @@ from agent.domain.site.messages import (
     Tick,
 )
 from agent.domain.site.overlay import overlay
+from agent.domain.site.refusing import find
 from agent.inventory import Amounts
 from agent.site.abilities import Judge, Judged, deaf
 from agent.site.alone import NAME as ALONE
@@ -68,8 +75,11 @@ from agent.site.alone import Alone
 from agent.site.memory import Memory
 from agent.site.network import Network
 from agent.site.prefetch import Prefetch
+from agent.site.restarts import NAME as RESTARTS
+from agent.site.restarts import Restarts
 from agent.site.switch_client import SwitchClient
 from agent.supervisor import Supervisor
+from polder.overrides import Override
 from polder.v1 import agent_pb2
 
 log = logging.getLogger(__name__)
@@ -98,6 +108,14 @@ class Surroundings:
     hears_orchestrator: Callable[[], bool]
     publish: Callable[[list[agent_pb2.StandbyStatus]], None]
     boot_id: str
+
+
+class Refused(Exception):
+    """What a local operator wants is not done. `reason`: CamelCase, see `refusing.py`."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.reason, self.message = refusal.reason, refusal.message
 
 
 class SiteLoop:
@@ -129,6 +147,10 @@ class SiteLoop:
         self._in_force: ParsedPlan | None = None
         self._judged: dict[Key, Judged] = {}
         self._told: list[agent_pb2.StandbyStatus] = []
+        self._restarts = Restarts(memory, supervisor)
+        self._changes: dict[str, asyncio.Future[Answer]] = {}
+        self._overrides: tuple[Override, ...] = ()
+        self.on_overrides: Callable[[tuple[Override, ...]], None] = lambda _overrides: None
         self._acts: deque[Arm | Disarm | Decide] = deque()
         self._act = asyncio.Event()
         self._exclusive = asyncio.Event()
@@ -148,6 +170,7 @@ class SiteLoop:
         if kept.damaged:
             self._supervisor.report("SiteMemoryDamaged", kept.damaged)
         bodies = dict(kept.bodies)
+        self._restarts.read(bodies.pop(RESTARTS, {}))
         now = boottime()
         self._alone = Alone.read(bodies.pop(ALONE, {}), self._around.boot_id, now, time.time())
         self._handle(Booted(self._node, bodies, kept.same_boot, self._alone.for_s(now)))
@@ -177,6 +200,47 @@ class SiteLoop:
         now = boottime()
         self._alone.heard(now)
         self._handle(OrchestratorHeard())
+
+    # ---- for local operators ----
+
+    def overrides(self) -> tuple[Override, ...]:
+        """All that operators decided at the site; what was taken back lately, too."""
+        return self._machine.overrides()
+
+    def find(self, namespace: str, replica: str) -> Key | None:
+        """The replica of that name, if this node has anything to do with it."""
+        return find(self._plan, self._supervisor.views(), namespace, replica)
+
+    def check(self, wanted: Override) -> None:
+        """Raises Refused if `change` would. Changes nothing."""
+        refusal = self._machine.refusal(wanted, boottime())
+        if refusal is not None:
+            raise Refused(refusal)
+
+    async def change(self, wanted: Override) -> Override:
+        """As it stands on the disk, with its stamp and what it rests on; it is in force then, and
+        peers are told. With the id of a change that was made: that one. Raises Refused."""
+        if not wanted.id:
+            raise Refused(Refusal("NoId", "a change needs an id, so that it is made once only"))
+        waiting = self._changes.get(wanted.id)
+        if waiting is None:
+            waiting = self._changes[wanted.id] = asyncio.get_running_loop().create_future()
+            self._handle(OperatorDecided(wanted))
+        if self._failed.done():
+            raise Refused(Refusal("Restarting", "this agent is about to begin anew"))
+        answer = await asyncio.shield(waiting)
+        if answer.override is None:
+            raise Refused(answer.refusal or Refusal("Unknown", "it was not made"))
+        return answer.override
+
+    async def restart(self, key: Key, id: str, why: str, *, dry_run: bool = False) -> None:
+        """Exchange what runs of the replica here for the same again, once for each id. Returns when
+        it is on its way. Raises Refused."""
+        refusal = self._restarts.check(key)
+        if not dry_run:
+            refusal = await self._restarts.restart(key, id, why)
+        if refusal is not None:
+            raise Refused(refusal)
 
     def standbys(self) -> list[agent_pb2.StandbyStatus]:
         """Of every role of the plan but mere votes."""
@@ -237,6 +301,9 @@ class SiteLoop:
             self._failed.set_exception(error)
             return
         self._set_timer(now)
+        overrides, self._overrides = self._overrides, self._machine.overrides()
+        if self._overrides is not overrides:
+            self.on_overrides(self._overrides)
 
     async def _fail(self) -> None:
         await self._failed
@@ -250,6 +317,9 @@ class SiteLoop:
             case Arm() | Disarm() | Decide():
                 self._acts.append(instruction)
                 self._act.set()
+            case Answer(id):
+                if (waiting := self._changes.pop(id, None)) is not None:
+                    waiting.set_result(instruction)
             case Tell():
                 self._tell(instruction)
             case Condition(type_, message):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from agent.domain.plan import ParsedPlan
 from agent.domain.site.identifying import stay_uid
 from agent.domain.site.messages import Decide, LeaseRequest, Stopping, SwitchChanged, Tick
-from agent.domain.site.takeover import Standing
+from agent.domain.site.case import Standing
 from polder import epochs
 from tests.unit.site_lab import E1, KEY, Box, Lab, group, lab, planned
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from agent.domain.roster import Neighbourhood
+from agent.domain.site.case import Standing
 from agent.domain.site.machine import SiteMachine
 from agent.domain.site.messages import (
     Beat,
@@ -26,7 +27,6 @@ from agent.domain.site.messages import (
     Tell,
     Tick,
 )
-from agent.domain.site.takeover import Standing
 from tests.unit.site_lab import E1, KEY, TEMPLATE, assigned, group, lab, planned, view
 
 ABC = group("a", "b", "c")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from agent.domain.site import takeover
+from agent.domain.site.case import Standing
 from agent.domain.site.identifying import stay_uid
 from agent.domain.site.messages import Beat, Claims, Decide, Goodbye, PeerSaid, RunsHere, Tick
-from agent.domain.site.takeover import Standing
 from polder import epochs
 from tests.unit.site_lab import E1, KEY, Lab, group, lab, planned, view
 

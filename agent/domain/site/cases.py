@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from agent.domain.plan import Assignment, ParsedPlan
 from agent.domain.roster import Group, Key
+from agent.domain.site.case import Case, Own
 from agent.domain.site.claims import Heard
 from agent.domain.site.messages import Claim, RunsHere, Stay
 from agent.domain.site.stays import Stays
-from agent.domain.site.takeover import Case, Own
 from agent.domain.view import Phase, ReplicaView
 
 SERVING = (Phase.RUNNING, Phase.ORPHANED)
@@ -72,11 +72,16 @@ class _Parts:
 
 
 def cases(
-    node: str, plan: ParsedPlan, stays: Stays, theirs: Mapping[Key, list[Heard]], here: Here
+    node: str,
+    plan: ParsedPlan,
+    stays: Stays,
+    theirs: Mapping[Key, list[Heard]],
+    here: Here,
+    operated: Collection[Key] = (),
 ) -> list[Case]:
-    """Of every replica that this node shares, or decided on."""
+    """Of every replica that this node shares or decided on, or that operators did: `operated`."""
     parts: dict[Key, _Parts] = {}
-    _of_plan(node, plan, stays, here, parts)
+    _of_plan(node, plan, stays, here, parts, operated)
     for stay in stays.all():
         if stay.uid not in plan.assignments:
             part = parts.setdefault(stay.key, _Parts())
@@ -86,14 +91,15 @@ def cases(
                 part.own.append(_own(stay, stays.saved_epoch(stay.uid), here))
     for view in here.views.values():
         key = (view.workload_uid, view.replica)
-        if not view.present or key not in parts:
+        if not view.present or (key not in parts and key not in operated):
             continue
+        part = parts.setdefault(key, _Parts())
         decided = stays.get(view.uid)
         if view.uid in plan.stops or (decided is not None and decided.stop):
-            parts[key].leaving = True
+            part.leaving = True
         elif decided is None and view.uid not in plan.assignments:
             orphan = Stay(key, view.uid, view.epoch, view.takes_over)
-            parts[key].own.append(_own(orphan, view.epoch, here))
+            part.own.append(_own(orphan, view.epoch, here))
     return [
         _case(node, key, part, theirs.get(key, []), plan.stops.keys())
         for key, part in parts.items()
@@ -101,7 +107,12 @@ def cases(
 
 
 def _of_plan(
-    node: str, plan: ParsedPlan, stays: Stays, here: Here, parts: dict[Key, _Parts]
+    node: str,
+    plan: ParsedPlan,
+    stays: Stays,
+    here: Here,
+    parts: dict[Key, _Parts],
+    operated: Collection[Key],
 ) -> None:
     for role in plan.roles.values():
         group = role.assignment.group
@@ -109,7 +120,7 @@ def _of_plan(
             parts[role.assignment.key] = _Parts(group, primary=role.primary, last=role.assignment)
     for assigned in plan.assignments.values():
         stay, group = stays.get(assigned.replica_uid), assigned.group
-        if group is None and stay is None:
+        if group is None and stay is None and assigned.key not in operated:
             continue
         part = parts.setdefault(assigned.key, _Parts())
         if part.last is None or assigned.epoch > part.last.epoch:
@@ -170,3 +181,25 @@ def claims_of(found: Iterable[Case], now: float) -> list[Claim]:
                 ready = own.ready_since is not None
                 claims.append(Claim(case.key, own.uid, own.told_epoch, ready, ready_for_s))
     return claims
+
+
+def voters_of(case: Case) -> tuple[str, ...]:
+    return case.group.voters if case.group is not None else ()
+
+
+def may_be_strange(claim: Claim, plan: ParsedPlan) -> bool:
+    """Whether a node that goes by an older plan may run it as well, and share no group with us."""
+    assigned = plan.assignments.get(claim.uid)
+    return assigned is None or bool(assigned.replaces)
+
+
+def is_exclusive(assignment: Assignment) -> bool:
+    return assignment.group is not None and assignment.group.exclusive
+
+
+def runnable(plan: ParsedPlan, key: Key) -> bool:
+    """Whether the plan says what a stay of this replica would run."""
+    role = plan.roles.get(key)
+    return (role is not None and role.assignment.template is not None) or any(
+        a.key == key for a in plan.assignments.values()
+    )

@@ -7,17 +7,18 @@ replica that this node may hold:
     situation   when                                              does                  then
     ASKING      the plan assigns it here and no live peer claims  wants the lease;      HOLDING,
                 it with a greater epoch; or it is our turn to     what is assigned      STANDBY
-                take it over; or nothing is known of it yet       waits
-                since the agent began anew
+                take it over, or an operator moved it here; or    waits
+                nothing is known of it yet since the agent began
+                anew
     HOLDING     the lease is held                                 a stay whose epoch    STOPPING
                                                                   is the ballot; arms
                                                                   the switch anew for
                                                                   each renewal
     STOPPING    the lease was not renewed in time, the plan       Stay with a cause;    STANDBY,
                 stops it or no longer lets this node hold it,     keeps the lease as    ASKING
-                the site was alone for too long, or the switch    long as it can be
-                is gone; and something of it is left              had; then gives it
-                                                                  back and disarms
+                the site was alone for too long, the switch is    long as it can be
+                gone, or an operator stopped or moved it; and     had; then gives it
+                something of it is left                           back and disarms
     STANDBY,    as in takeover.py, but that nobody's word is      waits                 ASKING
     QUEUING...  doubted: the voters know better
 
@@ -29,7 +30,10 @@ agent or the box began anew.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from agent.domain.plan import STOPPED_LOCALLY
 from agent.domain.roster import Key
+from agent.domain.site import operators
+from agent.domain.site.case import Case, Memory, Own, Scene, Standing, Verdict
 from agent.domain.site.identifying import stay_uid
 from agent.domain.site.lease import Held, LeaseDesk
 from agent.domain.site.messages import (
@@ -47,12 +51,6 @@ from agent.domain.site.messages import (
 from agent.domain.site.stays import Stays
 from agent.domain.site.takeover import (
     QUEUE_S,
-    Case,
-    Memory,
-    Own,
-    Scene,
-    Standing,
-    Verdict,
     able,
     before,
     is_turn,
@@ -278,6 +276,8 @@ class Exclusives:
     ) -> tuple[str, str] | None:
         """(cause, message)"""
         now, lost_at = scene.now, self._switch_lost_at
+        if why := operators.why_stopped(case, scene):
+            return STOPPED_LOCALLY, why
         if held is None and own.uid in self._tenures:
             return "LeaseLost", "its lease ended"
         if held is not None and now >= held.stop_at:
@@ -290,13 +290,20 @@ class Exclusives:
         if lost_at is not None and now >= lost_at + SWITCH_PATIENCE_S:
             return "NoSwitch", "the switch that would stop it in time does not run"
         hindrance = self.desk.hindrance(case.key, now)
-        return (hindrance, ENDS[hindrance]) if hindrance in ENDS else None
+        if hindrance in ENDS:
+            return hindrance, ENDS[hindrance]
+        why = operators.moved_away(case, scene) if held is not None else ""
+        return ("Moved", why) if why else None
 
     def _without(
         self, case: Case, held: Held | None, scene: Scene, memory: Memory, verdict: Verdict
     ) -> tuple[bool, str]:
         """No stay of it has a lease, and nothing of an earlier one is left. As `_in_tenure`."""
         planned = max((o for o in case.own if o.planned), key=lambda o: o.epoch, default=None)
+        if why := operators.why_stopped(case, scene):
+            verdict.standing, verdict.surplus = Standing.STOPPED, held is not None
+            memory.forget_times()
+            return False, why
         if self._switch_lost_at is not None:
             verdict.standing, verdict.surplus = Standing.UNABLE, held is not None
             return False, "NoSwitch: nothing would stop it in time"
@@ -312,7 +319,9 @@ class Exclusives:
             scene.peers.hears(c.node, scene.now) and c.rank > (planned.epoch, scene.node)
             for c in case.theirs
         )
-        if not newer:
+        if operators.moved_here(case, scene):
+            return self._asks(case, scene, memory, verdict), WAITING
+        if not newer and not operators.reserved(case, scene, memory, verdict):
             hindrance = self.desk.hindrance(case.key, scene.now)
             able_to = hindrance not in ENDS
             verdict.standing = Standing.ASKING if able_to else Standing.UNABLE
@@ -321,9 +330,13 @@ class Exclusives:
         turn = is_turn(case, scene, memory, verdict, doubts=False)
         if not turn and not self._in_vain(case, scene, memory, verdict):
             return False, "another node has it"
+        return self._asks(case, scene, memory, verdict), WAITING
+
+    def _asks(self, case: Case, scene: Scene, memory: Memory, verdict: Verdict) -> bool:
+        """It is this node's turn, if it can."""
         asks = able(case, scene, memory, verdict) in ("", "NoVoters")
         verdict.standing = Standing.ASKING if asks else Standing.UNABLE
-        return asks, WAITING
+        return asks
 
     def _in_vain(self, case: Case, scene: Scene, memory: Memory, verdict: Verdict) -> bool:
         """Whether somebody who is heard has claimed it for long enough and holds it by nobody's
@@ -333,6 +346,7 @@ class Exclusives:
         able_to = case.group is not None and scene.node in case.group.members and case.startable
         if (
             not able_to
+            or operators.left_alone(case, scene, memory, verdict)
             or not scene.settled
             or not claims
             or any(c.ready_since is not None for c in claims)
@@ -368,6 +382,9 @@ class Exclusives:
     def _hold_back(self, own: Own, case: Case, text: str, scene: Scene, verdict: Verdict) -> None:
         """It waits. If it runs and had no lease, it was not exclusive until now: then it has a
         moment to get one. If it runs and had one, the switch sees to its end."""
+        if why := operators.why_stopped(case, scene):
+            verdict.waits.append(operators.held_back(case, own, why))
+            return
         waits = True
         if own.present and not own.leased and scene.settled:
             end = self._bare_since.setdefault(own.uid, scene.now) + BARE_S

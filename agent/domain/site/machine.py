@@ -9,6 +9,8 @@ part of its own:
     claims.py       what runs where, as peers say; what they are told
     takeover.py     replicas that run at least once: who takes over, which of two stays
     exclusive.py    exclusive replicas: when to ask for a lease, what runs by it; with lease.py
+    operating.py    what operators decided at the site, with overrides.py; operators.py: what that
+                    changes
     stays.py        what of all that stands on the disk
     isolation.py    for how long no orchestrator was heard
 
@@ -19,6 +21,7 @@ part of its own:
     PeerSaid, PeerClosed    judges if that changed anything
     RunsHere, AbleTo        judge if that changed anything
     Saved                   what waited for the disk takes effect; a failed write takes it back
+    OperatorDecided         refused, or saved; when that is done it is in force, and peers are told
     Tick                    Beat each second; judges if a time has come
     Stopping                Goodbye "Restarting" to the peers; leases are renewed for longer
 
@@ -31,10 +34,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import count
 
-from agent.domain.plan import Assignment, ParsedPlan
+from agent.domain.plan import STOPPED_LOCALLY, ParsedPlan
 from agent.domain.roster import Key
 from agent.domain.site.case import Case, Scene, Standing, Verdict
-from agent.domain.site.cases import Here, cases, claims_of
+from agent.domain.site.cases import (
+    Here,
+    cases,
+    claims_of,
+    is_exclusive,
+    may_be_strange,
+    runnable,
+    voters_of,
+)
 from agent.domain.site.claims import OurClaims, TheirClaims
 from agent.domain.site.exclusive import Exclusives
 from agent.domain.site.isolation import Isolation
@@ -43,7 +54,6 @@ from agent.domain.site.messages import (
     AbleTo,
     Beat,
     Booted,
-    Claim,
     Claims,
     Condition,
     Decide,
@@ -55,6 +65,7 @@ from agent.domain.site.messages import (
     PeerOpened,
     PeerSaid,
     PlanInUse,
+    Refusal,
     RunsHere,
     Saved,
     Send,
@@ -63,10 +74,13 @@ from agent.domain.site.messages import (
     SwitchChanged,
     Tell,
 )
+from agent.domain.site.operating import Operating
 from agent.domain.site.peers import RESTART_PATIENCE_MAX_S, Peers
+from agent.domain.site.refusing import based, refusal
 from agent.domain.site.stays import NAME, Stays
 from agent.domain.site.takeover import Takeovers
 from polder.epochs import shown
+from polder.overrides import Override
 
 BEAT_S = 1.0
 AWAY_S = 0.7  # a beat that is later than this says that the process did not listen
@@ -92,6 +106,7 @@ class SiteMachine:
         self._able: dict[Key, Ability] = {}
         self._tokens: Iterator[int] = count(1)
         self._exclusives = Exclusives(node, self._tokens)
+        self._operating = Operating(node, self._tokens, self._peers)
         self._standings: dict[Key, Standing] = {}
         self._unclaimed: frozenset[Key] = frozenset()
         self._waits: list[Stay] = []
@@ -115,6 +130,7 @@ class SiteMachine:
             self._beat_at,
             self._judge_at,
             self._peers.next_due(self._last_at),
+            self._operating.decisions.next_due(),
             self._exclusives.desk.next_due(),
         )
         return min((at for at in due if at is not None), default=None)
@@ -126,6 +142,15 @@ class SiteMachine:
     def heard(self, now: float) -> dict[str, bool]:
         """Of every peer, whether something came from it just now."""
         return {name: self._peers.hears(name, now) for name in sorted(self._peers.names)}
+
+    def overrides(self) -> tuple[Override, ...]:
+        """What operators decided at the site; what was taken back lately, too."""
+        return self._operating.decisions.all()
+
+    def refusal(self, wanted: Override, now: float) -> Refusal | None:
+        """Why an operator's change would not be made now; None: it would."""
+        looked = self._look(wanted, now)
+        return looked if isinstance(looked, Refusal) else None
 
     def abilities(self) -> tuple[Ability, ...]:
         """Of every role, whether this node could take it over now: what only the machine knows is
@@ -146,6 +171,8 @@ class SiteMachine:
             return None
         if self._over:
             return "AutonomyOver"
+        if self._operating.frozen:
+            return "Frozen"
         if self._last_at < self._save_after:
             return "NotWritable"
         role = plan.roles.get(key)
@@ -171,6 +198,9 @@ class SiteMachine:
         self._watch_peers(now, out)
         self._watch_autonomy(now, out)
         self._hear_leases(event, now, out)
+        decided, news = self._operating.handle(event, now, self._look)
+        out += decided
+        self._stale |= news
         if self._plan is not None:
             self._stale |= self._judge_at is not None and now >= self._judge_at
             judges = self._stale
@@ -286,6 +316,7 @@ class SiteMachine:
         for node in sorted(self._missed - missed):
             if self._peers.hears(node, now):
                 self._ours.forget(node)  # what was said meanwhile may not have come to it
+                out += self._operating.tell([node])
                 out.append(Tell("PeerHeard", f"{node} is heard again"))
         self._stale |= missed != self._missed or silent != self._silent
         if silent != self._silent:
@@ -342,16 +373,9 @@ class SiteMachine:
         self._stale, self._judge_at = False, None
         self._tidy(self._plan)
         theirs = self._theirs.by_key()
-        scene = Scene(
-            node=self._node,
-            now=now,
-            began_at=self._began_at,
-            settled=self._here.settled,
-            peers=self._peers,
-            theirs=self._theirs,
-            able=self._hindrance,
-        )
-        found = cases(self._node, self._plan, self._stays, theirs, self._here)
+        scene = self._scene(now)
+        operated = self._operating.decisions.subjects()
+        found = cases(self._node, self._plan, self._stays, theirs, self._here, operated)
         leased = [case for case in found if case.exclusive]
         outcome = self._exclusives.look(leased, scene)
         verdicts = dict(outcome.verdicts)
@@ -376,6 +400,29 @@ class SiteMachine:
         else:
             self._attend(self._save_after)
 
+    def _scene(self, now: float) -> Scene:
+        return Scene(
+            node=self._node,
+            now=now,
+            began_at=self._began_at,
+            settled=self._here.settled,
+            peers=self._peers,
+            theirs=self._theirs,
+            able=self._hindrance,
+            decided=self._operating.decisions,
+        )
+
+    def _look(self, wanted: Override, now: float) -> Refusal | Override:
+        """At what an operator wants, also of a replica that this node shares with nobody."""
+        if self._plan is None:
+            return Refusal("NoPlan", "this node has no plan yet")
+        theirs, key = self._theirs.by_key(), wanted.subject
+        found = cases(self._node, self._plan, self._stays, theirs, self._here, [key])
+        case = next((case for case in found if case.key == key), None)
+        views = self._here.views.values()
+        refused = refusal(wanted, case, self._plan, self._scene(now), views)
+        return refused or based(wanted, self._plan, case)
+
     def _take_up(self, verdicts: Mapping[Key, Verdict]) -> None:
         self._standings = {key: verdict.standing for key, verdict in verdicts.items()}
         self._waits = [stay for verdict in verdicts.values() for stay in verdict.waits]
@@ -393,19 +440,21 @@ class SiteMachine:
         """Drop what the plan has taken over, has stopped, or of which nothing can run any more."""
         for stay in self._stays.all():
             assigned = plan.assignments.get(stay.uid)
+            idle = self._here.settled and not self._here.present(stay.uid)
             if assigned is not None:
                 newer = assigned.epoch > stay.epoch
                 same = assigned.epoch == stay.epoch and not stay.stop
                 # A lease's epoch is its ballot, whatever the plan says.
                 done = (newer or same) and (bool(stay.stop) or not stay.leased)
+                # What an operator stopped nobody else has had since: it may run again as it was.
+                done |= idle and stay.stop == STOPPED_LOCALLY
             elif stay.uid in plan.stops:
                 done = True
             else:
-                idle = self._here.settled and not self._here.present(stay.uid)
-                done = idle and (bool(stay.stop) or not _runnable(plan, stay.key))
+                done = idle and (bool(stay.stop) or not runnable(plan, stay.key))
             if done:
                 self._stays.drop(stay.uid)
-            elif stay.leased and assigned is not None and not _is_exclusive(assigned):
+            elif stay.leased and assigned is not None and not is_exclusive(assigned):
                 self._stays.put(replace(stay, leased=False))
 
     def _decide(self, out: list[Instruction]) -> None:
@@ -422,7 +471,7 @@ class SiteMachine:
             return
         found = cases(self._node, self._plan, self._stays, {}, self._here)
         claims = [c for c in claims_of(found, now) if c.key not in self._unclaimed]
-        shared = {case.key: _voters(case) for case in found}
+        shared = {case.key: voters_of(case) for case in found}
         rivals = self._theirs.claimants()  # they may go by another plan than ours
         abilities = (*self.abilities(), *self._own_hindrances())
         for node in self._peers.open():
@@ -434,7 +483,7 @@ class SiteMachine:
                     if not (voters := shared[claim.key])
                     or node in voters
                     or (node, claim.key) in rivals
-                    or _may_be_strange(claim, self._plan)
+                    or may_be_strange(claim, self._plan)
                 ],
                 [a for a in abilities if node in shared.get(a.key, ())],
             )
@@ -448,25 +497,3 @@ class SiteMachine:
             reason = self._exclusive_hindrance(key)
             if reason in OWN_HINDRANCES and key not in self._plan.roles:
                 yield Ability(key, False, reason)
-
-
-def _voters(case: Case) -> tuple[str, ...]:
-    return case.group.voters if case.group is not None else ()
-
-
-def _may_be_strange(claim: Claim, plan: ParsedPlan) -> bool:
-    """Whether a node that goes by an older plan may run it as well, and share no group with us."""
-    assigned = plan.assignments.get(claim.uid)
-    return assigned is None or bool(assigned.replaces)
-
-
-def _is_exclusive(assignment: Assignment) -> bool:
-    return assignment.group is not None and assignment.group.exclusive
-
-
-def _runnable(plan: ParsedPlan, key: Key) -> bool:
-    """Whether the plan says what a stay of this replica would run."""
-    role = plan.roles.get(key)
-    return (role is not None and role.assignment.template is not None) or any(
-        a.key == key for a in plan.assignments.values()
-    )

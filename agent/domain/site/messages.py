@@ -15,6 +15,7 @@ from typing import Any
 from agent.domain.plan import ParsedPlan
 from agent.domain.roster import Electorate, Key
 from agent.domain.view import ReplicaView
+from polder.overrides import Override
 
 # ---- what peers say ----
 
@@ -132,7 +133,14 @@ class Goodbye:
     patience_s: float = 0.0
 
 
-Said = Beat | Claims | LeaseRequest | LeaseAnswer | Goodbye
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """All that operators decided at the site, as far as the sender knows."""
+
+    overrides: tuple[Override, ...] = ()
+
+
+Said = Beat | Claims | LeaseRequest | LeaseAnswer | Goodbye | Overrides
 
 # ---- events ----
 
@@ -216,6 +224,14 @@ class SwitchChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class OperatorDecided:
+    """An operator at this node wants it; `wanted` has no stamp yet. Followed by an Answer, once it
+    is on the disk or refused."""
+
+    wanted: Override
+
+
+@dataclass(frozen=True, slots=True)
 class Stopping:
     """The agent ends and is meant to begin anew soon, as for an upgrade; replicas run on. What is
     sent because of this goes out yet, what is saved is on the disk before it ends."""
@@ -237,6 +253,7 @@ Event = (
     | OrchestratorHeard
     | Saved
     | SwitchChanged
+    | OperatorDecided
     | Stopping
     | Tick
 )
@@ -324,4 +341,21 @@ class Condition:
     message: str = ""
 
 
-Instruction = Send | Save | Decide | Arm | Disarm | Tell | Condition
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an operator's change is not made. `reason`: CamelCase."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of the change of that id: what stands on the disk now, or why it was refused."""
+
+    id: str
+    override: Override | None
+    refusal: Refusal | None = None
+
+
+Instruction = Send | Save | Decide | Arm | Disarm | Tell | Condition | Answer

@@ -20,8 +20,10 @@ derived anew whenever anything changed; only the marked times are remembered.
     QUEUING     members before this one could take it over; for   nothing               TAKING,
                 5 s each since nobody doubts any more (*)                               STANDBY
     UNABLE      it is this node's turn, and it cannot             tells why             TAKING
-    TAKING      it is this node's turn                            a new stay with an    RUNNING
-                                                                  epoch above all known
+    TAKING      it is this node's turn, or an operator moved it   a new stay with an    RUNNING
+                here                                              epoch above all known
+    STOPPED     an operator stopped it                            its stays here stop   RUNNING,
+                                                                                        STANDBY
 
 Of stays that are ready on several nodes at once, the keeper (`polder/succession.py`) raises its
 epoch above all others; the others stop when they see that. So nobody stops before the one that
@@ -29,19 +31,21 @@ stays has said so. It raises it once against each: two nodes that see different 
 outbid each other for ever. Where the keeper is wanted "older", it also raises it against one that
 is not ready yet, and need not become so.
 
+Where an operator moved it is the keeper as well, of those decided at the latest revision; and while
+the site is frozen nobody yields that runs (`operators.py`).
+
 A stay that stopped for another is never started again: the plan may already say that it must stop.
 If its node has to run the replica once more, that is a new stay.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Iterable, Mapping, Sequence
 
 from agent.domain.roster import Group, Key
-from agent.domain.site.claims import Heard, TheirClaims
+from agent.domain.site import operators
+from agent.domain.site.case import Case, Memory, Own, Scene, Standing, Verdict
+from agent.domain.site.claims import Heard
 from agent.domain.site.identifying import stay_uid
 from agent.domain.site.messages import Stay, Tell
-from agent.domain.site.peers import Peers
 from polder import epochs
 from polder.succession import Contender, decided_in, keeper
 
@@ -52,120 +56,6 @@ QUEUE_S = 5.0
 UNCLAIMED_S = 15.0
 # A claim that is not ready, of a node that says one of these, will not become so.
 HOPELESS = frozenset({"ImageMissing", "SecretMissing", "SovereigntyViolation"})
-
-
-class Standing(Enum):
-    RUNNING = "running"
-    LISTENING = "listening"
-    DEFERRING = "deferring"
-    STANDBY = "standby"
-    WAITING = "waiting"
-    DOUBTING = "doubting"
-    QUEUING = "queuing"
-    UNABLE = "unable"
-    TAKING = "taking"
-    ASKING = "asking"  # these three of exclusive replicas
-    HOLDING = "holding"
-    STOPPING = "stopping"
-
-
-@dataclass(frozen=True, slots=True)
-class Own:
-    """A stay at this node. `planned`: the plan assigns it. `ready_since` None: it is not ready.
-    `told_epoch`: the one that stands on the disk; None: none does. `present`: something of it is
-    here; `runs`: and a process of it runs."""
-
-    uid: str
-    epoch: int
-    planned: bool
-    present: bool
-    ready_since: float | None
-    takes_over: str = ""
-    told_epoch: int | None = None
-    leased: bool = False
-    runs: bool = False
-
-    def contender(self, node: str, now: float) -> Contender:
-        since = self.ready_since
-        ready_for_s = 0.0 if since is None else max(0.0, now - since)
-        return Contender(node, self.uid, self.epoch, since is not None, ready_for_s)
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One replica as it is now. `own`: without stays that stopped for another; `stopped` are those.
-    `primary`: who has it by the plan; empty: it does not say. `last_uid`, `last_epoch`: of the
-    plan's stay. `startable`: the plan says what to run. `node`: this one. `leaving`: something of a
-    stay that stops is still here. `barred`: stays that the plan stops, of any replica."""
-
-    node: str
-    key: Key
-    group: Group | None
-    own: tuple[Own, ...]
-    stopped: tuple[Stay, ...]
-    theirs: tuple[Heard, ...]
-    primary: str = ""
-    last_uid: str = ""
-    last_epoch: int = 0
-    startable: bool = False
-    leaving: bool = False
-    barred: Collection[str] = ()
-
-    @property
-    def exclusive(self) -> bool:
-        """Also of one that the plan knows no more: then as it was."""
-        if self.group is not None:
-            return self.group.exclusive
-        leased = [own.leased for own in self.own] + [stay.leased for stay in self.stopped]
-        return any(leased)
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """All that is common. `able`: why this node cannot take it over; empty: it can; None: not yet
-    known."""
-
-    node: str
-    now: float
-    began_at: float
-    settled: bool
-    peers: Peers
-    theirs: TheirClaims
-    able: Callable[[Key], str | None]
-
-
-@dataclass(slots=True)
-class Verdict:
-    """`changed` are to be saved; `waits` are not. `surplus`: a lease is held and of no use."""
-
-    standing: Standing
-    changed: list[Stay] = field(default_factory=list)
-    waits: list[Stay] = field(default_factory=list)
-    tells: list[Tell] = field(default_factory=list)
-    due: float | None = None
-    surplus: bool = False
-
-    def attend(self, at: float) -> None:
-        if self.due is None or at < self.due:
-            self.due = at
-
-
-@dataclass(slots=True)
-class Memory:
-    """Of one replica."""
-
-    missed_since: float | None = None
-    free_since: float | None = None  # nobody doubts that it is missed
-    unclaimed_since: float | None = None  # its holder is heard, and knows nothing of it
-    vacant_since: float | None = None  # it is claimed, and nobody has its lease
-    told_unable: str = ""
-    raised: set[str] = field(default_factory=set)  # stays of others that we outbid once
-    begun: set[str] = field(default_factory=set)  # stays of ours that were let run
-
-    def forget_times(self) -> None:
-        """Somebody has it."""
-        self.missed_since = self.free_since = self.unclaimed_since = None
-        self.told_unable = ""
 
 
 class Takeovers:
@@ -183,6 +73,12 @@ class Takeovers:
         """What is to be done about one replica."""
         memory = self._memories.setdefault(case.key, Memory())
         verdict = Verdict(Standing.RUNNING)
+        if why := operators.why_stopped(case, scene):
+            verdict.standing = Standing.STOPPED
+            memory.forget_times()
+            operators.stop_here(case, why, memory, verdict)
+            return verdict
+        memory.told_stopped = ""
         left = [own for own in case.own if not _resolved(own, case, scene, memory, verdict)]
         if left:
             memory.forget_times()
@@ -214,6 +110,8 @@ def _greater(own: Own, case: Case, scene: Scene) -> list[Contender]:
 
 def _resolved(own: Own, case: Case, scene: Scene, memory: Memory, verdict: Verdict) -> bool:
     """Whether it stops for another. Or it raises its epoch, so that the others do."""
+    if own.runs and scene.decided.frozen() is not None:
+        return False
     greater = _greater(own, case, scene)
     ready = [other for other in greater if other.ready]
     if _is_keeper(own, case, scene):
@@ -237,7 +135,14 @@ def _resolved(own: Own, case: Case, scene: Scene, memory: Memory, verdict: Verdi
 def _is_keeper(own: Own, case: Case, scene: Scene) -> bool:
     contenders = [c.contender(scene.now) for c in _live(case, scene)]
     contenders += [o.contender(scene.node, scene.now) for o in case.own]
-    best = keeper(contenders, case.group.on_return if case.group is not None else "older")
+    latest = max((decided_in(c.epoch) for c in contenders if c.ready), default=0)
+    placed = [
+        c
+        for c in contenders
+        if c.node == scene.decided.placed(case.key) and decided_in(c.epoch) == latest
+    ]
+    on_return = case.group.on_return if case.group is not None else "older"
+    best = keeper(placed, on_return) or keeper(contenders, on_return)
     return best is not None and (best.node, best.uid) == (scene.node, own.uid)
 
 
@@ -292,12 +197,13 @@ def _shared(case: Case, scene: Scene) -> bool:
 
 def _stand_by(case: Case, scene: Scene, memory: Memory, verdict: Verdict) -> None:
     """Nothing of it may run here: is it to be taken over?"""
-    if not is_turn(case, scene, memory, verdict, doubts=True):
+    moved = operators.moved_here(case, scene)
+    if not moved and not is_turn(case, scene, memory, verdict, doubts=True):
         return
     verdict.standing = Standing.UNABLE
     why = able(case, scene, memory, verdict)
     if why == "":
-        _take(case, scene, memory, verdict)
+        _take(case, scene, memory, verdict, moved)
 
 
 def is_turn(case: Case, scene: Scene, memory: Memory, verdict: Verdict, *, doubts: bool) -> bool:
@@ -308,6 +214,9 @@ def is_turn(case: Case, scene: Scene, memory: Memory, verdict: Verdict, *, doubt
         return False
     if not scene.settled:
         return False  # it may run here, as an orphan
+    if operators.left_alone(case, scene, memory, verdict):
+        memory.forget_times()
+        return False
     holder = _holder(case, scene)
     if _claimed(case, scene):
         memory.forget_times()
@@ -424,8 +333,9 @@ def before(group: Group, holder: str, key: Key, scene: Scene) -> list[str]:
     return found
 
 
-def _take(case: Case, scene: Scene, memory: Memory, verdict: Verdict) -> None:
-    known = [case.last_epoch, *(c.epoch for c in case.theirs), *(s.epoch for s in case.stopped)]
+def _take(case: Case, scene: Scene, memory: Memory, verdict: Verdict, moved: str) -> None:
+    """`moved`: an operator wants it here, and why."""
+    known = [*operators.epochs_of(case), scene.decided.base_epoch(case.key)]
     try:
         epoch, uid = _next(case, known)
     except epochs.EpochsUsedUp as used_up:
@@ -436,7 +346,7 @@ def _take(case: Case, scene: Scene, memory: Memory, verdict: Verdict) -> None:
     verdict.standing = Standing.TAKING
     memory.begun.add(uid)
     holder = _holder(case, scene)
-    why = f"{holder} is silent" if holder else "no node of the site has it"
+    why = moved or (f"{holder} is silent" if holder else "no node of the site has it")
     verdict.changed.append(Stay(case.key, uid, epoch, predecessor(case), message=why))
 
 
