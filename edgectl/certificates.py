@@ -1,5 +1,6 @@
-"""Reading and making certificates: for `operator create`, for proofs to the nodes of a site, and
-for explaining refused connections.
+"""Reading and making certificates, for those who need them and to explain refused connections.
+
+`operator create` makes keys and requests, `site` proves with them who the operator is.
 
 The only module of edgectl that imports cryptography, which is slow to import.
 """

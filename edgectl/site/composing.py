@@ -278,7 +278,7 @@ def _unknown(role: Role) -> Status:
         "restarts": 0,
         "podIp": "",
         "startedAt": 0,
-        "observedAt": role.shown.now_ms,
+        "observedAt": 0,
         "containers": [],
         "node": "",
         "hostPorts": _host_ports(role.replica.template_json),

@@ -70,8 +70,7 @@ def normal(text: str) -> str:
     """`HOST`, `HOST:PORT`, `[v6]`, `[v6]:PORT` or a bare v6 address, with the port."""
     if text.count(":") > 1 and not text.startswith("["):
         text = f"[{text}]"
-    has_port = text.rpartition(":")[2].isdigit() and not text.endswith("]") and ":" in text
-    return text if has_port else f"{text}:{DEFAULT_PORT}"
+    return text if ":" in text.rpartition("]")[2] else f"{text}:{DEFAULT_PORT}"
 
 
 def opener(access: Access, timeout_s: float) -> Opener:
