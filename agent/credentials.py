@@ -19,7 +19,7 @@ and for operators at the site (`agent/local/door.py`, ADR 26):
     sign-introduction   {}, [key, message] -> {}, [signature]
     verify-operator     {at, heard_at, trust_domain, roots: N},
                         [message, signature, N roots, chain...]
-                        -> {name, serial, roles, ends_at, warning}
+                        -> {name, serial, roles, begins, ends, warning}
     verify-break-glass  {at, trust_domain, site, token}, [roots...] -> {grant, warning}
 """
 
@@ -195,7 +195,8 @@ def operator(header: dict[str, object], parts: Sequence[bytes]) -> Answer:
         "name": proven.id.name,
         "serial": proven.serial,
         "roles": list(proven.roles),
-        "ends_at": proven.ends_at,
+        "begins": proven.begins,
+        "ends": proven.ends,
         "warning": proven.warning,
     }, []
 

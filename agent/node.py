@@ -55,7 +55,7 @@ class AgentNode:
     def heartbeat(self) -> agent_pb2.Heartbeat:
         running, ready = self._supervisor.counts()
         return agent_pb2.Heartbeat(
-            usage=self._usage(),
+            usage=self.usage(),
             conditions=self._supervisor.conditions.all(),
             replicas_running=running,
             replicas_ready=ready,
@@ -68,7 +68,11 @@ class AgentNode:
         if self.intake is not None:
             self.intake.offer(signed)
 
-    def _usage(self) -> agent_pb2.Usage | None:
+    def allocatable(self) -> agent_pb2.Resources:
+        return _resources(self.inventory.allocatable)
+
+    def usage(self) -> agent_pb2.Usage | None:
+        """Since it was last asked for; None: the box does not say."""
         try:
             sample = self._sampler.sample()
         except (OSError, ValueError) as error:  # a heartbeat without usage beats none

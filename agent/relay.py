@@ -1,13 +1,14 @@
 """Logs and exec for operators: one Relay stream for each OpenRelay that came over the session.
 
 `agent/session_stream.py` hands requests in. A relay runs on the same connection with flow control
-of its own: a slow reader stops the one who writes to it here, and nothing else.
+of its own: a slow reader stops the one who writes to it here, and nothing else. What is carried is
+the same for operators at the site itself (`agent/local/reach.py`): `carry`.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 
@@ -21,6 +22,10 @@ CHUNK_BYTES = 64 << 10
 STALL_S = 600.0  # how long a reader may read nothing before its place is given to others
 EXEC_IDLE_S = 4 * 3600.0  # as kubelets do: a forgotten shell is closed
 END_S = 10.0
+TOO_MANY = agent_pb2.RelayEnd(
+    reason="TooManyRelays",
+    message="this node serves as many logs and execs as it may; try again later",
+)
 
 if TYPE_CHECKING:
     _Call = grpc.aio.StreamStreamCall[agent_pb2.RelayRequest, agent_pb2.RelayResponse]
@@ -34,6 +39,16 @@ class RelaySources(Protocol):
         ...
 
     async def exec(self, options: agent_pb2.ExecOptions) -> ExecSession: ...
+
+
+class Wire(Protocol):
+    """Whom it is carried to and from. Both may raise grpc.RpcError and InvalidStateError."""
+
+    async def read(self) -> Any:
+        """The next RelayResponse; anything else: nobody is there any more."""
+        ...
+
+    async def write(self, request: agent_pb2.RelayRequest, /) -> None: ...
 
 
 class RelayHub:
@@ -85,12 +100,9 @@ async def _relay(
         opened = agent_pb2.RelayOpen(relay_id=request.relay_id)
         await _write(call, agent_pb2.RelayRequest(open=opened))
         if full:
-            end = agent_pb2.RelayEnd(
-                reason="TooManyRelays",
-                message="this node serves as many logs and execs as it may; try again later",
-            )
+            end = TOO_MANY
         else:
-            end = await _carry(call, request, sources, readers)
+            end = await carry(call, request, sources, readers)
         await _write(call, agent_pb2.RelayRequest(end=end))
         await call.done_writing()
         async with asyncio.timeout(END_S):
@@ -104,12 +116,15 @@ async def _relay(
         await _cancel_any(*readers)
 
 
-async def _carry(
-    call: "_Call",
+async def carry(
+    call: Wire,
     request: agent_pb2.OpenRelay,
     sources: RelaySources,
     readers: list[asyncio.Task[None]],
 ) -> agent_pb2.RelayEnd:
+    """What was asked for, and how it ended. `readers` get the tasks that read from the wire, to be
+    cancelled once the end is written. Raises TimeoutError when nobody reads for too long, and what
+    the wire raises."""
     try:
         match request.WhichOneof("request"):
             case "logs":
@@ -130,7 +145,7 @@ async def _carry(
 
 
 async def _carry_logs(
-    call: "_Call",
+    call: Wire,
     options: agent_pb2.LogOptions,
     sources: RelaySources,
     readers: list[asyncio.Task[None]],
@@ -156,7 +171,7 @@ async def _carry_logs(
 
 
 async def _carry_exec(
-    call: "_Call",
+    call: Wire,
     options: agent_pb2.ExecOptions,
     sources: RelaySources,
     readers: list[asyncio.Task[None]],
@@ -193,7 +208,7 @@ async def _carry_exec(
         await session.close()
 
 
-async def _hear(call: "_Call", session: ExecSession, activity: asyncio.Event) -> None:
+async def _hear(call: Wire, session: ExecSession, activity: asyncio.Event) -> None:
     """What the operator types, until the stream ends. Reading waits for the container to accept."""
     while True:
         message = await call.read()
@@ -212,7 +227,7 @@ async def _hear(call: "_Call", session: ExecSession, activity: asyncio.Event) ->
             continue
 
 
-async def _until_gone(call: "_Call") -> None:
+async def _until_gone(call: Wire) -> None:
     while isinstance(await call.read(), agent_pb2.RelayResponse):
         pass
 
@@ -235,7 +250,7 @@ async def _cancel_any(*tasks: asyncio.Task[None]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _send(call: "_Call", stream: str, data: bytes) -> None:
+async def _send(call: Wire, stream: str, data: bytes) -> None:
     for start in range(0, len(data), CHUNK_BYTES):
         part = data[start : start + CHUNK_BYTES]
         request = (
@@ -246,6 +261,6 @@ async def _send(call: "_Call", stream: str, data: bytes) -> None:
         await _write(call, request)
 
 
-async def _write(call: "_Call", request: agent_pb2.RelayRequest) -> None:
+async def _write(call: Wire, request: agent_pb2.RelayRequest) -> None:
     async with asyncio.timeout(STALL_S):
         await call.write(request)

@@ -8,6 +8,11 @@ import time
 from typing import Protocol
 
 
+def boottime() -> float:
+    """Seconds since the kernel started; goes on in a suspended box."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Clock(Protocol):
     """Both in unix seconds when the agent starts; only `wall` follows later corrections."""
 
@@ -20,10 +25,10 @@ class SystemClock:
     """Implements Clock: the boot-time clock goes on while the box is suspended."""
 
     def __init__(self) -> None:
-        self._offset = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._offset = time.time() - boottime()
 
     def steady(self) -> float:
-        return self._offset + time.clock_gettime(time.CLOCK_BOOTTIME)
+        return self._offset + boottime()
 
     def wall(self) -> float:
         return time.time()

@@ -15,10 +15,11 @@ from agent.runtime.port import Runtime
 from agent.session import SessionClient
 from agent.site.abilities import Judge
 from agent.site.certificate import SiteCertificate, load_or_make
-from agent.site.loop import SiteLoop, Surroundings
+from agent.site.loop import SiteLoop
 from agent.site.memory import Memory
 from agent.site.network import Network, endpoints
 from agent.site.prefetch import Prefetch
+from agent.site.surroundings import Surroundings
 from agent.site.switch_client import SwitchClient, places
 from agent.supervisor import Supervisor
 from polder import __version__
@@ -28,8 +29,8 @@ log = logging.getLogger(__name__)
 
 
 async def site_certificate(config: AgentConfig, store: IdentityStore) -> SiteCertificate | None:
-    """None when the node's configuration wants neither peers nor operators here, or when none can be
-    made: then what runs here runs, and nothing is taken over."""
+    """None when the node's configuration wants neither peers nor operators here, or when none can
+    be made: then what runs here runs, and nothing is taken over."""
     if not config.site_listen and not config.local_listen:
         return None
     try:

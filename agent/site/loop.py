@@ -17,6 +17,8 @@
     find()                    the replica of a name
     standbys()                what could be taken over here, for the orchestrator
     shown()                   peers and standbys, for who stands at the box
+    heard(), known()          the same for operators: which peers, and who has what
+    isolated_s()              for how long alone; autonomy_s(): how long that may last
 
 What is sent and saved is so at once. What concerns the runtime and the dead-man's switch is done
 one after the other, so that nothing starts that is not armed before; of several decisions that wait
@@ -27,15 +29,15 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agent import translate
 from agent.domain.given import given_by
 from agent.domain.instructions import Emit
 from agent.domain.plan import ParsedPlan
-from agent.domain.roster import Key
+from agent.domain.roster import AUTONOMY_S, Key
+from agent.domain.site.known import Known
 from agent.domain.site.machine import SiteMachine
 from agent.domain.site.messages import (
     Ability,
@@ -68,7 +70,6 @@ from agent.domain.site.messages import (
 )
 from agent.domain.site.overlay import overlay
 from agent.domain.site.refusing import find
-from agent.inventory import Amounts
 from agent.site.abilities import Judge, Judged, deaf
 from agent.site.alone import NAME as ALONE
 from agent.site.alone import Alone
@@ -77,7 +78,9 @@ from agent.site.network import Network
 from agent.site.prefetch import Prefetch
 from agent.site.restarts import NAME as RESTARTS
 from agent.site.restarts import Restarts
+from agent.site.surroundings import Surroundings
 from agent.site.switch_client import SwitchClient
+from agent.steady_clock import boottime
 from agent.supervisor import Supervisor
 from polder.overrides import Override
 from polder.v1 import agent_pb2
@@ -88,26 +91,6 @@ SIGNS_EVERY_S = 5.0
 JUDGE_EVERY_S = 3600.0
 RENEW_S = 1.0  # for leases to be renewed before the agent ends
 SAVE_S = 1.5  # and for what is to be saved
-
-
-def boottime() -> float:
-    """Seconds since the kernel started; goes on in a suspended box."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the loop asks of the rest of the agent.
-
-    `allocatable`: what the box has for replicas. `hears_orchestrator`: a session is open, with a
-    member that is not itself cut off. `publish`: what could be taken over has changed. `boot_id`:
-    of the kernel.
-    """
-
-    allocatable: Callable[[], Amounts]
-    hears_orchestrator: Callable[[], bool]
-    publish: Callable[[list[agent_pb2.StandbyStatus]], None]
-    boot_id: str
 
 
 class Refused(Exception):
@@ -242,6 +225,23 @@ class SiteLoop:
         if refusal is not None:
             raise Refused(refusal)
 
+    def heard(self) -> dict[str, bool]:
+        """Of every peer, whether something came from it just now."""
+        return self._machine.heard(boottime())
+
+    def known(self) -> Mapping[Key, Known]:
+        """Who has each replica that this node shares, as far as it knows."""
+        return self._machine.known(boottime())
+
+    def isolated_s(self) -> float:
+        """For how long no orchestrator was heard; 0 while one is."""
+        heard = self._around.hears_orchestrator()
+        return 0.0 if heard else self._alone.for_s(boottime())
+
+    def autonomy_s(self) -> float:
+        """For how long without an orchestrator this node takes replicas over."""
+        return self._plan.site.autonomy_s if self._plan is not None else AUTONOMY_S
+
     def standbys(self) -> list[agent_pb2.StandbyStatus]:
         """Of every role of the plan but mere votes."""
         return self._told
@@ -259,7 +259,7 @@ class SiteLoop:
             }
             for one in self._told
         ]
-        return {"peers": self._machine.heard(boottime()), "standbys": standbys}
+        return {"peers": self.heard(), "standbys": standbys}
 
     async def run(self) -> None:
         """Until cancelled. A defect of the machine ends it: what it would decide then is not to be

@@ -14,8 +14,8 @@ from agent.domain.roster import Peer
 from agent.identity_store import run_credentials
 from agent.site.alone import NAME as ALONE
 from agent.site.certificate import load_or_make
-from agent.site.loop import boottime
 from agent.site.memory import Memory
+from agent.steady_clock import boottime
 from polder.identity import NodeId
 from polder.v1 import plan_pb2
 from tests.integration.agent_fakes import DOMAIN, Ca, Orchestrator, eventually

@@ -3,18 +3,19 @@
 Part of `machine.py`; `takeover.py` and `exclusive.py` judge.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from agent.domain.plan import Assignment, ParsedPlan
 from agent.domain.roster import Group, Key
 from agent.domain.site.case import Case, Own
 from agent.domain.site.claims import Heard
-from agent.domain.site.messages import Claim, RunsHere, Stay
+from agent.domain.site.messages import Ability, Claim, RunsHere, Stay
 from agent.domain.site.stays import Stays
 from agent.domain.view import Phase, ReplicaView
 
 SERVING = (Phase.RUNNING, Phase.ORPHANED)
+OWN_HINDRANCES = ("NoSwitch", "NotMember", "Isolated", "NoVoters")
 
 
 @dataclass(slots=True)
@@ -181,6 +182,14 @@ def claims_of(found: Iterable[Case], now: float) -> list[Claim]:
                 ready = own.ready_since is not None
                 claims.append(Claim(case.key, own.uid, own.told_epoch, ready, ready_for_s))
     return claims
+
+
+def own_hindrances(plan: ParsedPlan, hindrance: Callable[[Key], str]) -> Iterator[Ability]:
+    """Of what the plan assigns here: standbys need not wait for who cannot hold it."""
+    for key in sorted({a.key for a in plan.assignments.values()}):
+        reason = hindrance(key)
+        if reason in OWN_HINDRANCES and key not in plan.roles:
+            yield Ability(key, False, reason)
 
 
 def voters_of(case: Case) -> tuple[str, ...]:

@@ -43,12 +43,14 @@ from agent.domain.site.cases import (
     claims_of,
     is_exclusive,
     may_be_strange,
+    own_hindrances,
     runnable,
     voters_of,
 )
 from agent.domain.site.claims import OurClaims, TheirClaims
 from agent.domain.site.exclusive import Exclusives
 from agent.domain.site.isolation import Isolation
+from agent.domain.site.known import Known, known
 from agent.domain.site.messages import (
     Ability,
     AbleTo,
@@ -87,7 +89,6 @@ AWAY_S = 0.7  # a beat that is later than this says that the process did not lis
 RETRY_SAVE_S = 5.0
 LOOKS_MAX = 3
 SHOWN_MAX = 5
-OWN_HINDRANCES = ("NoSwitch", "NotMember", "Isolated", "NoVoters")
 
 
 class SiteMachine:
@@ -142,6 +143,12 @@ class SiteMachine:
     def heard(self, now: float) -> dict[str, bool]:
         """Of every peer, whether something came from it just now."""
         return {name: self._peers.hears(name, now) for name in sorted(self._peers.names)}
+
+    def known(self, now: float) -> Mapping[Key, Known]:
+        """Who has each replica that it shares."""
+        theirs, peers, desk = self._theirs.by_key(), self._peers, self._exclusives.desk
+        found = cases(self._node, self._plan, self._stays, theirs, self._here) if self._plan else ()
+        return known(self._node, found, peers, desk, now)
 
     def overrides(self) -> tuple[Override, ...]:
         """What operators decided at the site; what was taken back lately, too."""
@@ -473,7 +480,7 @@ class SiteMachine:
         claims = [c for c in claims_of(found, now) if c.key not in self._unclaimed]
         shared = {case.key: voters_of(case) for case in found}
         rivals = self._theirs.claimants()  # they may go by another plan than ours
-        abilities = (*self.abilities(), *self._own_hindrances())
+        abilities = (*self.abilities(), *own_hindrances(self._plan, self._exclusive_hindrance))
         for node in self._peers.open():
             news = self._ours.news_for(
                 node,
@@ -489,11 +496,3 @@ class SiteMachine:
             )
             if news is not None:
                 out.append(Send(node, news))
-
-    def _own_hindrances(self) -> Iterator[Ability]:
-        """Of what the plan assigns here: standbys need not wait for who cannot hold it."""
-        assert self._plan is not None
-        for key in sorted({a.key for a in self._plan.assignments.values()}):
-            reason = self._exclusive_hindrance(key)
-            if reason in OWN_HINDRANCES and key not in self._plan.roles:
-                yield Ability(key, False, reason)
