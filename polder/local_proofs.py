@@ -6,7 +6,8 @@ Used by edgectl, by `edge-orchestrator ca break-glass`, and by the agent in its 
 A site that is cut off cannot renew certificates, and a box that was off may have a wrong clock. So
 dates are judged apart from signatures: what a certificate must have been is said with each proof.
 A certificate whose validity has not begun yet says that the clock is slow, since our authorities
-do not date ahead; it is no reason to keep its owner out.
+do not date ahead; it is no reason to keep its owner out. `begins` of a proof is a time that has
+passed for sure.
 """
 
 from collections.abc import Sequence
@@ -48,12 +49,13 @@ class ProvenNode:
 
 @dataclass(frozen=True, slots=True)
 class ProvenOperator:
-    """`ends_at` in unix seconds. `warning` as above."""
+    """`begins` and `ends` in unix seconds. `warning` as above."""
 
     id: OperatorId
     serial: str
     roles: tuple[str, ...]
-    ends_at: float
+    begins: float
+    ends: float
     warning: str = ""
 
 
@@ -111,7 +113,7 @@ def verify_operator(
             "no orchestrator was heard here since"
         )
     serial = f"{leaf.serial_number:x}"
-    return ProvenOperator(operator, serial, _roles(leaf), ends, warning)
+    return ProvenOperator(operator, serial, _roles(leaf), begins, ends, warning)
 
 
 def sign_grant(

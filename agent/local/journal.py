@@ -1,0 +1,151 @@
+"""What operators did through this node, on the disk: for the orchestrator, and for those who come.
+
+`door.py`, `reach.py` and `changing.py` write it, the session carries up what was not taken yet
+(`affairs.py`), Recall shows it. Bounded: the oldest go first, and how many went unheard is told.
+
+Its form is that of the site's memory (`agent/site/memory.py`): a name for each entry.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agent.local.callers import Caller
+from agent.site.memory import Memory
+from polder.v1 import agent_pb2
+
+ENTRIES_MAX = 1_000
+KEPT = 200  # that were taken, for Recall
+BATCH = 100  # in one message
+TEXT_MAX = 500
+_PREFIX = "entry/"
+_TAKEN, _DROPPED = "taken", "dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A replica that something is done to; empty: the node, or the whole site."""
+
+    namespace: str = ""
+    workload: str = ""
+    workload_uid: str = ""
+    replica: str = ""
+
+
+NOWHERE = Target()
+
+
+class NotWritten(Exception):
+    """The disk refuses. What is not journaled is not done."""
+
+
+class Journal:
+    """`bodies`: what the memory held at the start. `on_change`: there is something to carry up."""
+
+    def __init__(self, memory: Memory, bodies: Mapping[str, Any]) -> None:
+        self._memory = memory
+        self.on_change: Callable[[], None] = lambda: None
+        found = [_entry(body) for name, body in bodies.items() if name.startswith(_PREFIX)]
+        sound = (entry for entry in found if entry is not None)
+        self._entries = deque(sorted(sound, key=lambda entry: entry.sequence))
+        self._taken = _number(bodies.get(_TAKEN))
+        self._dropped = _number(bodies.get(_DROPPED))
+        self._told_dropped = 0
+        self._turn = asyncio.Lock()
+
+    def __iter__(self) -> Iterator[agent_pb2.JournalEntry]:
+        """Oldest first."""
+        return iter(self._entries)
+
+    async def write(
+        self,
+        caller: Caller,
+        verb: str,
+        at: float,
+        *,
+        target: Target = NOWHERE,
+        detail: str = "",
+        reason: str = "",
+        refused: str = "",
+    ) -> None:
+        """Durably, with the next sequence number. `at` in unix seconds. Raises NotWritten."""
+        async with self._turn:
+            written = agent_pb2.JournalEntry(
+                sequence=1 + max(self._last(), self._taken),
+                at_ms=int(at * 1000),
+                by=caller.by,
+                purpose=caller.purpose,
+                verb=verb,
+                namespace=target.namespace,
+                replica=target.replica,
+                workload_uid=target.workload_uid,
+                detail=detail[:TEXT_MAX],
+                reason=reason[:TEXT_MAX],
+                refused=refused[:TEXT_MAX],
+            )
+            trouble = await self._memory.save(_name(written.sequence), _body(written))
+            if trouble:
+                raise NotWritten(f"the journal cannot be written: {trouble}")
+            self._entries.append(written)
+            await self._make_room()
+        self.on_change()
+
+    async def taken(self, sequence: int) -> None:
+        """The orchestrator has the entries up to this one. A number that was not written here (this
+        box lost its disk meanwhile) says nothing."""
+        async with self._turn:
+            if self._taken < sequence <= self._last():
+                self._taken = sequence
+                await self._memory.save(_TAKEN, {"n": sequence})
+            if self._told_dropped:
+                self._dropped -= self._told_dropped
+                self._told_dropped = 0
+                await self._memory.save(_DROPPED, {"n": self._dropped})
+            await self._make_room()
+        if self._last() > self._taken:
+            self.on_change()
+
+    def waiting(self) -> tuple[list[agent_pb2.JournalEntry], int]:
+        """Those that were not taken, oldest first and bounded, and how many were lost."""
+        entries = [entry for entry in self._entries if entry.sequence > self._taken]
+        self._told_dropped = self._dropped
+        return entries[:BATCH], self._dropped
+
+    def _last(self) -> int:
+        return self._entries[-1].sequence if self._entries else 0
+
+    async def _make_room(self) -> None:
+        while self._entries:
+            oldest, size = self._entries[0], len(self._entries)
+            if size <= (KEPT if oldest.sequence <= self._taken else ENTRIES_MAX):
+                return
+            if oldest.sequence > self._taken:
+                self._dropped += 1
+                await self._memory.save(_DROPPED, {"n": self._dropped})
+            self._entries.popleft()
+            await self._memory.save(_name(oldest.sequence), {})
+
+
+def _name(sequence: int) -> str:
+    return f"{_PREFIX}{sequence}"
+
+
+def _body(entry: agent_pb2.JournalEntry) -> dict[str, Any]:
+    return {field.name: value for field, value in entry.ListFields()}
+
+
+def _entry(body: Any) -> agent_pb2.JournalEntry | None:
+    """None for one that another version wrote, and that this one cannot read."""
+    try:
+        return agent_pb2.JournalEntry(**body)
+    except (TypeError, ValueError):
+        return None
+
+
+def _number(body: Any) -> int:
+    try:
+        return max(0, int(body["n"]))
+    except (KeyError, TypeError, ValueError):
+        return 0
