@@ -1,6 +1,7 @@
 """A member that is cut off from the Store says so to its agents, and that it is back."""
 
-from agent.domain.site.lease import LOOK_S, RESTART_S
+from agent.domain.site.lease import RESTART_S
+from agent.domain.site.silence import LOOK_S
 from agent.domain.site.tenure import KILL_S
 from agent.session_stream import Timing
 from orchestrator.freshness import READ_S

@@ -34,6 +34,7 @@ from typing import Any
 
 from agent.domain.plan import ParsedPlan
 from agent.domain.roster import Group, Key
+from agent.domain.site.agenda import Agenda
 from agent.domain.site.group import lineage_of
 from agent.domain.site.holder import LEASE_S, RESTART_S, Holder, Requests
 from agent.domain.site.messages import (
@@ -55,7 +56,7 @@ from agent.domain.site.messages import (
     Send,
     Tell,
 )
-from agent.domain.site.silence import Silence
+from agent.domain.site.silence import Silence, Vigil
 from agent.domain.site.voter import LEASE_MAX_S, Voter
 from polder.epochs import LOCAL_MAX, shown
 
@@ -67,7 +68,6 @@ REPLICAS_MAX = 10_000
 WAITING_MAX = 1_000  # answers for one replica that wait for the disk
 FORGET_S = 86_400.0  # after that an idle replica that no plan names is forgotten
 RETRY_SAVE_S = 1.0
-LOOK_S = 1.0  # how often it is asked whether stopAfter is over
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,10 @@ class LeaseDesk:
         self._start_token: int | None = None
         self._started = False
         self._save_again_at: float | None = None
-        self._seen = 0.0
+        self._agenda = Agenda()  # of holders
+        self._stirred: dict[Key, None] = {}  # of which something else may be wanted now
+        self._vigil = Vigil()
+        self._saving: dict[int, Key] = {}
         self._drawn = 0
         self._out: list[Instruction] = []
         self._inbox: deque[tuple[str, LeaseRequest | LeaseAnswer]] = deque()
@@ -168,7 +171,9 @@ class LeaseDesk:
         """All the replicas that this node should hold now, of those that it is a member of. It
         tries, and goes on trying and renewing, until a later call leaves one out. One that is held
         and left out is not renewed any more, and not given back either: see `release`."""
-        self._wanted = frozenset(keys)
+        wanted = frozenset(keys)
+        self._stirred.update(dict.fromkeys(sorted(wanted ^ self._wanted)))
+        self._wanted = wanted
         return self._settle(now)
 
     def release(self, key: Key, now: float) -> list[Instruction]:
@@ -177,6 +182,7 @@ class LeaseDesk:
         record = self._records.get(key)
         if record is not None:
             self._carry(record.holder.release(now))
+            self._stirred[key] = None
         return self._settle(now)
 
     def restarting(self, now: float) -> list[Instruction]:
@@ -184,6 +190,7 @@ class LeaseDesk:
         `held(...).until` says so, or a second later."""
         for record in self._records.values():
             self._carry(record.holder.for_restart(now))
+        self._stir_all()
         return self._settle(now)
 
     def held(self, key: Key, now: float) -> Held | None:
@@ -222,14 +229,8 @@ class LeaseDesk:
     def next_due(self) -> float | None:
         """When `handle(Tick(), now)` is to be called at the latest."""
         times = [self._save_again_at] if self._save_again_at is not None else []
-        for record in self._records.values():
-            due = record.holder.next_due() if self._started else None
-            if due is not None:
-                times.append(due)
-            if record.group is not None and record.group.stop_after_s:
-                changes_at = self._silence.changes_at(record.group, record.overdue is not None)
-                times.append(max(changes_at, self._seen + LOOK_S))
-        return min(times, default=None)
+        dues = (self._agenda.first() if self._started else None, self._vigil.next_due())
+        return min((*times, *(due for due in dues if due is not None)), default=None)
 
     # ---- events ----
 
@@ -285,7 +286,10 @@ class LeaseDesk:
             self._name(record, group, epoch, now)
             if group is None and self._idle(record, now):
                 del self._records[key]
+                self._agenda.put(key, None)
                 self._out.append(Save(next(self._tokens), _name(key), {}))
+        self._vigil.keep([key for key, (group, _) in named.items() if group.stop_after_s], now)
+        self._stir_all()
 
     def _name(self, record: _Record, group: Group | None, epoch: int, now: float) -> None:
         lineage = lineage_of(group) if group is not None else None
@@ -312,17 +316,18 @@ class LeaseDesk:
         if event.token == self._start_token:
             self._started = event.ok
             self._save_again_at = None if event.ok else now + RETRY_SAVE_S
+            self._stir_all()
             return
-        for record in self._records.values():
-            done = next((w for w in record.waiting if w.token == event.token), None)
-            if done is None:
-                continue
-            record.waiting.remove(done)
-            if not event.ok:
-                record.saved = None
-            for to, answer in done.answers:
-                self._reply(to, answer if event.ok else _not_writable(answer))
+        key = self._saving.pop(event.token, None)
+        record = self._records.get(key) if key is not None else None
+        done = next((w for w in record.waiting if w.token == event.token), None) if record else None
+        if record is None or done is None:
             return
+        record.waiting.remove(done)
+        if not event.ok:
+            record.saved = None
+        for to, answer in done.answers:
+            self._reply(to, answer if event.ok else _not_writable(answer))
 
     def _compare(self, node: str, said: Claims, now: float) -> None:
         """A later holder than this node, while it holds: somebody granted it twice."""
@@ -340,26 +345,43 @@ class LeaseDesk:
     # ---- requests and answers ----
 
     def _settle(self, now: float) -> list[Instruction]:
-        """Until nothing is left that this node says to itself."""
-        self._seen = now
+        """Until nothing is left that this node says to itself. Looks at those replicas alone of
+        which something changed or is due: a renewal is said to be granted by each voter each
+        second, of each replica."""
         if self._save_again_at is not None and now >= self._save_again_at:
             self._save_start()
         self._silence.alone(self.alone_since, now)
-        for key, record in self._records.items():
-            self._check_overdue(key, record, now)
+        self._look_for_overdue(now)
+        if self._started:
+            self._stirred.update(dict.fromkeys(self._agenda.take(now)))
+        while self._inbox or (self._started and self._stirred):
             if self._started:
-                wanted = key in self._wanted and record.overdue is None
-                self._carry(record.holder.want(wanted, now))
-                self._carry(record.holder.due(now))
-        while self._inbox:
+                stirred, self._stirred = self._stirred, {}
+                for key in stirred:
+                    self._stir(key, now)
+            if not self._inbox:
+                continue
             sender, said = self._inbox.popleft()
             if isinstance(said, LeaseRequest):
                 self._vote(sender, said, now)
             elif said.key in self._records:
                 record = self._records[said.key]
                 self._carry(record.holder.answered(sender, said, now))
+                self._agenda.put(said.key, record.holder.next_due())
         out, self._out = self._out, []
         return out
+
+    def _stir(self, key: Key, now: float) -> None:
+        record = self._records.get(key)
+        if record is None:
+            return
+        wanted = key in self._wanted and record.overdue is None
+        self._carry(record.holder.want(wanted, now))
+        self._carry(record.holder.due(now))
+        self._agenda.put(key, record.holder.next_due())
+
+    def _stir_all(self) -> None:
+        self._stirred.update(dict.fromkeys(self._records))
 
     def _carry(self, requests: Requests) -> None:
         for voter, request in requests:
@@ -389,7 +411,8 @@ class LeaseDesk:
         self._keep(request.key, record, sender, answer)
         if isinstance(request.step, Release) and sender != self._node:
             record.holder.released(now)
-            self._carry(record.holder.due(now) if self._started else [])
+            if self._started:
+                self._stir(request.key, now)
 
     def _keep(self, key: Key, record: _Record, sender: str, answer: LeaseAnswer) -> None:
         """Answers once the disk has what the answer rests on."""
@@ -397,6 +420,7 @@ class LeaseDesk:
         if body != record.saved:
             record.saved = body
             record.waiting.append(_Waiting(next(self._tokens), []))
+            self._saving[record.waiting[-1].token] = key
             self._out.append(Save(record.waiting[-1].token, _name(key), body))
         if not record.waiting:
             self._reply(sender, answer)
@@ -407,16 +431,22 @@ class LeaseDesk:
 
     # ---- the rest ----
 
-    def _check_overdue(self, key: Key, record: _Record, now: float) -> None:
-        group, before = record.group, record.overdue
-        if group is None or not group.stop_after_s:
-            return
+    def _look_for_overdue(self, now: float) -> None:
+        for key in self._vigil.due(in_touch=self.alone_since is None, now=now):
+            record = self._records[key]
+            assert record.group is not None
+            self._check_overdue(key, record, record.group, now)
+            self._vigil.changes(self._silence.changes_at(record.group, record.overdue is not None))
+
+    def _check_overdue(self, key: Key, record: _Record, group: Group, now: float) -> None:
+        before = record.overdue
         if before is None and self._silence.isolated_s(group, now) >= group.stop_after_s:
             record.overdue = self._generation
             self._tell("StopAfter", f"no orchestrator was heard for {group.stop_after_s:g} s", key)
         elif before is not None and self._silence.confirmed(group, now):
             record.overdue = None
         if record.overdue != before:
+            self._stirred[key] = None
             record.saved = record.body(key)
             self._out.append(Save(next(self._tokens), _name(key), record.saved))
 
@@ -440,6 +470,7 @@ class LeaseDesk:
     def _lied(self, key: Key, voter: str, how: str) -> None:
         if voter not in self.excluded:
             self.excluded.add(voter)
+            self._stir_all()  # what it granted counts no more
             self._tell("VoterLied", f"{voter} does not count as a voter any more: {how}", key)
 
     def _tell(self, reason: str, message: str, key: Key | None = None) -> None:

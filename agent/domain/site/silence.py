@@ -5,10 +5,13 @@ may be started elsewhere then. It starts again only when its group is sure that 
 a newer plan, or because somebody of it has heard an orchestrator for a while with no new plan.
 """
 
-from agent.domain.roster import Group
+from collections.abc import Collection
+
+from agent.domain.roster import Group, Key
 from agent.domain.site.messages import Beat
 
 SILENT_S = 2.4
+LOOK_S = 1.0  # how often it is asked whether stopAfter is over
 CONFIRM_S = 15.0  # an orchestrator sends a newer plan within a second of being heard
 
 
@@ -66,3 +69,33 @@ class Silence:
 
     def _live(self, group: Group, now: float) -> list[str]:
         return [self._node, *(n for n in group.voters if n != self._node and self.hears(n, now))]
+
+
+class Vigil:
+    """Which replicas have a `stopAfter`, and when to ask about them again: once in LOOK_S at most,
+    and at once when this node hears an orchestrator again, or none any more."""
+
+    def __init__(self) -> None:
+        self._keys: tuple[Key, ...] = ()
+        self._in_touch = True
+        self._look_at = self._changes_at = 0.0
+
+    def keep(self, keys: Collection[Key], now: float) -> None:
+        """Over these from now on, beginning with a look."""
+        self._keys, self._look_at = tuple(keys), now
+
+    def due(self, *, in_touch: bool, now: float) -> tuple[Key, ...]:
+        """Those to be looked at now; `changes` is to be said of each."""
+        if in_touch != self._in_touch:
+            self._in_touch, self._look_at = in_touch, now
+        if now < self._look_at:
+            return ()
+        self._look_at, self._changes_at = now + LOOK_S, float("inf")
+        return self._keys
+
+    def changes(self, at: float) -> None:
+        """No sooner than that another answer may come of one of them."""
+        self._changes_at = min(self._changes_at, at)
+
+    def next_due(self) -> float | None:
+        return max(self._changes_at, self._look_at) if self._keys else None

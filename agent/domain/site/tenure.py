@@ -23,18 +23,23 @@ class Tenure:
     ballot: int
     lineage: Lineage
     ends: dict[Electorate, dict[str, float]] = field(default_factory=dict)
+    _known: tuple[int, float] | None = None  # what `until` came to, and of how many excluded
 
     def granted(self, group: Electorate, voter: str, sent_at: float, length_s: float) -> None:
         ends = self.ends.setdefault(group, {})
         ends[voter] = max(ends.get(voter, 0.0), sent_at + length_s / STRETCH - KILL_S)
+        self._known = None
 
     def until(self, excluded: Set[str]) -> float:
-        """By then nothing of the replica may run."""
+        """By then nothing of the replica may run. `excluded` only ever grows."""
+        if self._known is not None and self._known[0] == len(excluded):
+            return self._known[1]
         found = 0.0
         for group, ends in self.ends.items():
             counted = sorted(ends[v] for v in group.voters if v in ends.keys() - excluded)
             if len(counted) >= group.majority:
                 found = max(found, counted[-group.majority])
+        self._known = len(excluded), found
         return found
 
     def locked(self, now: float) -> set[str]:
