@@ -241,20 +241,14 @@ class SiteClient:
     # --- changes ------------------------------------------------------------------------------
 
     def change_replica(self, request: local_pb2.ChangeRequest) -> Changed:
-        """At the node that runs it; of one that nobody does, at a member that answers."""
+        """At the node that runs it; of one that nobody does, at one that knows of it: members
+        before those who only vote."""
         replica = self._replica(request.namespace, request.replica, self.picture)
         running = [role.node for role in replica.running]
         members = [node for node in replica.members if node in self.picture.answers]
         if request.verb == "restart" and not running:
             self._running(request.namespace, request.replica)  # says why not
-        chosen = [*running[:1], *members]
-        if not chosen:
-            missing = " and ".join(replica.members)
-            raise CallError(
-                f"none of the nodes that may run {request.replica} answered: {missing}",
-                "a decision about it has to be written down by one of them",
-                code="UNAVAILABLE",
-            )
+        chosen = [*running, *members, *(role.node for role in replica.roles)]
         return Changed(chosen[0], self._survey.links[chosen[0]].change(_named(request)))
 
     def change_site(

@@ -186,7 +186,7 @@ def _stays(picture: Picture, replica: ReplicaPicture) -> Iterator[_Stay]:
     """At least one."""
     common = {
         "standbys": list(_standbys(picture, replica)),
-        "exclusive": replica.roles[0].replica.exclusive,
+        "exclusive": any(role.replica.exclusive for role in replica.roles),
         "members": list(replica.members),
         "conditions": _overridden(picture, replica),
     }

@@ -10,6 +10,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import grpc
@@ -18,6 +19,7 @@ from edgectl.errors import CallError
 from edgectl.failures import named, short
 from edgectl.site import clocks
 from edgectl.site.access import Access, NotProven
+from edgectl.site.together import together
 from polder.local_access import DEFAULT_PORT, NONCE_BYTES, SERVER_NAME, SESSION_KEY
 from polder.v1 import agent_pb2, local_pb2
 from polder.v1.local_pb2_grpc import LocalServiceStub
@@ -56,8 +58,8 @@ class Link(Protocol):
     def close(self) -> None: ...
 
 
-Opener = Callable[[str], Link]
-"""Opens the link to an endpoint. Raises CallError."""
+Opener = Callable[[Sequence[str]], Link]
+"""Opens the link to a node at one of its endpoints. Raises CallError."""
 
 
 def split(endpoint: str) -> tuple[str, int]:
@@ -76,10 +78,23 @@ def normal(text: str) -> str:
 def opener(access: Access, timeout_s: float) -> Opener:
     """`timeout_s` bounds each call."""
 
-    def open_(endpoint: str) -> Link:
-        return NodeLink(endpoint, access, timeout_s)
+    def open_(endpoints: Sequence[str]) -> Link:
+        return NodeLink(*first_certificate(endpoints), access, timeout_s)
 
     return open_
+
+
+def first_certificate(endpoints: Sequence[str]) -> tuple[str, bytes]:
+    """The endpoint that was the first to show a certificate, and that. A box has addresses that
+    lead nowhere from here, so all are tried at once; only one of them is then asked for proof,
+    which costs the box a second. Raises CallError."""
+    failure = CallError("nobody knows its address", code="UNAVAILABLE", reason="NoAddress")
+    tasks = {endpoint: partial(certificate_at, endpoint) for endpoint in endpoints}
+    for endpoint, found in together(tasks):
+        if not isinstance(found, CallError):
+            return endpoint, found
+        failure = found
+    raise failure
 
 
 def certificate_at(endpoint: str, timeout_s: float = CONNECT_S) -> bytes:
@@ -108,12 +123,12 @@ def certificate_at(endpoint: str, timeout_s: float = CONNECT_S) -> bytes:
 class NodeLink:
     """A `Link` over gRPC. Raises CallError when it cannot be made."""
 
-    def __init__(self, endpoint: str, access: Access, timeout_s: float) -> None:
+    def __init__(self, endpoint: str, certificate: bytes, access: Access, timeout_s: float) -> None:
         self.endpoint = endpoint
+        self._certificate = certificate
         self._access = access
         self._timeout_s = timeout_s
-        self._certificate = certificate_at(endpoint)
-        self._channel = _pinned(endpoint, self._certificate)
+        self._channel = _pinned(endpoint, certificate)
         self._stub = LocalServiceStub(self._channel)
         try:
             self._enter()
@@ -175,15 +190,19 @@ class NodeLink:
 
     def _call(self, method: Callable[[LocalServiceStub], Callable[..., T]], request: Any) -> T:
         """Enters again when the session is over: they last ten minutes."""
-        for last in (False, True):
-            try:
-                return method(self._stub)(request, timeout=self._timeout_s, metadata=self._session)
-            except grpc.RpcError as error:
-                failure = self._failure(error, self._timeout_s)
-                if last or failure.code != "UNAUTHENTICATED":
-                    raise failure from error
-            self._enter()
-        raise AssertionError("not reached")
+        try:
+            return self._once(method, request)
+        except CallError as error:
+            if error.reason != "UnknownSession":
+                raise
+        self._enter()
+        return self._once(method, request)
+
+    def _once(self, method: Callable[[LocalServiceStub], Callable[..., T]], request: Any) -> T:
+        try:
+            return method(self._stub)(request, timeout=self._timeout_s, metadata=self._session)
+        except grpc.RpcError as error:
+            raise self._failure(error, self._timeout_s) from error
 
     def _told(self, answer: T) -> T:
         """With its times by our clock."""

@@ -7,19 +7,21 @@ to be asked about another. What does not answer is part of the result.
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from functools import partial
 
 from edgectl.errors import CallError, CliError
 from edgectl.site.link import Link, Opener
 from edgectl.site.picture import Picture, Silent
+from edgectl.site.together import together
 from edgectl.text import safe
 from polder.v1 import local_pb2
 
 NODES_MAX = 64
 ENDPOINTS_MAX = 8  # of one node
-ASKED_AT_ONCE = 32
 
 Warn = Callable[[str], None]
+_Wanted = tuple[str, str]
+"""A node's name, or an endpoint of nobody knows whom; the other is empty."""
 
 
 def to_stderr(text: str) -> None:
@@ -42,21 +44,13 @@ class Survey:
 
     def look(self, namespace: str = "") -> Picture:
         """What all of them say. Raises CallError when none answers or lets us in."""
-        answers: dict[str, local_pb2.ShowResponse] = {}
+        answers = self._ask_known(namespace)
         silent: dict[str, Silent] = {}
-        pool = ThreadPoolExecutor(max_workers=ASKED_AT_ONCE)
-        try:
-            self._ask_known(pool, namespace, answers)
-            known = {link.endpoint for link in self.links.values()}
-            new: dict[str, tuple[str, ...]] = {
-                endpoint: (endpoint,) for endpoint in self._given if endpoint not in known
-            }
-            named = False
-            while new or not named:
-                self._ask_new(pool, namespace, new, named, answers, silent)
-                named, new = True, self._unknown(answers, silent)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        known = {link.endpoint for link in self.links.values()}
+        given = {("", one): (one,) for one in self._given if one not in known}
+        self._ask_new(given, namespace, answers, silent)
+        while new := self._unknown(answers, silent):
+            self._ask_new(new, namespace, answers, silent)
         if not answers:
             raise _nobody(list(silent.values()))
         owners = {
@@ -65,46 +59,37 @@ class Survey:
             for peer in shown.peers
             for endpoint in peer.local_endpoints
         }
-        kept = [one for name, one in silent.items() if one.node or name not in owners]
+        kept = [one for one in silent.values() if one.node or one.endpoints[0] not in owners]
         now_ms = time.time_ns() // 1_000_000
         return Picture(self.links[min(answers)].site, now_ms, answers, tuple(kept))
 
-    def _ask_known(
-        self,
-        pool: ThreadPoolExecutor,
-        namespace: str,
-        answers: dict[str, local_pb2.ShowResponse],
-    ) -> None:
-        asked = {pool.submit(link.show, namespace): link for link in self.links.values()}
-        for future in as_completed(asked):
-            link = asked[future]
-            try:
-                answers[link.node] = future.result()
-            except CallError:
-                del self.links[link.node]  # it is tried anew, as if it had not been known
-                link.close()
+    def _ask_known(self, namespace: str) -> dict[str, local_pb2.ShowResponse]:
+        """One that fails is forgotten, and tried anew as if it had not been known."""
+        answers = {}
+        tasks = {node: partial(link.show, namespace) for node, link in self.links.items()}
+        for node, found in together(tasks):
+            if isinstance(found, CallError):
+                self.links.pop(node).close()
+            else:
+                answers[node] = found
+        return answers
 
     def _ask_new(
         self,
-        pool: ThreadPoolExecutor,
+        wanted: Mapping[_Wanted, tuple[str, ...]],
         namespace: str,
-        wanted: Mapping[str, tuple[str, ...]],
-        named: bool,
         answers: dict[str, local_pb2.ShowResponse],
         silent: dict[str, Silent],
     ) -> None:
-        """`wanted`: endpoints by what is asked; `named`: that is a node's name."""
-        asked = {
-            pool.submit(self._ask, name if named else "", endpoints, namespace): (name, endpoints)
-            for name, endpoints in wanted.items()
+        tasks = {
+            key: partial(self._ask, key[0], endpoints, namespace)
+            for key, endpoints in wanted.items()
         }
-        for future in as_completed(asked):
-            name, endpoints = asked[future]
-            try:
-                link, shown = future.result()
-            except CallError as error:
-                silent[name] = Silent(name if named else "", endpoints, error)
+        for (node, endpoint), found in together(tasks):
+            if isinstance(found, CallError):
+                silent[node or endpoint] = Silent(node, wanted[(node, endpoint)], found)
                 continue
+            link, shown = found
             if self._take(link):
                 answers[link.node] = shown
 
@@ -119,36 +104,18 @@ class Survey:
             raise
 
     def _reach(self, node: str, endpoints: tuple[str, ...]) -> Link:
-        """The link to a node at the first of its endpoints that leads to it; all at once, since a
-        box has addresses that lead nowhere from here."""
-        if not endpoints:
-            raise CallError("nobody knows its address", code="UNAVAILABLE", reason="NoAddress")
-        if len(endpoints) == 1:
-            return self._at(node, endpoints[0])
-        pool = ThreadPoolExecutor(max_workers=len(endpoints))
-        tries = [pool.submit(self._at, node, endpoint) for endpoint in endpoints]
-        pool.shutdown(wait=False)
-        errors: list[CallError] = []
-        for future in as_completed(tries):
-            try:
-                link = future.result()
-            except CallError as error:
-                errors.append(error)
-                continue
-            for other in tries:
-                if other is not future:
-                    other.add_done_callback(_close_late)
-            return link
-        raise max(errors, key=lambda error: bool(error.reason))  # a refusal says most
-
-    def _at(self, node: str, endpoint: str) -> Link:
-        link = self._open(endpoint)
-        expected = {(node, known.site) for known in self.links.values()}
-        if node and (link.node, link.site) not in expected:
+        """The link to a node at an endpoint that leads to it; addresses of private networks may
+        lead to others. Without its name: to whoever is there."""
+        sites = {known.site for known in self.links.values()}
+        while True:
+            link = self._open(endpoints)
+            if not node or (link.node == node and link.site in sites):
+                return link
             link.close()
-            text = f"{endpoint}: {link.node} of site {link.site} answers there"
-            raise CallError(text, code="UNAVAILABLE", reason="OtherNode")
-        return link
+            endpoints = tuple(one for one in endpoints if one != link.endpoint)
+            if not endpoints:
+                text = f"{link.endpoint}: {link.node} of site {link.site} answers there"
+                raise CallError(text, code="UNAVAILABLE", reason="OtherNode")
 
     def _take(self, link: Link) -> bool:
         """False: it is there already, or of another site than the first."""
@@ -172,7 +139,7 @@ class Survey:
 
     def _unknown(
         self, answers: Mapping[str, local_pb2.ShowResponse], silent: Mapping[str, Silent]
-    ) -> dict[str, tuple[str, ...]]:
+    ) -> dict[_Wanted, tuple[str, ...]]:
         """Nodes that those who answered name, with all endpoints that any of them knows."""
         found: dict[str, dict[str, None]] = {}
         for shown in answers.values():
@@ -180,17 +147,11 @@ class Survey:
                 if peer.node not in answers and peer.node not in silent:
                     endpoints = found.setdefault(peer.node, {})
                     endpoints.update(dict.fromkeys(peer.local_endpoints))
-        room = NODES_MAX - len(answers) - len(silent)
+        room = max(0, NODES_MAX - len(answers) - len(silent))
         return {
-            node: tuple(endpoints)[:ENDPOINTS_MAX]
-            for node, endpoints in sorted(found.items())[: max(0, room)]
+            (node, ""): tuple(endpoints)[:ENDPOINTS_MAX]
+            for node, endpoints in sorted(found.items())[:room]
         }
-
-
-def _close_late(future: Future[Link]) -> None:
-    """Of several endpoints of one node another was faster."""
-    if not future.cancelled() and future.exception() is None:
-        future.result().close()
 
 
 def _nobody(silent: Sequence[Silent]) -> CallError:

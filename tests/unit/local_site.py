@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,15 +163,17 @@ class FakeSite:
         self.links: list[FakeLink] = []
         self.asked: list[str] = []
 
-    def open(self, endpoint: str) -> Link:
-        self.asked.append(endpoint)
-        for node in self.nodes.values():
-            if endpoint in node.endpoints and not node.down:
-                self.links.append(FakeLink(self, node, endpoint))
-                return self.links[-1]
-            if endpoint in node.endpoints and node.down:
-                raise node.down
-        raise unreachable(endpoint)
+    def open(self, endpoints: Sequence[str]) -> Link:
+        self.asked.extend(endpoints)
+        failure = unreachable(" or ".join(endpoints))
+        for endpoint in endpoints:
+            for node in self.nodes.values():
+                if endpoint in node.endpoints and not node.down:
+                    self.links.append(FakeLink(self, node, endpoint))
+                    return self.links[-1]
+                if endpoint in node.endpoints and node.down:
+                    failure = node.down
+        raise failure
 
     def shown(self, node: FakeNode) -> local_pb2.ShowResponse:
         return local_pb2.ShowResponse(
