@@ -30,6 +30,8 @@ _ALARMING = {
 }
 # A normal part of every update, move and drain.
 _QUIET = {"UpdateWaits", "DrainBlocked", "ReplacementWaits", "NodeDaemon"}
+# Told as what operators did, from the journals of their nodes.
+_QUIET |= {"StoppedLocally", "SiteFrozen"}
 
 
 NODES_ONE_BY_ONE_MAX = 20

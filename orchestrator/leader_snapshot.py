@@ -5,6 +5,7 @@ Called by the leader before each plan. Records are decoded once and kept while t
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from operator import is_not
 from typing import TypeVar
 
 from orchestrator.cache import Cache
@@ -12,6 +13,7 @@ from orchestrator.domain.fences import fenced_uids
 from orchestrator.domain.inventory import from_stored, host_paths
 from orchestrator.domain.liveness import DEFAULT_PERIODS, Liveness, NodeLiveness, Periods
 from orchestrator.domain.maintenance import AT_WORK, Standing, cordons
+from orchestrator.domain.overrides import NOTHING_DECIDED, SiteDecisions, decisions
 from orchestrator.domain.reports import unable
 from orchestrator.domain.stops import is_gone
 from orchestrator.fleet import Fleet, NodeObservation
@@ -19,6 +21,7 @@ from orchestrator.gateway.roles import RoleBook
 from orchestrator.leader_epochs import EpochCount
 from orchestrator.leader_replicas import ReportedReplicas
 from orchestrator.records import (
+    KeptRecord,
     NodePlacement,
     NodeStatusRecord,
     StoredResource,
@@ -86,6 +89,7 @@ class SnapshotBuilder:
         self._profiles: dict[str, tuple[StoredResource, ProviderProfile | None]] = {}
         self._sites: dict[str, tuple[StoredResource, ProviderProfile | None, Site]] = {}
         self._replicas = ReportedReplicas(fleet)
+        self._local: tuple[list[KeptRecord], SiteDecisions] = ([], NOTHING_DECIDED)
         self._led_since: float | None = None
         self._epochs = EpochCount(cache)
 
@@ -135,6 +139,7 @@ class SnapshotBuilder:
             reroled=reroled,
             using=using - reroled,
             fenced=fenced_uids(self._cache.kept(keys.FENCES)),
+            local=self._decided(),
             sites=self._all_sites(),
             namespaces={
                 resource.name: _namespace(resource)
@@ -144,6 +149,14 @@ class SnapshotBuilder:
             complete=self._cache.synced_at > 0,
             lost_after_s=self._periods.lost_after_s,
         )
+
+    def _decided(self) -> SiteDecisions:
+        """By operators of sites; read again when a record is another."""
+        records = self._cache.kept(keys.OVERRIDES)
+        before, _ = self._local
+        if len(records) != len(before) or any(map(is_not, records, before)):
+            self._local = (records, decisions(records))
+        return self._local[1]
 
     def _generations(
         self, placements: Mapping[str, NodePlacement]

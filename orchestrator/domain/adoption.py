@@ -12,6 +12,7 @@ it. The first line that fits decides:
     it is exclusive                                           WAIT
     the local stay's node may not have it                     KEEP if the holder serves, else WAIT
     the holder serves, and the local stay does not            WAIT: it may yet come to that
+    both serve, and operators of the site moved it to one     ADOPT or KEEP that one
     both serve, one of them not for SETTLE_S yet              WAIT: their site decides first
     both serve                                                as `polder/succession.py` says, which
                                                               the site goes by, too: ADOPT or KEEP
@@ -47,7 +48,8 @@ class Verdict(Enum):
 class Case:
     """`epoch`: the higher one of the record's and of what its agent says of it. `heard`: whether
     the holder's node is live; `serves` and `ready_for_s` are its agent's word, and nothing while it
-    is not heard. `same_site`: the local stay's node is at the holder's site."""
+    is not heard. `same_site`: the local stay's node is at the holder's site. `asked`: the
+    node to which operators of the site moved it; empty: they did not."""
 
     node: str
     record: AssignmentRecord
@@ -57,6 +59,7 @@ class Case:
     ready_for_s: float
     local: Contender
     same_site: bool
+    asked: str = ""
 
 
 def judge(case: Case) -> Verdict:
@@ -80,6 +83,8 @@ def _of_two(case: Case, *, member: bool) -> Verdict:
     """The holder serves."""
     if not member:  # it was, by a plan of before
         return Verdict.KEEP
+    if case.local.ready and case.asked in (case.node, case.local.node):
+        return Verdict.ADOPT if case.asked == case.local.node else Verdict.KEEP
     if not case.local.ready or min(case.ready_for_s, case.local.ready_for_s) < SETTLE_S:
         return Verdict.WAIT
     group = case.record.group

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.domain.adoption import Case, Verdict, judge, raised
 from orchestrator.domain.liveness import SILENT_AFTER_S, Liveness
+from orchestrator.domain.site_freezes import frozen_nodes
 from orchestrator.records import AssignmentRecord, GroupRecord, NodePlacement, StopRecord
 from orchestrator.scheduling.apply import GENERATION_LEAD_MAX
 from orchestrator.scheduling.decisions import Cause
@@ -51,9 +52,9 @@ def adopt(world: World, moment: Moment) -> Adoption:
         return Adoption(world)
     step = _Step(world, moment)
     holders = _holders(world.snapshot, local)
-    frozen = frozen_workloads(world.snapshot)
+    frozen, still = frozen_workloads(world.snapshot), frozen_nodes(world.snapshot)
     for stray in _newest(local):
-        if stray.workload_uid not in frozen:
+        if stray.workload_uid not in frozen and stray.node not in still:
             step.decide(stray, holders.get((stray.workload_uid, stray.replica), []))
     return step.done()
 
@@ -180,7 +181,14 @@ class _Step:
                 stray.node, stray.replica_uid, stray.epoch, stray.ready, stray.ready_for_s
             ),
             same_site=self._site(stray.node) == self._site(node) != "",
+            asked=self._asked(stray),
         )
+
+    def _asked(self, stray: Stray) -> str:
+        """The node to which operators of its site moved it."""
+        key = (self._site(stray.node), stray.workload_uid, stray.replica)
+        found = self._snapshot.local.placed_on.get(key)
+        return found.decision.value if found is not None else ""
 
     # --- writing ---------------------------------------------------------------------------------
 

@@ -141,12 +141,13 @@ def merged(known: LocalOverride | None, heard: LocalOverride) -> LocalOverride |
 
 @dataclass(frozen=True, slots=True)
 class SiteDecisions:
-    """What of it holds, as the scheduler is to obey it. By (site, workload uid, replica), and by
-    site."""
+    """What of it holds, as the scheduler is to obey it: by (site, workload uid, replica), and by
+    site. `all`: with what was taken back, by key."""
 
     stopped: Mapping[tuple[str, str, str], LocalOverride] = field(default_factory=dict)
     placed_on: Mapping[tuple[str, str, str], LocalOverride] = field(default_factory=dict)
     frozen: Mapping[str, LocalOverride] = field(default_factory=dict)
+    all: tuple[LocalOverride, ...] = ()
 
 
 NOTHING_DECIDED = SiteDecisions()
@@ -155,7 +156,8 @@ NOTHING_DECIDED = SiteDecisions()
 def decisions(kept: Iterable[KeptRecord]) -> SiteDecisions:
     """From the records under `keys.OVERRIDES`."""
     stopped, placed_on, frozen = {}, {}, {}
-    for found in overrides_in(kept):
+    every = tuple(overrides_in(kept))
+    for found in every:
         if not found.decision.stands:
             continue
         key = (found.site, *found.decision.subject)
@@ -165,9 +167,7 @@ def decisions(kept: Iterable[KeptRecord]) -> SiteDecisions:
             stopped[key] = found
         else:
             placed_on[key] = found
-    if not (stopped or placed_on or frozen):
-        return NOTHING_DECIDED
-    return SiteDecisions(stopped, placed_on, frozen)
+    return SiteDecisions(stopped, placed_on, frozen, every) if every else NOTHING_DECIDED
 
 
 def overrides_in(kept: Iterable[KeptRecord]) -> list[LocalOverride]:

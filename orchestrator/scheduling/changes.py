@@ -73,8 +73,8 @@ class Changes(Moves):
     def _serves(self, holder: Holder) -> bool:
         """Ready as far as is known; of a silent node's replicas nothing else can be assumed.
 
-        A job's serve nobody, and must not run twice."""
-        if self._workload.once:
+        A job's serve nobody, and must not run twice; nor does what operators of a site stopped."""
+        if self._workload.once or self._stopped_by(holder) is not None:
             return False
         if not self._is_live(holder):
             return True
@@ -90,9 +90,16 @@ class Changes(Moves):
             nodes = [self._node(holder) for holder in self._held.values()]
             wanted = sum(node is None or not self._is_lost(node) for node in nodes)
             wanted += len(self._missing_places())
+        wanted -= len(self._stopped())
         serving = [name for name in self._held if self._is_covered(name)]
         under_way = [new for new in self._incoming.values() if _is_voluntary(new)]
         return budget_of(self._workload, wanted, len(serving), len(under_way))
+
+    def _stopped(self) -> set[str]:
+        """Held, and stopped by operators of their sites: they hold nobody up."""
+        if not self._snapshot.local.stopped:
+            return set()
+        return {name for name, holder in self._held.items() if self._stopped_by(holder) is not None}
 
     def _is_covered(self, name: str) -> bool:
         stays = (self._held[name], self._incoming.get(name))
@@ -195,7 +202,8 @@ class Changes(Moves):
 
     def _explain_waits(self, budget: Budget) -> None:
         behind = [name for name in self._held if name in self._incoming]
-        behind += [name for name in self._held if not self._is_covered(name)]
+        stopped = self._stopped()
+        behind += [n for n in self._held if n not in stopped and not self._is_covered(n)]
         blockers = sorted(set(behind), key=lambda name: (len(name), name))
         shown = ", ".join(blockers[:NAMED_MAX])
         if len(blockers) > NAMED_MAX:

@@ -115,6 +115,7 @@ class Explanation:
     budget lets no more change for now), DrainBlocked (a drain waits for the same), ReplacementWaits
     (the old one stops when the new one is ready), NodeDaemon (it stays on a drained node, since it
     belongs to the node), FlapDamped (its node is lost, and it was moved for that just before),
+    StoppedLocally (operators of its site stopped it), SiteFrozen (they froze all of the site),
     NonCompliant (its site no longer meets its policy, and no compliant node fits), QuotaExceeded,
     ExclusiveWaits (it would be placed, and what ran before may still run), NoMajority (so few of
     its group are heard, or there are so few nodes, that nobody takes it over),

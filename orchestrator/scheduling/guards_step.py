@@ -17,6 +17,7 @@ from orchestrator.domain.holds import Hold, HoldKind, Scope, holds_in
 from orchestrator.domain.liveness import FLAP_WINDOW_S, Liveness
 from orchestrator.domain.nodes import Announce, NodeMemory, Word, first, heard, step
 from orchestrator.domain.silence import Quiet, ScopeKey, Suspicion
+from orchestrator.domain.site_freezes import marked, without_frozen_sites
 from orchestrator.scheduling.decisions import Explanation, Plan
 from orchestrator.scheduling.snapshot import Node, Snapshot
 from orchestrator.scheduling.tick import Batch, Moment, Tell, World, Write
@@ -66,7 +67,7 @@ def before_plan(
     seen = take(world.snapshot)
     kept_store = [hold for hold in holds.values() if hold.kind is HoldKind.STORE]
     return Guarded(
-        world=replace(world, snapshot=frozen(watched.snapshot, freezes)),
+        world=replace(world, snapshot=marked(frozen(watched.snapshot, freezes))),
         memory=replace(watched.memory, census=seen),
         holds=holds,
         freezes=freezes,
@@ -80,7 +81,7 @@ def after_plan(
 ) -> tuple[Plan, tuple[Batch, ...], GuardMemory]:
     """The plan without what waits for an operator, and what to write, tell and know of that."""
     world, snapshot = guarded.world, guarded.world.snapshot
-    plan = without_frozen(plan, snapshot, guarded.freezes)
+    plan = without_frozen_sites(without_frozen(plan, snapshot, guarded.freezes), snapshot)
     generations = {r.uid: r.generation for r in world.workloads} if plan.stop else {}
     held = hold_back(plan, snapshot, guarded.holds, generations, moment.now, settings)
     stored = [hold for hold in guarded.holds.values() if hold.kind is HoldKind.STOPS]
@@ -104,7 +105,7 @@ def as_seen(snapshot: Snapshot, freezes: Freezes, doubted: Mapping[str, str]) ->
     if doubted:
         nodes = tuple(_doubted(node, doubted.get(node.name, "")) for node in snapshot.nodes)
         snapshot = replace(snapshot, nodes=nodes)
-    return frozen(snapshot, freezes)
+    return marked(frozen(snapshot, freezes))
 
 
 def _doubted(node: Node, why: str) -> Node:

@@ -42,6 +42,9 @@ class Moves(Exclusives):
             old = self._held[name]
             before, now = self._node(old), self._node(new)
             fault = self._fault(new)
+            if (stopped := self._stopped_by(old)) is not None:
+                self._give_up(name, f"what it was to replace is {stopped}")
+                continue
             if before is not None and is_lost(before) and now is not None and is_lost(now):
                 # Neither is heard, and of the two the older one may well serve where it is.
                 self._give_up(
@@ -112,6 +115,8 @@ class Moves(Exclusives):
             if node is None:
                 continue
             name, waits = holder.record.replica, holder.record.replica in self._incoming
+            if self._stopped_by(holder) is not None and not node.deleting:
+                continue
             if self._exclusive:
                 self._leave_exclusive(holder, node)
             elif node.drain_overdue and node.draining and self._workload.mode is not Mode.PER_NODE:
@@ -161,6 +166,8 @@ class Moves(Exclusives):
         for holder in ordered(self._held):
             if holder.row is None or not failing[holder.row]:
                 continue
+            if self._stopped_by(holder) is not None:
+                continue  # it does not run there
             reasons = SOVEREIGNTY.why(self._table, self._need, holder.row)
             name = holder.record.replica
             if self._workload.once or self._exclusive:
@@ -288,6 +295,18 @@ class Moves(Exclusives):
                 continue
             text, found = self._fits_nowhere(self._scope(holders[0]), "other ", holders[0].row)
             self._explain(code, f"{message}; it stays, for {text}", names, found)
+
+    def _explain_stopped(self) -> None:
+        """Those that operators of their site stopped: nobody replaces or waits for them."""
+        if not self._snapshot.local.stopped:
+            return
+        for holder in ordered(self._held):
+            stopped = self._stopped_by(holder)
+            if stopped is not None:
+                name = holder.record.replica
+                text = f"{stopped}; it starts again when its site says so, or after "
+                text += f"`edgectl override drop {name}`"
+                self._explain("StoppedLocally", text, (name,))
 
     def _has_ended(self, holder: Holder) -> bool:
         """It ran once, and is kept for its logs."""

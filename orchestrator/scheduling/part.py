@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from orchestrator.domain.liveness import Liveness
+from orchestrator.domain.overrides import LocalOverride
 from orchestrator.records import AssignmentRecord, GroupRecord
 from orchestrator.scheduling import filters
 from orchestrator.scheduling.affinity import Neighbours
@@ -390,11 +391,20 @@ class Part:
         return mask
 
     def _scope(self, holder: Holder) -> Mask | None:
-        """Where the replica may go: a perSite replica stays in its site."""
+        """Where the replica may go: a perSite replica stays in its site. So does one that operators
+        of the site stopped: elsewhere it would run."""
         node = self._node(holder)
-        if self._workload.mode is Mode.PER_SITE and node is not None and node.site:
+        tied = self._workload.mode is Mode.PER_SITE or self._stopped_by(holder) is not None
+        if tied and node is not None and node.site:
             return self._site_mask(node.site)
         return None
+
+    def _stopped_by(self, holder: Holder) -> LocalOverride | None:
+        """What operators of its site decided: it is to run nowhere, and that is no failure."""
+        stopped, node = self._snapshot.local.stopped, self._node(holder)
+        if not stopped or node is None:
+            return None
+        return stopped.get((node.site, holder.record.workload_uid, holder.record.replica))
 
     def _node(self, holder: Holder) -> Node | None:
         return self._table.nodes[holder.row] if holder.row is not None else None

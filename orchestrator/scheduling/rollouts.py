@@ -92,7 +92,7 @@ def steer_rollouts(
     world: World, memory: RolloutMemory, moment: Moment, leaving: frozenset[str] = frozenset()
 ) -> RolloutSteering:
     """One step of every rollout that is under way. `leaving`: replica uids that stop as soon as
-    an operator approves. They are not updated any more, and nobody waits for that."""
+    an operator approves, or that operators of their site hold back. Nobody waits for those."""
     if not world.snapshot.complete:
         return RolloutSteering(world.snapshot, (), (), memory, float("inf"))
     return _Rollouts(world, memory, moment, leaving).steered()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from orchestrator.domain.liveness import LOST_AFTER_S, Liveness
+from orchestrator.domain.overrides import NOTHING_DECIDED, SiteDecisions
 from orchestrator.records import NodePlacement
 from polder.manifest import Placement, Taint
 from polder.manifest.placement import Failover
@@ -206,6 +207,7 @@ class Snapshot:
     `lost_after_s`: the silence after which a node counts as lost.
     `using` are nodes that said, at last, that they use the plan that holds now.
     `unrecorded`, by (workload uid, replica): (node, replica uid) of a stay that no record names.
+    `local` is what operators decided at sites themselves.
     `fenced` are replica uids of stays that an operator vouches for: they run no more.
     `revision` only grows: epochs of what is decided come from it (`polder/epochs.py`).
     """
@@ -229,3 +231,4 @@ class Snapshot:
     using: frozenset[str] = frozenset()
     fenced: frozenset[str] = frozenset()
     unrecorded: Mapping[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    local: SiteDecisions = NOTHING_DECIDED

@@ -12,6 +12,8 @@ from orchestrator.domain.fences import sweep
 from orchestrator.domain.guard import DEFAULT, GuardSettings
 from orchestrator.domain.jobs_runs import step_jobs
 from orchestrator.domain.jobs_step import JobsMemory
+from orchestrator.domain.overrides_step import settle
+from orchestrator.domain.site_freezes import set_aside
 from orchestrator.scheduling.decisions import Plan
 from orchestrator.scheduling.guards_step import GuardMemory, after_plan, before_plan
 from orchestrator.scheduling.plan import plan
@@ -67,10 +69,16 @@ def steer(
         nothing = Plan(world.snapshot.revision)
         return Steering(nothing, guarded.batches, guarded.tells, memory)
     adopted = adopt(guarded.world, moment)
-    recalled = (*adopted.batches, *recall(adopted.world, moment), *sweep(guarded.world))
+    recalled = (
+        *adopted.batches,
+        *recall(adopted.world, moment),
+        *sweep(guarded.world),
+        *settle(adopted.world, moment),
+    )
     jobs = step_jobs(adopted.world, memory.jobs, moment)
     seen = replace(world, snapshot=jobs.snapshot)
-    rollouts = steer_rollouts(seen, memory.rollouts, moment, memory.guards.held)
+    left = memory.guards.held | set_aside(seen.snapshot)
+    rollouts = steer_rollouts(seen, memory.rollouts, moment, left)
     apart = unrecorded(guarded.world.strays, rollouts.snapshot)
     decided = plan(replace(rollouts.snapshot, unrecorded=apart), moment.now, seed)
     decided, held, guarding = after_plan(decided, guarded, moment, guards)

@@ -12,6 +12,7 @@ Pure; a part of the leader's tick (`steer.py`). The leader's world brings the st
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from orchestrator.domain.site_freezes import frozen_nodes
 from orchestrator.records import AssignmentRecord, GroupRecord, NodePlacement, StopRecord
 from orchestrator.scheduling.apply import GENERATION_LEAD_MAX
 from orchestrator.scheduling.decisions import Cause
@@ -32,9 +33,10 @@ def recall(world: World, moment: Moment) -> tuple[Batch, ...]:
     if not by_node:
         return ()
     still = {workload.uid for workload in world.snapshot.workloads if workload.frozen}
+    frozen = frozen_nodes(world.snapshot)
     newest = _newest(world.snapshot, world.strays)
     leaving = _leaving(world.snapshot, world.strays)
-    for node in sorted(by_node):
+    for node in sorted(by_node.keys() - frozen):
         stops, tells = [], []
         for stray in by_node[node]:
             group = leaving.get(_key(stray))

@@ -92,6 +92,7 @@ class WorkloadPlan(Changes):
             wanted += self._place_missing() + len(self._withheld() - self._held.keys())
         if self._stuck:
             self._explain_stuck()
+        self._explain_stopped()
         if self._exclusive:
             self._explain_exclusive()
         if self._workload.held_elsewhere and not self._lanes.admitted.all():

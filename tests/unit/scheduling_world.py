@@ -6,6 +6,7 @@ It plays the Store and the agents as values, without I/O, so that many plans run
 from dataclasses import dataclass, field, replace
 
 from orchestrator.domain.liveness import Liveness
+from orchestrator.domain.overrides import LocalOverride, decisions
 from orchestrator.records import NodePlacement
 from orchestrator.scheduling.apply import applied, by_node
 from orchestrator.scheduling.decisions import Plan
@@ -51,6 +52,7 @@ class World:
     volumes: dict[tuple[str, str], str] = field(default_factory=dict)
     using: set[str] = field(default_factory=set)
     fenced: set[str] = field(default_factory=set)
+    local: list[LocalOverride] = field(default_factory=list)
     revision: int = 1
     now: float = 0.0
 
@@ -91,6 +93,7 @@ class World:
             volumes=dict(self.volumes),
             using=frozenset(self.using),
             fenced=frozenset(self.fenced),
+            local=decisions(override.record() for override in self.local),
         )
 
     def step(self) -> Plan:
