@@ -80,6 +80,10 @@ class Disk:
     def wipe(self) -> None:
         self._files.clear()
 
+    def put(self, name: str, body: Mapping[str, Any]) -> None:
+        """At once, for what nobody waits for."""
+        self._files[name] = json.dumps(body)
+
     def write(self, name: str, body: Mapping[str, Any], answer: Callable[[bool], None]) -> None:
         """The answer follows the moment of the write; a crash may come between the two."""
         world = self._world
@@ -124,6 +128,7 @@ class Runtime:
         self.warm_s = 1.0
         self.failing = 0.0
         self.gate: Callable[[str], bool] = lambda uid: True  # whether the switch lets it run
+        self._asleep: list[tuple[Callable[..., None], tuple[Any, ...]]] | None = None
 
     # ---- what the world does to it ----
 
@@ -144,12 +149,28 @@ class Runtime:
                 self._finish(pod, run, EXIT_KILLED)
 
     def crash_one(self) -> None:
-        if runs := self.running():
+        if self._asleep is None and (runs := self.running()):
             self._finish(*self._dice.choice(runs), code=1)
+
+    def sleep(self) -> None:
+        """The box is suspended: no process of it does anything until `wake`."""
+        self._asleep = []
+        for pod, run in self.running():
+            self._ended(self._process(pod, run))
+
+    def wake(self) -> None:
+        """What the switch had to kill meanwhile is gone already: that the two wake up side by side
+        is what ADR 23 leaves to storage that checks epochs."""
+        left, self._asleep = self._asleep or [], None
+        for pod, run in self.running():
+            self._began(self._process(pod, run))
+        for what, given in left:
+            what(*given)
 
     def lose_power(self) -> None:
         """Every sandbox is dead; records and images remain, as with containerd."""
         self._boot += 1
+        self._asleep = None
         for pod in self._pods.values():
             for run in list(pod.containers.values()):
                 if run.phase is ContainerPhase.RUNNING:
@@ -185,7 +206,11 @@ class Runtime:
         self._world.after(delay, self._if_up, self._boot, what, given)
 
     def _if_up(self, boot: int, what: Callable[..., None], given: tuple[Any, ...]) -> None:
-        if boot == self._boot:
+        if boot != self._boot:
+            return
+        if self._asleep is not None:
+            self._asleep.append((what, given))
+        else:
             what(*given)
 
     def _run_pod(self, operation: RunPod, answer: Answer) -> None:
@@ -290,7 +315,8 @@ class Runtime:
             exit_code=code,
             reason=reason,
         )
-        self._ended(self._process(pod, run))
+        if self._asleep is None:
+            self._ended(self._process(pod, run))
         self.changed()
 
     def _process(self, pod: Pod, run: ContainerState) -> Process:
@@ -308,6 +334,7 @@ class Switch:
     ) -> None:
         self._world, self._dice, self._clock, self._runtime = world, dice, clock, runtime
         self.alive = True
+        self._asleep = False
         self._deadlines: dict[str, float] = {}
         self._shut: set[str] = set()
         runtime.gate = self.lets
@@ -336,7 +363,7 @@ class Switch:
         self._world.after(self._dice.between(0, SWITCH_LATE_S), self._kill, uid, deadline)
 
     def _kill(self, uid: str, deadline: float) -> None:
-        if self.alive and self._deadlines.get(uid) == deadline:
+        if self.alive and not self._asleep and self._deadlines.get(uid) == deadline:
             self._world.tell(f"the switch kills {uid}")
             self._shut.add(uid)
             self._runtime.kill(uid)
@@ -356,6 +383,17 @@ class Switch:
         """Its table stands on a file system in memory."""
         self.alive = False
 
+    def sleep(self) -> None:
+        self._asleep = True
+
+    def wake(self) -> None:
+        """A timer of CLOCK_BOOTTIME is due at once."""
+        self._asleep = False
+        now = self._clock().at(self._world.now)
+        for uid, deadline in list(self._deadlines.items()):
+            if deadline <= now:
+                self._kill(uid, deadline)
+
     def begin(self) -> None:
         """Goes on where the last one ended."""
         self.alive = True
@@ -363,6 +401,6 @@ class Switch:
             self._world.at(self._clock().when(deadline), self._look, uid, deadline)
 
     def lose_power(self) -> None:
-        self.alive = False
+        self.alive = self._asleep = False
         self._deadlines.clear()
         self._shut.clear()

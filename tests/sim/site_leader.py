@@ -80,6 +80,7 @@ class Leader:
         self._content: dict[str, bytes] = {}
         self._uids = 0
         self._changes, self._composed = 0, -1
+        self._blank: set[str] = set()  # joined again, and know nothing
         world.after(0.0, self._tick)
         for name in self.nodes:
             world.after(self._dice.between(0, HEARTBEAT_S), self._heartbeat, name)
@@ -201,6 +202,29 @@ class Leader:
         fresh = self._after(key, group, number, members, witnesses)
         self._put(node, replace(item, group=fresh, standbys=members[1:]))
 
+    def joins_again(self, name: str) -> None:
+        """Its disk is lost. It gets no plan before all groups that it votes in have other numbers:
+        what it promised in those is not known to anybody who is sure to be asked."""
+        self._blank.add(name)
+
+    def _renumber(self, name: str) -> bool:
+        """Whether all of them have."""
+        stale = [
+            key
+            for key, groups in self.groups.items()
+            if self.replicas[key].exclusive and name in groups[-1].voters and self.stays(key)
+        ]
+        if not all(self._can_change(self.groups[key][-1]) for key in stale):
+            return False
+        for key in stale:
+            node, item = self.stays(key)[-1]
+            group = self._group(item)
+            number = epochs.decided_at(self.decide())
+            fresh = self._after(key, group, number, group.members, group.witnesses)
+            self._put(node, replace(item, group=fresh))
+        self._blank.discard(name)
+        return True
+
     def delete(self, key: Key) -> None:
         self.replicas[key].deleted = True
         self.world.tell(f"leader deletes {key[1]}")
@@ -220,6 +244,8 @@ class Leader:
             agent = self.nodes[name].agent
             if name not in self.reachable or agent is None or agent.frozen:
                 self.reports.pop(name, None)
+            elif name in self._blank:
+                self.reports[name] = Report((), {}, self.nodes[name].now())
             elif agent.settled:
                 if name not in self.reports:
                     self.nodes[name].hear_orchestrator()  # a session is open
@@ -247,10 +273,12 @@ class Leader:
                 self._adopt(key, replica)
                 self._retire(key, replica)
         self._forget_stops()
+        for name in sorted(self._blank & self._heard()):
+            self._renumber(name)
         for name in self.nodes:
             if self._composed != self._changes:
                 self._compose(name)
-            if name in self.reachable:
+            if name in self.reachable and name not in self._blank:
                 self._offer(name)
         self._composed = self._changes
 
@@ -409,7 +437,7 @@ class Leader:
 
     def _deliver(self, name: str, payload: bytes) -> None:
         node = self.nodes[name]
-        if name not in self.reachable or not node.listening():
+        if name not in self.reachable or not node.listening() or name in self._blank:
             return
         node.hear_orchestrator()
         answer = consider(node.plan, NodeId(DOMAIN, SITE, name), payload)

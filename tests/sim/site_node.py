@@ -54,6 +54,8 @@ from agent.domain.site.messages import (
 )
 from agent.domain.site.overlay import overlay
 from agent.domain.view import ReplicaView
+from agent.site.alone import NAME as ALONE
+from agent.site.alone import Alone
 from tests.sim.site_box import Disk, Runtime, Switch
 from tests.sim.site_checks import Checks
 from tests.sim.site_world import Clock, Network, Violation, World
@@ -113,8 +115,10 @@ class Agent:
 
     def start(self, *, same_boot: bool) -> None:
         node = self.node
-        isolated_s = self.world.now - node.heard_at
-        self.do(self.feed, Booted(node.name, node.disk.kept(), same_boot, isolated_s))
+        kept = node.disk.kept()
+        node.alone = Alone.read(kept.pop(ALONE, {}), node.boot_id, node.now(), node.wall())
+        isolated_s = node.alone.for_s(node.now())
+        self.do(self.feed, Booted(node.name, kept, same_boot, isolated_s))
         if node.switch.alive:
             self.do(self.feed, SwitchChanged(True))
         if node.plan is not None:
@@ -125,10 +129,13 @@ class Agent:
 
     def feed(self, event: Event) -> None:
         """Whatever it asks for is done before the next event, unless it freezes in between."""
-        now = self.node.now()
+        node = self.node
+        now = node.now()
         self._count()
         self._act(deque(self.machine.handle(event, now)))
         self._set_timer()
+        if (body := node.alone.to_save(now, node.wall())) is not None:
+            node.disk.put(ALONE, body)
 
     def _count(self) -> None:
         if (second := int(self.world.now)) != self._second:
@@ -212,7 +219,7 @@ class Agent:
 
     def supervise(self, event: RuntimeEvent) -> None:
         now = self.node.now()
-        for instruction in self.reconciler.handle(event, now, WALL + self.world.now):
+        for instruction in self.reconciler.handle(event, now, self.node.wall()):
             match instruction:
                 case ListPods():
                     self.world.after(0.01, self.do, self._list_once)
@@ -295,6 +302,8 @@ class Node:
         make: Callable[[str], Machine],
     ) -> None:
         self.name = name
+        self.skew = 0.0  # of the wall clock
+        self._lives = self._boots = 0
         self.world, self.network, self.checks = world, network, checks
         self.make = make
         self.dice = dice = world.own_dice(name)
@@ -310,13 +319,20 @@ class Node:
         self.torn = 0.0
         self.sluggish = 0.02
         self.instance = ""
-        self.heard_at = world.now  # an orchestrator, last
-        self._lives = 0
+        self.suspended = False
+        self.alone = Alone(self.boot_id, self.now())
         self._same_boot = False
         network.add(self)
 
     def now(self) -> float:
         return self.clock.at(self.world.now)
+
+    def wall(self) -> float:
+        return WALL + self.world.now + self.skew
+
+    @property
+    def boot_id(self) -> str:
+        return f"{self.name}-{self._boots}"
 
     def late(self) -> float:
         """How late a timer fires."""
@@ -340,6 +356,9 @@ class Node:
         """The agent's process; nothing if it runs, or if there is no power."""
         if self.agent is not None or not self.powered:
             return
+        if self.suspended:
+            self.world.after(1.0, self.start)
+            return
         self._lives += 1
         self.instance = f"{self.name}-{self._lives}"
         self.world.tell(f"{self.name} starts its agent")
@@ -349,6 +368,8 @@ class Node:
 
     def crash(self, back_after: float | None) -> None:
         """The agent's process dies; what it started lives on."""
+        if self.suspended:
+            return
         self._end_agent(with_the_box=False)
         if back_after is not None:
             self.world.after(back_after, self.start)
@@ -361,7 +382,9 @@ class Node:
             self.world.after(self.dice.between(0.7, 1.0), self._stopped, self.agent, back_after)
 
     def _stopped(self, agent: Agent, back_after: float) -> None:
-        if agent is self.agent:
+        if self.suspended:
+            self.world.after(1.0, self._stopped, agent, back_after)
+        elif agent is self.agent:
             self.crash(back_after)
 
     def _end_agent(self, *, with_the_box: bool) -> None:
@@ -376,23 +399,63 @@ class Node:
         if self.agent is None or self.agent.frozen:
             return
         self.world.tell(f"{self.name} freezes for {seconds:.3f} s")
+        self._freeze(self.agent)
+        self.world.after(seconds, self._thaw, self.agent)
+
+    def _freeze(self, agent: Agent) -> None:
         self._switch_back()
-        self.agent.freeze()
+        agent.freeze()
         for other in self.network.hosts:
             if other != self.name:
                 self.network.disturbed(self.network.wire(self.name, other))
-        self.world.after(seconds, self._thaw, self.agent)
 
     def _thaw(self, agent: Agent) -> None:
-        if agent is self.agent:
+        if self.suspended:
+            self.world.after(1.0, self._thaw, agent)
+        elif agent is self.agent:
             self.world.tell(f"{self.name} goes on")
             agent.thaw()
+
+    def suspend(self) -> None:
+        """The whole box, until `wake`: nothing on it does anything, and CLOCK_BOOTTIME goes on."""
+        if not self.powered or self.suspended:
+            return
+        self.world.tell(f"{self.name} is suspended")
+        self.suspended = True
+        if self.agent is not None:
+            self._freeze(self.agent)
+        self._switch_back()
+        self.switch.sleep()
+        self.runtime.sleep()
+
+    def wake(self) -> None:
+        if not self.suspended:
+            return
+        self.world.tell(f"{self.name} wakes up")
+        self.suspended = False
+        self.switch.wake()
+        self.runtime.wake()
+        if self.agent is not None:
+            self.agent.thaw()
+
+    def lose_disk(self) -> None:
+        """What the agent kept; it has joined again, and gets a plan when an orchestrator hears it.
+        While its process is away."""
+        self.world.tell(f"{self.name} loses what its agent kept")
+        self.disk.wipe()
+        self.plan = None
+
+    def away(self, seconds: float) -> None:
+        """So much time passes here that nobody else sees pass: a week, in no time."""
+        self.world.tell(f"{self.name} was away for {seconds / 86_400:g} days")
+        self.clock.passed(seconds)
+        self.skew += seconds
 
     def power_off(self) -> None:
         if not self.powered:
             return
         self.world.tell(f"{self.name} loses its power")
-        self.powered = self._same_boot = False
+        self.powered = self._same_boot = self.suspended = False
         self._end_agent(with_the_box=True)
         self.disk.writer_died()
         self.switch.lose_power()
@@ -402,6 +465,7 @@ class Node:
         if self.powered:
             return
         self.powered = True
+        self._boots += 1
         self.world.tell(f"{self.name} has power")
         self.clock = Clock(self.world.now, self.dice.between(3, 20), self.dice.rate())
         self.switch.begin()
@@ -428,7 +492,7 @@ class Node:
             self.agent.do(self.agent.use, plan)
 
     def hear_orchestrator(self) -> None:
-        self.heard_at = self.world.now
+        self.alone.heard(self.now())
         self.feed(OrchestratorHeard())
 
     def set_able(self, key: tuple[str, str], reason: str) -> None:

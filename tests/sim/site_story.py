@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from agent.domain.roster import Key
 from orchestrator.records import GroupRecord
 from tests.sim.site_checks import Checks
+from tests.sim.site_hard import happen
 from tests.sim.site_leader import Leader, Replica, template
 from tests.sim.site_node import Machine, Node
 from tests.sim.site_world import CLEAR, Network, Violation, Weather, World
@@ -26,12 +27,14 @@ GRACES = ("0s", "1s", "5s")
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a story may be about. `exclusive`: how probable it is of a replica."""
+    """What a story may be about. `exclusive`: how probable it is of a replica. `hard`: how probable
+    it is that what happens next is rare and bad (`site_hard.py`)."""
 
     exclusive: float = 0.5
     torn: float = 0.3
     chaos: float = 0.3
     leader: bool = True
+    hard: float = 0.0
 
 
 class Story:
@@ -42,6 +45,7 @@ class Story:
         dice = self.dice = world.dice
         self.kind = kind
         self.calm = False
+        self.hard_dice = world.own_dice("hard")  # so that other kinds play as ever
         self.checks = Checks(world)
         self.network = Network(world)
         count = dice.choice((1, 2, 3, 3, 3, 3, 4, 5))
@@ -127,6 +131,9 @@ class Story:
             node.torn = 0.002 if self.dice.random() < self.kind.torn else 0.0
 
     def _something(self) -> None:
+        if self.kind.hard and self.hard_dice.random() < self.kind.hard:
+            happen(self)
+            return
         happenings: list[tuple[int, Callable[[], None]]] = [
             (6, self._cut),
             (4, self._part),
@@ -151,7 +158,7 @@ class Story:
     def _nothing(self) -> None:
         """Time passes."""
 
-    def _later(self, delay: float, what: Callable[..., None], *given: object) -> None:
+    def later(self, delay: float, what: Callable[..., None], *given: object) -> None:
         """What ends by itself, unless all is calm before."""
         self.world.after(delay, self._if_bad, what, given)
 
@@ -189,7 +196,7 @@ class Story:
             self.network.cut(two, one)
         if mend and self.dice.random() < 0.7:
             delay = self.dice.choice((1.0, 4.0, 15.0, 40.0))
-            self._later(delay, self._unsever, one, two)
+            self.later(delay, self._unsever, one, two)
 
     def _unsever(self, one: str, two: str) -> None:
         self.world.tell(f"mend {one} <-> {two}")
@@ -221,7 +228,7 @@ class Story:
                 self.dice.choice((1.0, 5.0, 20.0)),
                 self.dice.choice((0.2, 1.0, 5.0)),
             )
-            self._later(off_s, node.power_on, agent_after)
+            self.later(off_s, node.power_on, agent_after)
 
     def _power_cycle(self) -> None:
         """The whole site."""
@@ -232,7 +239,7 @@ class Story:
                 self.dice.choice((1.0, 2.0, 6.0)),
                 self.dice.choice((0.2, 1.0, 5.0)),
             )
-            self._later(off_s, node.power_on, agent_after)
+            self.later(off_s, node.power_on, agent_after)
 
     def _drift(self) -> None:
         for node in self.nodes:
@@ -251,7 +258,7 @@ class Story:
     def _disk(self) -> None:
         node = self._some_node()
         node.disk.failing = self.dice.choice((0.0, 0.5, 1.0))
-        self._later(self.dice.between(1, 10), setattr, node.disk, "failing", 0.0)
+        self.later(self.dice.between(1, 10), setattr, node.disk, "failing", 0.0)
 
     # ---- the orchestrator ----
 
@@ -296,6 +303,7 @@ class Story:
         dead = dice.randint(0, len(self.nodes) - 1) if dice.random() < 0.5 else 0
         for index, node in enumerate(dice.sample(self.nodes, len(self.nodes))):
             node.torn = node.disk.failing = 0.0
+            node.wake()
             node.unable.clear()
             if index < dead:
                 node.power_off()
@@ -353,7 +361,13 @@ class Story:
                 for group in groups
             )
             for name in self.alive()
+            if self._able_to_follow(self.by_name[name])
         )
+
+    def _able_to_follow(self, node: Node) -> bool:
+        """It has a plan, and was not alone for longer than a site may take over by itself."""
+        over = node.agent is not None and node.agent.conditions.get("AutonomyOver")
+        return node.plan is not None and not over
 
     def reaches(self, name: str, group: GroupRecord, but: Collection[str] = ()) -> int:
         """How many of its voters live and are acquainted with it: one that was away when the group

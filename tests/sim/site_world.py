@@ -45,6 +45,10 @@ class Clock:
     def when(self, shown: float) -> float:
         return self._true + (shown - self._shows) / self._rate
 
+    def passed(self, seconds: float) -> None:
+        """So much more than anybody else saw: for what was away for long."""
+        self._shows += seconds
+
     def drift(self, true: float, rate: float) -> None:
         """From now on it runs at another rate. It does not jump."""
         self._shows, self._true, self._rate = self.at(true), true, rate
