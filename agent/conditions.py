@@ -14,7 +14,8 @@ MAX_MESSAGE = 512
 
 
 class Conditions:
-    """`wall` gives unix seconds; `on_change(type, status, message)` hears of every flip."""
+    """`wall` gives unix seconds; `on_change(type, status, message)` hears of every flip; of one
+    that ends with what it was last."""
 
     def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
@@ -39,8 +40,10 @@ class Conditions:
         self.on_change(type_, True, message)
 
     def clear(self, type_: str) -> None:
-        if self._true.pop(type_, None) is not None:
-            self.on_change(type_, False, "")
+        known = self._true.pop(type_, None)
+        if known is not None:
+            was = known.message or known.reason
+            self.on_change(type_, False, f"it is over: {was}"[:MAX_MESSAGE])
 
     def is_set(self, type_: str) -> bool:
         return type_ in self._true

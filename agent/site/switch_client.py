@@ -97,6 +97,7 @@ class SwitchClient:
         self._parent = cgroup_parent
         self._on_change = on_change
         self._deadlines: dict[str, float] = {}  # as the switch said that it has them
+        self._places: dict[str, tuple[str, ...]] = {}  # cgroups of those that are armed
         self._socket: socket.socket | None = None
         self._turn = asyncio.Lock()
         self._number = 0
@@ -110,7 +111,9 @@ class SwitchClient:
 
     async def arm(self, uid: str, deadline: float) -> bool:
         """Whether the switch has it. If not, what it had of the stay before still holds."""
-        words = ("arm", uid, str(int(deadline * 1e9)), *self._guarded(uid))
+        if uid not in self._places:  # each renewal arms: not all mounts are read for each
+            self._places[uid] = self._guarded(uid)
+        words = ("arm", uid, str(int(deadline * 1e9)), *self._places[uid])
         try:
             await self._ask(*words)
         except NoAnswer as error:
@@ -122,6 +125,7 @@ class SwitchClient:
     async def disarm(self, uid: str) -> None:
         """Should it get lost, the switch kills what is gone."""
         self._deadlines.pop(uid, None)
+        self._places.pop(uid, None)
         try:
             await self._ask("disarm", uid)
         except NoAnswer as error:
@@ -239,6 +243,7 @@ class SwitchClient:
 
     def _lost(self, trouble: str) -> NoReturn:
         self._hang_up()
+        self._places.clear()
         self.trouble = trouble
         if self.alive:
             self.alive = False

@@ -628,6 +628,20 @@ async def test_a_renewal_that_is_lost_leaves_the_deadline(box: Box) -> None:
         await becomes(lambda: victim.poll() is not None)
 
 
+async def test_a_renewal_reads_no_mounts(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are as many lines as containers, and a renewal each second of each replica."""
+    async with client_of(box) as (client, _):
+        await becomes(lambda: client.alive)
+        assert await client.arm("u", boottime() + 60)
+        monkeypatch.setattr(mounts, "MOUNTINFO", Path("/nothing/here"))
+        at = boottime() + 90
+        assert await client.arm("u", at)
+        assert await client.armed() == {"u": pytest.approx(at, abs=1e-3)}
+        monkeypatch.undo()
+        await client.disarm("u")
+        assert not any(box.guarded(root, "u").exists() for root in usable_roots())
+
+
 async def test_an_agent_that_was_busy_does_not_take_the_switch_for_dead(box: Box) -> None:
     async with client_of(box) as (client, changes):
         await becomes(lambda: client.alive)
