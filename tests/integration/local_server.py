@@ -120,6 +120,14 @@ class LocalNode(local_pb2_grpc.LocalServiceServicer):
             self.sessions.clear()
         return self.answer
 
+    def Recall(
+        self, request: local_pb2.RecallRequest, context: grpc.ServicerContext
+    ) -> local_pb2.RecallResponse:
+        self._check(context)
+        at_ms = now_ms() + self.clock_ms
+        entry = agent_pb2.JournalEntry(at_ms=at_ms, by="operator/ann", verb="enter")
+        return local_pb2.RecallResponse(journal=[entry], now_ms=at_ms)
+
     def Change(
         self, request: local_pb2.ChangeRequest, context: grpc.ServicerContext
     ) -> local_pb2.ChangeResponse:

@@ -157,6 +157,10 @@ def test_a_wrong_clock_is_told(node: Node, operator: Operator) -> None:
     one.clock_ms = -400 * 86_400_000 - 3_600_000
     assert operator("--site-endpoint", one.endpoint, "get", "nodes") == 0
     assert "the clock of node-a is 400d behind this machine's" in operator.err
+    assert operator("--site-endpoint", one.endpoint, "events", "-o", "json") == 0
+    event = json.loads(operator.out)
+    assert (event["reason"], event["source"]) == ("LocalEnter", "operator/ann at node-a")
+    assert abs(event["lastAt"] - now_ms()) < 10_000, "by this machine's clock"
 
 
 def test_a_token_needs_no_context(
