@@ -560,3 +560,28 @@ def test_a_voter_that_promised_it_in_vain_counts_again_for_the_holder() -> None:
     world.crash("b")
     world.run(30)
     assert (world.holder(), len(world.epochs)) == ("a", 1)
+
+
+def test_a_voter_that_forgot_and_begins_anew_meanwhile_still_waits() -> None:
+    """What its disk has by then is not what it had: the second start is no proof of a memory."""
+    world = site()
+    lines = {("b", "a"), ("a", "b"), ("b", "c"), ("c", "b")}
+    world.cut |= lines
+    world.want("a")
+    assert world.run(1, held_by(world, "a")), "by its own vote and that of c"
+    world.crash("c", node=False)
+    world.boxes["c"].disk.clear()
+    world.boot("c", same_boot=True)
+    world.run(0.1)
+    world.crash("c", node=False)
+    world.boot("c", same_boot=True)
+    world.cut = {("a", "b"), ("b", "a"), ("a", "c"), ("c", "a")}
+    world.want("b")
+    asked_at = world.t
+    assert world.run(LEASE_MAX_S + 5, held_by(world, "b")), "and no two at a time meanwhile"
+    assert world.t - asked_at > LEASE_MAX_S - 1
+    world.crash("c", node=False)
+    world.boot("c", same_boot=True)
+    world.crash("b")
+    world.cut = set()
+    assert world.run(LEASE_S + 2, held_by(world, "a")), "once that is over it remembers"

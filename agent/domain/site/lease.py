@@ -129,6 +129,7 @@ class LeaseDesk:
         self._silence = Silence(node)
         self._generation = 0
         self._forgot_until = 0.0
+        self._forgets = False  # as the disk has it
         self._start = 0  # counts this desk's starts: no two of them use one id
         self._start_token: int | None = None
         self._started = False
@@ -248,7 +249,9 @@ class LeaseDesk:
             self._start = int(kept["starts"]) + 1 if kept else 1
         except (KeyError, TypeError, ValueError):
             broken.append(NAME)
-        if broken or not kept:
+        # What is forgotten is so over a restart: the time begins anew with it.
+        self._forgets = bool(broken or not kept or kept.get("forgets"))
+        if self._forgets:
             self._forgot_until = now + LEASE_MAX_S
             for record in self._records.values():
                 record.voter.forgot(now, self._forgot_until)
@@ -267,7 +270,16 @@ class LeaseDesk:
     def _save_start(self) -> None:
         self._start_token = next(self._tokens)
         self._save_again_at = None
-        self._out.append(Save(self._start_token, NAME, {"starts": self._start}))
+        self._out.append(Save(self._start_token, NAME, self._own_body()))
+
+    def _own_body(self) -> dict[str, Any]:
+        return {"starts": self._start, "forgets": self._forgets}
+
+    def _remember(self, now: float) -> None:
+        """What was forgotten is over. Should this save get lost, the next start waits once more."""
+        if self._forgets and self._started and now >= self._forgot_until:
+            self._forgets = False
+            self._out.append(Save(next(self._tokens), NAME, self._own_body()))
 
     def _planned(self, plan: ParsedPlan, now: float) -> None:
         named: dict[Key, tuple[Group, int]] = {}
@@ -350,6 +362,7 @@ class LeaseDesk:
         second, of each replica."""
         if self._save_again_at is not None and now >= self._save_again_at:
             self._save_start()
+        self._remember(now)
         self._silence.alone(self.alone_since, now)
         self._look_for_overdue(now)
         if self._started:
