@@ -7,6 +7,7 @@ import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import count
+from math import inf
 from typing import Any
 
 from agent.domain.plan import Assignment, ParsedPlan, Role, Stop
@@ -15,12 +16,14 @@ from agent.domain.site.machine import SiteMachine
 from agent.domain.site.messages import (
     Ability,
     AbleTo,
+    Answer,
     Arm,
     Booted,
     Condition,
     Decide,
     Disarm,
     Event,
+    OperatorDecided,
     PeerClosed,
     PeerOpened,
     PeerSaid,
@@ -39,6 +42,7 @@ from agent.domain.site.overlay import overlay
 from agent.domain.view import ContainerView, Phase, ReplicaView
 from polder import epochs
 from polder.manifest import Container, PodTemplate
+from polder.overrides import FROZEN, Override
 
 KEY: Key = ("wu", "web-0")
 E1 = epochs.decided_at(1)
@@ -136,6 +140,7 @@ class Box:
     tells: list[Tell] = field(default_factory=list)
     conditions: dict[str, str] = field(default_factory=dict)
     said: list[tuple[float, str, Said]] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
     life: int = 0
 
     def told(self) -> list[str]:
@@ -163,7 +168,7 @@ class Lab:
         until = self.now + seconds
         while True:
             dues = [(b.machine.next_due(), b) for b in self.boxes.values() if b.on]
-            due = min((d for d, _ in dues if d is not None), default=until)
+            due = min((d for d, _ in dues if d is not None), default=inf)
             if self._queue and self._queue[0][0] <= min(due, until):
                 self.now, _, what = heapq.heappop(self._queue)
                 what()
@@ -212,6 +217,17 @@ class Lab:
             self.feed(name, PlanInUse(plan))
             self._able(box)
 
+    def decide(self, node: str, what: str, value: str = "true", id: str = "") -> Answer:
+        """An operator at that node, who waits for the answer."""
+        box = self.boxes[node]
+        uid, replica = ("", "") if what == FROZEN else KEY
+        namespace = "" if what == FROZEN else "ns"
+        id = id or f"change-{next(self._order)}"
+        wanted = Override(what, value, uid, namespace, replica, id, by="operator/ann")
+        self.feed(node, OperatorDecided(wanted))
+        self.run(10 * LATENCY_S + self.save_s)
+        return next(answer for answer in reversed(box.answers) if answer.id == id)
+
     def part(self, one: str, two: str) -> None:
         self.cut |= {(one, two), (two, one)}
 
@@ -247,6 +263,8 @@ class Lab:
                 box.armed[uid] = deadline
             case Disarm(uid):
                 box.armed.pop(uid, None)
+            case Answer():
+                box.answers.append(instruction)
             case Tell():
                 box.tells.append(instruction)
             case Condition(type_, message):

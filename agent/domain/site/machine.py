@@ -184,7 +184,7 @@ class SiteMachine:
             return "NotWritable"
         role = plan.roles.get(key)
         if role is None:
-            return ""  # its own, which it may run again
+            return self._exclusive_hindrance(key)  # its own, which it may run again
         if role.primary != self._node and role.primary not in plan.site.peers:
             return "PeerUnknown"
         told = self._able.get(key)

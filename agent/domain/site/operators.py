@@ -12,10 +12,13 @@
 A decision only ever changes who wants to run something: what is exclusive still needs its lease.
 """
 
+from collections.abc import Sequence
+
 from agent.domain.plan import STOPPED_LOCALLY
 from agent.domain.site.case import Case, Memory, Own, Scene, Verdict
 from agent.domain.site.messages import Stay, Tell
 from polder.overrides import PLACED_ON, Override
+from polder.succession import Contender, decided_in
 
 RESERVED_S = 20.0  # for the node to which an operator moved it, before others ask as well
 
@@ -90,6 +93,15 @@ def moved_here(case: Case, scene: Scene) -> str:
     if found is None or not case.startable or not scene.settled:
         return ""
     return told(found, "moved it here") if target(case, scene) == scene.node else ""
+
+
+def placed(case: Case, contenders: Sequence[Contender], scene: Scene) -> list[Contender]:
+    """Of several stays those from which the keeper is taken: where an operator moved it, unless an
+    orchestrator decided another one later. While it is not ready there, nobody outbids it."""
+    node = scene.decided.placed(case.key)
+    found = [c for c in contenders if c.node == node]
+    decided = max((decided_in(c.epoch) for c in contenders if c.ready), default=0)
+    return [c for c in found if decided_in(c.epoch) >= decided]
 
 
 def left_alone(case: Case, scene: Scene, memory: Memory, verdict: Verdict) -> bool:

@@ -135,14 +135,8 @@ def _resolved(own: Own, case: Case, scene: Scene, memory: Memory, verdict: Verdi
 def _is_keeper(own: Own, case: Case, scene: Scene) -> bool:
     contenders = [c.contender(scene.now) for c in _live(case, scene)]
     contenders += [o.contender(scene.node, scene.now) for o in case.own]
-    latest = max((decided_in(c.epoch) for c in contenders if c.ready), default=0)
-    placed = [
-        c
-        for c in contenders
-        if c.node == scene.decided.placed(case.key) and decided_in(c.epoch) == latest
-    ]
     on_return = case.group.on_return if case.group is not None else "older"
-    best = keeper(placed, on_return) or keeper(contenders, on_return)
+    best = keeper(operators.placed(case, contenders, scene) or contenders, on_return)
     return best is not None and (best.node, best.uid) == (scene.node, own.uid)
 
 
