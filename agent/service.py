@@ -4,6 +4,8 @@
                            |  ^                                                        |
                plans       v  | statuses, events                                       v
                   PlanIntake --> PlanKeeper --> SiteLoop --> Supervisor <-------> Runtime (CRI)
+                                                   ^             ^
+    operators at the site --> LocalServer ---------+-------------+
 
 Start: lock, identity, last good plan, supervisor; then systemd hears READY; only then is anybody
 dialled. A box without a network is a working box.
@@ -14,14 +16,17 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent import connection_policy as policy
 from agent.config import AgentConfig
 from agent.domain.plan import ParsedPlan
 from agent.identity_store import IdentityStore, NotJoined, SubprocessPlanVerifier
-from agent.inventory import Box, Inventory, take, with_runtime
+from agent.inventory import Box, Inventory, boot_id, take, with_runtime
+from agent.local import assembly as local
+from agent.local.affairs import Affairs
+from agent.local.server import LocalServer
 from agent.node import AgentNode, inventory_message
 from agent.notify import StateLock, notify, watchdog_interval_s
 from agent.plan_intake import PlanIntake
@@ -36,7 +41,8 @@ from agent.state import PlanKeeper
 from agent.status_file import StatusFile
 from agent.supervisor import Supervisor, SupervisorConfig
 from agent.trim import trim
-from polder.v1 import agent_pb2
+from polder.overrides import Override
+from polder.v1 import agent_pb2, common_pb2
 
 log = logging.getLogger(__name__)
 
@@ -111,9 +117,11 @@ class Agent:
         box: Box,
         inventory: Inventory,
         certificate: SiteCertificate | None,
+        book: local.Book,
     ) -> None:
         identity = store.load()
         self._certificate = certificate
+        self._book = book
         self._config = config
         self._store = store
         self._runtime = runtime
@@ -141,17 +149,26 @@ class Agent:
             report=self.supervisor.report,
         )
         self.node = AgentNode(box, inventory, self.supervisor, self.keeper)
-        self.relays = RelayHub(ReplicaSources(self.supervisor, runtime))
+        self._affairs = Affairs(book.journal, book.directory)
+        sources = ReplicaSources(self.supervisor, runtime)
+        self.relays = RelayHub(sources)
         self.client = SessionClient(
-            store, self.node, self.relays, on_state=self._connection_changed
+            store,
+            self.node,
+            self.relays,
+            on_state=self._connection_changed,
+            affairs=self._affairs,
         )
         self.node.intake = PlanIntake(self.keeper, self._acknowledge)
         self.site = assembly.assemble(
             config, store, certificate, runtime, self.supervisor, self.node, self.client
         )
         self.node.standbys = self.site.standbys
+        self.local, saw = self._local_server(book, sources)
         self.supervisor.on_status = self._status_changed
-        self.supervisor.on_event = self.client.publish_event
+        self.supervisor.on_event = saw
+        self.site.on_overrides = self._decided
+        book.journal.on_change = self.client.publish_changes
         self._status = StatusFile(config.state_dir)
 
     @classmethod
@@ -162,13 +179,45 @@ class Agent:
         inventory = with_runtime(inventory, await _runtime_version(runtime, ""))
         certificate = await assembly.site_certificate(config, store)
         inventory = assembly.in_site(inventory, config, certificate)
-        return cls(config, store, runtime, box, inventory, certificate)
+        book = await local.open_book(config.state_dir, boot_id(box))
+        return cls(config, store, runtime, box, inventory, certificate, book)
+
+    def _local_server(
+        self, book: local.Book, sources: ReplicaSources
+    ) -> tuple[LocalServer | None, Callable[[common_pb2.Event], None]]:
+        """None where operators are not to come, or cannot; and who sees the agent's events."""
+        publish, listen = self.client.publish_event, self._config.local_listen
+        if not listen:
+            return None, publish
+        if self._certificate is None:
+            text = "it has no site certificate to show operators; the log says why"
+            self.supervisor.conditions.set("LocalPortUnavailable", "NoCertificate", text)
+            return None, publish
+        server, showing = local.assemble(
+            listen,
+            self._certificate,
+            self._store,
+            book,
+            self.supervisor,
+            self.site,
+            self.node,
+            sources,
+            lambda: self.keeper.current,
+        )
+
+        def saw(event: common_pb2.Event) -> None:
+            showing.saw(event)
+            publish(event)
+
+        return server, saw
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Until `stopping` is set. Containers run on afterwards."""
         identity = self._store.load()
         log.info("agent", extra={"node": str(identity.id), "serial": identity.serial})
         self._use_inventory(self.node.inventory)
+        if self._book.damaged:
+            self.supervisor.report("LocalMemoryDamaged", self._book.damaged)
         await self.site.boot()
         await self.keeper.boot()
         assert self.node.intake is not None
@@ -182,6 +231,8 @@ class Agent:
             self._sign_of_life(),
             _become_small(),
         ]
+        if self.local is not None:
+            jobs.append(self.local.run(self.supervisor.conditions))
         tasks = [asyncio.create_task(job) for job in jobs]
         notify("READY=1")
         # What was imported stays: the collector need not walk it ever again.
@@ -243,6 +294,10 @@ class Agent:
     ) -> None:
         self.client.publish_replicas(changed, gone)
         self.site.replicas_changed()
+
+    def _decided(self, overrides: tuple[Override, ...]) -> None:
+        self._affairs.decided(overrides)
+        self.client.publish_changes()
 
     def _acknowledge(self, ack: agent_pb2.PlanAck) -> None:
         if self.keeper.current is not None:

@@ -26,6 +26,7 @@ from agent.identity_store import (
 from agent.outbox import EventQueue
 from agent.relay import RelayHub
 from agent.session_stream import (
+    Affairs,
     ConnectionState,
     Node,
     SessionEnd,
@@ -54,6 +55,7 @@ class SessionClient:
         timing: Timing | None = None,
         dice: Callable[[], float] = random.random,
         on_state: Callable[[ConnectionState], None] = lambda _state: None,
+        affairs: Affairs | None = None,
     ) -> None:
         self._store = store
         self._node = node
@@ -61,6 +63,7 @@ class SessionClient:
         self._timing = timing or Timing()
         self._dice = dice
         self._on_state = on_state
+        self._affairs = affairs
         self._events = EventQueue()
         self._current: SessionStream | None = None
         self._open: set[SessionStream] = set()  # two while one takes over from the other
@@ -107,6 +110,11 @@ class SessionClient:
         self._events.put(event)
         if self._current is not None:
             self._current.events_waiting()
+
+    def publish_changes(self) -> None:
+        """Of local operators: `affairs` knows them. Nothing to do without a session, as above."""
+        if self._current is not None:
+            self._current.changes_waiting()
 
     def publish_ack(self, ack: agent_pb2.PlanAck) -> None:
         """Lost without a session: the next Hello names the generation in use."""
@@ -199,7 +207,7 @@ class SessionClient:
         )
         stream = SessionStream(
             channel, endpoint, self._node, self._events, self._relays.start, timing, self._hear,
-            self._stands,
+            self._stands, self._affairs,
         )  # fmt: skip
         self._open.add(stream)
         self._number += 1
@@ -233,6 +241,7 @@ class SessionClient:
             last_error="",
         )
         self._hear(stream, welcome.endpoints)
+        stream.changes_waiting()
         self._attempts = policy.at(self._attempts, stream.endpoint)
         self._wait_for_age(stream)
         facts = {"endpoint": stream.endpoint, "member": welcome.member, "region": welcome.region}

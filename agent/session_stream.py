@@ -110,13 +110,25 @@ Stands = Callable[["SessionStream", agent_pb2.MemberStanding], None]
 """The server says how it is itself connected."""
 
 
+class Affairs(Protocol):
+    """What a session carries for operators at the site. Nothing here may block."""
+
+    def changes(self) -> agent_pb2.LocalChanges | None:
+        """What they did that the orchestrator does not know; None: nothing."""
+        ...
+
+    def taken(self, said: agent_pb2.LocalChangesTaken) -> None: ...
+
+    def directory(self, said: agent_pb2.SiteDirectory) -> None: ...
+
+
 class SessionStream:
     """Use: `welcome = await open()`, then `await serve()`; `close()` from anywhere."""
 
     def __init__(
         self, channel: grpc.aio.Channel, endpoint: str, node: Node, events: EventQueue,
         relay: Relay, timing: Timing, told: Told = lambda _stream, _endpoints: None,
-        stands: Stands = lambda _stream, _standing: None,
+        stands: Stands = lambda _stream, _standing: None, affairs: Affairs | None = None,
     ) -> None:  # fmt: skip
         self.channel = channel
         self.endpoint = endpoint
@@ -127,6 +139,8 @@ class SessionStream:
         self._relay = relay
         self._told = told
         self._stands = stands
+        self._affairs = affairs
+        self._changes_wait = False
         self._timing = timing
         self._outbox = Outbox()
         self._wake = asyncio.Event()
@@ -239,6 +253,11 @@ class SessionStream:
     def events_waiting(self) -> None:
         self._wake.set()
 
+    def changes_waiting(self) -> None:
+        """Of local operators. They are put together when they are sent."""
+        self._changes_wait = True
+        self._wake.set()
+
     async def renew(self, csr: bytes) -> agent_pb2.RenewResponse:
         """Ask for a new certificate. Raises TimeoutError, and SessionEnded when the stream ends."""
         if self._renewed is not None and not self._renewed.done():
@@ -287,6 +306,10 @@ class SessionStream:
                     self._told(self, message.endpoints.endpoints)
                 case "standing":
                     self._stands(self, message.standing)
+                case "site_directory" if self._affairs is not None:
+                    self._affairs.directory(message.site_directory)
+                case "local_changes_taken" if self._affairs is not None:
+                    self._affairs.taken(message.local_changes_taken)
                 case "goodbye":
                     return _end_of_goodbye(message.goodbye)
                 case "welcome":
@@ -326,6 +349,10 @@ class SessionStream:
     async def _flush(self) -> None:
         while (request := self._outbox.take()) is not None:
             await self._send(request)
+        if self._changes_wait and self._affairs is not None:
+            self._changes_wait = False
+            if (changes := self._affairs.changes()) is not None:
+                await self._send(agent_pb2.SessionRequest(local_changes=changes))
         while (batch := self._events.take()) is not None:
             try:
                 await self._send(agent_pb2.SessionRequest(events=batch))

@@ -5,7 +5,7 @@ import asyncio
 import datetime
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,9 +63,11 @@ class Ca:
         dns: str = "",
         life_s: float = 3600.0,
         age_s: float = 0.0,
+        roles: Iterable[str] = (),
     ) -> bytes:
+        named = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, role) for role in roles]
         return self._build(
-            x509.Name([]), public_key, life_s, uri=uri, dns=dns, age_s=age_s
+            x509.Name(named), public_key, life_s, uri=uri, dns=dns, age_s=age_s
         ).public_bytes(DER)
 
     def _build(

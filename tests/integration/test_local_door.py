@@ -1,0 +1,312 @@
+"""Who is let in at a node itself, for how long, and what is written down: one agent, real TLS."""
+
+import asyncio
+import gc
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.config import AgentConfig
+from agent.identity_store import IdentityStore
+from agent.local import door as doors
+from agent.runtime.simulated import SimulatedRuntime
+from agent.service import Agent
+from polder.signing import UntrustedSignature
+from polder.v1 import agent_pb2, local_pb2, plan_pb2
+from tests.integration.agent_fakes import DOMAIN, Ca, Orchestrator, eventually, write_identity
+from tests.integration.local_rig import HOUR_MS, Client, Person, Refusal, token
+from tests.integration.site_rig import free_port
+
+TEMPLATE = json.dumps({"containers": [{"name": "app", "image": "app:1"}]}).encode()
+SLOW_S = 60.0
+
+
+class Node:
+    """One agent in this process, with a plan of two namespaces."""
+
+    def __init__(self, folder: Path, ca: Ca, server: Orchestrator) -> None:
+        self.ca, self.server = ca, server
+        self.port = free_port()
+        self.config = AgentConfig(
+            state_dir=folder / "state",
+            log_dir=folder / "logs",
+            site_listen="",
+            local_listen=f"127.0.0.1:{self.port}",
+            local_advertise="127.0.0.1",
+        )
+        write_identity(folder / "state", ca, [server.endpoint])
+        self._clients: list[Client] = []
+
+    async def start(self) -> None:
+        store = IdentityStore(self.config.state_dir)
+        visits = len(self.server.visits)
+        self.agent = await Agent.assemble(self.config, store, SimulatedRuntime())
+        self._stopping = asyncio.Event()
+        self._task = asyncio.create_task(self.agent.run(self._stopping))
+        await eventually(lambda: len(self.server.visits) > visits, SLOW_S)
+        await eventually(lambda: self.visit.received, SLOW_S)
+
+    async def stop(self) -> None:
+        for client in self._clients:
+            await client.close()
+        self._clients = []
+        self._stopping.set()
+        await self._task
+
+    @property
+    def visit(self) -> Any:
+        return self.server.visits[-1]
+
+    async def client(self) -> Client:
+        inventory = self.visit.hello.inventory
+        assert list(inventory.local_endpoints) == [f"127.0.0.1:{self.port}"]
+        client = Client(f"127.0.0.1:{self.port}", inventory.site_certificate, self.ca)
+        self._clients.append(client)
+        return client
+
+    async def entered(self, credential: Person | str) -> Client:
+        client = await self.client()
+        await client.enter(credential)
+        return client
+
+    async def use_plan(self) -> None:
+        plan = plan_pb2.NodePlan(
+            node="box-1",
+            site="s1",
+            trust_domain=DOMAIN,
+            generation=5,
+            issued_at_ms=int(time.time() * 1000),
+            endpoints=[self.server.endpoint],
+            assignments=[
+                plan_pb2.Assignment(
+                    namespace=namespace,
+                    workload=workload,
+                    workload_uid=f"w-{workload}",
+                    replica=f"{workload}-0",
+                    replica_uid=f"u-{workload}",
+                    epoch=1,
+                    revision=1,
+                    template_json=TEMPLATE,
+                )
+                for namespace, workload in (("umc", "triage"), ("umc", "lab"), ("city", "lamps"))
+            ],
+            assignment_count=3,
+        )
+        self.visit.say(plan=self.server.signed(plan))
+        await eventually(lambda: self.agent.supervisor.counts() == (3, 3), SLOW_S)
+
+
+@pytest.fixture
+async def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
+    monkeypatch.setattr(gc, "freeze", lambda: None)
+    ca = Ca()
+    server = await Orchestrator(ca).start()
+    made = Node(tmp_path, ca, server)
+    await made.start()
+    yield made
+    await made.stop()
+    await server.stop()
+
+
+@pytest.fixture
+async def ann(node: Node) -> Client:
+    """An operator of umc who is in."""
+    await node.use_plan()
+    return await node.entered(Person(node.ca, "ann", "operator:umc"))
+
+
+# --- the node to the operator, the operator to the node -------------------------------------------
+
+
+async def test_a_node_says_who_it_is_and_lets_its_operators_in(node: Node) -> None:
+    client = await node.client()
+    assert (await client.introduce()).id.node == "box-1"
+    said = await client.enter(Person(node.ca, "ann", "operator:umc", "viewer:city"))
+    assert (said.by, list(said.roles)) == ("operator/ann", ["operator:umc", "viewer:city"])
+    assert 590_000 < said.expires_in_ms <= 600_000 and not said.warnings
+    shown = await client.show()
+    assert (shown.node, shown.site, shown.isolated_ms) == ("box-1", "s1", 0)
+    assert shown.autonomy_left_ms == 7 * 86_400_000
+
+
+async def test_another_installation_does_not_believe_the_node(node: Node) -> None:
+    client = Client(f"127.0.0.1:{node.port}", node.visit.hello.inventory.site_certificate, Ca())
+    with pytest.raises(UntrustedSignature):
+        await client.introduce()
+    await client.close()
+
+
+async def test_nothing_is_told_to_who_is_not_in(node: Node) -> None:
+    client = await node.client()
+    opened = local_pb2.ReachOpen(namespace="umc", replica="triage-0", logs=agent_pb2.LogOptions())
+    for session in ("", "0" * 64):
+        client.session = session
+        for call in (client.show(), client.recall(), client.change("stop", "umc/triage-0")):
+            with pytest.raises(Refusal) as refused:
+                await call
+            assert refused.value.reason == "UnknownSession"
+        with pytest.raises(Refusal) as refused:
+            _ = [m async for m in client.reach(opened)]
+        assert refused.value.reason == "UnknownSession"
+
+
+async def test_a_proof_is_good_once_and_for_this_node_alone(node: Node) -> None:
+    client = await node.client()
+    person = Person(node.ca, "ann", "admin")
+    await client.enter(person)
+    with pytest.raises(Refusal) as refused:  # the same challenge again
+        await client.try_with(local_pb2.EnterRequest(operator=client.proof(person)))
+    assert refused.value.reason == "BadChallenge"
+    await client.introduce()
+    proof = client.proof(person)
+    proof.signature = client.proof(Person(node.ca, "eve", "admin")).signature
+    with pytest.raises(Refusal) as refused:
+        await client.try_with(local_pb2.EnterRequest(operator=proof))
+    assert refused.value.reason == "BadCredential"
+
+
+async def test_three_wrong_tries_are_enough_for_a_minute(node: Node) -> None:
+    client = await node.client()
+    stranger = Person(Ca(), "ann", "admin")
+    for _ in range(3):
+        with pytest.raises(Refusal) as refused:
+            await client.enter(stranger)
+        assert refused.value.reason == "BadCredential"
+    with pytest.raises(Refusal) as refused:
+        await client.enter(Person(node.ca, "ann", "admin"))
+    assert refused.value.reason == "TooManyTries" and "try again in" in refused.value.hint
+    told = [e.reason for b in node.visit.of("events") for e in b.events]
+    assert told.count("LocalEntryRefused") == 3
+
+
+async def test_who_comes_often_with_good_reason_is_let_in(node: Node) -> None:
+    person = Person(node.ca, "ann", "viewer:umc")
+    for _ in range(5):
+        await node.entered(person)
+
+
+async def test_an_expired_certificate_is_refused_while_orchestrators_are_heard(node: Node) -> None:
+    client = await node.client()
+    with pytest.raises(Refusal) as refused:
+        await client.enter(Person(node.ca, "ann", "admin", life_s=10, age_s=60))
+    assert refused.value.reason == "Expired"
+
+
+async def test_one_that_expired_since_the_site_is_alone_is_let_in_with_a_warning(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await node.server.stop()
+    await eventually(lambda: not node.agent.client.state.connected, SLOW_S)
+    moments = node.agent.local._door._moments
+    monkeypatch.setattr(moments, "_alone_s", lambda: 600.0)
+    client = await node.client()
+    said = await client.enter(Person(node.ca, "ann", "admin", life_s=10, age_s=60))
+    assert "expired" in said.warnings[0] and said.expires_in_ms > 0
+    monkeypatch.setattr(moments, "_alone_s", lambda: 8 * 86_400.0)
+    with pytest.raises(Refusal) as refused:  # that long was never promised
+        await client.enter(Person(node.ca, "ann", "admin", life_s=10, age_s=60))
+    assert refused.value.reason == "Expired"
+
+
+async def test_a_certificate_without_a_role_opens_nothing(node: Node) -> None:
+    client = await node.client()
+    with pytest.raises(Refusal) as refused:
+        await client.enter(Person(node.ca, "ann", "janitor"))
+    assert refused.value.reason == "NotAllowed"
+
+
+async def test_who_was_revoked_is_put_out_and_stays_out(node: Node, ann: Client) -> None:
+    person = Person(node.ca, "bob", "admin")
+    bob = await node.entered(person)
+    serials = [e.caller.serial for e in node.agent.local._door._sessions.values()]
+    assert len(serials) == 2
+    opened = local_pb2.ReachOpen(
+        namespace="umc", replica="triage-0", exec=agent_pb2.ExecOptions(command=["sh"], stdin=True)
+    )
+    stream = asyncio.create_task(anext(bob.reach(opened)))
+    directory = agent_pb2.SiteDirectory(revoked_serials=[serials[1].upper()])
+    node.visit.say(site_directory=directory)
+    with pytest.raises(Refusal) as refused:
+        await stream
+    assert refused.value.reason == "Revoked"
+    with pytest.raises(Refusal) as refused:
+        await bob.show()
+    assert refused.value.reason == "Revoked"
+    await ann.show()
+    await node.stop()
+    await node.start()
+    late = await node.client()
+    with pytest.raises(Refusal) as refused:  # it is on the disk
+        await late.enter(person)
+    assert refused.value.reason == "Revoked"
+
+
+async def test_sessions_end_and_are_few(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doors, "SESSIONS_MAX", 2)
+    person = Person(node.ca, "ann", "admin")
+    first, second, third = [await node.entered(person) for _ in range(3)]
+    with pytest.raises(Refusal) as refused:  # it would have ended first
+        await first.show()
+    assert refused.value.reason == "UnknownSession"
+    await second.show()
+    monkeypatch.setattr(doors, "SESSION_S", 0.0)
+    ended = await node.entered(person)
+    with pytest.raises(Refusal) as refused:
+        await ended.show()
+    assert refused.value.reason == "UnknownSession"
+    await third.show()
+
+
+# --- break-glass ----------------------------------------------------------------------------------
+
+
+async def test_a_break_glass_token_opens_what_it_says_and_is_journaled(node: Node) -> None:
+    await node.use_plan()
+    client = await node.client()
+    text = token(node.ca, "exec", "umc", "triage", serial="ab" * 16)
+    said = await client.enter(text)
+    assert said.by == "break-glass/" + "ab" * 16 and list(said.roles) == ["exec of umc/triage"]
+    assert [r.status.replica for r in (await client.show()).replicas] == ["triage-0"]
+    for verb, replica in (
+        ("stop", "umc/triage-0"),
+        ("stop", "umc/lab-0"),
+        ("stop", "city/lamps-0"),
+    ):
+        with pytest.raises(Refusal) as refused:
+            await client.change(verb, replica)
+        assert refused.value.reason == "NotAllowed", replica
+    with pytest.raises(Refusal) as refused:
+        await client.change("freeze")
+    assert refused.value.reason == "NotAllowed"
+    entered = (await client.recall()).journal[0]
+    assert (entered.verb, entered.purpose) == ("enter", "ward 3 floods")
+    assert entered.by == said.by
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"site": "s2"}, "WrongSite"),
+        ({"issued_at_ms": 1_000, "expires_at_ms": 1_000 + HOUR_MS}, "Expired"),
+        ({"trust_domain": "other.internal"}, "WrongSite"),
+    ],
+)
+async def test_a_token_that_is_not_for_here_and_now(
+    node: Node, change: dict[str, Any], reason: str
+) -> None:
+    client = await node.client()
+    with pytest.raises(Refusal) as refused:
+        await client.enter(token(node.ca, "stop", **change))
+    assert refused.value.reason == reason
+
+
+async def test_a_token_of_another_root_or_none_at_all(node: Node) -> None:
+    client = await node.client()
+    for text in (token(Ca(), "stop"), "polder-break-glass1.x", ""):
+        with pytest.raises(Refusal) as refused:
+            await client.enter(text)
+        assert refused.value.reason in ("BadCredential", "InvalidArgument")
