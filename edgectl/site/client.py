@@ -223,10 +223,11 @@ class SiteClient:
                 f"edgectl --site-endpoint with an address of {holder} may reach it",
                 code="UNAVAILABLE",
             )
+        missing = set(replica.members) & self.picture.silent_nodes
         raise CallError(
             f"no node that answered runs replica {name}",
             f"edgectl describe replica/{name} tells more",
-            code="FAILED_PRECONDITION",
+            code="UNAVAILABLE" if missing else "FAILED_PRECONDITION",
             reason="NotRunning",
         )
 

@@ -20,7 +20,7 @@ from polder.overrides import FROZEN, PLACED_ON, to_body
 _NODE = ("STATUS", "ORCHESTRATOR", "AUTONOMY", "REPLICAS", "OVERRIDE", "KNOWN-FROM")
 _NODE_WIDE = ("ARCH", "CPU", "MEMORY", "AGENT", "PLAN", "PEERS", "CONDITIONS", "MESSAGE")
 _MORE = ("OVERRIDE", "KNOWN-FROM")
-_OVERRIDE = ("NAME", "OVERRIDE", "BY", "AT", "CONFLICT", "KNOWN-BY", "AGE")
+_OVERRIDE = ("NAME", "DECIDED", "BY", "NODE", "CONFLICT", "KNOWN-BY", "AGE")
 
 
 class SitePrinter(Printer):
@@ -199,7 +199,7 @@ def override_view(known: KnownOverride) -> dict[str, Any]:
 
 def _subject(known: KnownOverride, site: str) -> str:
     found = known.override
-    return f"{found.namespace}/{found.replica}" if found.replica else f"site {site}"
+    return f"{found.namespace}/{found.replica}" if found.replica else f"site/{site}"
 
 
 def _decided(known: KnownOverride) -> str:

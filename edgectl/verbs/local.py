@@ -25,6 +25,7 @@ _ELSEWHERE = {
     "unfreeze": "edgectl thaw",
     "overrides": "edgectl override list",
 }
+_AS_IT_IS = ("NotFrozen",)  # of a node that was not frozen, where another one was
 
 
 def needs_site(invocation: Invocation) -> int:
@@ -113,6 +114,7 @@ def _whole(invocation: Invocation, verb: str) -> int:
     done, failed = invocation.site.change_site(_request(invocation, verb))
     site = f"site/{invocation.site.picture.site}"
     _say(invocation, [(site, changed) for changed in done])
+    failed = [(node, error) for node, error in failed if error.reason not in _AS_IT_IS]
     for node, error in failed:
         print(f"warning: not at {node}: {safe(error.message)}", file=sys.stderr)
     return 1 if failed else 0
@@ -130,10 +132,9 @@ def _say(invocation: Invocation, done: Iterable[tuple[str, Changed]]) -> int:
     if output:
         sys.stdout.write(structured(output, [_view(label, changed) for label, changed in done]))
         return 0
-    suffix = " (dry run)" if options.dry_run else ""
     for label, changed in done:
         message = safe(changed.answer.message)
-        print(f"{safe(label)}: {message} [{safe(changed.node)}]{suffix}", flush=True)
+        print(f"{safe(label)}: {message} [{safe(changed.node)}]", flush=True)
         for warning in changed.answer.warnings:
             print(f"warning: {safe(changed.node)}: {safe(warning)}", file=sys.stderr)
     return 0

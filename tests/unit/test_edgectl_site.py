@@ -290,10 +290,10 @@ def test_overrides_the_newest_counts(site: FakeSite, operator: Operator) -> None
     operator("overrides")
     (frozen,) = operator.rows()[1:]
     assert [cell.strip() for cell in frozen] == [
-        "site ams", "frozen", "operator/ann", "node-b", "<none>", "node-a", "60s",
+        "site/ams", "frozen", "operator/ann", "node-b", "<none>", "node-a", "60s",
     ]  # fmt: skip
     operator("overrides", "--all")
-    assert operator.row("shop/one-0")["OVERRIDE"] == "not stopped any more"
+    assert operator.row("shop/one-0")["DECIDED"] == "not stopped any more"
     operator("overrides", "--all", "-o", "json")
     stopped = next(o for o in json.loads(operator.out) if o["field"] == "stopped")
     assert (stopped["value"], stopped["stamp"], stopped["knownBy"]) == ("", 2, ["node-b"])
@@ -357,7 +357,7 @@ def test_logs_of_what_runs_out_of_reach(site: FakeSite, operator: Operator) -> N
 
 def test_a_change_goes_to_the_node_that_runs_it(site: FakeSite, operator: Operator) -> None:
     assert operator("stop", "one-0", "--reason", "disk full", "--dry-run") == 0
-    assert operator.out == "replica/one-0: stop it is [node-a] (dry run)\n"
+    assert operator.out == "replica/one-0: stop it is [node-a]\n"
     (request,) = site.nodes["node-a"].changes
     assert (request.verb, request.namespace, request.replica) == ("stop", "shop", "one-0")
     assert (request.reason, request.dry_run) == ("disk full", True)
@@ -394,6 +394,8 @@ def test_a_freeze_is_told_to_every_node(site: FakeSite, operator: Operator) -> N
     site.nodes["node-b"].refuses = CallError("disk full", code="UNAVAILABLE", reason="NotWritable")
     assert operator("unfreeze") == 1
     assert "warning: not at node-b: disk full" in operator.err
+    site.nodes["node-b"].refuses = CallError("no", code="FAILED_PRECONDITION", reason="NotFrozen")
+    assert operator("unfreeze") == 0
     with pytest.raises(UsageError, match="as a whole"):
         operator("freeze")
 
