@@ -181,6 +181,15 @@ class Client:
         request = operator_pb2.FenceRequest(namespace=namespace, replica=replica, force=force)
         return self._unary(lambda stub: stub.Fence, request, writes=force)
 
+    def overrides(self, namespace: str) -> operator_pb2.OverridesResponse:
+        request = operator_pb2.OverridesRequest(namespace=namespace)
+        return self._unary(lambda stub: stub.Overrides, request)
+
+    def resolve_override(
+        self, request: operator_pb2.ResolveOverrideRequest
+    ) -> operator_pb2.ResolveOverrideResponse:
+        return self._unary(lambda stub: stub.ResolveOverride, request, writes=not request.dry_run)
+
     def regions(self) -> operator_pb2.RegionsResponse:
         return self._unary(lambda stub: stub.Regions, operator_pb2.RegionsRequest())
 

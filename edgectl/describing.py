@@ -314,6 +314,7 @@ def _site(item: Item) -> Iterator[str]:
     nodes = f"{number(status.get('nodes'))}, of which {number(status.get('ready'))} ready"
     yield _pair("Nodes", nodes)
     yield from _list("Maintenance", list(windows.lines(item.spec, item.now_ms)))
+    yield from _conditions(item)
     yield "Spec:"
     yield from _tree({k: v for k, v in item.spec.items() if k != "maintenance"}, 2, item.now_ms)
 

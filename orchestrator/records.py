@@ -259,8 +259,8 @@ class NodePlacement:
     @property
     def highest_epoch(self) -> int:
         """Of stays and groups alike: both are numbered by the revision of a decision."""
-        stays = (*self.assignments, *self.stops)
-        numbers = (stay.group.number for stay in stays if stay.group is not None)
+        groups = [item.group for item in self.assignments] + [stop.group for stop in self.stops]
+        numbers = (group.number for group in groups if group is not None)
         return max((*(item.epoch for item in self.assignments), *numbers), default=0)
 
     def to_bytes(self) -> bytes:

@@ -18,6 +18,7 @@ from orchestrator.api.drilling import Drilling
 from orchestrator.api.fencing import Fencing
 from orchestrator.api.guards import Guards
 from orchestrator.api.insight import Insight, build_insight
+from orchestrator.api.overriding import Overriding
 from orchestrator.api.regions import Regions
 from orchestrator.api.relaying import Relaying
 from orchestrator.api.rollouts import Rollouts
@@ -318,6 +319,7 @@ class Orchestrator:
             Fencing(
                 parts.writes, parts.cache, parts.fleet, parts.periods, parts.events, self._clock
             ),
+            Overriding(parts.writes, parts.cache, parts.events, self._clock),
         )
         listeners = Listeners(parts, self.gateway, operators)
         listeners.serve_members(self.mesh.service)

@@ -1,6 +1,6 @@
-"""The guard rails: freeze, thaw, guards, approve, fence. See `__init__`."""
+"""The guard rails: freeze, thaw, guards, approve, fence, override. See `__init__`."""
 
-from edgectl.arguments import Parser, Verb, completes, nothing, output
+from edgectl.arguments import Parser, Verb, completes, dry_run, nothing, output
 
 
 def _freeze(p: Parser) -> None:
@@ -23,6 +23,20 @@ def _fence(p: Parser) -> None:
     action = p.add_argument("replica", metavar="REPLICA", help="such as db-0")
     completes(action, "target")
     p.add_argument("--force", action="store_true", help="do it, and take the risk that is told")
+
+
+def _overrides(p: Parser) -> None:
+    p.add_argument("-A", "--all-namespaces", action="store_true", help="all (the default)")
+    output(p, "wide, json or yaml")
+
+
+def _override(p: Parser) -> None:
+    action = p.add_argument("name", metavar="NAME", help="a replica, or site/NAME for all of it")
+    completes(action, "target")
+    p.add_argument("--field", default="", metavar="FIELD", help="stopped, placedOn or frozen")
+    p.add_argument("--site", default="", metavar="SITE", help="where two sites decided of it")
+    p.add_argument("--reason", default="", metavar="TEXT", help="for those who wonder why")
+    dry_run(p)
 
 
 GUARDS = (
@@ -61,5 +75,33 @@ GUARDS = (
         _fence,
         "fence:run",
         example="fence db-0 --force",
+    ),
+    Verb(
+        "override",
+        "see and settle what operators decided at sites themselves",
+        nothing,
+        children=(
+            Verb(
+                "list",
+                "what stands, and what was decided against it",
+                _overrides,
+                "override:show",
+                example="override list",
+            ),
+            Verb(
+                "accept",
+                "let it stand, although something else was decided",
+                _override,
+                "override:accept",
+                example="override accept db-0",
+            ),
+            Verb(
+                "drop",
+                "take it back; its site obeys when it gets its next plan",
+                _override,
+                "override:drop",
+                example='override drop db-0 --reason "repaired"',
+            ),
+        ),
     ),
 )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from orchestrator.api.conditions import condition
+from orchestrator.api.decided import Decided
 from orchestrator.api.index import Placed, PlacementIndex, Stopping
 from orchestrator.api.job_views import with_job
 from orchestrator.api.rollout_view import summary
@@ -91,6 +92,7 @@ class Catalog:
         self._clock = clock
         self._explained = explained
         self._periods = periods
+        self._decided = Decided(cache)
 
     # --- keys --------------------------------------------------------------------------------
 
@@ -189,7 +191,9 @@ class Catalog:
             return self._frozen(record.name) or None
         if record.kind == "Site":
             nodes = sorted(self.index.nodes_at(record.name))
-            return site_status([self._is_ready(node) for node in nodes])
+            status = site_status([self._is_ready(node) for node in nodes])
+            decided = self._decided.of_site(record.name)
+            return {**status, "conditions": decided} if decided else status
         return None
 
     def _node_status(self, node: str) -> Status:
@@ -272,6 +276,7 @@ class Catalog:
         )
         if able is not None:
             status["conditions"] = [*status["conditions"], able]
+        status["conditions"] = [*status["conditions"], *self._decided.of_workload(workload.uid)]
         if workload.spec.get("run") != "once":
             return status
         kept = self.cache.kept_at(keys.job(workload.uid))
@@ -313,6 +318,8 @@ class Catalog:
         status = with_conditions(
             status, item.placed_at_ms, int(ready_at * 1000), self.leader_view(), self._mirror_ms()
         )
+        decided = self._decided.of_replica(item.workload_uid, name, placed.node)
+        status["conditions"] = [*status["conditions"], *decided]
         if item.group is not None or item.took_over:
             status = with_standbys(status, placed, self.view)
         waits = self._explained.waits(namespace, item.workload, name)

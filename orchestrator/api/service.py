@@ -17,6 +17,7 @@ from orchestrator.api.event_stream import stream_events
 from orchestrator.api.fencing import Fencing
 from orchestrator.api.guards import Guards
 from orchestrator.api.insight import Insight
+from orchestrator.api.overriding import Overriding
 from orchestrator.api.reading import Reading
 from orchestrator.api.regions import Regions
 from orchestrator.api.relaying import Relaying
@@ -50,6 +51,7 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         regions: Regions,
         drilling: Drilling,
         fencing: Fencing,
+        overriding: Overriding,
     ) -> None:
         self._applier = applier
         self._reading = reading
@@ -66,6 +68,7 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         self._regions = regions
         self._drilling = drilling
         self._fencing = fencing
+        self._overriding = overriding
 
     async def Apply(  # noqa: N802
         self, request: operator_pb2.ApplyRequest, context: Context
@@ -195,6 +198,16 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         self, request: operator_pb2.FenceRequest, context: Context
     ) -> operator_pb2.FenceResponse:
         return await self._fencing.fence(caller_of(context), request)
+
+    async def Overrides(  # noqa: N802
+        self, request: operator_pb2.OverridesRequest, context: Context
+    ) -> operator_pb2.OverridesResponse:
+        return self._overriding.overrides(caller_of(context), request)
+
+    async def ResolveOverride(  # noqa: N802
+        self, request: operator_pb2.ResolveOverrideRequest, context: Context
+    ) -> operator_pb2.ResolveOverrideResponse:
+        return await self._overriding.resolve(caller_of(context), request)
 
     async def Story(  # noqa: N802
         self, request: operator_pb2.StoryRequest, context: Context

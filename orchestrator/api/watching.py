@@ -238,8 +238,22 @@ class WatchHub:
                 workload = self._catalog.index.name_of(change.key.rpartition("/")[2])
                 if workload is not None:
                     self._mark("Workload", workload)
+            elif change.key.startswith(keys.OVERRIDES):
+                self._mark_override(change.key)
             elif change.key.startswith(keys.NODE_STATUS):
                 self._mark("Node", ("", change.key.removeprefix(keys.NODE_STATUS)))
+
+    def _mark_override(self, key: str) -> None:
+        """Of a replica and its workload, or of a whole site: then of all that runs there."""
+        site, uid, replica, _ = key.removeprefix(keys.OVERRIDES).split("/")
+        workload = self._catalog.index.name_of(uid)
+        if workload is not None:
+            self._mark("Workload", workload)
+            self._mark("Replica", (workload[0], replica))
+            return
+        self._mark("Site", ("", site))
+        for node in self._catalog.index.nodes_at(site):
+            self._mark_placement(self._catalog.cache.placement(node))
 
     def _mark(self, kind: str, key: Key) -> None:
         for watcher in self._watchers.get(kind, ()):

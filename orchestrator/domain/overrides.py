@@ -91,9 +91,7 @@ class LocalOverride:
     def __str__(self) -> str:
         """`stopped by operator/ann at node-a: REASON`."""
         found = self.decision
-        what = {STOPPED: "stopped", FROZEN: "frozen"}.get(
-            found.field, f"moved to node {found.value}"
-        )
+        what = {STOPPED: "stopped", FROZEN: "frozen"}.get(found.field, f"placed on {found.value}")
         where = f" at {found.node}" if found.node else ""
         why = f": {found.reason}" if found.reason else ""
         return f"{what} by {found.by or 'somebody'}{where}{why}"

@@ -82,6 +82,8 @@ EXPECTED: dict[str, frozenset[str]] = {
     # The namespace is that of what is approved: see test_guards_api.py.
     f"{P}{A}/Approve": frozenset({"operator", "operator of another namespace", "admin"}),
     f"{P}{A}/Fence": frozenset({"operator", "admin"}),
+    f"{P}{A}/Overrides": frozenset(OPERATORS),
+    f"{P}{A}/ResolveOverride": frozenset({"operator", "admin"}),
     f"{P}{A}/Story": frozenset({"viewer", "operator", "admin"}),
     f"{P}{A}/Regions": frozenset(OPERATORS),
     f"{P}{A}/Drill": frozenset({"admin"}),
@@ -120,6 +122,7 @@ REQUESTS: dict[str, Any] = {
     "Guards": operator_pb2.GuardsRequest(namespace="default"),
     "Approve": operator_pb2.ApproveRequest(id="none"),
     "Fence": operator_pb2.FenceRequest(namespace="default", replica="w-0"),
+    "ResolveOverride": operator_pb2.ResolveOverrideRequest(namespace="default", replica="w-0"),
     "Story": operator_pb2.StoryRequest(ref=_DEFAULT_WORKLOAD),
     "Session": agent_pb2.SessionRequest(heartbeat=agent_pb2.Heartbeat()),
     "Relay": agent_pb2.RelayRequest(open=agent_pb2.RelayOpen(relay_id="none")),

@@ -31,16 +31,14 @@ WEB = Workload("w", "ns", "web", count=2, revision=3)
 
 
 def override(field: str = "stopped", value: str = "true", **more: Any) -> LocalOverride:
-    of = {} if field == "frozen" else {"workload_uid": "w", "namespace": "ns", "replica": "web-0"}
-    base = {} if field == "frozen" else {"base_revision": 3, "base_epoch": E}
-    facts = {"stamp": 4, "node": "a", "by": "operator/ann", "reason": "smoke", **of, **base}
-    own = {
-        name: more.pop(name) for name in ("site", "judged", "accepted", "heard_ms") if name in more
-    }
+    """`more`: of the decision, or of the record of it."""
+    own = {name: more.pop(name) for name in ("judged", "accepted", "heard_ms") if name in more}
+    facts: dict[str, Any] = {"stamp": 4, "node": "a", "by": "operator/ann", "reason": "smoke"}
+    if field != "frozen":
+        facts |= {"workload_uid": "w", "namespace": "ns", "replica": "web-0"}
+        facts |= {"base_revision": 3, "base_epoch": E}
     decision = Override(field, value, **{**facts, **more})
-    return LocalOverride(
-        **{"site": "s1", "store_revision": 7, "heard_ms": 5, **own}, decision=decision
-    )
+    return replace(LocalOverride("s1", decision, heard_ms=5, store_revision=7), **own)
 
 
 def stay(epoch: int = E, **more: Any) -> AssignmentRecord:
