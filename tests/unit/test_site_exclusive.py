@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from agent.domain.plan import ParsedPlan
+from agent.domain.site.case import Standing
 from agent.domain.site.identifying import stay_uid
 from agent.domain.site.messages import Decide, LeaseRequest, Stopping, SwitchChanged, Tick
-from agent.domain.site.case import Standing
 from polder import epochs
 from tests.unit.site_lab import E1, KEY, Box, Lab, group, lab, planned
 
@@ -306,3 +306,37 @@ def test_one_that_holds_it_and_is_slow_to_start_is_not_asked_after() -> None:
     assert list(site.runs()) == ["a"]
     asked = [s for _, _, s in site.boxes["b"].said if isinstance(s, LeaseRequest)]
     assert not asked, "it is claimed, and this node's voter knows by whom it is held"
+
+
+# ---- what it waits for is said ----
+
+
+def waiting_text(box: Box) -> str:
+    """Of what is assigned here and must not start yet."""
+    (stay,) = (stay for stay in box.decided if stay.waits)
+    assert stay.stop == "WaitingForLease"
+    return stay.message
+
+
+def test_voters_that_remember_nothing_are_named_while_they_are_waited_for() -> None:
+    site = lab(ABC)
+    site.start()
+    site.run(3)
+    text = waiting_text(site.boxes["a"])
+    assert text == (
+        "it waits for its lease: a, b, c, which vote on it, cannot know yet what ran before: they "
+        "grant nothing for up to 20 s"
+    )
+    site.run(FIRST_S)
+    assert site.runs() == {"a": ["p1"]}
+
+
+def test_voters_that_are_not_heard_are_named() -> None:
+    site = lab(ABC)
+    site.start("a")
+    site.run(5)
+    text = waiting_text(site.boxes["a"])
+    assert text.endswith("of a, b, c, which vote on it, these are not heard: b, c")
+    site.start("b", "c")
+    site.run(2)
+    assert "cannot know yet" in waiting_text(site.boxes["a"]), "it is not stale"

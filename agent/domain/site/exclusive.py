@@ -93,6 +93,7 @@ class Exclusives:
         self._memories: dict[Key, Memory] = {}
         self._armed: dict[str, Armed] = {}
         self._held: dict[Key, Held | None] = {}  # as it was looked at last
+        self._obstacles: dict[Key, str] = {}  # of those asked for, as it was looked at last
         self._tenures: set[str] = set()  # stays whose lease was held since the agent began
         self._used: dict[Key, int] = {}  # the ballot by which a stay of it ran last
         self._isolated: set[Key] = set()  # its stopAfter was over when it was looked at last
@@ -142,6 +143,8 @@ class Exclusives:
         was, held = self._held[key], self.desk.held(key, now)
         self._held[key] = held
         if (self.desk.hindrance(key, now) == "Isolated") != (key in self._isolated):
+            return True
+        if key in self._obstacles and self.desk.obstacle(key, now) != self._obstacles[key]:
             return True
         return (was is None) != (held is None) or (
             was is not None and held is not None and was.epoch != held.epoch
@@ -206,6 +209,7 @@ class Exclusives:
             if scene.settled:
                 self._note_left(case, outcome, used=wanted or bool(verdict.changed))
         self._held = held
+        self._obstacles = {key: self.desk.obstacle(key, scene.now) for key in outcome.wanted}
         self._isolated = {k for k in held if self.desk.hindrance(k, scene.now) == "Isolated"}
         self._memories = {key: self._memories[key] for key in held}
         # What no plan names any more may come back before its lease is over.
@@ -325,8 +329,8 @@ class Exclusives:
             hindrance = self.desk.hindrance(case.key, scene.now)
             able_to = hindrance not in ENDS
             verdict.standing = Standing.ASKING if able_to else Standing.UNABLE
-            why = f": {ENDS.get(hindrance, hindrance)}" if hindrance else ""
-            return able_to, WAITING + why
+            why = ENDS.get(hindrance) or self.desk.obstacle(case.key, scene.now)
+            return able_to, f"{WAITING}: {why}" if why else WAITING
         turn = is_turn(case, scene, memory, verdict, doubts=False)
         if not turn and not self._in_vain(case, scene, memory, verdict):
             return False, "another node has it"

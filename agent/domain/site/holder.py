@@ -96,6 +96,8 @@ class Holder:
         self.wanted = False
         self.length_s = LEASE_S
         self.tenure: Tenure | None = None
+        self.blank_until: dict[str, float] = {}
+        """Voters that grant nobody anything before then: they cannot know what runs."""
         self._bid: Tenure | None = None  # proposed, and not granted by a majority yet
         self._opening: Opening | None = None
         self._round: _Round | None = None
@@ -330,6 +332,10 @@ class Holder:
 
     def _note(self, asking: _Round, voter: str, answer: LeaseAnswer, now: float) -> None:
         asking.answers[voter] = answer
+        if answer.remaining_s > 0 and not answer.holder:
+            self.blank_until.setdefault(voter, now + answer.remaining_s * STRETCH)
+        else:
+            self.blank_until.pop(voter, None)
         if answer.remaining_s > 0 and answer.holder != self._node:
             asking.free_at[voter] = now + answer.remaining_s * STRETCH
             asking.again_at = min(asking.again_at, asking.free_at[voter])

@@ -29,7 +29,7 @@ a group's number is below its own ballots and above those decided before it.
 
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.domain.plan import ParsedPlan
@@ -37,6 +37,7 @@ from agent.domain.roster import Group, Key
 from agent.domain.site.agenda import Agenda
 from agent.domain.site.group import lineage_of
 from agent.domain.site.holder import LEASE_S, RESTART_S, Holder, Requests
+from agent.domain.site.lease_record import NAME, Record, Waiting, name_of
 from agent.domain.site.messages import (
     Beat,
     Booted,
@@ -63,7 +64,6 @@ from polder.epochs import LOCAL_MAX, shown
 __all__ = ["LEASE_MAX_S", "LEASE_S", "RESTART_S", "Held", "LeaseDesk"]
 
 STOP_S = 1.0  # before the end a holder that is not renewed begins to stop gracefully
-NAME = "lease"  # what the desk saves has names that are this, or begin with this and a dot
 REPLICAS_MAX = 10_000
 WAITING_MAX = 1_000  # answers for one replica that wait for the disk
 FORGET_S = 86_400.0  # after that an idle replica that no plan names is forgotten
@@ -86,31 +86,6 @@ class Held:
         return self.until - STOP_S
 
 
-@dataclass(slots=True)
-class _Waiting:
-    """Answers that go out when a save is done."""
-
-    token: int
-    answers: list[tuple[str, LeaseAnswer]]
-
-
-@dataclass(slots=True)
-class _Record:
-    """What is known of one replica. `saved`: what the disk was last asked to hold, None when that
-    is not known. `overdue`: the generation of the plan in use when its stopAfter was over."""
-
-    voter: Voter
-    holder: Holder
-    saved: Mapping[str, Any] | None = None
-    waiting: deque[_Waiting] = field(default_factory=deque)
-    group: Group | None = None
-    overdue: int | None = None
-    unnamed_since: float | None = None
-
-    def body(self, key: Key) -> dict[str, Any]:
-        return {"key": list(key), "overdue": self.overdue, **self.voter.body()}
-
-
 class LeaseDesk:
     """The leases of one node, as a voter and as a holder. All times are boottime seconds.
 
@@ -124,7 +99,7 @@ class LeaseDesk:
         self.excluded: set[str] = set()
         self._node = node
         self._tokens = tokens
-        self._records: dict[Key, _Record] = {}
+        self._records: dict[Key, Record] = {}
         self._wanted: frozenset[Key] = frozenset()
         self._silence = Silence(node)
         self._generation = 0
@@ -221,6 +196,25 @@ class LeaseDesk:
             live.discard(holder)
         return "" if len(live - self.excluded) >= target.group.majority else "NoVoters"
 
+    def obstacle(self, key: Key, now: float) -> str:
+        """What keeps this node from getting the lease that it asks for, for people; empty: nothing
+        that lasts, as far as is known."""
+        record = self._records.get(key)
+        target = record.holder.target if record is not None else None
+        if record is None or target is None or record.holder.tenure is not None:
+            return ""
+        group, blank_until = target.group, record.holder.blank_until
+        live = {v for v in group.voters if v == self._node or self._silence.hears(v, now)}
+        live -= self.excluded
+        if len(live) < group.majority:
+            lacks = ", ".join(v for v in group.voters if v not in live)
+            return f"of {', '.join(group.voters)}, which vote on it, these are not heard: {lacks}"
+        blank = [v for v in group.voters if blank_until.get(v, 0.0) > now]
+        if len(group.voters) - len(blank) < group.majority:
+            text = f"cannot know yet what ran before: they grant nothing for up to {LEASE_MAX_S:g} s"
+            return f"{', '.join(blank)}, which vote on it, {text}"
+        return ""
+
     def free_at(self, key: Key, now: float) -> float:
         """When no lease of another runs any more as far as this node's own voter knows."""
         record = self._records.get(key)
@@ -299,11 +293,11 @@ class LeaseDesk:
             if group is None and self._idle(record, now):
                 del self._records[key]
                 self._agenda.put(key, None)
-                self._out.append(Save(next(self._tokens), _name(key), {}))
+                self._out.append(Save(next(self._tokens), name_of(key), {}))
         self._vigil.keep([key for key, (group, _) in named.items() if group.stop_after_s], now)
         self._stir_all()
 
-    def _name(self, record: _Record, group: Group | None, epoch: int, now: float) -> None:
+    def _name(self, record: Record, group: Group | None, epoch: int, now: float) -> None:
         lineage = lineage_of(group) if group is not None else None
         record.group, record.voter.told = group, lineage
         member = group is not None and self._node in group.members
@@ -315,7 +309,7 @@ class LeaseDesk:
         elif record.unnamed_since is None:
             record.unnamed_since = now
 
-    def _idle(self, record: _Record, now: float) -> bool:
+    def _idle(self, record: Record, now: float) -> bool:
         return (
             record.unnamed_since is not None
             and now - record.unnamed_since > FORGET_S
@@ -427,14 +421,14 @@ class LeaseDesk:
             if self._started:
                 self._stir(request.key, now)
 
-    def _keep(self, key: Key, record: _Record, sender: str, answer: LeaseAnswer) -> None:
+    def _keep(self, key: Key, record: Record, sender: str, answer: LeaseAnswer) -> None:
         """Answers once the disk has what the answer rests on."""
         body = record.body(key)
         if body != record.saved:
             record.saved = body
-            record.waiting.append(_Waiting(next(self._tokens), []))
+            record.waiting.append(Waiting(next(self._tokens), []))
             self._saving[record.waiting[-1].token] = key
-            self._out.append(Save(record.waiting[-1].token, _name(key), body))
+            self._out.append(Save(record.waiting[-1].token, name_of(key), body))
         if not record.waiting:
             self._reply(sender, answer)
         elif len(record.waiting[-1].answers) >= WAITING_MAX:
@@ -451,7 +445,7 @@ class LeaseDesk:
             self._check_overdue(key, record, record.group, now)
             self._vigil.changes(self._silence.changes_at(record.group, record.overdue is not None))
 
-    def _check_overdue(self, key: Key, record: _Record, group: Group, now: float) -> None:
+    def _check_overdue(self, key: Key, record: Record, group: Group, now: float) -> None:
         before = record.overdue
         if before is None and self._silence.isolated_s(group, now) >= group.stop_after_s:
             record.overdue = self._generation
@@ -461,11 +455,11 @@ class LeaseDesk:
         if record.overdue != before:
             self._stirred[key] = None
             record.saved = record.body(key)
-            self._out.append(Save(next(self._tokens), _name(key), record.saved))
+            self._out.append(Save(next(self._tokens), name_of(key), record.saved))
 
-    def _new(self, key: Key, voter: Voter) -> _Record:
+    def _new(self, key: Key, voter: Voter) -> Record:
         holder = Holder(self._node, key, self._draw, self._lied, self.excluded)
-        record = _Record(voter, holder)
+        record = Record(voter, holder)
         record.saved = record.body(key)
         self._records[key] = record
         return record
@@ -488,11 +482,6 @@ class LeaseDesk:
 
     def _tell(self, reason: str, message: str, key: Key | None = None) -> None:
         self._out.append(Tell(reason, message, key, warning=True))
-
-
-def _name(key: Key) -> str:
-    workload_uid, replica = key
-    return f"{NAME}.{workload_uid}.{replica}"
 
 
 def _refused(request: LeaseRequest, reason: str) -> LeaseAnswer:
