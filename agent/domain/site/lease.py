@@ -211,8 +211,8 @@ class LeaseDesk:
             return f"of {', '.join(group.voters)}, which vote on it, these are not heard: {lacks}"
         blank = [v for v in group.voters if blank_until.get(v, 0.0) > now]
         if len(group.voters) - len(blank) < group.majority:
-            text = f"cannot know yet what ran before: they grant nothing for up to {LEASE_MAX_S:g} s"
-            return f"{', '.join(blank)}, which vote on it, {text}"
+            why = f"what ran before: they grant nothing for up to {LEASE_MAX_S:g} s"
+            return f"{', '.join(blank)}, which vote on it, cannot know yet {why}"
         return ""
 
     def free_at(self, key: Key, now: float) -> float:
