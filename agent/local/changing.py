@@ -52,6 +52,9 @@ ID_MAX = 100
 REFUSALS = 10  # of one caller, in a minute
 ANSWERS_MAX = 128
 
+_Key = tuple[str, bytes]
+"""By whom, and all that was asked for: its id alone does not tell one change from another."""
+
 
 class Changing:
     """`at`: what time it is, unix seconds."""
@@ -64,7 +67,7 @@ class Changing:
         self._journal = journal
         self._at = at
         self._refusals = Tries(REFUSALS)
-        self._answers: dict[tuple[str, str], asyncio.Task[local_pb2.ChangeResponse]] = {}
+        self._answers: dict[_Key, asyncio.Task[local_pb2.ChangeResponse]] = {}
 
     async def change(
         self, caller: Caller, request: local_pb2.ChangeRequest
@@ -73,7 +76,7 @@ class Changing:
         self._check(request)
         if request.dry_run:
             return await self._once(caller, request)
-        key = (caller.by, request.id)
+        key = (caller.by, request.SerializeToString(deterministic=True))
         known = self._answers.get(key)
         if known is None:
             # In a task of its own: what was begun is not left half done when its caller goes away.
@@ -83,7 +86,7 @@ class Changing:
             known.add_done_callback(lambda task: self._forget(key, task))
         return await asyncio.shield(known)
 
-    def _forget(self, key: tuple[str, str], task: "asyncio.Task[local_pb2.ChangeResponse]") -> None:
+    def _forget(self, key: "_Key", task: "asyncio.Task[local_pb2.ChangeResponse]") -> None:
         """What was refused may be tried again."""
         if task.cancelled() or task.exception() is not None:
             self._answers.pop(key, None)
@@ -161,7 +164,7 @@ class Changing:
             self._site.check(wanted)
             return None
         made = await self._site.change(wanted)
-        if made.register != wanted.register:
+        if (made.register, made.value) != (wanted.register, wanted.value):
             raise invalid("another change was made with that id")
         return made
 
