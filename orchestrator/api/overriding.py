@@ -4,7 +4,7 @@ They only read and write the records; plans bring to the site what is written, a
 by it in its next tick (`orchestrator/domain/overrides_step.py`). Any member answers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.authz import Caller, require
@@ -21,12 +21,13 @@ from polder.v1 import common_pb2, operator_pb2
 
 LISTED_MAX = 1_000
 _ATTEMPTS = 8
+_WARNED_MAX = 5
 _HINT = "edgectl override list shows them"
 
 
 @dataclass(frozen=True, slots=True)
 class Overriding:
-    """Serves both RPCs."""
+    """Serves both RPCs, and warns those who write into what a site decided."""
 
     store: Store
     cache: Cache
@@ -73,6 +74,19 @@ class Overriding:
                 self._record(caller, before, request)
                 return response
         raise conflict("the override kept changing", "see edgectl override list, and try again")
+
+    def warn(self, results: Iterable[operator_pb2.ApplyResult]) -> None:
+        """Adds a warning to each workload of which a site decided something: it is still so."""
+        every = self._standing()
+        for result in results if every else ():
+            if result.outcome == operator_pb2.APPLY_OUTCOME_UNCHANGED:
+                continue
+            uid = result.resource.metadata.uid
+            mine = [item for item in every if uid and item.decision.workload_uid == uid]
+            for item in mine[:_WARNED_MAX]:
+                name = item.decision.replica
+                text = f"{name} is {item}; that goes on until `edgectl override drop {name}`"
+                result.warnings.append(text)
 
     # --- finding ---------------------------------------------------------------------------------
 

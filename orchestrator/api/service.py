@@ -75,6 +75,7 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
     ) -> operator_pb2.ApplyResponse:
         response = await self._applier.apply(caller_of(context), request)
         self._guards.warn(response.results)
+        self._overriding.warn(response.results)
         return response
 
     async def Get(  # noqa: N802

@@ -12,6 +12,7 @@ from typing import Any
 from orchestrator.api import conditions
 from orchestrator.api.index import Placed, WorkloadPlacement
 from orchestrator.api.views import LeaderView, Status
+from orchestrator.domain.reports import STOPPED_LOCALLY
 from orchestrator.records import StoredResource
 
 _NODES_NAMED = 3
@@ -126,7 +127,7 @@ def _phase(
     reason, message = _first_trouble(statuses, said)
     if counts["unknown"] and counts["unknown"] == counts["placed"]:
         return "Unknown", reason, message
-    if counts["running"] == 0 and desired:
+    if counts["running"] == 0 and desired and reason != STOPPED_LOCALLY:
         return "Pending", reason or "NotStarted", message
     troubled = counts["unknown"] or said.unplaced or any(map(_is_trouble, statuses))
     if troubled or said.rollout.get("phase") in ("Failed", "RolledBack"):

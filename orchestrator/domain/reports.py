@@ -21,6 +21,8 @@ LOG_MAX = 4_096
 NAME_MAX = 320
 CONDITIONS_MAX = 32
 NOT_READY = ("RuntimeDown",)
+STOPPED_LOCALLY = "StoppedLocally"
+"""The reason of a replica that operators of its site stopped."""
 TERMINATING = "Terminating"
 """The reason of a replica that is about to be stopped and serves nobody any more."""
 

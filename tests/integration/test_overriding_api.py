@@ -166,6 +166,16 @@ async def test_conditions_say_it_of_workload_replica_and_site(rig: Rig) -> None:
     assert (await conditions(rig, "Replica", "web-0"))["LocalOverride"]["reason"] == "Frozen"
 
 
+async def test_who_changes_the_workload_is_told(rig: Rig) -> None:
+    await decided(rig, stopped(rig))
+    answer = await rig.apply(
+        *(workload("web", namespace=n, replicas=3) for n in ("ward", "default"))
+    )
+    (warning,) = answer.results[0].warnings
+    assert warning.startswith("web-0 is stopped by operator/ann at n1: smoke; that goes on until")
+    assert not answer.results[1].warnings
+
+
 async def test_a_watcher_hears_of_it(rig: Rig) -> None:
     hub = rig.orchestrator.parts.hub
     heard: list[str] = []

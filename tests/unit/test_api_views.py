@@ -228,6 +228,7 @@ READY = view(replicas=reported(phase=RUNNING, ready=True))
 STARTING = view(replicas=reported(phase=PENDING))
 CRASHING = view(replicas=reported(phase=RUNNING, reason="CrashLoop", message="exit 1"))
 SILENT = view(Liveness.SILENT, replicas=reported(phase=RUNNING, ready=True))
+STOPPED = view(replicas=reported(phase=agent_pb2.REPLICA_PHASE_STOPPED, reason="StoppedLocally"))
 
 
 @pytest.mark.parametrize(
@@ -240,6 +241,7 @@ SILENT = view(Liveness.SILENT, replicas=reported(phase=RUNNING, ready=True))
         ([READY, SILENT], 0, "Degraded", "NodeSilent"),
         ([SILENT, SILENT], 0, "Unknown", "NodeSilent"),
         ([STARTING, STARTING], 0, "Pending", "NotStarted"),
+        ([STOPPED, STOPPED], 0, "Degraded", "StoppedLocally"),
         ([], 2, "Pending", "Cpu"),
     ],
 )
