@@ -11,6 +11,7 @@ above; boxes, links, clocks, disks, the dead-man's switch and the orchestrator a
 
     plain   links, agents, boxes, disks that fail for a while, uplinks, what a leader decides
     hard    also lost disks, suspended boxes, wrong wall clocks, weeks away
+    operators   also people at the site who stop, start, move and freeze
     desk    the leases alone, asked for by all members all the time; only if asked for
 """
 
@@ -31,6 +32,7 @@ from tests.sim.site_world import Dice, Violation
 MAKERS: dict[str, tuple[Callable[[str], Machine], Kind]] = {
     "plain": (SiteMachine, Kind()),
     "hard": (SiteMachine, Kind(hard=0.25)),
+    "operators": (SiteMachine, Kind(operators=0.3)),
     "desk": (DeskMachine, Kind(exclusive=1.0)),
 }
 SITE = "site"  # any of these, as the seed has it

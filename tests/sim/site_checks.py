@@ -7,6 +7,10 @@ Of an exclusive replica:
   no two stays write the same number;
 - no process of it begins that the dead-man's switch was not told of.
 
+Of any replica:
+
+- it does not begin where it is known for a while that operators stopped it.
+
 Of one that is not:
 
 - no stay yields to another but to one that is ready and stands above it.
@@ -22,11 +26,13 @@ from agent.domain.site.messages import Stay
 from agent.domain.view import ReplicaView
 from polder import epochs
 from tests.sim.site_box import Process
+from tests.sim.site_operators import Heeded
 from tests.sim.site_world import Violation, World
 
 # How old a winner's readiness may be that a yielding stay rests on: a claim and a beat are under
 # way for that long on a bad day.
 BELIEVED_S = 10.0
+UNDER_WAY_S = 5.0  # what was asked of a runtime before
 
 
 @dataclass(slots=True)
@@ -58,6 +64,7 @@ class Checks:
         self.stays: dict[Key, dict[tuple[str, str], Seen]] = {}
         self.begun: dict[Key, int] = {}
         self.armed: Callable[[str, str], bool] = lambda node, uid: True
+        self.heeded = Heeded()
         self._stopped: set[str] = set()  # by the orchestrator's word, whatever stands above them
         self._epochs: dict[tuple[str, str], tuple[Key, int]] = {}
 
@@ -67,6 +74,11 @@ class Checks:
         key, world = process.key, self.world
         world.tell(f"{process.node} runs {process.uid} of {key[1]}")
         self.begun[key] = self.begun.get(key, 0) + 1
+        if (known_s := self.heeded.for_s(process.node, key, world.now)) > UNDER_WAY_S:
+            raise Violation(
+                f"{process.uid} begins on {process.node}, which knows for {known_s:.1f} s that "
+                f"{key[1]} is stopped"
+            )
         others = self.running.setdefault(key, {})
         if key in self.exclusive:
             for other in others.values():

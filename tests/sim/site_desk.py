@@ -28,6 +28,7 @@ from agent.domain.site.messages import (
     Stopping,
     SwitchChanged,
 )
+from polder.overrides import Override
 
 BEAT_S = 1.0
 
@@ -80,6 +81,10 @@ class DeskMachine:
         ends = [until - STOP_S for until in self._armed.values()]
         dues = [self._desk.next_due(), self._beat_at, *(e for e in ends if e > self._last)]
         return min(due for due in dues if due is not None)
+
+    def overrides(self) -> tuple[Override, ...]:
+        """Nobody decides anything here."""
+        return ()
 
     def _keys(self, plan: ParsedPlan) -> dict[Key, str]:
         """What this node may hold, with the uid that the plan gives it."""

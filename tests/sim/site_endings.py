@@ -6,6 +6,8 @@ that calls for must follow, in time, and nothing else.
     the site has no power  all runs again within fifteen seconds of the agents and a start
     a link stays cut       nothing is lost, and nobody takes over again and again
     nothing                nothing
+
+or an operator at the site moves something, or stops and starts it (`site_operators.py`).
 """
 
 from collections.abc import Iterable
@@ -22,12 +24,16 @@ COLD_BOOT_S = 15.0
 AWAY_S = 8.0
 RESTART_S = 30.0
 CUT_S = 80.0
+OPERATORS = 0.6  # how probable it is that they do that one thing, where there are any
 ROUNDS_MAX = 6  # new processes of one replica while a link stays cut
 
 
 def end(story: Story) -> None:
     """Raises Violation."""
     story.world.run(story.world.now + SETTLED_S)
+    if story.operators is not None and story.operators.dice.random() < OPERATORS:
+        story.operators.end(_expected(story), _starts_s(story))
+        return
     endings = (_a_node_dies, _an_agent_restarts, _no_power, _a_link_stays_cut, _nothing)
     story.dice.choice(endings)(story)
 

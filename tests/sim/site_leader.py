@@ -19,6 +19,8 @@ from orchestrator.records import AssignmentRecord, ElectorateRecord, GroupRecord
 from orchestrator.scheduling.groups import BEFORE_MAX
 from polder import epochs
 from polder.identity import NodeId
+from polder.overrides import FROZEN, PLACED_ON, Override, Register, newer, to_message
+from polder.overrides import SITE as ANYWHERE
 from polder.succession import Contender
 from polder.v1 import plan_pb2
 from tests.sim.site_node import Node
@@ -78,6 +80,7 @@ class Leader:
         self.groups: dict[Key, list[GroupRecord]] = {}
         self._plans: dict[str, list[bytes]] = {name: [] for name in self.nodes}
         self._content: dict[str, bytes] = {}
+        self.overrides: dict[Register, Override] = {}
         self._uids = 0
         self._changes, self._composed = 0, -1
         self._blank: set[str] = set()  # joined again, and know nothing
@@ -135,7 +138,7 @@ class Leader:
         """To another node: a new stay, and a stop for the old one at once if there may be but one.
         A group that does not have the target is followed by one that has."""
         stays = self.stays(key)
-        if not stays:
+        if not stays or self._frozen():
             return
         node, item = stays[-1]
         group, exclusive = self._group(item), self.replicas[key].exclusive
@@ -251,6 +254,32 @@ class Leader:
                     self.nodes[name].hear_orchestrator()  # a session is open
                 local = {s.uid: s.takes_over for s in agent.stays if s.takes_over and not s.stop}
                 self.reports[name] = Report(agent.views, local, self.nodes[name].now())
+                self._merge(agent.machine.overrides())
+
+    def _merge(self, told: Iterable[Override]) -> None:
+        """What operators of the site decided, by the rule that all go by."""
+        for override in newer(told, self.overrides):
+            self.overrides[override.register] = override
+            self._changes += 1
+
+    def _take_back(self) -> None:
+        """What was moved is where it was to be: that is a record now, and no override any more."""
+        for override in list(self.overrides.values()):
+            stays = self.stays(override.subject) if override.field == PLACED_ON else []
+            if not stays or stays[-1][0] != override.value:
+                continue
+            if override.stands and stays[-1][1].epoch > override.base_epoch:
+                done = replace(override, value="", stamp=override.stamp + 1, node="", id="")
+                self._merge([done])
+
+    def asked(self, key: Key) -> str:
+        """The node to which operators moved it."""
+        found = self.overrides.get((*key, PLACED_ON))
+        return found.value if found is not None else ""
+
+    def _frozen(self) -> bool:
+        found = self.overrides.get((*ANYWHERE, FROZEN))
+        return found is not None and found.stands
 
     def _views(self, key: Key) -> Iterator[tuple[str, ReplicaView]]:
         for name in sorted(self._heard()):
@@ -273,6 +302,7 @@ class Leader:
                 self._adopt(key, replica)
                 self._retire(key, replica)
         self._forget_stops()
+        self._take_back()
         for name in sorted(self._blank & self._heard()):
             self._renumber(name)
         for name in self.nodes:
@@ -340,6 +370,7 @@ class Leader:
                 other, local.uid, local.epoch, local.ready, self._ready_for_s(other, local)
             ),
             same_site=True,
+            asked=self.asked(key),
         )
 
     def _ready_for_s(self, node: str, view: ReplicaView) -> float:
@@ -390,6 +421,11 @@ class Leader:
             message.stops.add(namespace="d", replica=key[1], replica_uid=uid, cause=cause)
         for peer in peers_of(name, every):
             message.roster.add(node=peer, endpoints=[f"{peer}:7445"], certificate=peer.encode())
+        told_keys = {ANYWHERE, *(key_of(i) for i in self.placements[name].values())}
+        told_keys |= {key_of(role.assignment) for role in roles_of(name, every)}
+        for _, override in sorted(self.overrides.items()):
+            if override.subject in told_keys:
+                message.overrides.append(to_message(override))
         message.assignment_count = len(message.assignments)
         message.stop_count = len(message.stops)
         message.standby_role_count = len(message.standby_roles)

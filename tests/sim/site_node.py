@@ -33,6 +33,7 @@ from agent.domain.reconcile import Reconciler
 from agent.domain.site.messages import (
     Ability,
     AbleTo,
+    Answer,
     Arm,
     Booted,
     Condition,
@@ -56,6 +57,7 @@ from agent.domain.site.overlay import overlay
 from agent.domain.view import ReplicaView
 from agent.site.alone import NAME as ALONE
 from agent.site.alone import Alone
+from polder.overrides import Override
 from tests.sim.site_box import Disk, Runtime, Switch
 from tests.sim.site_checks import Checks
 from tests.sim.site_world import Clock, Network, Violation, World
@@ -71,6 +73,8 @@ class Machine(Protocol):
     def handle(self, event: Event, now: float) -> list[Instruction]: ...
 
     def next_due(self) -> float | None: ...
+
+    def overrides(self) -> tuple[Override, ...]: ...
 
 
 class Agent:
@@ -133,6 +137,8 @@ class Agent:
         now = node.now()
         self._count()
         self._act(deque(self.machine.handle(event, now)))
+        overrides = self.machine.overrides()
+        self.node.checks.heeded.heeds(self.node.name, overrides, self.world.now)
         self._set_timer()
         if (body := node.alone.to_save(now, node.wall())) is not None:
             node.disk.put(ALONE, body)
@@ -170,6 +176,8 @@ class Agent:
                 self._use()
             case Tell(reason, message, key, _):
                 self.world.tell(f"{node.name} tells {reason} {key[1] if key else ''}: {message}")
+            case Answer(id):
+                node.answers[id] = instruction
             case Condition(type_, message):
                 self.conditions[type_] = message
 
@@ -319,6 +327,7 @@ class Node:
         self.torn = 0.0
         self.sluggish = 0.02
         self.instance = ""
+        self.answers: dict[str, Answer] = {}
         self.suspended = False
         self.alone = Alone(self.boot_id, self.now())
         self._same_boot = False

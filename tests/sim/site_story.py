@@ -16,6 +16,7 @@ from tests.sim.site_checks import Checks
 from tests.sim.site_hard import happen
 from tests.sim.site_leader import Leader, Replica, template
 from tests.sim.site_node import Machine, Node
+from tests.sim.site_operators import Operators
 from tests.sim.site_world import CLEAR, Network, Violation, Weather, World
 
 START_S = 45.0
@@ -28,13 +29,15 @@ GRACES = ("0s", "1s", "5s")
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What a story may be about. `exclusive`: how probable it is of a replica. `hard`: how probable
-    it is that what happens next is rare and bad (`site_hard.py`)."""
+    it is that what happens next is rare and bad (`site_hard.py`); `operators`: that an operator
+    at the site does something (`site_operators.py`)."""
 
     exclusive: float = 0.5
     torn: float = 0.3
     chaos: float = 0.3
     leader: bool = True
     hard: float = 0.0
+    operators: float = 0.0
 
 
 class Story:
@@ -46,6 +49,7 @@ class Story:
         self.kind = kind
         self.calm = False
         self.hard_dice = world.own_dice("hard")  # so that other kinds play as ever
+        self.operators = Operators(self) if kind.operators else None
         self.checks = Checks(world)
         self.network = Network(world)
         count = dice.choice((1, 2, 3, 3, 3, 3, 4, 5))
@@ -131,6 +135,9 @@ class Story:
             node.torn = 0.002 if self.dice.random() < self.kind.torn else 0.0
 
     def _something(self) -> None:
+        if self.operators is not None and self.operators.dice.random() < self.kind.operators:
+            self.operators.happen()
+            return
         if self.kind.hard and self.hard_dice.random() < self.kind.hard:
             happen(self)
             return
@@ -315,6 +322,8 @@ class Story:
             node.power_on(0.5)
             if node.agent is None:
                 self.world.after(1.0, node.start)
+        if self.operators is not None:
+            self.operators.calm()
         if dice.random() < 0.6:
             self.leader.present = True
             self.leader.reachable = set(self.by_name)
@@ -331,12 +340,14 @@ class Story:
             if replica.deleted:
                 if self.leader.present and runs:
                     return f"{key[1]} is deleted and runs on {sorted(runs)}"
+            elif self.operators is not None and (wrong := self.operators.wrong(key, runs)):
+                return wrong
             elif replica.stop_after_s and not self.leader.present:
                 continue
             elif self.must_run(key, replica):
                 if not self.is_ready(key):
                     return f"{key[1]} is lost: {sorted(runs)} run, none is ready"
-                if len(runs) > 1 and self._acquainted({node for node, _ in runs}):
+                if len(runs) > 1 and self.acquainted({node for node, _ in runs}):
                     return f"{key[1]} runs on {sorted(runs)}"
         return ""
 
@@ -346,13 +357,15 @@ class Story:
         stays = self.checks.stays.get(key, {})
         return any(place in runs and seen.ready for place, seen in stays.items())
 
-    def _acquainted(self, names: set[str]) -> bool:
+    def acquainted(self, names: set[str]) -> bool:
         """Whether the plans of these let them speak with each other."""
         return all(self.by_name[a].knows(b) for a in names for b in names - {a})
 
     def must_run(self, key: Key, replica: Replica) -> bool:
         """As far as anybody can ask for: somebody lives who may hold it by the word of every group
         that was ever formed, and who reaches a majority of each."""
+        if self.operators is not None and self.operators.is_stopped(key):
+            return False
         groups = self.leader.groups[key]
         return any(
             all(
@@ -373,4 +386,4 @@ class Story:
         """How many of its voters live and are acquainted with it: one that was away when the group
         was made goes by a plan that may not name the others, and does not speak with them."""
         alive = (self.alive() & set(group.voters)) - set(but)
-        return sum(voter == name or self._acquainted({name, voter}) for voter in alive)
+        return sum(voter == name or self.acquainted({name, voter}) for voter in alive)
