@@ -91,7 +91,7 @@ class Exclusives(Part):
         node, group = self._node(holder), holder.record.group
         if node is None or group is None or not node.site or not node.reachable:
             return []
-        if not group.exclusive or not self._groups.can_change(group):
+        if not group.exclusive or not self._groups.can_change(group, self._epoch(holder)):
             return []
         site = self._site_mask(node.site) & self._table.flags("reachable")
         mine = np.zeros(self._table.size, dtype=np.bool_)
@@ -152,7 +152,7 @@ class Exclusives(Part):
         for holder in ordered(self._held):
             node, group = self._node(holder), holder.record.group
             if node is not None and group is not None and group.exclusive:
-                code, text = self._standing(node, group)
+                code, text = self._standing(node, group, self._epoch(holder))
                 if code:
                     self._told[code, text].append(holder.record.replica)
         for name in sorted(
@@ -165,7 +165,7 @@ class Exclusives(Part):
         for (code, text), names in self._told.items():
             self._explain(code, text, tuple(names))
 
-    def _standing(self, node: Node, group: GroupRecord) -> tuple[str, str]:
+    def _standing(self, node: Node, group: GroupRecord, epoch: int) -> tuple[str, str]:
         """(code, text) of what is wrong with a group; empty: nothing. Who is only silent, as all
         are when an orchestrator starts, is not yet missed."""
         missed = [name for name in group.voters if self._is_missed(name)]
@@ -188,6 +188,11 @@ class Exclusives(Part):
             who = f"{others} may take it over" if others else "no standby would do"
             text = f"node {node.name} is not heard, and may still run it: {who}, by a majority"
             return "ExclusiveWaits", text
+        if groups.is_last(group, epoch):
+            text = (
+                f"who votes on it changed {groups.BEFORE_MAX} times in one tenure, and stays as it"
+            )
+            return "GroupFull", f"{text} is until the agent of node {node.name} is restarted"
         return "", ""
 
     def _is_missed(self, name: str) -> bool:

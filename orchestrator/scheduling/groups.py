@@ -23,9 +23,9 @@ from orchestrator.scheduling.table import NodeTable
 from polder import epochs
 
 VOTERS_MIN = 3
-BEFORE_MAX = 16
-"""Former groups that a group names. Each change needs a majority of the last one, which knows of
-those that were sealed before it."""
+BEFORE_MAX = 64
+"""Former groups that a group names, of which none may be left out: who skips one does not seal it.
+So many changes during one tenure are the last, until somebody else has held the replica."""
 
 
 def shares(workload: Workload) -> bool:
@@ -73,8 +73,8 @@ class GroupMaker:
             return replace(wanted, number=number, forced=forced, before=before.before)
         if not wanted.exclusive:
             return wanted
-        former = (*before.before, ElectorateRecord(before.number, before.voters))
-        return replace(wanted, before=_unsealed(former, epoch)[-BEFORE_MAX:])
+        former = _before_the_next(before, epoch)
+        return before if len(former) > BEFORE_MAX else replace(wanted, before=former)
 
     def _is_as_wanted(self, before: GroupRecord, row: int, standbys: Sequence[str]) -> bool:
         return (
@@ -83,9 +83,12 @@ class GroupMaker:
             and before.stop_after_s == self._stop_after_s
         )
 
-    def can_change(self, group: GroupRecord) -> bool:
-        """Whether it can be sealed: a majority of its voters is heard."""
-        return not group.exclusive or len(self.heard(group.voters)) >= group.majority
+    def can_change(self, group: GroupRecord, epoch: int) -> bool:
+        """Whether another may follow: a majority of its voters is heard, so that it can be sealed,
+        and the next one can name all before it. `epoch`: as for `after`."""
+        if not group.exclusive:
+            return True
+        return len(self.heard(group.voters)) >= group.majority and not is_last(group, epoch)
 
     def heard(self, names: Iterable[str]) -> list[str]:
         """Those of the nodes from which something is heard."""
@@ -142,6 +145,16 @@ class GroupMaker:
                 if node.reachable and not node.deleting and node.liveness is not Liveness.NEVER_SEEN
             ]
         return self._at[site]
+
+
+def is_last(group: GroupRecord, epoch: int) -> bool:
+    """Whether none may follow it before the replica has another holder. `epoch`: the highest that
+    is known of its present one."""
+    return len(_before_the_next(group, epoch)) > BEFORE_MAX
+
+
+def _before_the_next(group: GroupRecord, epoch: int) -> tuple[ElectorateRecord, ...]:
+    return _unsealed((*group.before, ElectorateRecord(group.number, group.voters)), epoch)
 
 
 def _unsealed(former: tuple[ElectorateRecord, ...], epoch: int) -> tuple[ElectorateRecord, ...]:

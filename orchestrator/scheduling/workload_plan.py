@@ -391,7 +391,7 @@ class WorkloadPlan(Changes):
         chooser, group = self._standby_chooser(), record.group
         if group is None or not group.exclusive or not self._exclusive:
             names = chooser.renew(row, record.standbys)
-        elif not self._groups.can_change(group):
+        elif not self._groups.can_change(group, self._epoch(holder)):
             return record.standbys, group
         elif self._is_lost(self._table.nodes[row]):
             names = chooser.relieve(row, record.standbys)

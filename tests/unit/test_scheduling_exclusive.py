@@ -7,6 +7,7 @@ import pytest
 
 from orchestrator.domain.liveness import Liveness
 from orchestrator.records import AssignmentRecord, GroupRecord
+from orchestrator.scheduling import groups
 from orchestrator.scheduling.decisions import Cause, Plan
 from orchestrator.scheduling.exclusive import ISOLATION_MARGIN_S
 from orchestrator.scheduling.snapshot import Mode, Observed, Resources, Template
@@ -144,6 +145,38 @@ def test_groups_before_the_last_that_had_a_holder_need_no_seal() -> None:
     lose(world, group(world).witnesses[0], since=-1e6)
     world.step()
     assert [e.number for e in group(world).before] == numbers[1:], "its holder came by the second"
+
+
+def test_no_former_group_is_ever_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is not named is not sealed, and its voters may let another holder in."""
+    monkeypatch.setattr(groups, "BEFORE_MAX", 3)
+    world = settled(site_of(12))
+    numbers = [group(world).number]
+    for _ in range(3):
+        lose(world, group(world).witnesses[0], since=-1e6)
+        world.step()
+        numbers.append(group(world).number)
+    assert [e.number for e in group(world).before] == numbers[:3]
+    full, (node, item) = group(world), holder(world)
+    lose(world, full.witnesses[0], since=-1e6)
+    decided = world.step()
+    assert group(world) == full and "GroupFull" in told(decided)
+    assert f"until the agent of node {node} is restarted" in told(decided)["GroupFull"]
+    by_lease = epochs.after(full.number)
+    world.observed[node, item.replica_uid] = Observed(True, True, 1, epoch=by_lease)
+    decided = world.step()
+    assert "GroupFull" not in told(decided)
+    assert [e.number for e in group(world).before] == [full.number], "its holder came by that one"
+
+
+def test_what_cannot_be_handed_over_any_more_stops_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "BEFORE_MAX", 0)
+    world = settled(site_of(5))
+    node, _ = holder(world)
+    world.change(node, draining=True)
+    decided = world.step()
+    ((stopped, moved_to),) = [(stop.node, stop.moved_to) for stop in decided.stop]
+    assert (stopped, moved_to) == (node, "") and not decided.place
 
 
 def test_without_another_node_a_lost_voter_stays() -> None:
