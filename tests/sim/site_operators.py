@@ -152,7 +152,8 @@ class Operators:
     def _is_moved(self, key: Key, starts_s: float) -> None:
         story, holder = self.story, self._holders(key)[0]
         members = story.leader.groups[key][-1].members
-        others = sorted((story.alive() & set(members)) - {holder})
+        know = {node.name for node in self.concerned(key)}
+        others = sorted((know & set(members)) - {holder})
         if not others:
             return
         target = self.dice.choice(others)

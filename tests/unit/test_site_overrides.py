@@ -58,7 +58,9 @@ overrides = st.builds(
     lambda field, value, replica, stamp, node, id, conflict: Override(
         field,
         value and (TRUE if field != PLACED_ON else node),
-        *(("", "", "") if field == FROZEN else ("w", "ns", replica)),
+        "" if field == FROZEN else "w",
+        "" if field == FROZEN else "ns",
+        "" if field == FROZEN else replica,
         id,
         stamp,
         node,

@@ -86,8 +86,9 @@ class Decisions:
         return self.get(SITE, FROZEN)
 
     def placed(self, key: Key) -> str:
-        """Where it is wanted; empty: nobody said."""
-        found = self.get(key, PLACED_ON)
+        """Where it is wanted; empty: nobody said. As soon as it was heard: a claim of that node may
+        come before our disk is done, and is not to be outbid."""
+        found = self._wanted.get((*key, PLACED_ON))
         return found.value if found is not None else ""
 
     def target(self, key: Key, epochs: Iterable[int]) -> str:
