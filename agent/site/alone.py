@@ -1,16 +1,30 @@
 """For how long no orchestrator was heard, counted over restarts of the agent and of the box.
 
 `agent/site/loop.py` saves it now and then: the promise "takes over for so long" must not begin anew
-with every power cut. Time while the box was off counts if its clock knows of it; a clock that was
-set back adds nothing, and one that was set forward ends the promise early, which stops nothing.
+with every power cut. What was heard after that counts as time alone; where a replica stops after a
+while alone it is saved more often, as a crash of the agent would stop it. Time while the box was
+off counts if its clock knows of it; a clock that was set back adds nothing, and one that was set
+forward ends the promise early, which stops nothing.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from agent.domain.plan import ParsedPlan
+
 NAME = "_alone"
 SAVE_EVERY_S = 600.0
+OF_STOP_AFTER = 1 / 3
+
+
+def save_every_s(plan: ParsedPlan | None) -> float:
+    """For a node with this plan."""
+    if plan is None:
+        return SAVE_EVERY_S
+    shares = (*plan.assignments.values(), *(role.assignment for role in plan.roles.values()))
+    limits = (share.group.stop_after_s for share in shares if share.group is not None)
+    return min((SAVE_EVERY_S, *(limit * OF_STOP_AFTER for limit in limits if limit)))
 
 
 @dataclass(slots=True)
@@ -40,11 +54,13 @@ class Alone:
     def for_s(self, now: float) -> float:
         return max(0.0, now - self.since)
 
-    def to_save(self, now: float, wall: float) -> Mapping[str, Any] | None:
+    def to_save(
+        self, now: float, wall: float, every_s: float = SAVE_EVERY_S
+    ) -> Mapping[str, Any] | None:
         """None while what is saved is good enough."""
         alone_s = self.for_s(now)
         ended = alone_s < SAVE_EVERY_S <= self.saved_s
-        if self.saved_at and now - self.saved_at < SAVE_EVERY_S and not ended:
+        if self.saved_at and now - self.saved_at < every_s and not ended:
             return None
         self.saved_at, self.saved_s = now, alone_s
         return {"alone_s": alone_s, "boot_id": self.boot_id, "at": now, "wall": wall}

@@ -72,7 +72,7 @@ from agent.domain.site.overlay import overlay
 from agent.domain.site.refusing import find
 from agent.site.abilities import Judge, Judged, deaf
 from agent.site.alone import NAME as ALONE
-from agent.site.alone import Alone
+from agent.site.alone import Alone, save_every_s
 from agent.site.memory import Memory
 from agent.site.network import Network
 from agent.site.prefetch import Prefetch
@@ -279,9 +279,7 @@ class SiteLoop:
         if self._plan is None or not self._plan.site.peers:
             return
         self._handle(Stopping())
-        body = self._alone.to_save(boottime(), time.time())
-        if body is not None:
-            self._save(Save(0, ALONE, body))
+        self._save_alone(every_s=0.0)
         if has_exclusive(self._plan):
             await asyncio.sleep(RENEW_S)
         if self._saves:
@@ -369,11 +367,14 @@ class SiteLoop:
         while True:
             if self._around.hears_orchestrator():
                 self.orchestrator_heard()
-            body = self._alone.to_save(boottime(), time.time())
-            if body is not None:
-                self._save(Save(0, ALONE, body))
+            self._save_alone(save_every_s(self._plan))
             self._publish_standbys()
             await asyncio.sleep(SIGNS_EVERY_S)
+
+    def _save_alone(self, every_s: float) -> None:
+        body = self._alone.to_save(boottime(), time.time(), every_s)
+        if body is not None:
+            self._save(Save(0, ALONE, body))
 
     # ---- what it is able to ----
 

@@ -56,7 +56,7 @@ from agent.domain.site.messages import (
 from agent.domain.site.overlay import overlay
 from agent.domain.view import ReplicaView
 from agent.site.alone import NAME as ALONE
-from agent.site.alone import Alone
+from agent.site.alone import Alone, save_every_s
 from polder.overrides import Override
 from tests.sim.site_box import Disk, Runtime, Switch
 from tests.sim.site_checks import Checks
@@ -140,7 +140,9 @@ class Agent:
         overrides = self.machine.overrides()
         self.node.checks.heeded.heeds(self.node.name, overrides, self.world.now)
         self._set_timer()
-        if (body := node.alone.to_save(now, node.wall())) is not None:
+        ends = isinstance(event, Stopping)
+        every_s = 0.0 if ends else save_every_s(self.plan)
+        if (body := node.alone.to_save(now, node.wall(), every_s)) is not None:
             node.disk.put(ALONE, body)
 
     def _count(self) -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from agent.site.alone import SAVE_EVERY_S, Alone
+from agent.site.alone import SAVE_EVERY_S, Alone, save_every_s
+from tests.unit.site_lab import group, planned
 
 DAY = 86_400.0
 YEAR = 365 * DAY
@@ -54,3 +55,23 @@ def test_it_is_saved_now_and_then_and_read_as_it_was() -> None:
 
 def test_damage_is_as_if_nothing_had_been_saved() -> None:
     assert Alone.read({"alone_s": "x"}, "b1", 5.0, 2e9).for_s(5.0) == 0.0
+
+
+def test_before_the_agent_ends_it_is_saved_however_fresh_that_is() -> None:
+    alone = Alone("b1", 0.0)
+    assert alone.to_save(1.0, 2e9) is not None
+    alone.heard(500.0)
+    assert alone.to_save(500.0, 2e9 + 500) is None
+    body = alone.to_save(500.0, 2e9 + 500, every_s=0.0)
+    assert body is not None
+    assert Alone.read(body, "b1", 504.0, 2e9 + 504).for_s(504.0) == 4.0
+
+
+@pytest.mark.parametrize(("stop_after_s", "every_s"), [(0.0, SAVE_EVERY_S), (300.0, 100.0)])
+def test_where_a_replica_stops_after_a_while_alone_it_is_saved_more_often(
+    stop_after_s: float, every_s: float
+) -> None:
+    """What was heard since counts as time alone after a crash: that must not stop the replica."""
+    who = group("a", "b", exclusive=True, stop_after_s=stop_after_s)
+    assert save_every_s(planned("a", who)) == save_every_s(planned("b", who)) == every_s
+    assert save_every_s(None) == SAVE_EVERY_S
