@@ -11,10 +11,11 @@ from agent.domain.plan import STOPPED_LOCALLY, ParsedPlan
 from agent.inventory import Amounts
 from agent.runtime.simulated import SimulatedRuntime
 from agent.site.abilities import Judge
-from agent.site.loop import Refused, SiteLoop, Surroundings
+from agent.site.loop import Refused, SiteLoop
 from agent.site.memory import Memory
 from agent.site.network import Network
 from agent.site.prefetch import Prefetch
+from agent.site.surroundings import Surroundings
 from agent.site.switch_client import SwitchClient
 from agent.supervisor import Supervisor, SupervisorConfig
 from polder.overrides import FROZEN, PLACED_ON, STOPPED, TRUE, Override
