@@ -119,12 +119,15 @@ class Invocation:
     def site(self) -> "SiteClient":
         from edgectl.site import link
         from edgectl.site.client import SiteClient
+        from edgectl.site.sessions import Sessions, default_directory
 
         endpoints = [
             config.checked_endpoint(link.normal(endpoint))
             for endpoint in self.options.site_endpoint
         ]
-        self._site = SiteClient(endpoints, link.opener(self.access, self._timeout_s))
+        sessions = Sessions(default_directory(), self.access)
+        opener = link.opener(self.access, sessions, self._timeout_s)
+        self._site = SiteClient(endpoints, opener)
         return self._site
 
     @property

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgectl.plain import plain
-from edgectl.site.picture import RUNS, WITNESS, KnownOverride, Picture, ReplicaPicture, Role, Silent
+from edgectl.site.picture import WITNESS, KnownOverride, Picture, ReplicaPicture, Role, Silent
 from polder.manifest import API_VERSION
 from polder.overrides import FROZEN, PLACED_ON, STOPPED
 from polder.v1 import agent_pb2, common_pb2, local_pb2
@@ -27,6 +27,11 @@ _PHASES = {
     agent_pb2.REPLICA_PHASE_SUCCEEDED: "Succeeded",
     agent_pb2.REPLICA_PHASE_FAILED: "Failed",
 }
+_PRESENT = (
+    agent_pb2.REPLICA_PHASE_RUNNING,
+    agent_pb2.REPLICA_PHASE_STOPPING,
+    agent_pb2.REPLICA_PHASE_ORPHANED,
+)
 _UNABLE = "RuntimeDown"  # of a node's conditions: nothing starts there
 _OVERRIDES = {STOPPED: "Stopped", PLACED_ON: "PlacedOn", FROZEN: "Frozen"}
 _VOLATILE = ("usage", "usageAt", "observedAt", "leaseUntilAt", "autonomyUntilAt", "isolatedSinceAt")
@@ -146,7 +151,7 @@ def _node(picture: Picture, shown: local_pb2.ShowResponse) -> Status:
         "isolatedSinceAt": now_ms - shown.isolated_ms if shown.isolated_ms else 0,
         "autonomous": bool(shown.autonomy_left_ms),
         "autonomyUntilAt": now_ms + shown.autonomy_left_ms if shown.autonomy_left_ms else 0,
-        "replicas": sum(replica.role == RUNS for replica in shown.replicas),
+        "replicas": sum(replica.status.phase in _PRESENT for replica in shown.replicas),
         "peers": [
             {"node": peer.node, "shares": peer.shares, "heard": peer.heard} for peer in shown.peers
         ],
@@ -191,7 +196,8 @@ def _stays(picture: Picture, replica: ReplicaPicture) -> Iterator[_Stay]:
         "conditions": _overridden(picture, replica),
     }
     running = replica.running
-    for role in running:
+    present = [role for role in running if role.replica.status.phase in _PRESENT]
+    for role in present or running:  # where it was before it moved is of no interest
         yield _stay(role, role.node, _own_status(role) | common)
     hearsay = replica.said_to_run(picture.silent_nodes)
     newest = max((role.replica.status.epoch for role in running), default=0)

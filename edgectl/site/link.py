@@ -19,6 +19,7 @@ from edgectl.errors import CallError
 from edgectl.failures import named, short
 from edgectl.site import clocks
 from edgectl.site.access import Access, NotProven
+from edgectl.site.sessions import Session, Sessions
 from edgectl.site.together import together
 from polder.local_access import DEFAULT_PORT, NONCE_BYTES, SERVER_NAME, SESSION_KEY
 from polder.v1 import agent_pb2, local_pb2
@@ -75,11 +76,11 @@ def normal(text: str) -> str:
     return text if ":" in text.rpartition("]")[2] else f"{text}:{DEFAULT_PORT}"
 
 
-def opener(access: Access, timeout_s: float) -> Opener:
+def opener(access: Access, sessions: Sessions, timeout_s: float) -> Opener:
     """`timeout_s` bounds each call."""
 
     def open_(endpoints: Sequence[str]) -> Link:
-        return NodeLink(*first_certificate(endpoints), access, timeout_s)
+        return NodeLink(*first_certificate(endpoints), access, sessions, timeout_s)
 
     return open_
 
@@ -123,15 +124,23 @@ def certificate_at(endpoint: str, timeout_s: float = CONNECT_S) -> bytes:
 class NodeLink:
     """A `Link` over gRPC. Raises CallError when it cannot be made."""
 
-    def __init__(self, endpoint: str, certificate: bytes, access: Access, timeout_s: float) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        certificate: bytes,
+        access: Access,
+        sessions: Sessions,
+        timeout_s: float,
+    ) -> None:
         self.endpoint = endpoint
         self._certificate = certificate
         self._access = access
+        self._sessions = sessions
         self._timeout_s = timeout_s
         self._channel = _pinned(endpoint, certificate)
         self._stub = LocalServiceStub(self._channel)
         try:
-            self._enter()
+            self._use(sessions.find(certificate) or self._enter())
         except BaseException:
             self._channel.close()
             raise
@@ -157,7 +166,7 @@ class NodeLink:
 
     def reach(self, requests: Iterable[local_pb2.ReachRequest]) -> Iterator[agent_pb2.RelayRequest]:
         """A session that ended meanwhile is not renewed: input may have been taken already."""
-        call: Any = self._stub.Reach(iter(requests), metadata=self._session)
+        call: Any = self._stub.Reach(iter(requests), metadata=self._metadata)
         try:
             yield from call
         except grpc.RpcError as error:
@@ -165,7 +174,13 @@ class NodeLink:
         finally:
             call.cancel()
 
-    def _enter(self) -> None:
+    def _use(self, session: Session) -> None:
+        self.node, self.site = session.node, session.site
+        self.by, self.roles = session.by, session.roles
+        self.warnings, self.offset_ms = session.warnings, session.offset_ms
+        self._metadata = ((SESSION_KEY, session.key),)
+
+    def _enter(self) -> Session:
         """Hear who it is, check that, and be let in."""
         nonce = os.urandom(NONCE_BYTES)
         limit_s = min(ANSWER_S_MAX, self._timeout_s)
@@ -181,26 +196,34 @@ class NodeLink:
             text = f"whoever answers at {self.endpoint} is not let near: {error}"
             hint = f"nodes are believed by the word of {self._access.vouches}"
             raise CallError(text, hint, code="UNAUTHENTICATED", reason="NotProven") from error
-        self.node, self.site = identity.node, identity.site
-        self.by, self.roles = entered.by, tuple(entered.roles)
-        self.offset_ms = clocks.offset(began_ms, answer.now_ms)
-        said = (warning, *entered.warnings, clocks.warning(self.node, self.offset_ms))
-        self.warnings = tuple(text for text in said if text)
-        self._session = ((SESSION_KEY, entered.session),)
+        offset_ms = clocks.offset(began_ms, answer.now_ms)
+        said = (warning, *entered.warnings, clocks.warning(identity.node, offset_ms))
+        session = Session(
+            node=identity.node,
+            site=identity.site,
+            by=entered.by,
+            roles=tuple(entered.roles),
+            warnings=tuple(text for text in said if text),
+            offset_ms=offset_ms,
+            until=(began_ms + entered.expires_in_ms) / 1000,
+            key=entered.session,
+        )
+        self._sessions.keep(self._certificate, session)
+        return session
 
     def _call(self, method: Callable[[LocalServiceStub], Callable[..., T]], request: Any) -> T:
-        """Enters again when the session is over: they last ten minutes."""
+        """Enters again when the session is over: they last ten minutes, and end with the agent."""
         try:
             return self._once(method, request)
         except CallError as error:
             if error.reason != "UnknownSession":
                 raise
-        self._enter()
+        self._use(self._enter())
         return self._once(method, request)
 
     def _once(self, method: Callable[[LocalServiceStub], Callable[..., T]], request: Any) -> T:
         try:
-            return method(self._stub)(request, timeout=self._timeout_s, metadata=self._session)
+            return method(self._stub)(request, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             raise self._failure(error, self._timeout_s) from error
 

@@ -132,11 +132,13 @@ def _say(invocation: Invocation, done: Iterable[tuple[str, Changed]]) -> int:
     if output:
         sys.stdout.write(structured(output, [_view(label, changed) for label, changed in done]))
         return 0
-    for label, changed in done:
-        message = safe(changed.answer.message)
-        print(f"{safe(label)}: {message} [{safe(changed.node)}]", flush=True)
+    where: dict[str, list[str]] = {}
+    for _, changed in done:
+        where.setdefault(changed.answer.message, []).append(changed.node)
         for warning in changed.answer.warnings:
             print(f"warning: {safe(changed.node)}: {safe(warning)}", file=sys.stderr)
+    for message, nodes in where.items():
+        print(f"{safe(message)} [{safe(', '.join(nodes))}]", flush=True)
     return 0
 
 

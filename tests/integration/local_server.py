@@ -55,7 +55,13 @@ class LocalNode(local_pb2_grpc.LocalServiceServicer):
     """One node. Tests change its fields; `entered` is what was shown to it."""
 
     def __init__(
-        self, authority: Authority, node: str, site: str = "ams", *, life: timedelta | None = None
+        self,
+        authority: Authority,
+        node: str,
+        site: str = "ams",
+        *,
+        life: timedelta | None = None,
+        endpoint: str = "127.0.0.1:0",
     ) -> None:
         uri = f"spiffe://{DOMAIN}/site/{site}/node/{node}"
         pem, key_pem = authority.issue(uri, [], life or timedelta(hours=1))
@@ -66,6 +72,8 @@ class LocalNode(local_pb2_grpc.LocalServiceServicer):
         self.answer = local_pb2.ShowResponse(node=node, site=site, now_ms=now_ms())
         self.clock_ms = 0
         self.sessions: set[str] = set()
+        self.session_ms = 600_000
+        self.seen_sessions: list[str] = []
         self.entered: list[local_pb2.EnterRequest] = []
         self.refuses: tuple[grpc.StatusCode, str, str, str] | None = None
         self.says: list[agent_pb2.RelayRequest] = []
@@ -76,7 +84,7 @@ class LocalNode(local_pb2_grpc.LocalServiceServicer):
         self.server = grpc.server(futures.ThreadPoolExecutor(8))
         local_pb2_grpc.add_LocalServiceServicer_to_server(self, self.server)
         secured = grpc.ssl_server_credentials([(site_key, site_pem)])
-        port = self.server.add_secure_port("127.0.0.1:0", secured)
+        port = self.server.add_secure_port(endpoint, secured)
         self.endpoint = f"127.0.0.1:{port}"
         self.server.start()
 
@@ -109,7 +117,9 @@ class LocalNode(local_pb2_grpc.LocalServiceServicer):
             refuse(context, *self.refuses)
         session = hashlib.sha256(os.urandom(8)).hexdigest()
         self.sessions.add(session)
-        return local_pb2.EnterResponse(session=session, by="operator/ann", roles=["admin"])
+        return local_pb2.EnterResponse(
+            session=session, by="operator/ann", roles=["admin"], expires_in_ms=self.session_ms
+        )
 
     def Show(
         self, request: local_pb2.ShowRequest, context: grpc.ServicerContext
@@ -156,7 +166,8 @@ class LocalNode(local_pb2_grpc.LocalServiceServicer):
         yield agent_pb2.RelayRequest(end=agent_pb2.RelayEnd(exit_code=7))
 
     def _check(self, context: grpc.ServicerContext) -> None:
-        given = dict(context.invocation_metadata()).get(SESSION_KEY)
+        given = str(dict(context.invocation_metadata()).get(SESSION_KEY))
+        self.seen_sessions.append(given)
         if given not in self.sessions:
             code = grpc.StatusCode.UNAUTHENTICATED
             refuse(context, code, "UnknownSession", "no such session", "enter again")

@@ -88,6 +88,7 @@ def operator(
 ) -> Operator:
     monkeypatch.setenv("EDGECTL_CONFIG", str(tmp_path / "config.yaml"))
     monkeypatch.delenv("EDGECTL_BREAK_GLASS_TOKEN", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return Operator(authority, tmp_path, capfd)
 
 
@@ -204,8 +205,50 @@ def test_a_session_that_is_over_is_renewed(node: Node, operator: Operator) -> No
     )
     one.forgets_after_show = True
     assert operator("--site-endpoint", one.endpoint, "stop", "db-0") == 0
-    assert operator.out == "replica/db-0: it will end within 30 s [node-a]\n"
+    assert operator.out == "it will end within 30 s [node-a]\n"
     assert len(one.entered) == 2
+
+
+def test_a_session_is_kept_for_the_next_command(
+    node: Node, operator: Operator, tmp_path: Path, authority: Authority, capfd: Any
+) -> None:
+    one = node()
+    words = ["--site-endpoint", one.endpoint, "get", "nodes", "-o", "name"]
+    for _ in range(3):
+        assert operator(*words) == 0
+    assert len(one.entered) == 1
+    (kept,) = (tmp_path / "cache" / "polder" / "sessions").iterdir()
+    assert kept.stat().st_mode & 0o777 == 0o600
+    one.sessions.clear()  # as when its agent was restarted
+    assert operator(*words) == 0
+    assert operator(*words) == 0
+    assert len(one.entered) == 2
+    kept.write_text("{")
+    assert operator(*words) == 0
+    assert len(one.entered) == 3
+    assert Operator(authority, tmp_path, capfd)(*words) == 0
+    assert len(one.entered) == 4, "another certificate does not use it"
+
+
+def test_a_session_that_is_about_to_end_is_not_used(node: Node, operator: Operator) -> None:
+    one = node()
+    one.session_ms = 10_000
+    for _ in range(2):
+        assert operator("--site-endpoint", one.endpoint, "get", "nodes") == 0
+    assert len(one.entered) == 2
+
+
+def test_what_answers_later_at_a_nodes_address_gets_nothing_of_it(
+    node: Node, operator: Operator
+) -> None:
+    """The session is bound to the certificate: another one is asked for proof again."""
+    one = node()
+    assert operator("--site-endpoint", one.endpoint, "get", "nodes") == 0
+    one.stop()
+    stranger = node(authority=Authority("another root"), endpoint=one.endpoint)
+    assert operator("--site-endpoint", one.endpoint, "get", "nodes") == 1
+    assert "is not let near" in operator.err
+    assert not stranger.seen_sessions
 
 
 def test_a_change_whose_answer_is_lost_is_sent_again_with_its_id(

@@ -357,7 +357,7 @@ def test_logs_of_what_runs_out_of_reach(site: FakeSite, operator: Operator) -> N
 
 def test_a_change_goes_to_the_node_that_runs_it(site: FakeSite, operator: Operator) -> None:
     assert operator("stop", "one-0", "--reason", "disk full", "--dry-run") == 0
-    assert operator.out == "replica/one-0: stop it is [node-a]\n"
+    assert operator.out == "stop it is [node-a]\n"
     (request,) = site.nodes["node-a"].changes
     assert (request.verb, request.namespace, request.replica) == ("stop", "shop", "one-0")
     assert (request.reason, request.dry_run) == ("disk full", True)
