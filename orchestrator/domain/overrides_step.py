@@ -114,11 +114,11 @@ class _Step:
             return ""
         here = [stay for stay in self._stays[decision.subject] if stay.site == override.site]
         newest = max(here, key=_order, default=None)
-        if newest is None:
-            return ""
-        if newest.node == decision.value and not newest.record.replaces:
-            return f"it is placed on node {newest.node}"
-        if newest.record.epoch <= decision.base_epoch or newest.node == decision.value:
+        if newest is None or newest.record.epoch < decision.base_epoch:
+            return ""  # from before: its site may move it back to where it was
+        if newest.node == decision.value:
+            return "" if newest.record.replaces else f"it is placed on node {newest.node}"
+        if newest.record.epoch == decision.base_epoch:
             return ""
         if override.judged or epochs.is_local(newest.record.epoch):
             return f"it went on to node {newest.node} since"

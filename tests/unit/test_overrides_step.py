@@ -219,6 +219,13 @@ def test_a_move_that_stands_is_taken_back_with_a_greater_stamp() -> None:
     assert read(after.record()) == after
 
 
+def test_a_move_back_to_where_the_record_still_has_it_is_not_done_yet() -> None:
+    """Another node took it over, which nobody has written down, and operators moved it back."""
+    given = override("placedOn", "a", base_epoch=E + 1, judged=True)
+    assert settled(given, a=stay()) == ()
+    assert outcome(given, a=stay(E + 2))[1] == "LocalOverrideDone"
+
+
 def test_a_move_that_was_overtaken_is_over() -> None:
     given = override("placedOn", "b", judged=True)
     for holder in (stay(E + 2), stay(decided_at(8))):
