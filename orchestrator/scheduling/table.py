@@ -131,7 +131,8 @@ class NodeTable:
                 self._sites[name].facts if name in self._sites else SiteFacts(name)
                 for name in self.site_names
             ]
-            self._policies = Policies(facts, self.now, lambda mask: mask[self.cell_site])
+            cell_site = self.cell_site  # not the table: with it a cycle, which is freed much later
+            self._policies = Policies(facts, self.now, lambda mask: mask[cell_site])
         return self._policies
 
     def rtt_ms(self, site: str) -> Floats:

@@ -1,5 +1,6 @@
 """What `plan()` decides, case by case, in a world where agents obey."""
 
+import gc
 from collections import Counter
 
 import pytest
@@ -11,6 +12,7 @@ from orchestrator.scheduling.plan import plan
 from orchestrator.scheduling.snapshot import Mode, Resources, Snapshot, Template
 from polder import epochs
 from polder.manifest import Placement, Spread, Taint, Toleration
+from polder.manifest.policy import SovereigntySpec
 from polder.manifest.update import Update
 from tests.unit.scheduling_world import SMALL, World, box
 
@@ -459,3 +461,23 @@ def test_a_changed_secret_is_a_new_generation_where_it_is_named() -> None:
     after = {n: p.generation for n, p in world.placements.items()}
     assert {n for n in after if after[n] != before[n]} == {node}
     assert world.step().changes_nothing
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def test_a_plan_leaves_nothing_to_the_garbage_collector() -> None:
+    """A leader plans every second. Tables of 10,000 nodes in reference cycles are freed so late
+    that its memory grows by a megabyte a second."""
+    world = three()
+    world.want("web", count=2, sovereignty=SovereigntySpec(residency=("NL",)))
+    world.want("free", count=5)
+    world.step()
+    snapshot = world.snapshot()
+    gc.collect()
+    gc.disable()
+    try:
+        plan(snapshot, world.now)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
