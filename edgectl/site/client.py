@@ -145,7 +145,9 @@ class SiteClient:
         """Of all nodes, oldest first, with what operators did there."""
         while True:
             now_ms = time.time_ns() // 1_000_000
-            found = happenings.merged(self._recalled(request), request, self._replicas_of(request))
+            replicas = self._replicas_of(request)
+            site, told = self.picture.site, self._recalled(request)
+            found = happenings.merged(site, told, request, replicas)
             yield operator_pb2.EventsResponse(events=found, now_ms=now_ms)
             if not request.follow:
                 return

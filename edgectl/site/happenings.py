@@ -3,12 +3,14 @@
 from collections.abc import Collection, Iterable, Iterator
 
 from polder import journal
+from polder.local_access import SITE_ACTIONS
 from polder.v1 import agent_pb2, common_pb2, local_pb2, operator_pb2
 
 _WARNING = {True: common_pb2.EVENT_TYPE_WARNING, False: common_pb2.EVENT_TYPE_NORMAL}
 
 
 def merged(
+    site: str,
     recalled: Iterable[tuple[str, local_pb2.RecallResponse]],
     request: operator_pb2.EventsRequest,
     replicas: Collection[str] = (),
@@ -18,20 +20,20 @@ def merged(
     found = [
         event
         for node, answer in recalled
-        for event in (*answer.events, *_journaled(node, answer.journal))
+        for event in (*answer.events, *_journaled(site, node, answer.journal))
         if _is_asked(event, request, replicas)
     ]
     found.sort(key=lambda event: event.last_at_ms)
     return found[-request.limit :] if request.limit else found
 
 
-def _journaled(node: str, entries: Iterable[agent_pb2.JournalEntry]) -> Iterator[common_pb2.Event]:
+def _journaled(
+    site: str, node: str, entries: Iterable[agent_pb2.JournalEntry]
+) -> Iterator[common_pb2.Event]:
     for entry in entries:
         said = journal.words(entry)
-        about = ("Replica", entry.namespace, entry.replica) if entry.replica else ("Node", "", node)
-        kind, namespace, name = about
         yield common_pb2.Event(
-            object=common_pb2.ResourceRef(kind=kind, namespace=namespace, name=name),
+            object=_about(site, node, entry),
             type=_WARNING[said.warning],
             reason=said.reason,
             message=said.message,
@@ -40,6 +42,15 @@ def _journaled(node: str, entries: Iterable[agent_pb2.JournalEntry]) -> Iterator
             last_at_ms=entry.at_ms,
             count=1,
         )
+
+
+def _about(site: str, node: str, entry: agent_pb2.JournalEntry) -> common_pb2.ResourceRef:
+    """As the orchestrator has it of what was uploaded."""
+    if entry.replica:
+        return common_pb2.ResourceRef(kind="Replica", namespace=entry.namespace, name=entry.replica)
+    if entry.verb in SITE_ACTIONS:
+        return common_pb2.ResourceRef(kind="Site", name=site)
+    return common_pb2.ResourceRef(kind="Node", name=node)
 
 
 def _is_asked(

@@ -311,6 +311,7 @@ def test_events_of_all_nodes_and_the_journal_in_one_order(
             at_ms=NOW - 9_000, by="operator/ann", verb="stop", namespace="shop", replica="one-0"
         ),
         agent_pb2.JournalEntry(at_ms=NOW - 8_000, by="break-glass/1f", verb="enter", purpose="p"),
+        agent_pb2.JournalEntry(at_ms=NOW - 7_000, by="operator/ann", verb="freeze"),
     ]
     operator("events", "--for", "replica/one-0", "-o", "json")
     found = [json.loads(line) for line in operator.out.splitlines()]
@@ -318,6 +319,8 @@ def test_events_of_all_nodes_and_the_journal_in_one_order(
     assert found[0]["source"] == "operator/ann at node-a"
     operator("events", "--for", "node/node-a", "-o", "json")
     assert [json.loads(line)["reason"] for line in operator.out.splitlines()] == ["LocalEnter"]
+    operator("events", "--for", "site/ams", "-o", "json")
+    assert [json.loads(line)["reason"] for line in operator.out.splitlines()] == ["LocalFreeze"]
     operator("events", "--for", "workload/one", "-o", "json")
     assert len(operator.out.splitlines()) == 2
 
