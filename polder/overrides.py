@@ -121,6 +121,14 @@ def _wrong(found: Override) -> str:
     return ""
 
 
+def words(found: Override) -> str:
+    """For people: `stopped by operator/ann at node-a: REASON`."""
+    what = {STOPPED: "stopped", FROZEN: "frozen"}.get(found.field, f"placed on {found.value}")
+    where = f" at {found.node}" if found.node else ""
+    why = f": {found.reason}" if found.reason else ""
+    return f"{what} by {found.by or 'somebody'}{where}{why}"
+
+
 def newer(told: Iterable[Override], known: Mapping[Register, Override]) -> list[Override]:
     """Which of those change what is known, one for each register."""
     found: dict[Register, Override] = {}

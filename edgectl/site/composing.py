@@ -13,7 +13,7 @@ from typing import Any
 from edgectl.plain import plain
 from edgectl.site.picture import WITNESS, KnownOverride, Picture, ReplicaPicture, Role, Silent
 from polder.manifest import API_VERSION
-from polder.overrides import FROZEN, PLACED_ON, STOPPED
+from polder.overrides import FROZEN, PLACED_ON, SITE, STOPPED, words
 from polder.v1 import agent_pb2, common_pb2, local_pb2
 
 Status = dict[str, Any]
@@ -130,7 +130,7 @@ def _node(picture: Picture, shown: local_pb2.ShowResponse) -> Status:
     conditions += [
         _override_condition(picture, known)
         for known in picture.overrides()
-        if known.in_force and known.concerns("", "") and shown.node in known.nodes
+        if known.in_force and known.concerns(SITE) and shown.node in known.nodes
     ]
     down = next((c for c in shown.conditions if c.status and c.type == _UNABLE), None)
     return {
@@ -196,8 +196,7 @@ def _stays(picture: Picture, replica: ReplicaPicture) -> Iterator[_Stay]:
         "conditions": _overridden(picture, replica),
     }
     running = replica.running
-    present = [role for role in running if role.replica.status.phase in _PRESENT]
-    for role in present or running:  # where it was before it moved is of no interest
+    for role in _present(replica) or running:  # where it was before it moved is of no interest
         yield _stay(role, role.node, _own_status(role) | common)
     hearsay = replica.said_to_run(picture.silent_nodes)
     newest = max((role.replica.status.epoch for role in running), default=0)
@@ -205,6 +204,11 @@ def _stays(picture: Picture, replica: ReplicaPicture) -> Iterator[_Stay]:
         yield _stay(hearsay, hearsay.replica.holder, _hearsay(picture, hearsay) | common)
     elif not running:
         yield _stay(replica.roles[0], "", _nowhere(picture, replica) | common)
+
+
+def _present(replica: ReplicaPicture) -> list[Role]:
+    """Where there is a pod of it."""
+    return [role for role in replica.running if role.replica.status.phase in _PRESENT]
 
 
 def _stay(role: Role, node: str, status: Status) -> _Stay:
@@ -264,7 +268,7 @@ def _nowhere(picture: Picture, replica: ReplicaPicture) -> Status:
     stopped = any(
         known.override.field == STOPPED and known.in_force
         for known in picture.overrides()
-        if known.concerns(replica.namespace, replica.name)
+        if known.concerns(replica.subject)
     )
     if missing:
         asked = " and ".join(missing)
@@ -297,7 +301,7 @@ def _unknown(role: Role) -> Status:
 def _standbys(picture: Picture, replica: ReplicaPicture) -> Iterator[Status]:
     """In the order in which they take over; then who only votes."""
     said = {role.node: role for role in replica.roles}
-    runs = {role.node for role in replica.running}
+    runs = {role.node for role in _present(replica)}
     witnesses = [node for node, role in said.items() if role.replica.role == WITNESS]
     for node in (*replica.members, *witnesses):
         if node not in runs:
@@ -310,6 +314,10 @@ def _ability(picture: Picture, node: str, role: Role | None) -> Status:
         reason = "NotReported" if reached else "NotReached"
         return {"state": "Unknown", "reason": reason, "message": "", "lastHeardAt": 0}
     standby, heard = role.replica.standby, role.shown.now_ms
+    if role.runs:  # it ran there, and may again
+        said = role.replica.status
+        found = {"state": "Unknown", "reason": said.reason, "message": said.message}
+        return found | {"lastHeardAt": heard}
     if role.replica.role == WITNESS:
         return {"state": "Votes", "reason": "", "message": "", "lastHeardAt": heard}
     state = "Able" if standby.able else "Unable"
@@ -321,7 +329,7 @@ def _ability(picture: Picture, node: str, role: Role | None) -> Status:
 
 
 def _overridden(picture: Picture, replica: ReplicaPicture) -> list[Status]:
-    own = [k for k in picture.overrides() if k.concerns(replica.namespace, replica.name)]
+    own = [k for k in picture.overrides() if k.concerns(replica.subject)]
     found = [_override_condition(picture, known) for known in own if known.in_force]
     return found + [
         _condition(
@@ -345,19 +353,10 @@ def _override_condition(picture: Picture, known: KnownOverride) -> Status:
         True,
         f"agent/{override.node}" if override.node else "orchestrator",
         _OVERRIDES.get(override.field, override.field),
-        told(known),
+        words(override),
         override.at_ms,
         picture.now_ms,
     )
-
-
-def told(known: KnownOverride) -> str:
-    """`stopped by operator/ann at node-a: fan broken`"""
-    override = known.override
-    what = {STOPPED: "stopped", PLACED_ON: f"placed on {override.value}", FROZEN: "frozen"}
-    where = f" at {override.node}" if override.node else ""
-    why = f": {override.reason}" if override.reason else ""
-    return f"{what.get(override.field, override.field)} by {override.by}{where}{why}"
 
 
 # --- pieces -------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from edgectl.errors import CallError
-from polder.overrides import BadOverride, Override, Register, from_message
+from polder.overrides import BadOverride, Override, Register, Subject, from_message
 from polder.v1 import agent_pb2, local_pb2
 
 RUNS, STANDBY, WITNESS = "Runs", "Standby", "Witness"
@@ -55,6 +55,11 @@ class ReplicaPicture:
         return self.roles[0].replica.status
 
     @property
+    def subject(self) -> Subject:
+        """What overrides know it by: of a workload that was deleted they do not count."""
+        return (self.status.workload_uid, self.name)
+
+    @property
     def running(self) -> tuple[Role, ...]:
         return tuple(role for role in self.roles if role.runs)
 
@@ -82,8 +87,8 @@ class KnownOverride:
         """It was not taken back."""
         return self.override.stands
 
-    def concerns(self, namespace: str, replica: str) -> bool:
-        return (self.override.namespace, self.override.replica) == (namespace, replica)
+    def concerns(self, subject: Subject) -> bool:
+        return self.override.subject == subject
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from polder.overrides import (
     from_message,
     next_stamp,
     to_body,
+    words,
 )
 from polder.v1 import plan_pb2
 
@@ -89,12 +90,7 @@ class LocalOverride:
         return replace(self, decision=replace(self.decision, conflict=conflict), judged=True)
 
     def __str__(self) -> str:
-        """`stopped by operator/ann at node-a: REASON`."""
-        found = self.decision
-        what = {STOPPED: "stopped", FROZEN: "frozen"}.get(found.field, f"placed on {found.value}")
-        where = f" at {found.node}" if found.node else ""
-        why = f": {found.reason}" if found.reason else ""
-        return f"{what} by {found.by or 'somebody'}{where}{why}"
+        return words(self.decision)
 
 
 def read(record: KeptRecord) -> LocalOverride | None:
