@@ -67,6 +67,7 @@ _Facts = tuple[
     Standing,
     bool,
     str,
+    int,
 ]
 
 
@@ -219,8 +220,10 @@ class SnapshotBuilder:
             standing = standings.get(site.name, AT_WORK) if site is not None else AT_WORK
             overdue = _is_overdue(resource, now)
             suspect = self._suspect(resource.name, state.state)
+            identity = self._cache.identity("node", resource.name)
             facts: _Facts = (
-                resource, status, site, state.state, not_ready, standing, overdue, suspect
+                resource, status, site, state.state, not_ready, standing, overdue, suspect,
+                identity.joined_epoch if identity is not None else 0,
             )  # fmt: skip
             before = self._nodes.get(resource.name)
             # So that `now - since` is the silence, whatever the wall clock did meanwhile.
@@ -360,7 +363,7 @@ def _same(before: _Facts, now: _Facts) -> bool:
 
 
 def _node(facts: _Facts, since: float) -> Node:
-    resource, status, site, liveness, not_ready, standing, overdue, suspect = facts
+    resource, status, site, liveness, not_ready, standing, overdue, suspect, joined = facts
     inventory = from_stored(status.inventory) if status is not None else None
     spec = _decoded(resource, NodeSpec)
     site_spec = _decoded(site, SiteSpec) if site is not None else None
@@ -385,6 +388,7 @@ def _node(facts: _Facts, since: float) -> Node:
         cordoned=standing.cordoned,
         drain_overdue=overdue,
         suspect=suspect,
+        joined_epoch=joined,
         host_paths=host_paths(inventory) if inventory is not None else (),
         reachable=inventory is not None
         and bool(inventory.site_endpoints and inventory.site_certificate),

@@ -292,7 +292,9 @@ class IdentityRecord:
 
     `serials` maps hex serial -> expiry (unix ms), in order of issue. For a node: the one in use,
     and those that renewals issued since; the older go when a newer is first used. `former` are
-    those that were revoked before it was issued another.
+    those that were revoked before it was issued another. `joined_epoch`: the number of a decision
+    (`polder/epochs.py`) at the moment when a node joined; groups of before know it without what its
+    disk knows now. 0: it joined before that was recorded.
     """
 
     kind: str  # node, operator, break-glass
@@ -305,6 +307,7 @@ class IdentityRecord:
     revoked_at_ms: int = 0
     revoked_reason: str = ""
     former: dict[str, int] = field(default_factory=dict)
+    joined_epoch: int = 0
     store_revision: int = 0  # not part of the value
 
     def to_bytes(self) -> bytes:

@@ -147,7 +147,7 @@ class PlanPublisher:
         identity = session.identity
         endpoints = self._whereabouts.for_node(identity.node, identity.site)
         around = Surroundings(identity.site, identity.trust_domain, endpoints, self._autonomy_s)
-        placement = self._cache.placement(session.node)
+        placement = self._roles.without_forgotten(self._cache.placement(session.node))
         payload = compose(
             placement,
             around,

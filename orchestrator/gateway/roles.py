@@ -37,6 +37,7 @@ from orchestrator.records import (
     NodeStatusRecord,
     StoredResource,
 )
+from orchestrator.scheduling.groups import forgets
 from orchestrator.store import keys
 from polder.v1 import plan_pb2
 
@@ -94,7 +95,9 @@ class RoleBook:
         return replace(found, overrides=overrides)
 
     def _neighbours(self, node: str) -> Neighbourhood:
-        """There is no role where the primary cannot be heard: the node would take it for dead."""
+        """There is no role where the primary cannot be heard: the node would take it for dead. Nor
+        is there one in an exclusive group that began before the node's box joined: what it granted
+        there is forgotten, and the leader makes the next group."""
         holders = self._naming.get(node, set())
         if (not holders and node not in self._shares) or self._peer(node) is None:
             return NOBODY
@@ -103,8 +106,23 @@ class RoleBook:
         names = [name for name in peers_of(node, placements) if self._site(name) == site]
         roster = tuple(peer for name in names if (peer := self._peer(name)) is not None)
         here = {peer.node for peer in roster}
-        roles = tuple(role for role in roles_of(node, placements) if role.primary in here)
+        joined = self._joined_epoch(node)
+        roles = tuple(
+            role
+            for role in roles_of(node, placements)
+            if role.primary in here and not _forgets(joined, role.assignment)
+        )
         return Neighbourhood(roster, roles)
+
+    def without_forgotten(self, placement: NodePlacement) -> NodePlacement:
+        """As its node gets it: the same of its own exclusive replicas, which it would vote on."""
+        joined = self._joined_epoch(placement.node)
+        kept = tuple(item for item in placement.assignments if not _forgets(joined, item))
+        return (
+            placement
+            if len(kept) == len(placement.assignments)
+            else replace(placement, assignments=kept)
+        )
 
     def shared_by(self, node: str) -> Iterable[AssignmentRecord]:
         """Replicas of others in which the node has a role."""
@@ -158,6 +176,9 @@ class RoleBook:
         found = self._cache.resource("Node", "", node)
         return found is not None and not found.deletion_requested_at_ms
 
+    def _joined_epoch(self, node: str) -> int:
+        return _joined(self._cache.identity("node", node))
+
     def _site(self, node: str) -> str:
         """Empty for a node without a record: it has no peers, and is nobody's."""
         found = self._cache.resource("Node", "", node)
@@ -193,7 +214,9 @@ class RoleBook:
             elif change.key.startswith(keys.NODE_STATUS):
                 self._status(change.key.removeprefix(keys.NODE_STATUS), change)
             elif change.key.startswith(_IDENTITIES):
-                if _is_revoked(change.previous) != _is_revoked(change.value):
+                if _is_revoked(change.previous) != _is_revoked(change.value) or _joined(
+                    change.previous
+                ) != _joined(change.value):
                     node = change.key.removeprefix(_IDENTITIES)
                     self._mark([node, *self._around(node)])
             elif change.key.startswith(keys.OVERRIDES):
@@ -307,6 +330,14 @@ def _said(record: StoredResource | None, field: str) -> Any:
 
 def _is_revoked(identity: object | None) -> bool:
     return isinstance(identity, IdentityRecord) and identity.revoked_at_ms > 0
+
+
+def _joined(identity: object | None) -> int:
+    return identity.joined_epoch if isinstance(identity, IdentityRecord) else 0
+
+
+def _forgets(joined_epoch: int, item: AssignmentRecord) -> bool:
+    return item.group is not None and forgets(joined_epoch, item.group)
 
 
 def _access(status: NodeStatusRecord | None) -> tuple[tuple[str, ...], bytes]:

@@ -27,6 +27,7 @@ from orchestrator.settling import SettlingStore
 from orchestrator.store import keys
 from orchestrator.store.port import Compare, Delete, Entry, Op, Put, Store, StoreError
 from orchestrator.whereabouts import Whereabouts
+from polder.epochs import decided_at
 from polder.identity import NodeId
 from polder.manifest.names import HOST_NAME, HOST_NAME_HELP
 from polder.tokens import secret_digest
@@ -239,6 +240,7 @@ class NodeIdentities:
             serials={issued.serial: issued.expires_at_ms},
             machine_id=request.machine_id[:128],
             joined_at_ms=int(self._clock() * 1000),
+            joined_epoch=decided_at(self._cache.epoch),
         )
 
     def _new_node(self, node: str, token: TokenRecord) -> StoredResource:

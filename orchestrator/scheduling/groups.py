@@ -7,7 +7,9 @@ going away and nobody could ever take over: then its own node is the only voter.
 
 A group is kept as long as possible. Other voters are another group with another number, which
 votes when the groups `before` it are sealed at a majority of their voters; so no group is changed
-of which no majority is heard. Used by `part.py`; agents do the sealing.
+of which no majority is heard. A voter whose box joined again under its name has forgotten what it
+granted: it gets no part in the group (`gateway/roles.py`), and the same voters make the next one.
+Used by `part.py`; agents do the sealing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -68,13 +70,21 @@ class GroupMaker:
         if not before.exclusive and self._is_as_wanted(before, row, standbys):
             return before  # without making it, in every plan for nearly every replica
         wanted = self._made(row, standbys, before.voters)
-        if set(wanted.voters) == set(before.voters):
+        if set(wanted.voters) == set(before.voters) and not self._has_forgotten(before):
             number, forced = before.number, before.forced
             return replace(wanted, number=number, forced=forced, before=before.before)
         if not wanted.exclusive:
             return wanted
         former = _before_the_next(before, epoch)
         return before if len(former) > BEFORE_MAX else replace(wanted, before=former)
+
+    def _has_forgotten(self, group: GroupRecord) -> bool:
+        """Whether one of its voters joined after it began: with another disk, so that it does not
+        know what it granted. All that is granted in the next group has a greater number."""
+        rows = (self._table.index.get(name) for name in group.voters)
+        return group.exclusive and any(
+            row is not None and forgets(self._table.nodes[row].joined_epoch, group) for row in rows
+        )
 
     def _is_as_wanted(self, before: GroupRecord, row: int, standbys: Sequence[str]) -> bool:
         return (
@@ -145,6 +155,11 @@ class GroupMaker:
                 if node.reachable and not node.deleting and node.liveness is not Liveness.NEVER_SEEN
             ]
         return self._at[site]
+
+
+def forgets(joined_epoch: int, group: GroupRecord) -> bool:
+    """Whether a node that joined then must not vote in an exclusive group."""
+    return group.exclusive and group.number < joined_epoch
 
 
 def is_last(group: GroupRecord, epoch: int) -> bool:

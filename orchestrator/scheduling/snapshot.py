@@ -81,6 +81,8 @@ class Node:
     suspect: str = ""
     # Whether it has said how the nodes of its site reach it.
     reachable: bool = True
+    # The number of a decision when its box joined: it votes in no exclusive group of before.
+    joined_epoch: int = 0
     # What its own configuration lets replicas mount, with everything below.
     host_paths: tuple[str, ...] = ()
 

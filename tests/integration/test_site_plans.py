@@ -14,10 +14,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from orchestrator.domain.deleted import KEPT_S
 from orchestrator.domain.liveness import Periods
 from orchestrator.gateway.settings import GatewaySettings
+from orchestrator.identity.allowlist import revoke_identity
 from orchestrator.leader import LeaderSettings
 from orchestrator.records import KeptRecord, StoredResource
 from orchestrator.store import keys
 from orchestrator.store.port import Put
+from polder.epochs import decided_at
 from polder.identity import NodeId
 from polder.v1 import agent_pb2, plan_pb2
 from tests.integration.gateway_harness import (
@@ -284,3 +286,16 @@ async def test_a_deletion_is_forgotten_when_no_site_can_come_back(tmp_path: Path
         ticks = home.leader.stats.ticks
         await eventually(lambda: home.leader.stats.ticks > ticks + 3, "it looked again")
         assert home.cache.kept_at(keys.deleted("young"))
+
+
+async def test_a_box_that_joins_again_under_its_name_says_since_when(site: Site) -> None:
+    """Groups of before must not count on what it granted."""
+    home = site.home
+    first = home.cache.identity("node", "a")
+    await revoke_identity(home.store, "node", "a", "disk lost", time.time())
+    site.alive.discard("a")
+    site.agents["a"] = await home.join("a")
+    again = home.cache.identity("node", "a")
+    assert first is not None and again is not None
+    assert again.joined_epoch > first.joined_epoch > 0
+    assert again.joined_epoch <= decided_at(home.cache.epoch)

@@ -114,6 +114,39 @@ def test_what_has_data_on_its_node_has_no_standby() -> None:
     assert not holder(world)[1].standbys and holder(world)[1].group is None
 
 
+@pytest.mark.parametrize("which", ["holder", "witness"])
+def test_a_voter_whose_box_joined_again_votes_in_the_next_group(which: str) -> None:
+    """With another disk it does not know what it granted: what the next group grants is newer."""
+    world = settled(site_of(3))
+    before = group(world)
+    name = before.members[0] if which == "holder" else before.witnesses[0]
+    world.change(name, joined_epoch=before.number)
+    assert world.step().changes_nothing, "the group began with it"
+    world.change(name, joined_epoch=epochs.decided_at(world.revision))
+    world.settle()
+    after = group(world)
+    assert set(after.voters) == set(before.voters) and after.number > before.number
+    assert [(e.number, e.voters) for e in after.before] == [(before.number, before.voters)]
+    assert world.step().changes_nothing, "once"
+
+
+def test_no_group_follows_it_while_too_few_could_seal_the_one_before() -> None:
+    world = settled(site_of(3))
+    before = group(world)
+    world.change(before.witnesses[0], joined_epoch=epochs.decided_at(world.revision + 1))
+    lose(world, *before.members)
+    world.step()
+    assert group(world) == before
+
+
+def test_a_single_voter_that_joined_again_counts_on_above_what_it_forgot() -> None:
+    world = settled(site_of(1))
+    before = group(world)
+    world.change("s1-0", joined_epoch=epochs.decided_at(world.revision))
+    world.settle()
+    assert group(world).number > before.number and group(world).voters == before.voters
+
+
 def test_a_group_keeps_its_number_until_its_voters_change() -> None:
     world = settled(site_of(5))
     before = group(world)

@@ -197,6 +197,29 @@ def test_a_witness_gets_no_template_and_no_secret(mirror: Mirror) -> None:
     assert [(e.number, list(e.voters)) for e in group.before] == [(7, ["a", "b"])]
 
 
+def test_a_box_that_joined_again_has_no_part_in_what_it_forgot(mirror: Mirror) -> None:
+    book = RoleBook(mirror)
+    alone = stay("web-0", "a", "b", witnesses=("c",), exclusive=True)
+    shared_ = stay("web-1", "a", "b")
+    mirror.place(on("a", alone, shared_))
+    for node in ("a", "b", "c"):
+        assert len(plan_of(book, node).standby_roles) == {"a": 0, "b": 2, "c": 1}[node]
+    settled(mirror, book)
+    assert alone.group is not None
+    for node in ("a", "b", "c"):
+        again = IdentityRecord("node", node, joined_epoch=alone.group.number + 1)
+        mirror.put(keys.identity("node", node), again)
+    assert settled(mirror, book) == {"b", "c"}
+    assert [r.assignment.replica for r in plan_of(book, "b").standby_roles] == ["web-1"]
+    assert not plan_of(book, "c").standby_roles
+    # Its own it would vote on, too; the others it may have as ever.
+    assert book.without_forgotten(mirror.placement("a")).assignments == (shared_,)
+    following = replace(alone, group=replace(alone.group, number=alone.group.number + 2))
+    mirror.place(on("a", following, shared_))
+    assert book.without_forgotten(mirror.placement("a")).assignments == (following, shared_)
+    assert len(plan_of(book, "b").standby_roles) == 2
+
+
 def test_what_the_plan_carries_already_is_not_carried_twice(mirror: Mirror) -> None:
     book = RoleBook(mirror)
     mirror.place(on("a", stay("web-0", "a", "b")))
