@@ -118,6 +118,7 @@ def _claim_out(claim: Claim) -> site_pb2.Claim:
         epoch=claim.epoch,
         ready=claim.ready,
         ready_for_ms=_ms(claim.ready_for_s),
+        granted_by=claim.granted_by,
     )
 
 
@@ -128,6 +129,7 @@ def _claim_in(message: site_pb2.Claim) -> Claim:
         epoch=_epoch(message.epoch),
         ready=message.ready,
         ready_for_s=_s(message.ready_for_ms),
+        granted_by=_nodes(message.granted_by),
     )
 
 

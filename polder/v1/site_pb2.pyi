@@ -173,6 +173,7 @@ class Claim(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     READY_FIELD_NUMBER: _builtins.int
     READY_FOR_MS_FIELD_NUMBER: _builtins.int
+    GRANTED_BY_FIELD_NUMBER: _builtins.int
     workload_uid: _builtins.str
     replica: _builtins.str
     replica_uid: _builtins.str
@@ -180,6 +181,10 @@ class Claim(_message.Message):
     ready: _builtins.bool
     ready_for_ms: _builtins.int
     """For how long it has been ready, by the sender's steady clock: no two clocks are compared."""
+    @_builtins.property
+    def granted_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of an exclusive one that the sender holds: the voters that granted this epoch."""
+
     def __init__(
         self,
         *,
@@ -189,10 +194,11 @@ class Claim(_message.Message):
         epoch: _builtins.int = ...,
         ready: _builtins.bool = ...,
         ready_for_ms: _builtins.int = ...,
+        granted_by: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "ready", b"ready", "ready_for_ms", b"ready_for_ms", "replica", b"replica", "replica_uid", b"replica_uid", "workload_uid", b"workload_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "granted_by", b"granted_by", "ready", b"ready", "ready_for_ms", b"ready_for_ms", "replica", b"replica", "replica_uid", b"replica_uid", "workload_uid", b"workload_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

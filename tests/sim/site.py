@@ -12,6 +12,7 @@ above; boxes, links, clocks, disks, the dead-man's switch and the orchestrator a
     plain   links, agents, boxes, disks that fail for a while, uplinks, what a leader decides
     hard    also lost disks, suspended boxes, wrong wall clocks, weeks away
     operators   also people at the site who stop, start, move and freeze
+    liar    one of the voters grants what it must not; all exclusive
     desk    the leases alone, asked for by all members all the time; only if asked for
 """
 
@@ -33,10 +34,12 @@ MAKERS: dict[str, tuple[Callable[[str], Machine], Kind]] = {
     "plain": (SiteMachine, Kind()),
     "hard": (SiteMachine, Kind(hard=0.25)),
     "operators": (SiteMachine, Kind(operators=0.3)),
+    "liar": (SiteMachine, Kind(exclusive=1.0, liar=True)),
     "desk": (DeskMachine, Kind(exclusive=1.0)),
 }
 SITE = "site"  # any of these, as the seed has it
-KINDS = {"plain": 2, "hard": 1}
+KINDS = {"plain": 5, "hard": 2, "operators": 2, "liar": 1}
+ENDED = ("plain", "hard", "operators")  # kinds that end as `site_endings.py` says
 STORY_LINES = 400
 
 
@@ -53,7 +56,7 @@ def check(seed: int, only: str = SITE) -> Story:
     story = Story(seed, make, kind)
     try:
         story.tell()
-        if only != "desk":
+        if only in ENDED:
             end(story)
     except Exception as error:
         for line in story.world.story[-STORY_LINES:]:

@@ -83,10 +83,7 @@ class Checks:
         if key in self.exclusive:
             for other in others.values():
                 if (other.node, other.uid) != (process.node, process.uid):
-                    raise Violation(
-                        f"two of {key[1]}: {other.uid} on {other.node} runs, "
-                        f"{process.uid} on {process.node} begins"
-                    )
+                    self.both(key, process, other)
             if not self.armed(process.node, process.uid):
                 raise Violation(f"{process.uid} begins on {process.node}, and is not armed")
         others[process.container] = process
@@ -98,17 +95,33 @@ class Checks:
         self.world.tell(f"{process.node} runs {process.uid} of {process.key[1]} no more")
         self.running.get(process.key, {}).pop(process.container, None)
 
+    def both(self, key: Key, process: Process, other: Process) -> None:
+        raise Violation(
+            f"two of {key[1]}: {other.uid} on {other.node} runs, "
+            f"{process.uid} on {process.node} begins"
+        )
+
+    def fell(self, text: str) -> None:
+        raise Violation(text)
+
+    def told(self, node: str, reason: str, message: str) -> None:
+        """An event for operators."""
+        if reason in ("VoterLied", "HeldTwice", "LeaseDoubted"):
+            raise Violation(f"{node} tells {reason}, and nobody lied: {message}")
+
     def _write(self, node: str, uid: str, key: Key, epoch: int) -> None:
         if key not in self.exclusive:
             return
         last = self.register.get(key)
         if last is not None and (last.node, last.uid) != (node, uid) and epoch <= last.epoch:
-            raise Violation(
+            self.fell(
                 f"{uid} on {node} writes {epochs.shown(epoch)} of {key[1]} after "
                 f"{last.uid} on {last.node} wrote {epochs.shown(last.epoch)}"
             )
+            return
         if last is not None and epoch < last.epoch:
-            raise Violation(f"the epoch of {uid} on {node} fell to {epochs.shown(epoch)}")
+            self.fell(f"the epoch of {uid} on {node} fell to {epochs.shown(epoch)}")
+            return
         self.register[key] = Written(epoch, node, uid)
 
     # ---- what an agent has in mind ----

@@ -178,6 +178,7 @@ class Agent:
                 self._use()
             case Tell(reason, message, key, _):
                 self.world.tell(f"{node.name} tells {reason} {key[1] if key else ''}: {message}")
+                node.checks.told(node.name, reason, message)
             case Answer(id):
                 node.answers[id] = instruction
             case Condition(type_, message):

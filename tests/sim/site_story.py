@@ -15,6 +15,7 @@ from orchestrator.records import GroupRecord
 from tests.sim.site_checks import Checks
 from tests.sim.site_hard import happen
 from tests.sim.site_leader import Leader, Replica, template
+from tests.sim.site_liar import LiarChecks, lying
 from tests.sim.site_node import Machine, Node
 from tests.sim.site_operators import Operators
 from tests.sim.site_world import CLEAR, Network, Violation, Weather, World
@@ -30,7 +31,8 @@ GRACES = ("0s", "1s", "5s")
 class Kind:
     """What a story may be about. `exclusive`: how probable it is of a replica. `hard`: how probable
     it is that what happens next is rare and bad (`site_hard.py`); `operators`: that an operator
-    at the site does something (`site_operators.py`)."""
+    at the site does something (`site_operators.py`). `liar`: one of three or more nodes breaks its
+    word as a voter (`site_liar.py`)."""
 
     exclusive: float = 0.5
     torn: float = 0.3
@@ -38,6 +40,7 @@ class Kind:
     leader: bool = True
     hard: float = 0.0
     operators: float = 0.0
+    liar: bool = False
 
 
 class Story:
@@ -50,10 +53,14 @@ class Story:
         self.calm = False
         self.hard_dice = world.own_dice("hard")  # so that other kinds play as ever
         self.operators = Operators(self) if kind.operators else None
-        self.checks = Checks(world)
+        self.liar = ""
+        self.checks = LiarChecks(world) if kind.liar else Checks(world)
         self.network = Network(world)
         count = dice.choice((1, 2, 3, 3, 3, 3, 4, 5))
+        if isinstance(self.checks, LiarChecks) and count > 2:
+            self.liar = self.checks.liar = f"n{world.own_dice('liar').randrange(count)}"
         self.nodes = [Node(f"n{i}", world, self.network, self.checks, make) for i in range(count)]
+        self.nodes = [node if node.name != self.liar else lying(node) for node in self.nodes]
         self.by_name = {node.name: node for node in self.nodes}
         self.checks.armed = lambda node, uid: self.by_name[node].switch.armed(uid)
         self.leader = Leader(world, self.nodes)
@@ -383,7 +390,8 @@ class Story:
         return node.plan is not None and not over
 
     def reaches(self, name: str, group: GroupRecord, but: Collection[str] = ()) -> int:
-        """How many of its voters live and are acquainted with it: one that was away when the group
-        was made goes by a plan that may not name the others, and does not speak with them."""
-        alive = (self.alive() & set(group.voters)) - set(but)
+        """How many of its voters live, do not lie and are acquainted with it: one that was away
+        when the group was made goes by a plan that may not name the others, and does not speak
+        with them."""
+        alive = (self.alive() & set(group.voters)) - {*but, self.liar}
         return sum(voter == name or self.acquainted({name, voter}) for voter in alive)

@@ -47,6 +47,12 @@ def test_lost_disks_suspended_boxes_wrong_clocks_and_weeks_away_are_borne() -> N
         site.check(seed, "hard")
 
 
+def test_a_voter_that_grants_twice_is_found_and_nobody_else_accused() -> None:
+    stories = [site.check(seed, "liar") for seed in range(24)]
+    told = [line for story in stories for line in story.world.story if "VoterLied" in line]
+    assert told, "else nothing was shown"
+
+
 def test_the_desk_of_leases_holds_alone_when_all_want_it_all_the_time() -> None:
     for seed in range(20):
         site.check(seed, "desk")

@@ -40,7 +40,7 @@ said = st.one_of(
     st.builds(Beat, nodes, seconds, epochs),
     st.builds(
         Claims,
-        st.lists(st.builds(Claim, keys, names, epochs, st.booleans(), seconds), max_size=3).map(
+        st.lists(st.builds(Claim, keys, names, epochs, st.booleans(), seconds, nodes), max_size=3).map(
             tuple
         ),
         st.lists(st.builds(Ability, keys, st.booleans(), names), max_size=3).map(tuple),

@@ -172,15 +172,19 @@ def _case(
     )
 
 
-def claims_of(found: Iterable[Case], now: float) -> list[Claim]:
-    """What this node says that it has: what it may run, with the epoch that is saved."""
+def claims_of(
+    found: Iterable[Case], now: float, granted_by: Callable[[Key, int], tuple[str, ...]]
+) -> list[Claim]:
+    """What this node says that it has: what it may run, with the epoch that is saved. `granted_by`:
+    who granted it that ballot."""
     claims = []
     for case in found:
         for own in case.own:
             if own.told_epoch is not None:
                 ready_for_s = now - own.ready_since if own.ready_since is not None else 0.0
                 ready = own.ready_since is not None
-                claims.append(Claim(case.key, own.uid, own.told_epoch, ready, ready_for_s))
+                epoch, voters = own.told_epoch, granted_by(case.key, own.told_epoch)
+                claims.append(Claim(case.key, own.uid, epoch, ready, ready_for_s, voters))
     return claims
 
 

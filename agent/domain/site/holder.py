@@ -156,6 +156,10 @@ class Holder:
         until = self.tenure.until(self._excluded) if self.tenure is not None else 0.0
         return until if until > now else None
 
+    def doubt(self) -> None:
+        """What it has is void, and is not given back: something runs by it yet."""
+        self.tenure = self._round = None
+
     def for_restart(self, now: float) -> Requests:
         """What is held is renewed for so long that the agent may be away for a moment."""
         self.length_s = RESTART_S

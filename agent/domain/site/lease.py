@@ -1,8 +1,9 @@
 """At most one holder of an exclusive replica: the desk where its leases are asked for and voted on.
 
 `machine.py` composes it and `tests/sim/site.py` drives it. It takes the same events and gives the
-same instructions (only Send, Save and Tell), and is asked who holds what. The protocol is
-PaxosLease (Trencseni, Gazso, Reinhardt, 2012) with durable ballots and groups that change; ADR 22.
+same instructions (Send, Save, Tell and Condition alone), and is asked who holds what. The protocol
+is PaxosLease (Trencseni, Gazso, Reinhardt, 2012) with durable ballots and groups that change: see
+ADR 22.
 
 Why no two nodes hold a replica at one time:
 
@@ -29,19 +30,28 @@ a group's number is below its own ballots and above those decided before it.
 
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.domain.plan import ParsedPlan
-from agent.domain.roster import Group, Key
+from agent.domain.roster import Electorate, Group, Key
 from agent.domain.site.agenda import Agenda
 from agent.domain.site.group import lineage_of
 from agent.domain.site.holder import LEASE_S, RESTART_S, Holder, Requests
-from agent.domain.site.lease_record import NAME, Record, Waiting, name_of
+from agent.domain.site.lease_record import (
+    NAME,
+    STOP_S,
+    Held,
+    Record,
+    Waiting,
+    name_of,
+    not_writable,
+    refused,
+)
 from agent.domain.site.messages import (
     Beat,
     Booted,
     Claims,
+    Condition,
     Event,
     Instruction,
     LeaseAnswer,
@@ -58,32 +68,15 @@ from agent.domain.site.messages import (
     Tell,
 )
 from agent.domain.site.silence import Silence, Vigil
+from agent.domain.site.trust import Finding, Trust, who_lied
 from agent.domain.site.voter import LEASE_MAX_S, Voter
 from polder.epochs import LOCAL_MAX, shown
 
-__all__ = ["LEASE_MAX_S", "LEASE_S", "RESTART_S", "Held", "LeaseDesk"]
+__all__ = ["LEASE_MAX_S", "LEASE_S", "RESTART_S", "STOP_S", "Held", "LeaseDesk"]
 
-STOP_S = 1.0  # before the end a holder that is not renewed begins to stop gracefully
 REPLICAS_MAX = 10_000
 WAITING_MAX = 1_000  # answers for one replica that wait for the disk
-FORGET_S = 86_400.0  # after that an idle replica that no plan names is forgotten
 RETRY_SAVE_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """This node holds the replica. `epoch`: the ballot, new for each tenure and rising.
-
-    `until`: nothing of it may run any more; what the switch is armed with. `stop_at`: unless
-    renewed by then, a graceful stop begins.
-    """
-
-    epoch: int
-    until: float
-
-    @property
-    def stop_at(self) -> float:
-        return self.until - STOP_S
 
 
 class LeaseDesk:
@@ -96,7 +89,7 @@ class LeaseDesk:
     def __init__(self, node: str, tokens: Iterator[int]) -> None:
         """`tokens`: for Save, shared with whoever else saves, so that no two are the same."""
         self.alone_since: float | None = None
-        self.excluded: set[str] = set()
+        self._trust = Trust()
         self._node = node
         self._tokens = tokens
         self._records: dict[Key, Record] = {}
@@ -136,7 +129,8 @@ class LeaseDesk:
                 elif isinstance(said, Beat):
                     self._silence.beat(node, said, now)
                 elif isinstance(said, Claims):
-                    self._compare(node, said, now)
+                    for claim in said.claims:
+                        self._rival(claim.key, node, claim.epoch, claim.granted_by, now)
             case Saved():
                 self._saved(event, now)
             case _:
@@ -191,10 +185,21 @@ class LeaseDesk:
         if record.overdue is not None:
             return "Isolated"
         holder = record.voter.lease.holder or record.group.members[0]
-        live = {v for v in target.group.voters if v == self._node or self._silence.hears(v, now)}
+        live = self._live(target.group, now)
         if holder != self._node:
             live.discard(holder)
-        return "" if len(live - self.excluded) >= target.group.majority else "NoVoters"
+        return "" if len(live) >= target.group.majority else "NoVoters"
+
+    def _live(self, group: Electorate, now: float) -> set[str]:
+        """The voters that are heard, and believed."""
+        heard = {v for v in group.voters if v == self._node or self._silence.hears(v, now)}
+        return heard - self._trust.excluded
+
+    def granted_by(self, key: Key, ballot: int) -> tuple[str, ...]:
+        """Who granted this node that ballot, as far as it knows; for its claim."""
+        record = self._records.get(key)
+        tenure = record.holder.tenure if record is not None else None
+        return tenure.granters() if tenure is not None and tenure.ballot == ballot else ()
 
     def obstacle(self, key: Key, now: float) -> str:
         """What keeps this node from getting the lease that it asks for, for people; empty: nothing
@@ -203,17 +208,7 @@ class LeaseDesk:
         target = record.holder.target if record is not None else None
         if record is None or target is None or record.holder.tenure is not None:
             return ""
-        group, blank_until = target.group, record.holder.blank_until
-        live = {v for v in group.voters if v == self._node or self._silence.hears(v, now)}
-        live -= self.excluded
-        if len(live) < group.majority:
-            lacks = ", ".join(v for v in group.voters if v not in live)
-            return f"of {', '.join(group.voters)}, which vote on it, these are not heard: {lacks}"
-        blank = [v for v in group.voters if blank_until.get(v, 0.0) > now]
-        if len(group.voters) - len(blank) < group.majority:
-            why = f"what ran before: they grant nothing for up to {LEASE_MAX_S:g} s"
-            return f"{', '.join(blank)}, which vote on it, cannot know yet {why}"
-        return ""
+        return record.obstacle(target.group, self._live(target.group, now), now)
 
     def free_at(self, key: Key, now: float) -> float:
         """When no lease of another runs any more as far as this node's own voter knows."""
@@ -241,7 +236,8 @@ class LeaseDesk:
                 broken.append(name)
         try:
             self._start = int(kept["starts"]) + 1 if kept else 1
-        except (KeyError, TypeError, ValueError):
+            self._trust.read(kept.get("excluded", {}) if kept else {})
+        except (AttributeError, KeyError, TypeError, ValueError):
             broken.append(NAME)
         # What is forgotten is so over a restart: the time begins anew with it.
         self._forgets = bool(broken or not kept or kept.get("forgets"))
@@ -252,6 +248,8 @@ class LeaseDesk:
         if broken:
             names = ", ".join(sorted(broken)[:5])
             self._tell("LeasesForgotten", f"what was kept of leases cannot be read: {names}")
+        if self._trust.excluded:
+            self._out.append(Condition("VotersExcluded", self._trust.text()))
         self._save_start()
 
     def _restore(self, body: Mapping[str, Any], now: float) -> None:
@@ -264,16 +262,13 @@ class LeaseDesk:
     def _save_start(self) -> None:
         self._start_token = next(self._tokens)
         self._save_again_at = None
-        self._out.append(Save(self._start_token, NAME, self._own_body()))
-
-    def _own_body(self) -> dict[str, Any]:
-        return {"starts": self._start, "forgets": self._forgets}
+        self._out.append(Save(self._start_token, NAME, self._body()))
 
     def _remember(self, now: float) -> None:
         """What was forgotten is over. Should this save get lost, the next start waits once more."""
         if self._forgets and self._started and now >= self._forgot_until:
             self._forgets = False
-            self._out.append(Save(next(self._tokens), NAME, self._own_body()))
+            self._out.append(Save(next(self._tokens), NAME, self._body()))
 
     def _planned(self, plan: ParsedPlan, now: float) -> None:
         named: dict[Key, tuple[Group, int]] = {}
@@ -287,10 +282,14 @@ class LeaseDesk:
         for key in named.keys() - self._records.keys():
             self._new(key, self._fresh_voter(now))
         self._generation = plan.generation
+        if self._trust.keep(plan.site.peers):
+            self._trusted()
+        for key, role in plan.roles.items():
+            self._rival(key, role.primary, role.assignment.epoch, (), now)
         for key, record in list(self._records.items()):
             group, epoch = named.get(key, (None, 0))
             self._name(record, group, epoch, now)
-            if group is None and self._idle(record, now):
+            if group is None and record.idle(now):
                 del self._records[key]
                 self._agenda.put(key, None)
                 self._out.append(Save(next(self._tokens), name_of(key), {}))
@@ -309,15 +308,6 @@ class LeaseDesk:
         elif record.unnamed_since is None:
             record.unnamed_since = now
 
-    def _idle(self, record: Record, now: float) -> bool:
-        return (
-            record.unnamed_since is not None
-            and now - record.unnamed_since > FORGET_S
-            and record.voter.lease.until <= now
-            and record.holder.tenure is None
-            and not record.waiting
-        )
-
     def _saved(self, event: Saved, now: float) -> None:
         if event.token == self._start_token:
             self._started = event.ok
@@ -333,20 +323,26 @@ class LeaseDesk:
         if not event.ok:
             record.saved = None
         for to, answer in done.answers:
-            self._reply(to, answer if event.ok else _not_writable(answer))
+            self._reply(to, answer if event.ok else not_writable(answer))
 
-    def _compare(self, node: str, said: Claims, now: float) -> None:
-        """A later holder than this node, while it holds: somebody granted it twice."""
-        for claim in said.claims:
-            held = self.held(claim.key, now)
-            local = claim.epoch & LOCAL_MAX  # what a leader decided is no ballot
-            if held is None or not local or claim.epoch <= held.epoch:
-                continue
-            tenure = self._records[claim.key].holder.tenure
-            assert tenure is not None
-            granted = tenure.locked(now) - {self._node}
-            for voter in {node} if node in granted else sorted(granted):
-                self._lied(claim.key, voter, f"{node} has it, too, as {shown(claim.epoch)}")
+    def _rival(
+        self, key: Key, node: str, epoch: int, granted_by: Collection[str], now: float
+    ) -> None:
+        """Another that holds it or held it by a later ballot, by its own word or a plan's. If this
+        node holds it, somebody granted it twice."""
+        held = self.held(key, now)
+        local = epoch & LOCAL_MAX  # what a leader decided is no ballot
+        if held is None or not local or epoch <= held.epoch:
+            return
+        holder = self._records[key].holder
+        assert holder.tenure is not None
+        ours = holder.tenure.locked(now) - {self._node}
+        text = f"{node} has it, too, as {shown(epoch)}: this node's lease of it is void"
+        self._tell("HeldTwice", text, key)
+        for voter in who_lied(node, ours, granted_by):
+            self._lied(key, voter, f"granted {key[1]} to {node} as well")
+        holder.doubt()
+        self._stirred[key] = None
 
     # ---- requests and answers ----
 
@@ -407,12 +403,12 @@ class LeaseDesk:
         record = self._records.get(request.key)
         if record is None:
             if len(self._records) >= REPLICAS_MAX:
-                self._reply(sender, _refused(request, "TooMany"))
+                self._reply(sender, refused(request, "TooMany"))
                 return
             record = self._new(request.key, self._fresh_voter(now))
             record.unnamed_since = now
         if record.overdue is not None and isinstance(request.step, Prepare | Propose):
-            self._reply(sender, _refused(request, "Isolated"))
+            self._reply(sender, refused(request, "Isolated"))
             return
         answer = record.voter.handle(sender, request, now)
         self._keep(request.key, record, sender, answer)
@@ -432,7 +428,7 @@ class LeaseDesk:
         if not record.waiting:
             self._reply(sender, answer)
         elif len(record.waiting[-1].answers) >= WAITING_MAX:
-            self._reply(sender, _not_writable(answer))
+            self._reply(sender, not_writable(answer))
         else:
             record.waiting[-1].answers.append((sender, answer))
 
@@ -458,7 +454,7 @@ class LeaseDesk:
             self._out.append(Save(next(self._tokens), name_of(key), record.saved))
 
     def _new(self, key: Key, voter: Voter) -> Record:
-        holder = Holder(self._node, key, self._draw, self._lied, self.excluded)
+        holder = Holder(self._node, key, self._draw, self._lied, self._trust.excluded)
         record = Record(voter, holder)
         record.saved = record.body(key)
         self._records[key] = record
@@ -475,18 +471,30 @@ class LeaseDesk:
         return (self._start << 32) + self._drawn
 
     def _lied(self, key: Key, voter: str, how: str) -> None:
-        if voter not in self.excluded:
-            self.excluded.add(voter)
-            self._stir_all()  # what it granted counts no more
-            self._tell("VoterLied", f"{voter} does not count as a voter any more: {how}", key)
+        holder = self._records[key].holder
+        assert holder.tenure is not None
+        match self._trust.lied(voter, how, holder.tenure.lineage.group):
+            case Finding.LIED:
+                text = f"{voter} does not count as a voter any more: it {how}"
+                self._tell("VoterLied", text, key)
+            case Finding.DOUBTED:
+                for record in self._records.values():
+                    record.holder.doubt()
+                text = f"{voter} {how}: so many cannot all lie. What this node holds is void"
+                self._tell("LeaseDoubted", text, key)
+            case Finding.KNOWN:
+                return
+        self._trusted()
+        self._stir_all()
+
+    def _trusted(self) -> None:
+        """Whom this node believes changed."""
+        self._out.append(Condition("VotersExcluded", self._trust.text()))
+        self._out.append(Save(next(self._tokens), NAME, self._body()))
+
+    def _body(self) -> dict[str, Any]:
+        excluded = self._trust.body()
+        return {"starts": self._start, "forgets": self._forgets, "excluded": excluded}
 
     def _tell(self, reason: str, message: str, key: Key | None = None) -> None:
         self._out.append(Tell(reason, message, key, warning=True))
-
-
-def _refused(request: LeaseRequest, reason: str) -> LeaseAnswer:
-    return LeaseAnswer(request.id, request.key, request.group, granted=False, reason=reason)
-
-
-def _not_writable(answer: LeaseAnswer) -> LeaseAnswer:
-    return replace(answer, granted=False, reason="NotWritable")

@@ -477,7 +477,8 @@ class SiteMachine:
         if self._plan is None or not self._here.settled:
             return
         found = cases(self._node, self._plan, self._stays, {}, self._here)
-        claims = [c for c in claims_of(found, now) if c.key not in self._unclaimed]
+        claimed = claims_of(found, now, self._exclusives.desk.granted_by)
+        claims = [claim for claim in claimed if claim.key not in self._unclaimed]
         shared = {case.key: voters_of(case) for case in found}
         rivals = self._theirs.claimants()  # they may go by another plan than ours
         abilities = (*self.abilities(), *own_hindrances(self._plan, self._exclusive_hindrance))

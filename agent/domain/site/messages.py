@@ -32,13 +32,15 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One stay of a shared replica at the sender. `ready_for_s` by the sender's own clock."""
+    """One stay of a shared replica at the sender. `ready_for_s` by the sender's own clock.
+    `granted_by`: of an exclusive one that it holds, who granted that ballot."""
 
     key: Key
     uid: str
     epoch: int
     ready: bool
     ready_for_s: float = 0.0
+    granted_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ class Tenure:
     ballot: int
     lineage: Lineage
     ends: dict[Electorate, dict[str, float]] = field(default_factory=dict)
-    _known: tuple[int, float] | None = None  # what `until` came to, and of how many excluded
+    _known: tuple[Set[str], float] | None = None  # what `until` came to, without these
 
     def granted(self, group: Electorate, voter: str, sent_at: float, length_s: float) -> None:
         ends = self.ends.setdefault(group, {})
@@ -31,20 +31,24 @@ class Tenure:
         self._known = None
 
     def until(self, excluded: Set[str]) -> float:
-        """By then nothing of the replica may run. `excluded` only ever grows."""
-        if self._known is not None and self._known[0] == len(excluded):
+        """By then nothing of the replica may run."""
+        if self._known is not None and self._known[0] == excluded:
             return self._known[1]
         found = 0.0
         for group, ends in self.ends.items():
             counted = sorted(ends[v] for v in group.voters if v in ends.keys() - excluded)
             if len(counted) >= group.majority:
                 found = max(found, counted[-group.majority])
-        self._known = len(excluded), found
+        self._known = frozenset(excluded), found
         return found
 
     def locked(self, now: float) -> set[str]:
         """The voters that may not grant it to another yet."""
         return {v for ends in self.ends.values() for v, end in ends.items() if end > now}
+
+    def granters(self) -> tuple[str, ...]:
+        """Who granted this ballot, at any time."""
+        return tuple(sorted({voter for ends in self.ends.values() for voter in ends}))
 
     def voters(self) -> list[str]:
         """All that granted it, or may have."""
