@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,6 +117,7 @@ class FakeNode:
     refuses: CallError | None = None
     offset_ms: int = 0
     says: list[agent_pb2.RelayRequest] = field(default_factory=list)
+    breaks: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
         self.endpoints = self.endpoints or (f"{self.name}:7446",)
@@ -153,6 +154,9 @@ class FakeLink:
     def reach(self, requests: Iterable[local_pb2.ReachRequest]) -> Iterator[agent_pb2.RelayRequest]:
         self._node.opened.append(next(iter(requests)))
         yield from self._node.says
+        if self._node.breaks:
+            self._node.breaks()
+            raise unreachable(self.endpoint)
 
 
 class FakeSite:

@@ -340,6 +340,35 @@ def test_logs_come_from_the_node_that_runs_it(site: FakeSite, operator: Operator
     assert abs(opened.open.logs.since_ms - by_its_clock) < 60_000
 
 
+def test_logs_go_on_where_the_replica_goes_on(
+    site: FakeSite, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its node dies in the middle; first nobody runs it, then the standby does."""
+    monkeypatch.setattr("edgectl.following.time.sleep", lambda _: None)
+    one, two = site.nodes["node-a"], site.nodes["node-b"]
+    line = b"2026-11-22T14:00:0%d.000000000Z line %d\n"
+    one.says = [agent_pb2.RelayRequest(stdout=line % (1, 1) + line % (2, 2))]
+    two.says = [agent_pb2.RelayRequest(stdout=line % (2, 2) + line % (9, 3))]
+    looks: list[str] = []
+    shown = site.shown
+
+    def later(node: FakeNode) -> local_pb2.ShowResponse:
+        looks.append(node.name)
+        if one.down and looks.count("node-b") > 4:
+            two.replicas = [runs("one-0", holder="node-b")]
+        return shown(node)
+
+    def breaks() -> None:
+        one.down = unreachable("node-a:7446")
+        two.replicas = [stands_by("one-0", holder="")]
+
+    one.breaks = breaks
+    site.shown = later  # type: ignore[method-assign]
+    assert operator("logs", "-f", "one-0") == 0
+    assert operator.out == "line 1\nline 2\nline 3\n"
+    assert "connecting again" in operator.err
+
+
 def test_a_command_that_cannot_run_says_why(site: FakeSite, operator: Operator) -> None:
     end = agent_pb2.RelayEnd(reason="ContainerNotFound", message="no container web runs")
     site.nodes["node-a"].says = [agent_pb2.RelayRequest(end=end)]
