@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from orchestrator.cache import Cache
 from orchestrator.domain.holds import HoldKind, holds_in
+from orchestrator.domain.overrides import overrides_in
 from orchestrator.fleet import Fleet, NodeObservation
 from orchestrator.store import keys
 from orchestrator.store.around import StoreAround
@@ -160,6 +161,11 @@ class _FleetCollector(Collector):
         for kind in HoldKind:
             holds.add_metric((kind.value,), sum(1 for hold in waiting if hold.kind is kind))
         yield holds
+        standing = [o for o in overrides_in(self._cache.kept(keys.OVERRIDES)) if o.decision.stands]
+        yield _gauge("polder_overrides", "Decisions of sites that stand.", len(standing))
+        conflicts = sum(1 for override in standing if override.decision.conflict)
+        text = "Decisions of sites that the orchestrator contradicts, and nobody has settled."
+        yield _gauge("polder_override_conflicts", text, conflicts)
         refusing = sum(1 for node in known if node.plan_error)
         yield _gauge("polder_nodes_refusing_plans", "Nodes that refuse their plan.", refusing)
 

@@ -10,10 +10,11 @@ fits decides:
                                                              drops or accepts it
     it is looked at for the first time                       noted
 
-The first look finds what the orchestrator decided before it heard of it: another place or another
-revision than its writer knew. What it decides later it decides knowingly, and only what leaves the
-decision without an object contradicts it: the replica is not wanted any more, or runs at another
-site. A conflict stays when its cause has gone: somebody at the site or here was not obeyed.
+The first look finds what the orchestrator decided of the replica before it heard of it: another
+place or another revision than its writer knew. What it decides later it decides knowingly, and only
+what leaves the decision without an object contradicts it: the replica is not wanted any more, or
+runs at another site. A conflict stays when its cause has gone: somebody at the site or here was not
+obeyed.
 """
 
 from collections.abc import Iterable
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from orchestrator.domain.overrides import FORGOTTEN_AFTER_S, ORCHESTRATOR, LocalOverride
 from orchestrator.records import AssignmentRecord, NodePlacement
 from orchestrator.scheduling.desired import is_indexed
-from orchestrator.scheduling.snapshot import Mode, Snapshot, Workload
+from orchestrator.scheduling.snapshot import Mode, Snapshot
 from orchestrator.scheduling.tick import Batch, Moment, Tell, World, Write
 from polder import epochs
 from polder.overrides import FROZEN, PLACED_ON, SITE, STOPPED, Subject
@@ -140,22 +141,7 @@ class _Step:
             return f"it was placed on node {newest.node} of site {newest.site}, and runs there"
         if override.judged:
             return ""
-        return self._meanwhile(override, newest, workload)
-
-    def _meanwhile(self, override: LocalOverride, newest: _Stay | None, workload: Workload) -> str:
-        """What was decided before anybody here knew of it, and after its writer's plan."""
-        decision = override.decision
-        if newest is not None and decision.base_epoch:
-            record = newest.record
-            decided = record.epoch > decision.base_epoch and not epochs.is_local(record.epoch)
-            if decided and newest.node != decision.value:
-                cause = f" ({record.because})" if record.because else ""
-                return f"it was placed on node {newest.node} meanwhile{cause}"
-        revised = workload.revision > decision.base_revision > 0
-        if decision.field == STOPPED and revised:
-            text = f"revision {workload.revision} was applied meanwhile; it was stopped at revision"
-            return f"{text} {decision.base_revision}"
-        return ""
+        return _meanwhile(override, newest) if newest is not None else ""
 
     def _under_way(self, site: str) -> str:
         """What its nodes were told to stop, and may not have done yet."""
@@ -188,6 +174,19 @@ class _Step:
 def _batch(after: LocalOverride, *tells: Tell) -> Batch:
     write = Write(after.key, after.record().to_bytes(), after.store_revision)
     return Batch((write,), tells)
+
+
+def _meanwhile(override: LocalOverride, newest: _Stay) -> str:
+    """What was decided before anybody here knew of it, and after its writer's plan."""
+    decision, record = override.decision, newest.record
+    if record.epoch > decision.base_epoch > 0 and not epochs.is_local(record.epoch):
+        if newest.node != decision.value:
+            cause = f" ({record.because})" if record.because else ""
+            return f"it was placed on node {newest.node} meanwhile{cause}"
+    elif decision.field == STOPPED and record.revision > decision.base_revision > 0:
+        text = f"it was given revision {record.revision} meanwhile, and was stopped at revision"
+        return f"{text} {decision.base_revision}"
+    return ""
 
 
 def _order(stay: _Stay) -> tuple[int, str]:

@@ -35,7 +35,7 @@ def _marked(node: Node, snapshot: Snapshot) -> Node:
     freeze = snapshot.local.frozen.get(node.site)
     if freeze is None:
         return node
-    why = f"site {node.site} is {freeze}"
+    why = f"freeze of site {node.site}: {freeze}"
     found = replace(node, cordoned=why, draining=False, drain_overdue=False)
     if node.liveness is not Liveness.LOST:
         return found

@@ -102,6 +102,8 @@ class Cordon:
             knob = f"provider/{node.provider}.unschedulable"
         elif node.cordoned.startswith("maintenance "):
             knob = f"site/{node.site}.maintenance"
+        elif node.cordoned.startswith("freeze "):
+            knob = f"the freeze of site/{node.site}"
         return (Reason(self.code, node.cordoned, knob),)
 
 

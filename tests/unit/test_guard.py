@@ -402,6 +402,7 @@ def test_what_is_worth_an_alert_is_a_gauge() -> None:
         "polder_nodes_refusing_plans 1.0",
         "polder_store_doubted 1.0",
         "polder_freezes 0.0",
+        "polder_override_conflicts 0.0",
         'polder_holds{kind="stops"} 0.0',
     ):
         assert line in shown

@@ -156,7 +156,7 @@ def test_what_nothing_contradicts_is_noted_once_and_then_costs_nothing() -> None
         (override(), {"b": stay(decided_at(6), because="NodeLost")}, "placed on node b meanwhile"),
         (override(), {"z": stay(decided_at(6))}, "node z of site s2, and runs there"),
         (override(), {"a": stay(), "workload": replace(WEB, count=0)}, "asks for replicas: 0"),
-        (override(), {"a": stay(), "workload": replace(WEB, revision=4)}, "revision 4 was applied"),
+        (override(base_revision=2), {"a": stay()}, "given revision 3 meanwhile"),
         (override("placedOn", "b"), {"a": stay(decided_at(6))}, "placed on node a meanwhile"),
         (override("placedOn", "b"), {"z": stay(decided_at(6))}, "node z of site s2"),
         (
@@ -182,12 +182,12 @@ def test_what_was_decided_meanwhile_is_a_conflict(
 @pytest.mark.parametrize(
     ("given", "facts"),
     [
-        # As the site knew it; or as it went on by itself.
-        (override(), {"a": stay()}),
+        # As the site knew it, though there is a newer revision; or as it went on by itself.
+        (override(), {"a": stay(), "workload": replace(WEB, revision=4)}),
         (override(), {"b": stay(E + 3)}),
         # Decided with knowledge of it.
         (override(judged=True), {"b": stay(decided_at(6))}),
-        (override(judged=True), {"a": stay(), "workload": replace(WEB, revision=4)}),
+        (override(judged=True, base_revision=2), {"a": stay()}),
         (
             override("frozen", judged=True),
             {"stops": (StopRecord("ns", "w", "x", "u", "M", "", 1),)},
