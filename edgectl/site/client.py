@@ -103,9 +103,11 @@ class SiteClient:
     def watch(
         self, request: operator_pb2.WatchRequest, timeout_s: float | None = None
     ) -> Iterator[operator_pb2.WatchResponse]:
-        """What there is, and then the end: `edgectl.watching` asks again, and compares."""
+        """What there is, and then the end: `edgectl.watching` asks again, and compares. Of several
+        with one name the one that serves comes last, and counts."""
         picture = self.look()
-        for resource in self._resources(picture, request.kind, request.namespace):
+        found = self._resources(picture, request.kind, request.namespace)
+        for resource in sorted(found, key=composing.serves):
             if request.name in ("", resource.metadata.name):
                 yield operator_pb2.WatchResponse(
                     type=operator_pb2.WATCH_TYPE_ADDED,

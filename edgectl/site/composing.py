@@ -81,14 +81,17 @@ def _workload(picture: Picture, own: list[ReplicaPicture]) -> Status:
     stays = [max(_stays(picture, replica), key=_serves) for replica in own]
     phases = [stay.status["phase"] for stay in stays]
     odd = next((phase for phase in phases if phase != "Running"), "Running")
+    revision = max(stay.revision for stay in stays)
     return {
         "phase": odd,
         "reason": next((s.status["reason"] for s in stays if s.status["phase"] == odd), ""),
         "replicas": len(stays),
         "ready": sum(bool(stay.status["ready"]) for stay in stays),
+        "placed": sum(bool(stay.node) for stay in stays),
         "running": phases.count("Running"),
+        "updated": sum(stay.revision == revision for stay in stays),
         "unknown": phases.count("Unknown"),
-        "revision": max(stay.revision for stay in stays),
+        "revision": revision,
         "updatedAt": picture.now_ms,
         "source": f"site/{picture.site}",
         "conditions": [

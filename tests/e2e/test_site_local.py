@@ -132,6 +132,22 @@ def test_an_exclusive_replica_moves_where_it_is_wanted(ann: AtSite) -> None:
         assert wanted in ann.refused("move", "one-0", "--to", wanted)
 
 
+def test_a_stop_is_obeyed_by_a_node_that_was_off_meanwhile(ann: AtSite) -> None:
+    scene = ann.scene
+    with scene.no_overlap():
+        holder = scene.holder()
+        others = scene.others(holder)
+        scene.site.kill_node(holder)
+        scene.taken_over(others, time.monotonic(), within_s=MOVED_S)
+        ann.well("stop", "one-0", node=others[0])
+        eventually(lambda: not answering(scene.site, EXCLUSIVE), "it stops", MOVED_S)
+        scene.site.power_on(holder)
+        eventually(lambda: "all 3" in ann.well("overrides", node=others[1]), "told", MOVED_S)
+        stays_away(scene, EXCLUSIVE, QUIET_S)
+        ann.well("start", "one-0", node=holder)
+        scene.taken_over(scene.site.nodes, time.monotonic(), within_s=MOVED_S)
+
+
 def test_commands_and_logs(ann: AtSite) -> None:
     epoch = ann.well("exec", "one-0", "--", "cat", "/run/polder/epoch")
     assert int(epoch) == ann.scene.last().epoch

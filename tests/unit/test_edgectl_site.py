@@ -11,7 +11,7 @@ from edgectl.site import clocks
 from edgectl.site.client import SiteClient
 from edgectl.site.link import normal
 from edgectl.site.survey import Survey
-from edgectl.verbs import describe, events, get, local, logs
+from edgectl.verbs import describe, events, get, local, logs, wait
 from edgectl.verbs import exec as exec_verb
 from polder.v1 import agent_pb2, common_pb2, local_pb2
 from tests.unit.local_site import (
@@ -32,6 +32,7 @@ VERBS = {
     "events": events.run,
     "logs": logs.run,
     "exec": exec_verb.run,
+    "wait": wait.run,
     "stop": local.stop,
     "start": local.start,
     "restart": local.restart,
@@ -235,6 +236,30 @@ def test_workloads_count_what_is_at_the_site(site: FakeSite, operator: Operator)
     operator("get", "workloads")
     row = operator.row("page")
     assert (row["READY"], row["STATUS"]) == ("1/2", "Pending (CrashLoop)")
+
+
+def test_waiting_and_watching_ask_again(
+    site: FakeSite, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, slept = site.nodes["node-a"], []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        node.replicas = [runs("one-0")]
+
+    monkeypatch.setattr("edgectl.watching.time.sleep", sleep)
+    node.replicas = [runs("one-0", ready=False, reason="ProbeFailing")]
+    assert operator("wait", "replica/one-0", "--for=ready", "--timeout", "30s") == 0
+    assert slept
+    assert operator("wait", "workload/one", "--for=ready", "--timeout", "30s") == 0
+    with pytest.raises(CliError, match="timed out"):
+        operator("wait", "replica/other-0", "--for=ready", "--timeout", "0.1s")
+
+
+def test_describe_of_a_workload(operator: Operator) -> None:
+    operator("describe", "workload/page")
+    assert "1 wanted, 1 placed, 1 running, 1 ready, 1 updated" in operator.out
+    assert "web" in operator.out
 
 
 def test_output_for_programs(operator: Operator) -> None:
