@@ -44,7 +44,9 @@ class Desks:
             self.hear(name, Booted(name))
             self.hear(name, PlanInUse(_plan(name)))
         self.now += LEASE_MAX_S + 1
-        self.act("a", self.desks["a"].want(KEYS, self.now))
+
+    def want(self, keys: list[Key]) -> None:
+        self.act("a", self.desks["a"].want(keys, self.now))
 
     def hear(self, name: str, event: Event) -> None:
         self.act(name, self.desks[name].handle(event, self.now))
@@ -88,10 +90,16 @@ def _plan(node: str) -> ParsedPlan:
     return ParsedPlan(1, 0.0, {}, {}, {}, (), b"", roles=roles)
 
 
-def test_leases_are_kept_by_waking_up_when_the_desk_says_so() -> None:
+def holding() -> Desks:
     site = Desks()
-    site.run(site.now + 1.0)
+    site.want(KEYS)
+    site.run(site.now + 1.5)
     assert site.held() == len(KEYS)
+    return site
+
+
+def test_leases_are_kept_by_waking_up_when_the_desk_says_so() -> None:
+    site = holding()
     for _ in range(60):
         site.run(site.now + 1.0)
         assert site.held() == len(KEYS)
@@ -100,8 +108,7 @@ def test_leases_are_kept_by_waking_up_when_the_desk_says_so() -> None:
 def test_an_answer_makes_the_desk_look_at_its_own_replica_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    site = Desks()
-    site.run(site.now + 1.5)
+    site = holding()
     looked: list[Holder] = []
     real = Holder.due
 
@@ -118,9 +125,33 @@ def test_an_answer_makes_the_desk_look_at_its_own_replica_alone(
     assert len(looked) < 2 * 10 * len(KEYS)
 
 
-def test_all_that_a_liar_granted_is_asked_for_anew_at_once() -> None:
+def test_what_was_got_at_different_moments_is_renewed_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that it goes to each voter in one message."""
     site = Desks()
-    site.run(site.now + 1.5)
+    for count_ in range(1, len(KEYS) + 1):
+        site.want(KEYS[:count_])
+        site.run(site.now + 0.13)
+    asked: list[float] = []
+    real = LeaseDesk.handle
+
+    def handle(desk: LeaseDesk, event: Event, now: float) -> list[Instruction]:
+        if isinstance(event, PeerSaid) and isinstance(event.said, LeaseRequest):
+            asked.append(now)
+        return real(desk, event, now)
+
+    monkeypatch.setattr(LeaseDesk, "handle", handle)
+    site.run(site.now + 1.0)
+    asked.clear()
+    site.run(site.now + 10.0)
+    assert len(asked) == 10 * 2 * len(KEYS)
+    assert len(set(asked)) == 10
+    assert site.held() == len(KEYS)
+
+
+def test_all_that_a_liar_granted_is_asked_for_anew_at_once() -> None:
+    site = holding()
     desk = site.desks["a"]
     for voter in ("b", "c"):
         desk._lied(KEYS[0], voter, "it granted one twice")

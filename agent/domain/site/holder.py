@@ -30,13 +30,12 @@ from agent.domain.site.messages import (
     Release,
     Seal,
 )
+from agent.domain.site.renewal import RETRY_S, Renewal
 from agent.domain.site.tenure import KILL_S, Tenure
 from polder.epochs import LOCAL_BITS, EpochsUsedUp, after
 
 LEASE_S = 3.0
-RENEW_S = 1.0
 RESTART_S = 15.0
-RETRY_S = 0.3  # until a question is asked again of those who are silent
 ATTEMPT_S = 1.2  # until it is given up
 SPREAD_S = 0.08  # by which the next tries of two nodes differ
 FAILS_MAX = 8
@@ -106,9 +105,7 @@ class Holder:
         self._ballot = 0  # asked with and not proposed: it may be asked with again
         self._next_try = 0.0
         self._fails = 0
-        self._beat_at = 0.0
-        self._renew_at = 0.0
-        self._renewed: set[str] = set()
+        self._renewal = Renewal()
 
     # ---- what the desk says ----
 
@@ -163,8 +160,7 @@ class Holder:
     def for_restart(self, now: float) -> Requests:
         """What is held is renewed for so long that the agent may be away for a moment."""
         self.length_s = RESTART_S
-        self._renew_at = self._beat_at = now
-        self._renewed.clear()
+        self._renewal.at_once(now)
         return self.due(now)
 
     # ---- time ----
@@ -174,7 +170,7 @@ class Holder:
         if self.tenure is not None:
             times.append(self.tenure.until(self._excluded))
             if self.wanted:
-                times.append(self._renew_at)
+                times.append(self._renewal.due_at)
         if self._round is not None:
             times.append(min(self._round.again_at, self._round.began_at + ATTEMPT_S))
         elif self._aims():
@@ -187,7 +183,7 @@ class Holder:
             self.tenure = self._round = None
             self._next_try = now
         requests: Requests = []
-        if self.tenure is not None and self.wanted and now >= self._renew_at:
+        if self.tenure is not None and self.wanted and now >= self._renewal.due_at:
             requests += self._renew(self.tenure, now)
         if self._round is not None:
             requests += self._continue(self._round, now)
@@ -217,11 +213,7 @@ class Holder:
         return True
 
     def _renew(self, tenure: Tenure, now: float) -> Requests:
-        if now >= self._beat_at + RENEW_S:
-            self._beat_at = now
-            self._renewed.clear()
-        self._renew_at = now + RETRY_S
-        voters = [v for v in tenure.lineage.group.voters if v not in self._renewed]
+        voters = self._renewal.lacking(tenure.lineage.group.voters, now)
         step = Propose(self.length_s)
         return [self._send(v, step, tenure.ballot, tenure.lineage.group, now) for v in voters]
 
@@ -363,10 +355,8 @@ class Holder:
         )
         if answer.granted:
             tenure.granted(group, sent.voter, sent.at, length_s)
-            if group == own and sent.at >= self._beat_at:
-                self._renewed.add(sent.voter)
-                if len(self._renewed) >= own.majority:
-                    self._renew_at = self._beat_at + RENEW_S
+            if group == own:
+                self._renewal.granted(sent.voter, sent.at, own.majority)
         elif tenure is self.tenure and group == own:
             self._check_word(tenure, sent.voter, answer, now)
             until = self.until(now)
@@ -424,8 +414,7 @@ class Holder:
                 return self._propose(now)
             assert self.target is not None
             self.tenure.lineage = self.target
-            self._renewed = set(granted)
-            self._beat_at, self._renew_at = asking.began_at, asking.began_at + RENEW_S
+            self._renewal.begin(asking.began_at, granted)
             return []
         own = self._node in granted or (self._node not in answers and not final)
         if own and len(granted) + silent >= group.majority and (patient or not shut):
@@ -484,8 +473,7 @@ class Holder:
         silent = 0 if final else len(asking.group.voters) - len(asking.answers)
         if bid.until(self._excluded) > now:
             self.tenure, self._bid, self._round, self._fails = bid, None, None, 0
-            self._beat_at, self._renew_at = asking.began_at, asking.began_at + RENEW_S
-            self._renewed = set(granted)
+            self._renewal.begin(asking.began_at, granted)
             return []
         if len(granted) + silent >= asking.group.majority:
             return []
