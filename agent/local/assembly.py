@@ -63,9 +63,6 @@ def assemble(
         found = plan()
         return found.issued_at if found is not None else 0.0
 
-    def at() -> float:
-        return moments().at
-
     moments = Moments(site.isolated_s, site.autonomy_s, plan_at, boottime)
     journal, directory = book.journal, book.directory
     replicas = Replicas(supervisor, plan)
@@ -80,9 +77,8 @@ def assemble(
             journal=journal,
             replicas=replicas,
             plan=plan,
-            at=at,
         )
     )
-    reach = Reach(relays, replicas, door, directory, journal, at)
-    changing = Changing(site, replicas, journal, at)
+    reach = Reach(relays, replicas, door, directory, journal, moments)
+    changing = Changing(site, replicas, journal)
     return LocalServer(listen, certificate, door, showing, reach, changing), showing

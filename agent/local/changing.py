@@ -8,7 +8,7 @@ that runs the replica.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import time
 
 from agent.local.callers import Caller
 from agent.local.journal import NOWHERE, Journal, NotWritten, Target
@@ -57,15 +57,12 @@ _Key = tuple[str, bytes]
 
 
 class Changing:
-    """`at`: what time it is, unix seconds."""
+    """Puts what `site` decides in words."""
 
-    def __init__(
-        self, site: SiteLoop, replicas: Replicas, journal: Journal, at: Callable[[], float]
-    ) -> None:
+    def __init__(self, site: SiteLoop, replicas: Replicas, journal: Journal) -> None:
         self._site = site
         self._replicas = replicas
         self._journal = journal
-        self._at = at
         self._refusals = Tries(REFUSALS)
         self._answers: dict[_Key, asyncio.Task[local_pb2.ChangeResponse]] = {}
 
@@ -156,7 +153,7 @@ class Changing:
                 id=request.id,
                 by=caller.by,
                 reason=request.reason,
-                at_ms=int(self._at() * 1000),
+                at_ms=int(time.time() * 1000),
             )
         except BadOverride as error:
             raise invalid(str(error)) from error
@@ -189,7 +186,6 @@ class Changing:
         await self._journal.write(
             caller,
             request.verb,
-            self._at(),
             target=target,
             detail=request.to_node,
             reason=request.reason,

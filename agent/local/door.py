@@ -10,6 +10,7 @@ somebody without a credential could use up.
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ class Door:
             signature=signature,
             challenge=self._challenge(),
             agent_version=__version__,
-            now_ms=int(self._moments().at * 1000),
+            now_ms=int(time.time() * 1000),
         )
 
     def _challenge(self) -> bytes:
@@ -147,18 +148,17 @@ class Door:
                 self._report("LocalEntryRefused", text)
             raise
         self._wrong.forgive(address)
-        at = self._moments().at
         try:
             self.check(caller)
             if not caller.roles and caller.grant is None:
                 raise not_allowed(f"the certificate of {caller.by} gives it no role")
         except Refused as refused:
             detail = f"from {address}"
-            await self._journal.write(caller, ENTER, at, detail=detail, refused=refused.message)
+            await self._journal.write(caller, ENTER, detail=detail, refused=refused.message)
             raise
         warnings = [warning] if warning else []
-        warnings += await self._note(caller, at, address)
-        key, left_s = self._admit(caller, at)
+        warnings += await self._note(caller, address)
+        key, left_s = self._admit(caller)
         return local_pb2.EnterResponse(
             session=key,
             by=caller.by,
@@ -167,11 +167,11 @@ class Door:
             warnings=warnings,
         )
 
-    async def _note(self, caller: Caller, at: float, address: str) -> list[str]:
+    async def _note(self, caller: Caller, address: str) -> list[str]:
         """A full disk does not keep those out who come to look after it; but no break-glass token
         is used without a trace. Raises NotWritten."""
         try:
-            await self._journal.write(caller, ENTER, at, detail=f"from {address}")
+            await self._journal.write(caller, ENTER, detail=f"from {address}")
         except NotWritten as error:
             if caller.grant is not None:
                 raise
@@ -194,14 +194,14 @@ class Door:
         except (IdentityFailure, ValueError) as error:
             raise _cannot_prove(error) from error
 
-    def _admit(self, caller: Caller, at: float) -> tuple[str, float]:
+    def _admit(self, caller: Caller) -> tuple[str, float]:
         """A session, and for how many seconds. Of too many the one that ends first makes room. A
         certificate that is let in although it expired ends no session."""
         now = self._clock()
         self._sessions = {key: one for key, one in self._sessions.items() if one.until > now}
         while len(self._sessions) >= SESSIONS_MAX:
             del self._sessions[min(self._sessions, key=lambda key: self._sessions[key].until)]
-        left_s = caller.left_s(at)
+        left_s = caller.left_s(self._moments().at)
         length_s = SESSION_S if left_s is None else min(SESSION_S, left_s)
         key = os.urandom(32).hex()
         self._sessions[key] = Session(caller, now + length_s)

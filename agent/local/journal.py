@@ -7,6 +7,7 @@ Its form is that of the site's memory (`agent/site/memory.py`): a name for each 
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -63,18 +64,17 @@ class Journal:
         self,
         caller: Caller,
         verb: str,
-        at: float,
         *,
         target: Target = NOWHERE,
         detail: str = "",
         reason: str = "",
         refused: str = "",
     ) -> None:
-        """Durably, with the next sequence number. `at` in unix seconds. Raises NotWritten."""
+        """Durably, with the next sequence number. Raises NotWritten."""
         async with self._turn:
             written = agent_pb2.JournalEntry(
                 sequence=1 + max(self._last(), self._taken),
-                at_ms=int(at * 1000),
+                at_ms=int(time.time() * 1000),
                 by=caller.by,
                 purpose=caller.purpose,
                 verb=verb,

@@ -5,13 +5,13 @@ who may, the journal, and that a stream ends with the credential that opened it.
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from agent.local.callers import READ, Caller
 from agent.local.directory import Directory
 from agent.local.door import Door
 from agent.local.journal import Journal
+from agent.local.moments import Moments
 from agent.local.refusals import invalid, unauthenticated, unavailable
 from agent.local.replicas import Replicas
 from agent.relay import TOO_MANY, RelaySources, carry
@@ -45,7 +45,7 @@ class _Wire:
 
 
 class Reach:
-    """`at`: what time it is, unix seconds."""
+    """`moments`: by what time credentials are judged."""
 
     def __init__(
         self,
@@ -54,14 +54,14 @@ class Reach:
         door: Door,
         directory: Directory,
         journal: Journal,
-        at: Callable[[], float],
+        moments: Moments,
     ) -> None:
         self._sources = sources
         self._replicas = replicas
         self._door = door
         self._directory = directory
         self._journal = journal
-        self._at = at
+        self._moments = moments
         self._running = 0
 
     async def serve(self, caller: Caller, context: Any) -> None:
@@ -102,7 +102,7 @@ class Reach:
         if isinstance(options, agent_pb2.LogOptions):
             return agent_pb2.OpenRelay(logs=options)
         command = " ".join(options.command)
-        await self._journal.write(caller, EXEC, self._at(), target=target, detail=command)
+        await self._journal.write(caller, EXEC, target=target, detail=command)
         return agent_pb2.OpenRelay(exec=options)
 
     async def _carry(self, caller: Caller, request: agent_pb2.OpenRelay, context: Any) -> None:
@@ -126,7 +126,7 @@ class Reach:
     async def _out(self, caller: Caller) -> NoReturn:
         """Raises Refused once the credential is worth nothing any more."""
         try:
-            async with asyncio.timeout(caller.left_s(self._at())):
+            async with asyncio.timeout(caller.left_s(self._moments().at)):
                 while True:
                     self._door.check(caller)
                     await self._directory.news()

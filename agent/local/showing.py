@@ -4,6 +4,7 @@ Called by `agent/local/server.py`, for callers that were let in. Everything is p
 is asked for: an idle node keeps only the latest events for it.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ _NOTHING = Known()
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What is asked. `plan`: the one in use. `at`: what time it is, unix seconds."""
+    """What is asked. `plan`: the one in use."""
 
     identity: NodeId
     supervisor: Supervisor
@@ -44,7 +45,6 @@ class Sources:
     journal: Journal
     replicas: Replicas
     plan: Callable[[], ParsedPlan | None]
-    at: Callable[[], float]
 
 
 class Showing:
@@ -72,7 +72,7 @@ class Showing:
             node=sources.identity.node,
             site=sources.identity.site,
             agent_version=__version__,
-            now_ms=translate.ms(sources.at()),
+            now_ms=translate.ms(time.time()),
             plan_generation=plan.generation if plan is not None else 0,
             plan_issued_at_ms=translate.ms(plan.issued_at) if plan is not None else 0,
             isolated_ms=translate.ms(site.isolated_s()),
@@ -108,7 +108,7 @@ class Showing:
             )
 
     def _replicas(self, plan: ParsedPlan | None) -> Iterator[local_pb2.LocalReplica]:
-        supervisor, at = self._from.supervisor, self._from.at()
+        supervisor, at = self._from.supervisor, time.time()
         known = self._from.site.known()
         templates = _templates(plan)
         assigned = {a.replica_uid: a for a in plan.assignments.values()} if plan else {}
@@ -161,7 +161,7 @@ class Showing:
         return local_pb2.RecallResponse(
             events=events[-limit:],
             journal=journal[-limit:],
-            now_ms=translate.ms(self._from.at()),
+            now_ms=translate.ms(time.time()),
         )
 
     def _may_read(self, caller: Caller, namespace: str, replica: str) -> bool:
