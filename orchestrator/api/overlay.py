@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from orchestrator.cache import Cache
 from orchestrator.records import (
+    IdentityRecord,
     KeptRecord,
     NodePlacement,
     NodeStatusRecord,
@@ -72,3 +73,6 @@ class Overlay:
 
     def node_status(self, node: str) -> NodeStatusRecord | None:
         return self._cache.node_status(node)
+
+    def identity(self, kind: str, name: str) -> IdentityRecord | None:
+        return self._cache.identity(kind, name)
