@@ -34,6 +34,10 @@ REPLICAS_MAX = 5_000  # as many as a plan may name
 _STEPS = {Prepare: "prepare", Propose: "propose", Release: "release", Seal: "seal", Open: "open"}
 
 
+LeaseWord = LeaseRequest | LeaseAnswer
+TOGETHER_MAX = 500  # of them in one message
+
+
 class BadMessage(Exception):
     """A peer sent what no sound agent sends."""
 
@@ -67,6 +71,29 @@ def encode(said: Said) -> site_pb2.PeerMessage:
         case Overrides(overrides):
             known = site_pb2.Overrides(overrides=[to_message(one) for one in overrides])
             return site_pb2.PeerMessage(overrides=known)
+
+
+def encode_together(words: Iterable[LeaseWord]) -> site_pb2.PeerMessage:
+    """One message for several, whose order among each other is nothing to anybody."""
+    together = site_pb2.LeaseWords()
+    for word in words:
+        if isinstance(word, LeaseRequest):
+            together.requests.append(_request_out(word))
+        else:
+            together.answers.append(_answer_out(word))
+    return site_pb2.PeerMessage(lease_words=together)
+
+
+def decode_all(message: site_pb2.PeerMessage) -> list[Said]:
+    """Everything that a message says. Raises BadMessage."""
+    if message.HasField("lease_words"):
+        together = message.lease_words
+        if len(together.requests) + len(together.answers) > TOGETHER_MAX:
+            raise BadMessage(f"says {TOGETHER_MAX} words and more of leases at once")
+        requests = [_request_in(request) for request in together.requests]
+        return [*requests, *(_answer_in(answer) for answer in together.answers)]
+    word = decode(message)
+    return [word] if word is not None else []
 
 
 def decode(message: site_pb2.PeerMessage) -> Said | None:

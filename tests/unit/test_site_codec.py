@@ -20,7 +20,7 @@ from agent.domain.site.messages import (
     Said,
     Seal,
 )
-from agent.site.codec import BadMessage, decode, encode
+from agent.site.codec import TOGETHER_MAX, BadMessage, decode, decode_all, encode
 from polder.v1 import site_pb2
 
 names = st.text(min_size=1, max_size=20)
@@ -36,13 +36,12 @@ steps = st.one_of(
     st.builds(Seal, epochs, nodes, groups),
     st.builds(Open, nodes, epochs, seconds, names, groups),
 )
+claims = st.builds(Claim, keys, names, epochs, st.booleans(), seconds, nodes)
 said = st.one_of(
     st.builds(Beat, nodes, seconds, epochs),
     st.builds(
         Claims,
-        st.lists(st.builds(Claim, keys, names, epochs, st.booleans(), seconds, nodes), max_size=3).map(
-            tuple
-        ),
+        st.lists(claims, max_size=3).map(tuple),
         st.lists(st.builds(Ability, keys, st.booleans(), names), max_size=3).map(tuple),
     ),
     st.builds(LeaseRequest, epochs, keys, epochs, epochs, steps),
@@ -86,3 +85,21 @@ def test_a_message_of_a_newer_agent_is_passed_over() -> None:
 def test_nonsense_is_refused(message: site_pb2.PeerMessage) -> None:
     with pytest.raises(BadMessage):
         decode(message)
+
+
+@given(said)
+def test_one_word_is_all_of_its_message(message: Said) -> None:
+    assert decode_all(encode(message)) == [message]
+
+
+@pytest.mark.parametrize(
+    "together",
+    [
+        site_pb2.LeaseWords(answers=[site_pb2.LeaseAnswer()] * (TOGETHER_MAX + 1)),
+        site_pb2.LeaseWords(requests=[site_pb2.LeaseRequest(id=1)]),
+        site_pb2.LeaseWords(answers=[site_pb2.LeaseAnswer(remaining_ms=-1)]),
+    ],
+)
+def test_nonsense_among_several_words_is_refused(together: site_pb2.LeaseWords) -> None:
+    with pytest.raises(BadMessage):
+        decode_all(site_pb2.PeerMessage(lease_words=together))
