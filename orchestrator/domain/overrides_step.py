@@ -65,6 +65,7 @@ class _Step:
         self._workloads = {workload.uid: workload for workload in world.snapshot.workloads}
         self._known = {record.uid for record in world.workloads} | self._workloads.keys()
         self._sites = {node.name: node.site for node in world.snapshot.nodes}
+        self._inhabited = set(self._sites.values())
         standing = {item.decision.subject for item in every if item.decision.stands}
         self._stays = _stays(world.snapshot, self._sites, standing - {SITE})
 
@@ -96,7 +97,7 @@ class _Step:
 
     def _gone(self, override: LocalOverride) -> str:
         """Why it has no object any more; empty: it has."""
-        if override.site not in self._sites.values():
+        if override.site not in self._inhabited:
             return f"site {override.site} has no nodes any more" if self._sites else ""
         uid = override.decision.workload_uid
         if not uid:
