@@ -11,29 +11,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgectl.plain import plain
-from edgectl.site.picture import WITNESS, KnownOverride, Picture, ReplicaPicture, Role, Silent
+from edgectl.site.picture import WITNESS, Picture, ReplicaPicture, Role, Silent
+from polder import statuses
 from polder.manifest import API_VERSION
-from polder.overrides import FROZEN, PLACED_ON, SITE, STOPPED, words
+from polder.overrides import SITE, STOPPED
 from polder.v1 import agent_pb2, common_pb2, local_pb2
 
 Status = dict[str, Any]
 
-_PHASES = {
-    agent_pb2.REPLICA_PHASE_PENDING: "Pending",
-    agent_pb2.REPLICA_PHASE_RUNNING: "Running",
-    agent_pb2.REPLICA_PHASE_STOPPING: "Stopping",
-    agent_pb2.REPLICA_PHASE_STOPPED: "Stopped",
-    agent_pb2.REPLICA_PHASE_ORPHANED: "Running",
-    agent_pb2.REPLICA_PHASE_SUCCEEDED: "Succeeded",
-    agent_pb2.REPLICA_PHASE_FAILED: "Failed",
-}
 _PRESENT = (
     agent_pb2.REPLICA_PHASE_RUNNING,
     agent_pb2.REPLICA_PHASE_STOPPING,
     agent_pb2.REPLICA_PHASE_ORPHANED,
 )
 _UNABLE = "RuntimeDown"  # of a node's conditions: nothing starts there
-_OVERRIDES = {STOPPED: "Stopped", PLACED_ON: "PlacedOn", FROZEN: "Frozen"}
 _VOLATILE = ("usage", "usageAt", "observedAt", "leaseUntilAt", "autonomyUntilAt", "isolatedSinceAt")
 
 
@@ -95,9 +86,7 @@ def _workload(picture: Picture, own: list[ReplicaPicture]) -> Status:
         "updatedAt": picture.now_ms,
         "source": f"site/{picture.site}",
         "conditions": [
-            condition | {"message": f"{replica.name}: {condition['message']}"}
-            for replica in own
-            for condition in _overridden(picture, replica)
+            condition for replica in own for condition in _overridden(picture, replica, named=True)
         ],
     }
 
@@ -126,15 +115,10 @@ def serves(resource: common_pb2.Resource) -> tuple[bool, int]:
 
 def _node(picture: Picture, shown: local_pb2.ShowResponse) -> Status:
     now_ms, source = shown.now_ms, f"agent/{shown.node}"
-    conditions = [
-        _condition(c.type, c.status, source, c.reason, c.message, c.since_ms, now_ms)
-        for c in shown.conditions
-    ]
-    conditions += [
-        _override_condition(picture, known)
-        for known in picture.overrides()
-        if known.in_force and known.concerns(SITE) and shown.node in known.nodes
-    ]
+    conditions = statuses.of_agent(shown.conditions, shown.node, now_ms, heard=True)
+    for known in picture.overrides():
+        if known.in_force and known.concerns(SITE) and shown.node in known.nodes:
+            conditions += statuses.of_override(known.override, now_ms)
     down = next((c for c in shown.conditions if c.status and c.type == _UNABLE), None)
     return {
         "ready": down is None,
@@ -146,7 +130,7 @@ def _node(picture: Picture, shown: local_pb2.ShowResponse) -> Status:
         "source": source,
         "agentVersion": shown.agent_version,
         "inventory": {"arch": shown.arch, "allocatable": plain(shown.allocatable)},
-        "usage": plain(shown.usage) if shown.HasField("usage") else {},
+        "usage": statuses.usage(shown.usage) if shown.HasField("usage") else {},
         "usageAt": now_ms,
         "planGeneration": shown.plan_generation,
         "planIssuedAt": shown.plan_issued_at_ms,
@@ -228,23 +212,17 @@ def _own_status(role: Role) -> Status:
     """What the node says of what is on it."""
     said, shown, lease_ms = role.replica.status, role.shown, role.replica.lease_left_ms
     leased = role.replica.exclusive and lease_ms >= 0
-    return {
-        "phase": _PHASES.get(said.phase, "Pending"),
-        "ready": said.ready,
-        "reason": said.reason,
-        "message": said.message,
-        "restarts": said.restarts,
-        "podIp": said.pod_ip,
-        "startedAt": said.started_at_ms,
-        "observedAt": shown.now_ms,
-        "source": f"agent/{role.node}",
-        "containers": [_container(container) for container in said.containers],
-        "node": role.node,
-        "hostPorts": _host_ports(role.replica.template_json),
-        "epoch": said.epoch,
-        "leaseUntilAt": shown.now_ms + lease_ms if leased else 0,
-        "takesOver": said.takes_over,
-    }
+    return (
+        _empty(role, role.node)
+        | statuses.reported(said)
+        | {
+            "observedAt": shown.now_ms,
+            "source": f"agent/{role.node}",
+            "epoch": said.epoch,
+            "leaseUntilAt": shown.now_ms + lease_ms if leased else 0,
+            "takesOver": said.takes_over,
+        }
+    )
 
 
 def _hearsay(picture: Picture, role: Role) -> Status:
@@ -253,12 +231,11 @@ def _hearsay(picture: Picture, role: Role) -> Status:
     ready = "ready" if replica.holder_ready else "not ready"
     verb = "hears" if role.node in picture.hearing(replica.holder) else "last heard"
     message = f"{replica.holder} did not answer; {role.node} {verb} that it runs there, {ready}"
-    return _unknown(role) | {
+    return _empty(role, replica.holder) | {
         "phase": "Unknown",
         "reason": "NodeNotReached",
         "message": message,
         "source": f"agent/{role.node}",
-        "node": replica.holder,
         "epoch": replica.holder_epoch,
     }
 
@@ -267,7 +244,7 @@ def _nowhere(picture: Picture, replica: ReplicaPicture) -> Status:
     """No node that answered runs it."""
     role = replica.roles[0]
     missing = sorted(set(replica.members) & picture.silent_nodes)
-    found = _unknown(role) | {"source": ",".join(f"agent/{r.node}" for r in replica.roles)}
+    found = _empty(role, "") | {"source": ",".join(f"agent/{r.node}" for r in replica.roles)}
     stopped = any(
         known.override.field == STOPPED and known.in_force
         for known in picture.overrides()
@@ -282,19 +259,9 @@ def _nowhere(picture: Picture, replica: ReplicaPicture) -> Status:
     return found | {"reason": "NotStarted", "message": "no node of the site runs it"}
 
 
-def _unknown(role: Role) -> Status:
-    return {
-        "phase": "Pending",
-        "ready": False,
-        "reason": "",
-        "message": "",
-        "restarts": 0,
-        "podIp": "",
-        "startedAt": 0,
-        "observedAt": 0,
-        "containers": [],
-        "node": "",
-        "hostPorts": _host_ports(role.replica.template_json),
+def _empty(role: Role, node: str) -> Status:
+    """`node`: where it is said to be; empty: nowhere."""
+    return statuses.empty_replica(node, _host_ports(role.replica.template_json)) | {
         "epoch": role.replica.status.epoch,
         "leaseUntilAt": 0,
         "takesOver": "",
@@ -331,65 +298,18 @@ def _ability(picture: Picture, node: str, role: Role | None) -> Status:
 # --- overrides ----------------------------------------------------------------------------------
 
 
-def _overridden(picture: Picture, replica: ReplicaPicture) -> list[Status]:
-    own = [k for k in picture.overrides() if k.concerns(replica.subject)]
-    found = [_override_condition(picture, known) for known in own if known.in_force]
-    return found + [
-        _condition(
-            "OverrideConflict",
-            True,
-            "orchestrator",
-            _OVERRIDES.get(known.override.field, known.override.field),
-            known.override.conflict,
-            0,
-            picture.now_ms,
-        )
-        for known in own
-        if known.override.conflict
+def _overridden(picture: Picture, replica: ReplicaPicture, *, named: bool = False) -> list[Status]:
+    """Of the replica, and of the whole site."""
+    subjects = (replica.subject,) if named else (replica.subject, SITE)
+    return [
+        condition
+        for known in picture.overrides()
+        if known.in_force and any(known.concerns(subject) for subject in subjects)
+        for condition in statuses.of_override(known.override, picture.now_ms, named=named)
     ]
 
 
-def _override_condition(picture: Picture, known: KnownOverride) -> Status:
-    override = known.override
-    return _condition(
-        "LocalOverride",
-        True,
-        f"agent/{override.node}" if override.node else "orchestrator",
-        _OVERRIDES.get(override.field, override.field),
-        words(override),
-        override.at_ms,
-        picture.now_ms,
-    )
-
-
 # --- pieces -------------------------------------------------------------------------------------
-
-
-def _condition(
-    kind: str, status: bool, source: str, reason: str, message: str, since_ms: int, heard_ms: int
-) -> Status:
-    return {
-        "type": kind,
-        "status": status,
-        "reason": reason,
-        "message": message,
-        "lastTransitionAt": since_ms,
-        "lastHeardAt": heard_ms,
-        "source": source,
-    }
-
-
-def _container(container: agent_pb2.ContainerStatus) -> Status:
-    """Keys as the orchestrator has them."""
-    found = plain(container)
-    last = found.pop("lastExit")
-    if container.HasField("last_exit"):
-        found["lastExit"] = _times(last)
-    return _times(found)
-
-
-def _times(found: Status) -> Status:
-    return {(f"{key[:-4]}At" if key.endswith("AtMs") else key): v for key, v in found.items()}
 
 
 def _host_ports(template_json: bytes) -> list[int]:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from orchestrator.api.conditions import condition
 from orchestrator.api.decided import Decided
 from orchestrator.api.index import Placed, PlacementIndex, Stopping
 from orchestrator.api.job_views import with_job
@@ -38,6 +37,7 @@ from orchestrator.fleet import Fleet
 from orchestrator.records import IdentityRecord, StoredResource
 from orchestrator.store import keys
 from polder.manifest import KINDS, InvalidManifest
+from polder.statuses import condition
 
 MIRROR_OLD_S = 5.0
 """A mirror that has not been current for so long is said to be old."""

@@ -4,55 +4,12 @@ Pure; called by `views.py`. What has not been heard of within its interval has t
 is unknown, since the time at which it was last heard. Times are unix milliseconds; 0: not known.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from polder.v1 import agent_pb2
+from polder.statuses import condition
 
 Status = dict[str, Any]
-
-
-def condition(
-    kind: str,
-    status: bool | None,
-    source: str,
-    *,
-    reason: str = "",
-    message: str = "",
-    since_ms: int = 0,
-    heard_ms: int = 0,
-) -> Status:
-    """`unknownSinceAt` is there only of one that is unknown."""
-    found: Status = {
-        "type": kind,
-        "status": status,
-        "reason": reason,
-        "message": message,
-        "lastTransitionAt": since_ms,
-        "lastHeardAt": heard_ms,
-        "source": source,
-    }
-    if status is None:
-        found["unknownSinceAt"] = heard_ms
-    return found
-
-
-def of_agent(
-    conditions: Iterable[agent_pb2.NodeCondition], node: str, heard_ms: int, *, heard: bool
-) -> list[Status]:
-    """What an agent says of its box. `heard` False: it said so, and has been silent since."""
-    return [
-        condition(
-            item.type,
-            item.status if heard else None,
-            f"agent/{node}",
-            reason=item.reason,
-            message=item.message,
-            since_ms=item.since_ms,
-            heard_ms=heard_ms,
-        )
-        for item in conditions
-    ]
 
 
 def of_replica(

@@ -8,15 +8,13 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from orchestrator.api.conditions import condition
 from orchestrator.cache import Cache, Change
 from orchestrator.domain.overrides import LocalOverride, overrides_in
 from orchestrator.store import keys
-from polder.overrides import FROZEN, PLACED_ON, STOPPED
+from polder.statuses import of_override
 
 Status = dict[str, Any]
 
-_REASONS = {STOPPED: "Stopped", PLACED_ON: "PlacedOn", FROZEN: "Frozen"}
 _SHOWN_MAX = 10
 
 
@@ -69,30 +67,8 @@ class Decided:
 
 
 def _conditions(overrides: Iterable[LocalOverride], *, named: bool = False) -> list[Status]:
-    found = []
-    for override in overrides:
-        decision, heard_ms = override.decision, override.heard_ms
-        name, reason = f"{decision.replica}: " if named else "", _REASONS[decision.field]
-        found.append(
-            condition(
-                "LocalOverride",
-                True,
-                f"agent/{decision.node}" if decision.node else "orchestrator",
-                reason=reason,
-                message=f"{name}{override}",
-                since_ms=decision.at_ms,
-                heard_ms=heard_ms,
-            )
-        )
-        if decision.conflict:
-            found.append(
-                condition(
-                    "OverrideConflict",
-                    True,
-                    "orchestrator",
-                    reason=reason,
-                    message=f"{name}{decision.conflict}",
-                    heard_ms=heard_ms,
-                )
-            )
-    return found
+    return [
+        condition
+        for override in overrides
+        for condition in of_override(override.decision, override.heard_ms, named=named)
+    ]

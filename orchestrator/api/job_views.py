@@ -7,7 +7,6 @@ written there has happened. Times are unix milliseconds; 0 means not yet, or nev
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.api.conditions import condition
 from orchestrator.api.views import LeaderView, Status
 from orchestrator.domain.cron import Calendar
 from orchestrator.domain.jobs import JobState, Phase, backoff_s
@@ -15,6 +14,7 @@ from orchestrator.domain.jobs_step import JOB, SCHEDULE
 from orchestrator.domain.schedules import Run, ScheduleState, moment
 from orchestrator.records import KeptRecord, StoredResource
 from polder.manifest.job import Job, Schedule
+from polder.statuses import condition
 
 RETRYING_SHOWN = 20
 _ENDED = ("Succeeded", "Failed")

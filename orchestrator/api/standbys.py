@@ -1,5 +1,6 @@
 """Who may take a replica over, whether it could now, and where a site runs it by itself.
 
+
 Composed when read, like every status: from the assignment's group, and from what agents say of
 their roles. Called by `catalog.py` for statuses, by `whying.py` and by `telling.py`. Times are unix
 milliseconds.
@@ -8,11 +9,11 @@ milliseconds.
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from orchestrator.api.conditions import condition
 from orchestrator.api.index import Placed
 from orchestrator.api.views import NodeView
 from orchestrator.domain.liveness import Liveness
 from orchestrator.records import AssignmentRecord
+from polder.statuses import condition
 
 Status = dict[str, Any]
 ViewOf = Callable[[str], NodeView]

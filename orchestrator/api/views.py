@@ -16,19 +16,11 @@ from orchestrator.domain.liveness import Liveness, NodeLiveness
 from orchestrator.domain.maintenance import AT_WORK, Standing
 from orchestrator.fleet import NodeObservation
 from orchestrator.records import IdentityRecord, NodePlacement, NodeStatusRecord, StoredResource
+from polder.statuses import condition, empty_replica, of_agent, reported, usage
 from polder.v1 import agent_pb2
 
 Status = dict[str, Any]
 
-_PHASES = {
-    agent_pb2.REPLICA_PHASE_PENDING: "Pending",
-    agent_pb2.REPLICA_PHASE_RUNNING: "Running",
-    agent_pb2.REPLICA_PHASE_STOPPING: "Stopping",
-    agent_pb2.REPLICA_PHASE_STOPPED: "Stopped",
-    agent_pb2.REPLICA_PHASE_ORPHANED: "Running",
-    agent_pb2.REPLICA_PHASE_SUCCEEDED: "Succeeded",
-    agent_pb2.REPLICA_PHASE_FAILED: "Failed",
-}
 _AT_WORK_THERE = (agent_pb2.REPLICA_PHASE_RUNNING, agent_pb2.REPLICA_PHASE_ORPHANED)
 _STRAYS_SHOWN = 5
 _NOTHING = agent_pb2.Heartbeat()
@@ -70,7 +62,7 @@ def node_status(facts: NodeFacts) -> Status:
         "agentVersion": _agent_version(facts),
         "inventory": facts.reported.inventory if facts.reported else {},
         "inventoryAt": facts.reported.reported_at_ms if facts.reported else 0,
-        "usage": _usage(heartbeat.usage) if seen and seen.heartbeat else {},
+        "usage": usage(heartbeat.usage) if seen and seen.heartbeat else {},
         "usageAt": (_ms(seen.heartbeat_at) or last_seen_ms) if seen and seen.heartbeat else 0,
         "usageKnown": bool(heard and seen and seen.heartbeat),
         "allocated": {
@@ -107,7 +99,7 @@ def _node_conditions(
     changed = record.changed_by if record is not None else ""
     source = changed if changed and not facts.standing.cordoned else "leader"
     found = [
-        conditions.condition(
+        condition(
             "Ready",
             status["ready"],
             status["source"] or "gateway",
@@ -122,13 +114,11 @@ def _node_conditions(
         ("Draining", status["draining"], ""),
     ):
         if holds:
-            found.append(
-                conditions.condition(kind, True, source, message=message, heard_ms=facts.mirror_ms)
-            )
+            found.append(condition(kind, True, source, message=message, heard_ms=facts.mirror_ms))
     at_ms = status["lastSeenAt"]
     if strays := _strays(facts):
         found.append(
-            conditions.condition(
+            condition(
                 "StrayReplicas",
                 True if heard else None,
                 f"agent/{node}",
@@ -137,7 +127,7 @@ def _node_conditions(
                 heard_ms=at_ms,
             )
         )
-    return found + conditions.of_agent(heartbeat.conditions, node, at_ms, heard=heard)
+    return found + of_agent(heartbeat.conditions, node, at_ms, heard=heard)
 
 
 def _strays(facts: NodeFacts) -> str:
@@ -168,8 +158,8 @@ def _node_readiness(
         if seen is None or not seen.last_seen:
             return None, "NotReported", "it has not reported since this orchestrator started"
         return None, "Silent", "no word from its agent"
-    for condition in reports.unable(heartbeat):
-        return False, condition.type, condition.message
+    for found in reports.unable(heartbeat):
+        return False, found.type, found.message
     return True, "", ""
 
 
@@ -187,19 +177,6 @@ def _agent_version(facts: NodeFacts) -> str:
     if facts.observation is not None and facts.observation.agent_version:
         return facts.observation.agent_version
     return facts.reported.agent_version if facts.reported else ""
-
-
-def _usage(usage: agent_pb2.Usage) -> Status:
-    return {
-        "cpuMillis": usage.cpu_millis,
-        "memoryBytes": usage.memory_bytes,
-        "diskBytes": usage.disk_bytes,
-        "networkRxBytes": usage.network_rx_bytes,
-        "networkTxBytes": usage.network_tx_bytes,
-        "temperatureCelsius": usage.temperature_celsius,
-        "batteryPercent": usage.battery_percent,
-        "onBattery": usage.on_battery,
-    }
 
 
 def _expiry(identity: IdentityRecord | None) -> int:
@@ -234,13 +211,13 @@ def replica_status(
     node: str, uid: str, host_ports: Sequence[int], view: NodeView, stopping: str = ""
 ) -> Status:
     """`stopping`: why it must leave its node; empty when it must run."""
-    status = _empty_replica(node, host_ports)
+    status = empty_replica(node, host_ports)
     status["observedAt"] = view.observed_at_ms
     seen = view.observation
     heard = view.liveness.state is Liveness.LIVE and seen is not None and seen.complete
     found = seen.replicas.get(uid) if seen is not None else None
     if found is not None:
-        _add_reported(status, found)
+        status.update(reported(found))
     if not heard or seen is None:
         never = seen is None or not seen.last_seen
         status["phase"], status["ready"] = "Unknown", False
@@ -260,7 +237,7 @@ def replica_status(
 
 def unplaced_status(explanation: Mapping[str, Any] | None, leader: LeaderView) -> Status:
     """Of a replica without a node, with the leader's words for why."""
-    status = _empty_replica("", ())
+    status = empty_replica("", ())
     reasons = explanation["reasons"] if explanation else []
     status["phase"] = "Unplaced"
     status["reason"] = str(reasons[0]["reason"]) if reasons else "NotPlaced"
@@ -280,63 +257,6 @@ def with_conditions(
     """A placed replica's status, completed. `ready_ms`: since when it is ready, or not."""
     found = conditions.of_replica(status, placed_ms, ready_ms, leader.source, mirror_ms)
     return {**status, "placedAt": placed_ms, "conditions": found}
-
-
-def _empty_replica(node: str, host_ports: Sequence[int]) -> Status:
-    return {
-        "phase": "Pending",
-        "ready": False,
-        "reason": "",
-        "message": "",
-        "restarts": 0,
-        "podIp": "",
-        "startedAt": 0,
-        "observedAt": 0,
-        "source": f"agent/{node}" if node else "",
-        "containers": [],
-        "node": node,
-        "hostPorts": list(host_ports),
-    }
-
-
-def _add_reported(status: Status, found: agent_pb2.ReplicaStatus) -> None:
-    status.update(
-        phase=_PHASES.get(found.phase, "Pending"),
-        ready=found.ready,
-        reason=found.reason,
-        message=found.message,
-        restarts=found.restarts,
-        podIp=found.pod_ip,
-        startedAt=found.started_at_ms,
-        containers=[_container(container) for container in found.containers],
-    )
-
-
-def _container(container: agent_pb2.ContainerStatus) -> Status:
-    status: Status = {
-        "name": container.name,
-        "id": container.id,
-        "state": container.state,
-        "ready": container.ready,
-        "restarts": container.restarts,
-        "reason": container.reason,
-        "message": container.message,
-        "startedAt": container.started_at_ms,
-        "finishedAt": container.finished_at_ms,
-        "exitCode": container.exit_code,
-        "image": container.image,
-    }
-    if container.HasField("last_exit"):
-        last = container.last_exit
-        status["lastExit"] = {
-            "exitCode": last.exit_code,
-            "reason": last.reason,
-            "message": last.message,
-            "startedAt": last.started_at_ms,
-            "finishedAt": last.finished_at_ms,
-            "lastLog": last.last_log,
-        }
-    return status
 
 
 # --- sites and operators ------------------------------------------------------------------------

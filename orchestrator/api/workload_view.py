@@ -1,5 +1,6 @@
 """A workload's status: counts, phase and conditions, composed from its replicas' statuses. Pure.
 
+
 Called by `catalog.py`. During an update one replica may have two stays: it counts once, as ready
 when either is.
 """
@@ -14,6 +15,7 @@ from orchestrator.api.index import Placed, WorkloadPlacement
 from orchestrator.api.views import LeaderView, Status
 from orchestrator.domain.reports import STOPPED_LOCALLY
 from orchestrator.records import StoredResource
+from polder.statuses import condition
 
 _NODES_NAMED = 3
 _NO_TROUBLE = ("", "NotStarted", "Starting", "Completed")
@@ -156,7 +158,7 @@ def _first_trouble(statuses: Sequence[Status], said: Said) -> tuple[str, str]:
 def _rolled_out(said: Said, workload: StoredResource) -> Status:
     rollout = said.rollout
     done = rollout.get("phase") in ("Proving", "Proven")
-    return conditions.condition(
+    return condition(
         "RolledOut",
         done and rollout.get("newestRevision") == workload.template_revision,
         said.leader.source,
