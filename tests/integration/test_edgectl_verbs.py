@@ -464,6 +464,9 @@ def test_revoke_asks_unless_told(fake: FakeInstallation, run: Run) -> None:
     assert (code, out) == (0, "operator/bob revoked (1 open stream closed)\n")
     assert fake.api.called("Revoke")[0].reason == "left"
     assert run("revoke", "workload/x", "-y")[0] == 2
+    code, out, _ = run("revoke", "break-glass/0f0f0f0f", "-y")
+    assert code == 0 and out.startswith("break-glass/0f0f0f0f revoked")
+    assert run("revoke", "-y")[0] == 2
 
 
 def test_token_stands_alone_on_stdout(fake: FakeInstallation, run: Run) -> None:

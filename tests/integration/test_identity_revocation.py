@@ -112,6 +112,29 @@ async def test_a_revoked_operator_comes_back_with_a_new_certificate_only(rig: Ri
     assert refused.reason == "Revoked"
 
 
+async def test_what_was_revoked_is_known_by_serial_to_those_who_cannot_ask(rig: Rig) -> None:
+    """Agents that are cut off have no list of what counts: they are told what does not."""
+    await rig.operator("vera", "viewer:default")
+    cache = rig.orchestrator.parts.cache
+    before = cache.identity("operator", "vera")
+    assert before is not None and not before.refused_serials
+    await rig.admin().Revoke(operator_pb2.RevokeRequest(ref=ref("Operator", "vera")))
+    await rig.operator("vera", "viewer:default")
+    after = cache.identity("operator", "vera")
+    assert after is not None and after.refused_serials == before.serials
+    assert after.serials.keys().isdisjoint(before.serials)
+
+
+async def test_a_break_glass_token_is_revoked_by_its_serial(rig: Rig) -> None:
+    serial = "0f" * 16
+    await rig.admin().Revoke(operator_pb2.RevokeRequest(ref=ref("BreakGlass", serial)))
+    found = rig.orchestrator.parts.cache.identity("break-glass", serial)
+    assert found is not None and list(found.refused_serials) == [serial]
+    for bad in ("", "x", "../../leader"):
+        request = operator_pb2.RevokeRequest(ref=ref("BreakGlass", bad))
+        assert (await refusal(rig.admin().Revoke(request))).reason == "InvalidArgument"
+
+
 async def test_certificates_of_one_operator_are_bounded(rig: Rig) -> None:
     for _ in range(8):
         await rig.operator("otto", "admin")
