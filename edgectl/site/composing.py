@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from edgectl.plain import plain
 from edgectl.site.picture import WITNESS, Picture, ReplicaPicture, Role, Silent
 from polder import statuses
 from polder.manifest import API_VERSION
@@ -129,7 +128,7 @@ def _node(picture: Picture, shown: local_pb2.ShowResponse) -> Status:
         "observedAt": now_ms,
         "source": source,
         "agentVersion": shown.agent_version,
-        "inventory": {"arch": shown.arch, "allocatable": plain(shown.allocatable)},
+        "inventory": {"arch": shown.arch, "allocatable": _amounts(shown.allocatable)},
         "usage": statuses.usage(shown.usage) if shown.HasField("usage") else {},
         "usageAt": now_ms,
         "planGeneration": shown.plan_generation,
@@ -310,6 +309,15 @@ def _overridden(picture: Picture, replica: ReplicaPicture, *, named: bool = Fals
 
 
 # --- pieces -------------------------------------------------------------------------------------
+
+
+def _amounts(found: agent_pb2.Resources) -> dict[str, Any]:
+    return {
+        "cpuMillis": found.cpu_millis,
+        "memoryBytes": found.memory_bytes,
+        "diskBytes": found.disk_bytes,
+        "devices": dict(found.devices),
+    }
 
 
 def _host_ports(template_json: bytes) -> list[int]:

@@ -199,6 +199,10 @@ class FakeSite:
             replicas=node.replicas,
             overrides=node.overrides,
             arch="arm64",
+            usage=agent_pb2.Usage(cpu_millis=500, memory_bytes=1 << 30),
+            allocatable=agent_pb2.Resources(
+                cpu_millis=4_000, memory_bytes=4 << 30, devices={"polder.eu/gpu": 1}
+            ),
         )
 
 

@@ -183,6 +183,13 @@ def test_nodes_say_for_how_long_they_are_alone(site: FakeSite, operator: Operato
     assert (row["AUTONOMY"], row["REPLICAS"], row["PLAN-AGE"]) == ("6d left", "2", "60m")
     row = operator.row("node-b")
     assert (row["ORCHESTRATOR"], row["AUTONOMY"]) == ("heard", "over")
+    operator("get", "nodes", "-o", "wide")
+    assert (operator.row("node-a")["CPU"], operator.row("node-a")["MEMORY"]) == (
+        "500m/4",
+        "1Gi/4Gi",
+    )
+    operator("get", "node/node-a", "-o", "jsonpath={.status.inventory.allocatable.devices}")
+    assert operator.out == '{"polder.eu/gpu":1}'
 
 
 def test_what_runs_on_a_node_that_does_not_answer_is_hearsay(
