@@ -137,8 +137,9 @@ class Agent:
         now = node.now()
         self._count()
         self._act(deque(self.machine.handle(event, now)))
-        overrides = self.machine.overrides()
-        self.node.checks.heeded.heeds(self.node.name, overrides, self.world.now)
+        if self.plan is not None:  # what a plan says is known with the plan
+            overrides = self.machine.overrides()
+            self.node.checks.heeded.heeds(self.node.name, overrides, self.world.now)
         self._set_timer()
         ends = isinstance(event, Stopping)
         every_s = 0.0 if ends else save_every_s(self.plan)

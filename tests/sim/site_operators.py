@@ -3,6 +3,7 @@
 Drawn by `site_story.py` in the kind "operators", with dice of their own:
 
 - what is stopped begins nowhere where that is known, and runs nowhere once all have heard of it;
+- no node forgets what was decided, through whatever happens to it;
 - of the nodes that share a replica all come to know the same;
 - what is moved to a node that is able comes to run there, and stays there;
 - once the site goes on and what was stopped is started, all is as if nothing had been.
@@ -201,8 +202,14 @@ class Heeded:
         self._since: dict[tuple[str, Key], float] = {}
 
     def heeds(self, node: str, overrides: tuple[Override, ...], now: float) -> None:
-        if self._seen.get(node) is overrides:
+        """Also through a restart: what was in force once is never forgotten."""
+        before = self._seen.get(node, ())
+        if before is overrides:
             return
+        ranks = {override.register: override.rank for override in overrides}
+        for known in before:
+            if ranks.get(known.register, (0, "", "")) < known.rank:
+                raise Violation(f"{node} forgets {known}")
         self._seen[node] = overrides
         stopped = {o.subject for o in overrides if o.field == STOPPED and o.stands}
         gone = [known for known in self._since if known[0] == node and known[1] not in stopped]
