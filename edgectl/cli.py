@@ -131,8 +131,15 @@ def _at_site(options: argparse.Namespace) -> str:
 def run(argv: Sequence[str]) -> int:
     """Parse and run. Returns the exit code; raises CliError."""
     options = parse(argv)
-    if getattr(options, "site_endpoint", None):
+    if hasattr(options, "site_endpoint"):
         options.run = _at_site(options)
+    elif hasattr(options, "break_glass_token"):
+        from edgectl.errors import UsageError
+
+        raise UsageError(
+            "a break-glass token is for the nodes of a site: name one with --site-endpoint",
+            "orchestrators take certificates alone",
+        )
     module_name, _, function_name = options.run.partition(":")
     from edgectl.invocation import Invocation
 

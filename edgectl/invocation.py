@@ -99,7 +99,7 @@ class Invocation:
     @property
     def at_site(self) -> bool:
         """Nodes of a site are asked, and no orchestrator."""
-        return bool(getattr(self.options, "site_endpoint", None))
+        return hasattr(self.options, "site_endpoint")
 
     @cached_property
     def access(self) -> "Access":

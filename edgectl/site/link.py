@@ -89,7 +89,7 @@ def first_certificate(endpoints: Sequence[str]) -> tuple[str, bytes]:
     """The endpoint that was the first to show a certificate, and that. A box has addresses that
     lead nowhere from here, so all are tried at once; only one of them is then asked for proof,
     which costs the box a second. Raises CallError."""
-    failure = CallError("nobody knows its address", code="UNAVAILABLE", reason="NoAddress")
+    failure = CallError("nobody knows an address of it", code="UNAVAILABLE", reason="NoAddress")
     tasks = {endpoint: partial(certificate_at, endpoint) for endpoint in endpoints}
     for endpoint, found in together(tasks):
         if not isinstance(found, CallError):
