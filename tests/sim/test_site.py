@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from agent.domain.site import operators
 from agent.domain.site.claims import Heard
+from agent.domain.site.overrides import Decisions
 from agent.domain.site.tenure import Tenure
 from tests.sim import site
 from tests.sim.__main__ import main
@@ -45,6 +47,27 @@ def test_what_was_found_stays_mended(seed: int) -> None:
 def test_lost_disks_suspended_boxes_wrong_clocks_and_weeks_away_are_borne() -> None:
     for seed in range(10):
         site.check(seed, "hard")
+
+
+def test_what_operators_decide_is_done_everywhere_and_not_forgotten() -> None:
+    for seed in (*range(12), 227):  # 227: a claim was outbid that overtook the operator's word
+        site.check(seed, "operators")
+
+
+def test_it_notices_a_node_that_forgets_what_operators_decided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Decisions, "read", lambda *_: None)
+    with pytest.raises(Violation, match="forgets"):
+        _tries(range(40), "operators")
+
+
+def test_it_notices_a_node_that_starts_what_operators_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(operators, "why_stopped", lambda *_: "")
+    with pytest.raises(Violation, match="is stopped"):
+        _tries(range(40), "operators")
 
 
 def test_a_voter_that_grants_twice_is_found_and_nobody_else_accused() -> None:
