@@ -98,7 +98,10 @@ class SiteClient:
             raise CliError(
                 "the nodes of a site know no labels of resources", "leave --selector out, or use -n"
             )
-        return list(self._resources(self.picture, kind, namespace)), self.picture.now_ms
+        found = list(self._resources(self.picture, kind, namespace))
+        if not found and namespace:
+            self._check_sight(namespace)
+        return found, self.picture.now_ms
 
     def watch(
         self, request: operator_pb2.WatchRequest, timeout_s: float | None = None
@@ -134,7 +137,14 @@ class SiteClient:
             f"the nodes of a site know no {kind.lower()}", f"with --site-endpoint there are {known}"
         )
 
+    def _check_sight(self, namespace: str) -> None:
+        """Raises CallError where a node refuses to show anything of the namespace: what is not to
+        be seen is not the same as what is not there."""
+        self._survey.links[min(self.picture.answers)].show(namespace)
+
     def _missing(self, ref: common_pb2.ResourceRef) -> CallError:
+        if ref.namespace:
+            self._check_sight(ref.namespace)
         where = f" in namespace {ref.namespace}" if ref.namespace else ""
         silent = sorted(one.label for one in self.picture.silent)
         hint = f"{' and '.join(silent)} did not answer: it may be there" if silent else ""

@@ -31,6 +31,7 @@ CONNECT_S = 4.0
 """For a TCP connection and its TLS handshake: a site is near, but its boxes may be busy."""
 ANSWER_S_MAX = 15.0
 """For a node to prove itself and to check us: it starts a program for each."""
+NOT_PROVEN = "NotProven"
 MAX_MESSAGE_BYTES = 32 << 20
 KEEPALIVE_MS = 10_000
 
@@ -80,7 +81,16 @@ def opener(access: Access, sessions: Sessions, timeout_s: float) -> Opener:
     """`timeout_s` bounds each call."""
 
     def open_(endpoints: Sequence[str]) -> Link:
-        return NodeLink(*first_certificate(endpoints), access, sessions, timeout_s)
+        """Private addresses of a box may lead to something else from here: that is passed over."""
+        left = list(endpoints)
+        while True:
+            endpoint, certificate = first_certificate(left)
+            try:
+                return NodeLink(endpoint, certificate, access, sessions, timeout_s)
+            except CallError as error:
+                left.remove(endpoint)
+                if error.reason != NOT_PROVEN or not left:
+                    raise
 
     return open_
 
@@ -195,7 +205,7 @@ class NodeLink:
         except (NotProven, ValueError) as error:
             text = f"whoever answers at {self.endpoint} is not let near: {error}"
             hint = f"nodes are believed by the word of {self._access.vouches}"
-            raise CallError(text, hint, code="UNAUTHENTICATED", reason="NotProven") from error
+            raise CallError(text, hint, code="UNAUTHENTICATED", reason=NOT_PROVEN) from error
         offset_ms = clocks.offset(began_ms, answer.now_ms)
         said = (warning, *entered.warnings, clocks.warning(identity.node, offset_ms))
         session = Session(

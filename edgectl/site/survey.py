@@ -42,15 +42,15 @@ class Survey:
         for link in self.links.values():
             link.close()
 
-    def look(self, namespace: str = "") -> Picture:
-        """What all of them say. Raises CallError when none answers or lets us in."""
-        answers = self._ask_known(namespace)
+    def look(self) -> Picture:
+        """What all of them say of all that we may see. Raises CallError when none lets us in."""
+        answers = self._ask_known()
         silent: dict[str, Silent] = {}
         known = {link.endpoint for link in self.links.values()}
         given = {("", one): (one,) for one in self._given if one not in known}
-        self._ask_new(given, namespace, answers, silent)
+        self._ask_new(given, answers, silent)
         while new := self._unknown(answers, silent):
-            self._ask_new(new, namespace, answers, silent)
+            self._ask_new(new, answers, silent)
         if not answers:
             raise _nobody(list(silent.values()))
         owners = {
@@ -63,10 +63,10 @@ class Survey:
         now_ms = time.time_ns() // 1_000_000
         return Picture(self.links[min(answers)].site, now_ms, answers, tuple(kept))
 
-    def _ask_known(self, namespace: str) -> dict[str, local_pb2.ShowResponse]:
+    def _ask_known(self) -> dict[str, local_pb2.ShowResponse]:
         """One that fails is forgotten, and tried anew as if it had not been known."""
         answers = {}
-        tasks = {node: partial(link.show, namespace) for node, link in self.links.items()}
+        tasks = {node: partial(link.show, "") for node, link in self.links.items()}
         for node, found in together(tasks):
             if isinstance(found, CallError):
                 self.links.pop(node).close()
@@ -77,14 +77,10 @@ class Survey:
     def _ask_new(
         self,
         wanted: Mapping[_Wanted, tuple[str, ...]],
-        namespace: str,
         answers: dict[str, local_pb2.ShowResponse],
         silent: dict[str, Silent],
     ) -> None:
-        tasks = {
-            key: partial(self._ask, key[0], endpoints, namespace)
-            for key, endpoints in wanted.items()
-        }
+        tasks = {key: partial(self._ask, key[0], endpoints) for key, endpoints in wanted.items()}
         for (node, endpoint), found in together(tasks):
             if isinstance(found, CallError):
                 silent[node or endpoint] = Silent(node, wanted[(node, endpoint)], found)
@@ -93,12 +89,10 @@ class Survey:
             if self._take(link):
                 answers[link.node] = shown
 
-    def _ask(
-        self, node: str, endpoints: tuple[str, ...], namespace: str
-    ) -> tuple[Link, local_pb2.ShowResponse]:
+    def _ask(self, node: str, endpoints: tuple[str, ...]) -> tuple[Link, local_pb2.ShowResponse]:
         link = self._reach(node, endpoints)
         try:
-            return link, link.show(namespace)
+            return link, link.show("")
         except BaseException:
             link.close()
             raise

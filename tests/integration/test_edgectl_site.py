@@ -136,6 +136,20 @@ def test_a_node_of_another_installation_is_told_nothing(node: Node, operator: Op
     assert not stranger.entered
 
 
+def test_an_address_that_leads_to_something_else_is_passed_over(
+    node: Node, operator: Operator
+) -> None:
+    one, two, stranger = node("node-a"), node("node-b"), node(authority=Authority("another root"))
+    one.knows(two)
+    one.answer.peers[0].local_endpoints[:] = [stranger.endpoint, two.endpoint, "127.0.0.1:1"]
+    for _ in range(3):  # whichever answers first
+        assert operator("--site-endpoint", one.endpoint, "get", "nodes", "-o", "name") == 0
+        assert operator.out == "node/node-a\nnode/node-b\n"
+        one.sessions.clear()
+        two.sessions.clear()
+    assert not stranger.entered
+
+
 def test_who_passes_on_what_a_real_node_signed_is_told_nothing(
     node: Node, operator: Operator
 ) -> None:

@@ -138,6 +138,8 @@ class FakeLink:
     def show(self, namespace: str) -> local_pb2.ShowResponse:
         if self._node.down:
             raise self._node.down
+        if namespace not in ("", "shop"):
+            raise CallError("not for ann", code="PERMISSION_DENIED", reason="NotAllowed")
         return self._world.shown(self._node)
 
     def recall(self, request: local_pb2.RecallRequest) -> local_pb2.RecallResponse:

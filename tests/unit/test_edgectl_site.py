@@ -288,6 +288,12 @@ def test_what_a_site_does_not_know_is_refused(operator: Operator) -> None:
         operator("get", "regions")
 
 
+def test_what_may_not_be_seen_is_not_shown_as_empty(operator: Operator) -> None:
+    for words in (["get", "replicas"], ["get", "replica/x-0"], ["stop", "x-0"]):
+        with pytest.raises(CallError, match="not for ann"):
+            operator(*words, "-n", "bank")
+
+
 def test_not_found_says_who_was_not_asked(site: FakeSite, operator: Operator) -> None:
     with pytest.raises(CallError) as raised:
         operator("get", "replica/other-0")
