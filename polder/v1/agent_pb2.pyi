@@ -471,7 +471,9 @@ class JournalEntry(_message.Message):
     purpose: _builtins.str
     """Of a break-glass token: what it was issued for."""
     verb: _builtins.str
-    """"enter", "exec", "stop", "start", "restart", "move", "freeze", "unfreeze"."""
+    """"enter", "exec", "stop", "start", "restart", "move", "freeze", "unfreeze"; of a break-glass token
+    "logs", too.
+    """
     namespace: _builtins.str
     replica: _builtins.str
     detail: _builtins.str
