@@ -13,7 +13,7 @@
     conditions.all() -> [NodeCondition]  for the heartbeat
     wait_settled(timeout_s) -> bool      after a start: statuses are true, adopted pods were probed
     find(uid, container, previous)       the container behind a logs or exec request
-    restart(key, why)                    what runs of a replica is exchanged for the same again, once
+    restart(key, why)                    what runs of a replica is exchanged for the same again
     use_guard(f)                         why an exclusive stay must not start: the dead-man's switch
     views(), seen, now                   for the site: what runs; whether the runtime was seen
 

@@ -117,7 +117,7 @@ class Boxes:
         containerd = None
         command = [*launcher, EDGE_AGENT, "run", "--state-dir", str(state_dir)]
         command += ["--log-dir", str(folder / "pods"), "--log-format", "logfmt"]
-        if not netns:  # such boxes share the machine's ports
+        if not netns and "local_listen" not in settings:  # such boxes share the machine's ports
             settings = f'local_listen = ""\n{settings}'
         if settings:
             folder.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DIRECTORY = Path(os.environ.get("POLDER_QUICKSTART_DIR", "/var/lib/polder-quickstart"))
 PORTS = Ports(operator=7443, join=7444, metrics=7480)
 NODE = "box-1"
+LOCAL = "127.0.0.1:7446"
 HELLO_PORT = 18080
 PAGE_TIMEOUT_S = 20.0
 
@@ -56,7 +57,7 @@ def main() -> int:
 
 def installation() -> Installation:
     made = Installation(DIRECTORY, PORTS)
-    made.agent(NODE)
+    made.agent(NODE, settings=f'local_listen = "{LOCAL}"\nlocal_advertise = "127.0.0.1"\n')
     return made
 
 
@@ -87,7 +88,8 @@ def up() -> None:
     print(f"  export EDGECTL_CONFIG={polder.admin_context}")
     print(f"  export PATH={Path(EDGECTL).parent}:$PATH")
     print("  edgectl describe workload/hello")
-    print("  edgectl logs -f workload/hello\n")
+    print("  edgectl logs -f workload/hello")
+    print(f"  edgectl --site-endpoint {LOCAL} get replicas    # the node itself answers\n")
     print("`make down` stops and removes everything that this started.")
 
 

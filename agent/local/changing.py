@@ -7,15 +7,13 @@ that runs the replica.
 """
 
 import asyncio
-import contextlib
 import time
 
 from agent.local.callers import Caller
-from agent.local.journal import NOWHERE, Journal, NotWritten, Target
+from agent.local.journal import NOWHERE, Journal, NotWritten, Target, named
 from agent.local.refusals import Refused as CallRefused
 from agent.local.refusals import invalid, not_allowed, not_found, not_now, unavailable
 from agent.local.replicas import Replicas
-from agent.local.tries import Tries
 from agent.site.loop import Refused, SiteLoop
 from polder.overrides import (
     FROZEN,
@@ -49,7 +47,6 @@ _DONE = {
 }
 _WOULD = "nothing was done; it would be: "
 ID_MAX = 100
-REFUSALS = 10  # of one caller, in a minute
 ANSWERS_MAX = 128
 
 _Key = tuple[str, bytes]
@@ -63,7 +60,6 @@ class Changing:
         self._site = site
         self._replicas = replicas
         self._journal = journal
-        self._refusals = Tries(REFUSALS)
         self._answers: dict[_Key, asyncio.Task[local_pb2.ChangeResponse]] = {}
 
     async def change(
@@ -112,7 +108,7 @@ class Changing:
         except (CallRefused, Refused) as error:
             refused = _refused(error)
             if not request.dry_run:
-                await self._note_refusal(caller, request, target, refused.message)
+                await self._note_refusal(caller, request, target, refused)
             raise refused from error
         name = f"{request.namespace}/{request.replica}"
         message = _DONE[request.verb].format(name=name, node=request.to_node)
@@ -177,32 +173,28 @@ class Changing:
             await self._site.restart(key, request.id, why)
 
     async def _write(
+        self, caller: Caller, request: local_pb2.ChangeRequest, target: Target
+    ) -> None:
+        await self._journal.write(
+            caller, request.verb, target=target, detail=request.to_node, reason=request.reason
+        )
+
+    async def _note_refusal(
         self,
         caller: Caller,
         request: local_pb2.ChangeRequest,
         target: Target,
-        refused: str = "",
+        refused: CallRefused,
     ) -> None:
-        await self._journal.write(
+        """Of what this node does not know the name that was given."""
+        await self._journal.refuse(
             caller,
             request.verb,
-            target=target,
+            refused.message,
+            target=target if target.replica else named(request.namespace, request.replica),
             detail=request.to_node,
             reason=request.reason,
-            refused=refused,
         )
-
-    async def _note_refusal(
-        self, caller: Caller, request: local_pb2.ChangeRequest, target: Target, refused: str
-    ) -> None:
-        """So many in a minute: what was done is not to be pushed out by what was not."""
-        named = target if target.replica else Target(request.namespace, "", "", request.replica)
-        now = asyncio.get_running_loop().time()
-        if self._refusals.wait_s(caller.by, now) > 0:
-            return
-        self._refusals.note(caller.by, now)
-        with contextlib.suppress(NotWritten):  # the caller is told no, which is what matters
-            await self._write(caller, request, named, refused)
 
 
 def _refused(error: CallRefused | Refused) -> CallRefused:

@@ -7,6 +7,7 @@ Its form is that of the site's memory (`agent/site/memory.py`): a name for each 
 """
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -14,13 +15,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.local.callers import Caller
+from agent.local.tries import Tries
 from agent.site.memory import Memory
 from polder.v1 import agent_pb2
 
 ENTRIES_MAX = 1_000
 KEPT = 200  # that were taken, for Recall
 BATCH = 100  # in one message
+REFUSALS = 10  # of one caller, in a minute
 TEXT_MAX = 500
+NAME_MAX = 253
 _PREFIX = "entry/"
 _TAKEN, _DROPPED = "taken", "dropped"
 
@@ -36,6 +40,11 @@ class Target:
 
 
 NOWHERE = Target()
+
+
+def named(namespace: str, replica: str) -> Target:
+    """A replica of which nothing is known but what the caller said."""
+    return Target(namespace[:NAME_MAX], replica=replica[:NAME_MAX])
 
 
 class NotWritten(Exception):
@@ -54,6 +63,7 @@ class Journal:
         self._taken = _number(bodies.get(_TAKEN))
         self._dropped = _number(bodies.get(_DROPPED))
         self._told_dropped = 0
+        self._refusals = Tries(REFUSALS)
         self._turn = asyncio.Lock()
 
     def __iter__(self) -> Iterator[agent_pb2.JournalEntry]:
@@ -91,6 +101,27 @@ class Journal:
             self._entries.append(written)
             await self._make_room()
         self.on_change()
+
+    async def refuse(
+        self,
+        caller: Caller,
+        verb: str,
+        refused: str,
+        *,
+        target: Target = NOWHERE,
+        detail: str = "",
+        reason: str = "",
+    ) -> None:
+        """What somebody who was let in wanted and did not get. So many in a minute: what was done
+        is not to be pushed out by what was not. A disk that refuses is not worth a word then."""
+        now = asyncio.get_running_loop().time()
+        if self._refusals.wait_s(caller.by, now) > 0:
+            return
+        self._refusals.note(caller.by, now)
+        with contextlib.suppress(NotWritten):
+            await self.write(
+                caller, verb, target=target, detail=detail, reason=reason, refused=refused
+            )
 
     async def taken(self, sequence: int) -> None:
         """The orchestrator has the entries up to this one. A number that was not written here (this

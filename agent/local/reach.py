@@ -10,16 +10,16 @@ from typing import Any, NoReturn
 from agent.local.callers import READ, Caller
 from agent.local.directory import Directory
 from agent.local.door import Door
-from agent.local.journal import Journal
+from agent.local.journal import Journal, named
 from agent.local.moments import Moments
-from agent.local.refusals import invalid, unauthenticated, unavailable
+from agent.local.refusals import Refused, invalid, unauthenticated, unavailable
 from agent.local.replicas import Replicas
 from agent.relay import TOO_MANY, RelaySources, carry
 from polder.v1 import agent_pb2, local_pb2
 
 STREAMS_MAX = 8
 OPEN_S = 10.0
-EXEC = "exec"
+EXEC, LOGS = "exec", "logs"
 
 
 class _Wire:
@@ -88,21 +88,28 @@ class Reach:
         return first.open
 
     async def _request(self, caller: Caller, opened: local_pb2.ReachOpen) -> agent_pb2.OpenRelay:
-        """For a stay that is really of the replica that was judged: a uid alone says nothing."""
+        """For a stay that is really of the replica that was judged: a uid alone says nothing. What
+        is done with a break-glass token is journaled even if it only reads."""
         match opened.WhichOneof("what"):
             case "logs":
                 options: agent_pb2.LogOptions | agent_pb2.ExecOptions = opened.logs
-                action = READ
+                action, verb = READ, LOGS
             case "exec":
-                options, action = opened.exec, EXEC
+                options, action, verb = opened.exec, EXEC, EXEC
             case _:
                 raise invalid("neither logs nor a command is asked for")
-        target = self._replicas.target(caller, action, opened.namespace, opened.replica)
-        options.replica_uid = self._replicas.view(target, options.replica_uid).uid
+        detail = "" if isinstance(options, agent_pb2.LogOptions) else " ".join(options.command)
+        try:
+            target = self._replicas.target(caller, action, opened.namespace, opened.replica)
+            options.replica_uid = self._replicas.view(target, options.replica_uid).uid
+        except Refused as refused:
+            meant = named(opened.namespace, opened.replica)
+            await self._journal.refuse(caller, verb, refused.message, target=meant, detail=detail)
+            raise
+        if action == EXEC or caller.grant is not None:
+            await self._journal.write(caller, verb, target=target, detail=detail)
         if isinstance(options, agent_pb2.LogOptions):
             return agent_pb2.OpenRelay(logs=options)
-        command = " ".join(options.command)
-        await self._journal.write(caller, EXEC, target=target, detail=command)
         return agent_pb2.OpenRelay(exec=options)
 
     async def _carry(self, caller: Caller, request: agent_pb2.OpenRelay, context: Any) -> None:

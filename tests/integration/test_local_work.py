@@ -140,10 +140,19 @@ async def test_a_viewer_reads_logs_and_runs_nothing(node: Node) -> None:
     with pytest.raises(Refusal) as refused:
         _ = [m async for m in bob.reach(opened(exec=agent_pb2.ExecOptions(command=["sh"])))]
     assert refused.value.reason == "NotAllowed"
+    (entry,) = [e for e in node.agent._book.journal if e.refused]
+    assert (entry.verb, entry.detail, entry.replica) == ("exec", "sh", "triage-0")
     for verb in ("stop", "restart"):
         with pytest.raises(Refusal) as refused:
             await bob.change(verb, "umc/triage-0")
         assert refused.value.reason == "NotAllowed"
+
+
+async def test_what_a_token_reads_is_journaled(node: Node) -> None:
+    glass = await node.entered(token(node.ca, "read", "umc"))
+    _ = [m async for m in glass.reach(opened(logs=agent_pb2.LogOptions()))]
+    entry = list(node.agent._book.journal)[-1]
+    assert (entry.verb, entry.replica, entry.purpose) == ("logs", "triage-0", "ward 3 floods")
 
 
 async def test_a_uid_of_another_namespace_does_not_open_it(node: Node, ann: Client) -> None:
