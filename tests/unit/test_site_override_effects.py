@@ -7,9 +7,12 @@ import pytest
 from agent.domain.plan import STOPPED_LOCALLY
 from agent.domain.roster import Group
 from agent.domain.site.case import Standing
+from agent.domain.site.messages import OperatorDecided, Overrides, PeerSaid, RunsHere
 from agent.domain.site.operators import RESERVED_S
+from agent.domain.site.refusing import find
+from agent.domain.view import Phase
 from polder.overrides import FROZEN, PLACED_ON, STOPPED, Override
-from tests.unit.site_lab import E1, KEY, TEMPLATE, Lab, assigned, group, lab, planned
+from tests.unit.site_lab import E1, KEY, Lab, assigned, group, lab, planned, view
 
 ABC = group("a", "b", "c")
 ONE = group("a", "b", "c", exclusive=True)
@@ -324,3 +327,88 @@ def test_a_frozen_site_comes_back_from_a_cold_boot_as_it_was() -> None:
         site.start()
         site.run(30)
         assert list(site.runs()) == ["b"]
+
+
+def test_a_node_that_its_plan_lets_no_longer_hold_it_takes_nothing_over_by_an_old_word() -> None:
+    site = healthy(ABC)
+    site.part("a", "c")
+    site.part("b", "c")
+    site.give("c", planned("c", group("a", "b"), roster=["a", "b"], generation=2))
+    site.decide("a", PLACED_ON, "b")
+    site.run(10)
+    assert list(site.runs()) == ["b"]
+    base = site.boxes["b"].machine.overrides()[0].base_epoch
+    word = Override(PLACED_ON, "c", KEY[0], "ns", KEY[1], "x", 9, "z", base_epoch=base + 99)
+    site.feed("c", PeerSaid("b", Overrides((word,))))
+    site.run(10)
+    assert list(site.runs()) == ["b"]
+
+
+def test_what_an_operator_wanted_is_no_warning() -> None:
+    for who in (ABC, ONE):
+        site = healthy(who)
+        site.decide("b", STOPPED)
+        site.run(5)
+        told = [tell for tell in site.boxes["a"].tells if tell.reason == STOPPED_LOCALLY]
+        assert len(told) == 1 and not told[0].warning and "operator/ann" in told[0].message
+
+
+# ---- refusals ----
+
+
+def reason(site: Lab, node: str, what: str, value: str = "true") -> str:
+    refusal = site.decide(node, what, value).refusal
+    return refusal.reason if refusal is not None else ""
+
+
+@EITHER
+def test_what_cannot_be_done_is_refused_by_who_is_asked(who: Group) -> None:
+    site = healthy(who)
+    assert reason(site, "b", STOPPED, "") == "NotStopped"
+    assert reason(site, "b", PLACED_ON, "") == "NotPlaced"
+    assert reason(site, "b", FROZEN, "") == "NotFrozen"
+    assert reason(site, "b", PLACED_ON, "d") == "NotAMember"
+    for node in "abc":
+        assert reason(site, node, PLACED_ON, "a") == "AlreadyThere"
+    site.set_unable("b", "ImageMissing")
+    site.run(1)
+    assert reason(site, "a", PLACED_ON, "b") == reason(site, "b", PLACED_ON, "b") == "NodeUnable"
+    site.set_unable("b", "")
+    site.kill("c")
+    site.run(5)
+    assert reason(site, "a", PLACED_ON, "c") == "NodeSilent"
+    assert reason(site, "a", FROZEN) == ""
+    assert reason(site, "a", PLACED_ON, "b") == "Frozen"
+    assert reason(site, "a", STOPPED) == "" and reason(site, "a", FROZEN, "") == ""
+    site.run(5)
+    assert reason(site, "a", PLACED_ON, "b") == "StoppedLocally"
+    assert reason(site, "a", STOPPED, "") == ""
+    site.run(5)
+    assert site.runs() == {"a": ["p1"]}
+
+
+def test_a_job_that_has_ended_is_not_stopped() -> None:
+    once = replace(assigned(None), run_once=True)
+    site = Lab({"a": replace(planned("a", group("a")), assignments={"p1": once})})
+    site.start()
+    ended = view("p1", phase=Phase.SUCCEEDED, ready=False)
+    site.feed("a", RunsHere((ended,), settled=True))
+    assert reason(site, "a", STOPPED) == "Ended"
+
+
+def test_a_replica_of_another_namespace_is_unknown() -> None:
+    """The caller's role was looked up for the namespace that it named."""
+    site = healthy(ABC)
+    for namespace, replica in (("other", KEY[1]), ("ns", "web-7")):
+        wanted = Override(STOPPED, "true", KEY[0], namespace, replica, f"{namespace}{replica}")
+        site.feed("a", OperatorDecided(wanted))
+        refusal = site.boxes["a"].answers[-1].refusal
+        assert refusal is not None and refusal.reason == "UnknownReplica"
+
+
+def test_the_later_of_two_workloads_that_had_a_name_is_meant() -> None:
+    plan = planned("a", ABC)
+    gone = view("p0", epoch=E1 - 5, workload_uid="old")
+    assert find(plan, [gone], "ns", KEY[1]) == KEY
+    assert find(plan, [gone], "ns", "web-9") is None and find(None, [], "ns", KEY[1]) is None
+    assert find(None, [gone, view("p9", workload_uid="new")], "ns", KEY[1]) == ("new", KEY[1])

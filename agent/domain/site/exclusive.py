@@ -261,7 +261,8 @@ class Exclusives:
             stop = Stay(case.key, own.uid, own.epoch, own.takes_over, cause, message, leased=True)
             verdict.changed.append(stop)
             text = f"it stops here: {message}"
-            verdict.tells.append(Tell(cause, text, case.key, warning=True))
+            wanted = cause in (STOPPED_LOCALLY, "Moved")  # by an operator
+            verdict.tells.append(Tell(cause, text, case.key, warning=not wanted))
             return held is not None and cause != "LeaseLost", text
         if held is None:  # the agent or the box began anew
             verdict.standing = Standing.ASKING

@@ -89,8 +89,9 @@ def moved_away(case: Case, scene: Scene) -> str:
 
 def moved_here(case: Case, scene: Scene) -> str:
     """Why this node is the one to take it over, whoever holds it; empty: it is not."""
-    found = scene.decided.get(case.key, PLACED_ON)
-    if found is None or not case.startable or not scene.settled:
+    found, group = scene.decided.get(case.key, PLACED_ON), case.group
+    member = group is not None and scene.node in group.members
+    if found is None or not member or not case.startable or not scene.settled:
         return ""
     return told(found, "moved it here") if target(case, scene) == scene.node else ""
 
