@@ -149,6 +149,8 @@ class NodeLink:
         self._timeout_s = timeout_s
         self._channel = _pinned(endpoint, certificate)
         self._stub = LocalServiceStub(self._channel)
+        self.offset_ms, self._compared = 0, False
+        self.warnings: tuple[str, ...] = ()
         try:
             self._use(sessions.find(certificate) or self._enter())
         except BaseException:
@@ -159,8 +161,15 @@ class NodeLink:
         self._channel.close()
 
     def show(self, namespace: str) -> local_pb2.ShowResponse:
+        """The first one tells what its clock says: from then on the same is added to all times."""
         request = local_pb2.ShowRequest(namespace=namespace)
-        return self._told(self._call(lambda stub: stub.Show, request))
+        answer = self._call(lambda stub: stub.Show, request)
+        if not self._compared:
+            self._compared = True
+            self.offset_ms = clocks.offset(time.time_ns() // 1_000_000, answer.now_ms)
+            if wrong := clocks.warning(self.node, self.offset_ms):
+                self.warnings = (*self.warnings, wrong)
+        return self._told(answer)
 
     def recall(self, request: local_pb2.RecallRequest) -> local_pb2.RecallResponse:
         return self._told(self._call(lambda stub: stub.Recall, request))
@@ -187,14 +196,14 @@ class NodeLink:
     def _use(self, session: Session) -> None:
         self.node, self.site = session.node, session.site
         self.by, self.roles = session.by, session.roles
-        self.warnings, self.offset_ms = session.warnings, session.offset_ms
+        self.warnings = session.warnings
         self._metadata = ((SESSION_KEY, session.key),)
 
     def _enter(self) -> Session:
         """Hear who it is, check that, and be let in."""
         nonce = os.urandom(NONCE_BYTES)
         limit_s = min(ANSWER_S_MAX, self._timeout_s)
-        began_ms = time.time_ns() // 1_000_000
+        began = time.time()
         try:
             answer = self._stub.Introduce(local_pb2.IntroduceRequest(nonce=nonce), timeout=limit_s)
             identity, warning = self._access.check_node(nonce, self._certificate, answer)
@@ -206,16 +215,13 @@ class NodeLink:
             text = f"whoever answers at {self.endpoint} is not let near: {error}"
             hint = f"nodes are believed by the word of {self._access.vouches}"
             raise CallError(text, hint, code="UNAUTHENTICATED", reason=NOT_PROVEN) from error
-        offset_ms = clocks.offset(began_ms, answer.now_ms)
-        said = (warning, *entered.warnings, clocks.warning(identity.node, offset_ms))
         session = Session(
             node=identity.node,
             site=identity.site,
             by=entered.by,
             roles=tuple(entered.roles),
-            warnings=tuple(text for text in said if text),
-            offset_ms=offset_ms,
-            until=(began_ms + entered.expires_in_ms) / 1000,
+            warnings=tuple(text for text in (warning, *entered.warnings) if text),
+            until=began + entered.expires_in_ms / 1000,
             key=entered.session,
         )
         self._sessions.keep(self._certificate, session)

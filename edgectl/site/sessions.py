@@ -32,7 +32,6 @@ class Session:
     by: str
     roles: tuple[str, ...]
     warnings: tuple[str, ...]
-    offset_ms: int
     until: float
     key: str = field(repr=False)
 

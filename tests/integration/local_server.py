@@ -71,6 +71,7 @@ class LocalNode(local_pb2_grpc.LocalServiceServicer):
         self.signed_for = self.certificate  # another one: it passes on what another node said
         self.answer = local_pb2.ShowResponse(node=node, site=site, now_ms=now_ms())
         self.clock_ms = 0
+        self.proof_s = 0.0
         self.sessions: set[str] = set()
         self.session_ms = 600_000
         self.seen_sessions: list[str] = []
@@ -102,6 +103,7 @@ class LocalNode(local_pb2_grpc.LocalServiceServicer):
     def Introduce(
         self, request: local_pb2.IntroduceRequest, context: grpc.ServicerContext
     ) -> local_pb2.IntroduceResponse:
+        time.sleep(self.proof_s)
         return local_pb2.IntroduceResponse(
             certificate_chain=self.chain,
             signature=sign(introduction(request.nonce, self.signed_for), self.key),

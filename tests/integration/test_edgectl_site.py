@@ -167,6 +167,13 @@ def test_an_expired_node_is_believed_with_a_warning(node: Node, operator: Operat
     assert "warning: node-a: the certificate of node-a expired at" in operator.err
 
 
+def test_a_slow_proof_is_no_wrong_clock(node: Node, operator: Operator) -> None:
+    one = node()
+    one.proof_s = 6.0  # on a box with a slow processor
+    assert operator("--site-endpoint", one.endpoint, "get", "node/node-a", "-o", "json") == 0
+    assert json.loads(operator.out)["status"]["observedAt"] == one.answer.now_ms
+
+
 def test_a_wrong_clock_is_told(node: Node, operator: Operator) -> None:
     one = node()
     one.clock_ms = -400 * 86_400_000 - 3_600_000
