@@ -214,15 +214,22 @@ async def test_its_agents_hear_that_it_is_cut_off_and_that_it_is_back(
         call = a.agents(credentials).Session()
         hello = agent_pb2.Hello(instance_id="i", boot_id="b", inventory=good_inventory())
         await call.write(agent_pb2.SessionRequest(hello=hello))
-        reading = asyncio.create_task(standings(call, heard))
+        tasks = [asyncio.create_task(standings(call, heard)), asyncio.create_task(beats(call))]
         await until(lambda: heard == [False], "the Welcome says that all is well", 20)
         await proxy.cut()
         await until(lambda: heard == [False, True], "its agents are told", 40)
         assert not b.orchestrator.gateway.standing.for_welcome().cut_off
         await proxy.restore()
         await until(lambda: heard == [False, True, False], "and that it is back", 40)
-        reading.cancel()
+        for task in tasks:
+            task.cancel()
         call.cancel()
+
+
+async def beats(call: Any) -> None:
+    while True:
+        await call.write(agent_pb2.SessionRequest(heartbeat=agent_pb2.Heartbeat()))
+        await asyncio.sleep(1)
 
 
 async def standings(call: Any, heard: list[bool]) -> None:
