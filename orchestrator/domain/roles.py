@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from orchestrator.domain.overrides import LocalOverride
 from orchestrator.records import AssignmentRecord, GroupRecord, NodePlacement
-from polder.overrides import SITE, Subject
 
 ROLES_MAX = 2_000
 """Of one node: what is beyond them would make a plan that is too large, or that it refuses."""
@@ -36,7 +35,7 @@ class Role:
 @dataclass(frozen=True, slots=True)
 class Neighbourhood:
     """What a node's plan says of its site beside its own replicas. Empty: it is alone there, and
-    nobody decided anything there. `overrides`: as far as they concern the node."""
+    nobody decided anything there. `overrides`: all of the site, by key."""
 
     roster: tuple[SitePeer, ...] = ()
     roles: tuple[Role, ...] = ()
@@ -92,19 +91,6 @@ def roles_of(node: str, placements: Iterable[NodePlacement]) -> tuple[Role, ...]
         key=lambda role: (role.assignment.namespace, role.assignment.replica),
     )
     return tuple(ordered[:ROLES_MAX])
-
-
-def concerning(
-    overrides: Iterable[LocalOverride], placement: NodePlacement, roles: Iterable[Role]
-) -> tuple[LocalOverride, ...]:
-    """Those of the whole site, and of replicas that the node runs, is to stop or may take over; by
-    key."""
-    mine: set[Subject] = {SITE}
-    mine.update((role.assignment.workload_uid, role.assignment.replica) for role in roles)
-    mine.update((item.workload_uid, item.replica) for item in placement.assignments)
-    mine.update((stop.workload_uid, stop.replica) for stop in placement.stops)
-    found = [item for item in overrides if item.decision.subject in mine]
-    return tuple(sorted(found, key=lambda item: item.key))
 
 
 def _counts_more(one: Role, other: Role) -> bool:

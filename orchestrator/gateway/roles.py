@@ -19,7 +19,6 @@ from orchestrator.domain.roles import (
     NOBODY,
     Neighbourhood,
     SitePeer,
-    concerning,
     named_by,
     peers_of,
     roles_of,
@@ -87,12 +86,12 @@ class RoleBook:
     # --- reading ---------------------------------------------------------------------------------
 
     def neighbourhood(self, node: str) -> Neighbourhood:
-        """As the mirror has it."""
+        """As the mirror has it. What was decided at its site is told to all there, also of what no
+        node has any more: who decided it is to see what became of it."""
         found, decided = self._neighbours(node), self._overrides.get(self._site(node))
         if not decided:
             return found
-        overrides = concerning(decided.values(), self._cache.placement(node), found.roles)
-        return replace(found, overrides=overrides)
+        return replace(found, overrides=tuple(decided[key] for key in sorted(decided)))
 
     def _neighbours(self, node: str) -> Neighbourhood:
         """There is no role where the primary cannot be heard: the node would take it for dead. Nor
@@ -268,7 +267,7 @@ class RoleBook:
             self._mark([node, *self._around(node)])
 
     def _override(self, change: Change) -> None:
-        """Of a few nodes of its site; seldom, so all of the site are looked at again."""
+        """Told to all nodes of its site."""
         site = change.key.removeprefix(keys.OVERRIDES).partition("/")[0]
         found = read(change.value) if isinstance(change.value, KeptRecord) else None
         if found is not None:

@@ -108,8 +108,8 @@ class NodePlan(_message.Message):
 
     @_builtins.property
     def overrides(self) -> _containers.RepeatedCompositeFieldContainer[Global___Override]:
-        """What operators decided at the site, as the orchestrator knows it: of replicas that this node runs
-        or may take over, and of the whole site. See Override: a newer one on the node stands above it.
+        """What operators decided at the site, as the orchestrator knows it. See Override: a newer one on the
+        node stands above it.
         """
 
     def __init__(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cache import Cache, Change
+from orchestrator.domain.overrides import LocalOverride
 from orchestrator.domain.roles import ROLES_MAX, peers_of, roles_of
 from orchestrator.gateway.roles import LOOKS_MAX, RoleBook
 from orchestrator.records import (
@@ -20,6 +21,7 @@ from orchestrator.records import (
     TemplateRevision,
 )
 from orchestrator.store import keys
+from polder.overrides import Override
 from polder.v1 import plan_pb2
 
 TEMPLATE: dict[str, Any] = {
@@ -195,6 +197,27 @@ def test_a_witness_gets_no_template_and_no_secret(mirror: Mirror) -> None:
     group = role.assignment.group
     assert list(group.witnesses) == ["c"] and group.exclusive
     assert [(e.number, list(e.voters)) for e in group.before] == [(7, ["a", "b"])]
+
+
+def test_all_nodes_of_a_site_are_told_what_was_decided_there(mirror: Mirror) -> None:
+    """Also of a replica that none of them has any more, and of what contradicts it."""
+    book = RoleBook(mirror)
+    settled(mirror, book)
+    decision = Override("stopped", "true", "w", "ns", "web-7", stamp=3, node="a", by="operator/ann")
+    made = LocalOverride("s1", decision)
+    mirror.put(made.key, made.record())
+    assert settled(mirror, book) == {"a", "b", "c"}
+    for node in ("a", "b", "c"):
+        (told,) = plan_of(book, node).overrides
+        assert (told.replica, told.stamp, told.by) == ("web-7", 3, "operator/ann")
+    assert not plan_of(book, "z").overrides and book.digest("z") == ""
+    against = made.contradicted("scaled away")
+    mirror.put(made.key, against.record())
+    assert settled(mirror, book) == {"a", "b", "c"}
+    assert plan_of(RoleBook(mirror), "b").overrides[0].conflict == "scaled away"
+    mirror.put(made.key, None)
+    assert settled(mirror, book) == {"a", "b", "c"}
+    assert book.digest("a") == ""
 
 
 def test_a_box_that_joined_again_has_no_part_in_what_it_forgot(mirror: Mirror) -> None:
