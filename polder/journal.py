@@ -11,6 +11,7 @@ ENTER = "enter"
 _DONE = {
     ENTER: "entered",
     "exec": "ran",
+    "logs": "read its logs",
     "stop": "stopped it",
     "start": "lets it run again",
     "restart": "restarted it",

@@ -49,7 +49,7 @@ CHALLENGES_MAX = 256
 SESSION_S = 600.0
 SESSIONS_MAX = 16
 WRONG_TRIES = 3  # a minute and address
-INTRODUCTIONS = 30  # likewise
+CALLS = 60  # likewise, of Introduce and Enter together, right or wrong
 PROOFS_AT_ONCE = 2
 PROOFS_WAITING = 8
 CHAIN_MAX = 4
@@ -92,7 +92,7 @@ class Door:
         self._challenges: dict[bytes, float] = {}
         self._sessions: dict[str, Session] = {}
         self._wrong = Tries(WRONG_TRIES)
-        self._introduced = Tries(INTRODUCTIONS)
+        self._calls = Tries(CALLS)
         self._proofs = asyncio.Semaphore(PROOFS_AT_ONCE)
         self._waiting = 0
 
@@ -102,9 +102,7 @@ class Door:
         """Raises Refused."""
         if len(nonce) != NONCE_BYTES:
             raise invalid(f"the nonce has {len(nonce)} bytes, not {NONCE_BYTES}")
-        now = self._clock()
-        self._slow_down(self._introduced, address, now)
-        self._introduced.note(address, now)
+        self._count(address)
         try:
             identity = self._store.load()
             parts = [identity.key_pem, introduction(nonce, self._certificate)]
@@ -135,6 +133,7 @@ class Door:
     async def enter(self, address: str, request: local_pb2.EnterRequest) -> local_pb2.EnterResponse:
         """Raises Refused and NotWritten. Who was proven and is not let in stands in the journal; of
         others only an event tells: anybody could fill the journal."""
+        self._count(address)
         now = self._clock()
         self._slow_down(self._wrong, address, now)
         self._wrong.note(address, now)  # before it is checked: many at once are many
@@ -275,10 +274,15 @@ class Door:
 
     # ---- limits ----
 
+    def _count(self, address: str) -> None:
+        now = self._clock()
+        self._slow_down(self._calls, address, now)
+        self._calls.note(address, now)
+
     def _slow_down(self, tries: Tries, address: str, now: float) -> None:
         wait_s = tries.wait_s(address, now)
         if wait_s > 0:
-            text = f"too many tries from {address}"
+            text = f"too many tries from {address or 'there'}"
             raise exhausted("TooManyTries", text, f"try again in {wait_s:.0f} s")
 
     @asynccontextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agent.local import door as doors
+from agent.local.tries import Tries
 from polder.signing import UntrustedSignature
 from polder.v1 import agent_pb2, local_pb2
 from tests.integration.agent_fakes import Ca, Orchestrator, eventually
@@ -126,6 +127,43 @@ async def test_one_that_expired_since_the_site_is_alone_is_let_in_with_a_warning
     with pytest.raises(Refusal) as refused:  # that long was never promised
         await client.enter(Person(node.ca, "ann", "admin", life_s=10, age_s=60))
     assert refused.value.reason == "Expired"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"certificate_chain": []},
+        {"certificate_chain": [b"no certificate"]},
+        {"certificate_chain": [b""] * 9},
+        {"challenge": b""},
+        {"challenge": b"x" * 32},
+        {"signature": b""},
+        {"signature": b"x" * 70_000},
+    ],
+)
+async def test_a_proof_that_is_none(node: Node, change: dict[str, Any]) -> None:
+    client = await node.client()
+    await client.introduce()
+    proof = client.proof(Person(node.ca, "ann", "admin"))
+    for name, value in change.items():
+        proof.ClearField(name)
+        proof.MergeFrom(local_pb2.OperatorProof(**{name: value}))
+    with pytest.raises(Refusal) as refused:
+        await client.try_with(local_pb2.EnterRequest(operator=proof))
+    assert refused.value.reason in ("BadCredential", "BadChallenge", "InvalidArgument")
+
+
+async def test_whoever_calls_all_the_time_must_wait(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node.agent.local._door, "_calls", Tries(2))
+    client = await node.client()
+    for _ in range(2):
+        await client.introduce()
+    for call in (client.introduce(), client.try_with(local_pb2.EnterRequest())):
+        with pytest.raises(Refusal) as refused:
+            await call
+        assert refused.value.reason == "TooManyTries"
 
 
 async def test_a_certificate_without_a_role_opens_nothing(node: Node) -> None:
