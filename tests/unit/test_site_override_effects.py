@@ -201,6 +201,23 @@ def test_the_next_one_holds_an_exclusive_one_within_a_moment() -> None:
     assert site.now - moved_at < 1.0
 
 
+@EITHER
+def test_it_is_told_who_moved_it(who: Group) -> None:
+    site = healthy(who)
+    site.decide("a", PLACED_ON, "c")
+    site.run(10)
+    (told,) = [tell.message for tell in site.boxes["c"].tells if tell.reason == "TakenOver"]
+    assert told.endswith(": operator/ann moved it here at a")
+
+
+def test_of_a_free_lease_it_is_told_who_had_it() -> None:
+    site = healthy(ONE)
+    site.kill("a")
+    site.run(10)
+    (told,) = [tell.message for tell in site.boxes["b"].tells if tell.reason == "TakenOver"]
+    assert told.endswith(": its lease was free, a had it")
+
+
 def test_a_holder_does_not_stop_for_one_that_cannot_take_it_over() -> None:
     site = healthy(ONE)
     for other in ("a", "c"):

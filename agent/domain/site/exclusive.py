@@ -314,7 +314,7 @@ class Exclusives:
             return False, "NoSwitch: nothing would stop it in time"
         used = held is not None and self._used.get(case.key) == held.epoch
         if held is not None and not used and case.startable and scene.now < held.stop_at:
-            self._enter(case, planned, held, verdict)
+            self._enter(case, planned, held, scene, verdict)
             memory.forget_times()
             return True, WAITING
         verdict.surplus = held is not None
@@ -373,16 +373,20 @@ class Exclusives:
             verdict.attend(until)
         return scene.now >= until
 
-    def _enter(self, case: Case, planned: Own | None, held: Held, verdict: Verdict) -> None:
+    def _enter(
+        self, case: Case, planned: Own | None, held: Held, scene: Scene, verdict: Verdict
+    ) -> None:
         """A tenure begins."""
         verdict.standing = Standing.HOLDING
         verdict.attend(held.stop_at)
         uid, takes_over = stay_uid(case.key, case.node, held.epoch), predecessor(case)
+        why = operators.moved_here(case, scene) or "its lease was free" + _had_by(case)
         if planned is not None and all(c.epoch <= planned.epoch for c in case.theirs):
-            uid, takes_over = planned.uid, ""
+            uid, takes_over, why = planned.uid, "", ""
         self._tenures.add(uid)
         self._used[case.key] = held.epoch
-        verdict.changed.append(Stay(case.key, uid, held.epoch, takes_over, leased=True))
+        stay = Stay(case.key, uid, held.epoch, takes_over, message=why, leased=True)
+        verdict.changed.append(stay)
 
     def _hold_back(self, own: Own, case: Case, text: str, scene: Scene, verdict: Verdict) -> None:
         """It waits. If it runs and had no lease, it was not exclusive until now: then it has a
@@ -410,3 +414,10 @@ class Exclusives:
                 leased=own.leased,
             )
         )
+
+
+def _had_by(case: Case) -> str:
+    """For people: who had it last, of other nodes."""
+    newest = max(case.theirs, key=lambda claim: claim.rank, default=None)
+    holder = newest.node if newest is not None else case.primary
+    return f", {holder} had it" if holder not in ("", case.node) else ""

@@ -310,8 +310,7 @@ class SiteMachine:
             return
         for stay in self._stays.in_force():
             if stay.takes_over and not stay.stop and stay.uid not in before:
-                why = stay.message or f"its lease was free, {stay.takes_over} had it"
-                text = f"it runs here now, with epoch {shown(stay.epoch)}: {why}"
+                text = f"it runs here now, with epoch {shown(stay.epoch)}: {stay.message}"
                 out.append(Tell("TakenOver", text, stay.key, warning=True))
 
     # ---- time ----
