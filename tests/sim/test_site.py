@@ -31,6 +31,9 @@ KEPT = {
     10366: "the node to which it was moved never got its plan, and nobody took it over",
     11191: "what stopped after too long alone did not come back with the orchestrator",
 }
+KEPT_OF_OTHERS = {
+    394: ("operators", "a refusal that was late was taken for a broken word"),
+}
 
 
 @pytest.mark.parametrize("first", range(0, 40, 10))
@@ -42,6 +45,11 @@ def test_seeds_hold(first: int) -> None:
 @pytest.mark.parametrize("seed", KEPT)
 def test_what_was_found_stays_mended(seed: int) -> None:
     site.check(seed, "plain")
+
+
+@pytest.mark.parametrize("seed", KEPT_OF_OTHERS)
+def test_what_other_kinds_found_stays_mended(seed: int) -> None:
+    site.check(seed, KEPT_OF_OTHERS[seed][0])
 
 
 def test_lost_disks_suspended_boxes_wrong_clocks_and_weeks_away_are_borne() -> None:

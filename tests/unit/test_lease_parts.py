@@ -178,13 +178,25 @@ def test_what_was_said_before_a_seal_does_not_count_against_it() -> None:
 
 def test_a_tenure_is_counted_from_the_request_and_by_the_slower_clock() -> None:
     tenure = Tenure(FIRST, M)
-    tenure.granted(M.group, "a", 10.0, LEASE_S)
+    tenure.granted(M.group, "a", 10.0, LEASE_S, 10.0)
     assert tenure.until(set()) == 0.0
-    tenure.granted(M.group, "b", 11.0, LEASE_S)
+    tenure.granted(M.group, "b", 11.0, LEASE_S, 11.0)
     assert tenure.until(set()) == pytest.approx(10.0 + LEASE_S * 0.99 / 1.01 - KILL_S)
-    tenure.granted(M.group, "c", 10.5, LEASE_S)
+    tenure.granted(M.group, "c", 10.5, LEASE_S, 10.5)
     assert tenure.until(set()) == pytest.approx(10.5 + LEASE_S * 0.99 / 1.01 - KILL_S)
     assert tenure.until({"b", "c"}) == 0.0
+
+
+def test_a_refusal_that_may_be_older_than_the_grant_is_no_broken_word() -> None:
+    """The voter's own lease was over meanwhile; its refusal was under way for longer."""
+    tenure = Tenure(FIRST, M)
+    assert not tenure.binds("b", 10.0, 10.5)
+    tenure.granted(M.group, "b", 10.2, LEASE_S, 10.4)
+    assert not tenure.binds("b", 10.3, 10.5), "it was asked before it was known to have granted"
+    assert tenure.binds("b", 10.4, 10.5)
+    assert not tenure.binds("b", 10.4, 14.0), "it may have granted it to another by now"
+    tenure.granted(M.group, "b", 10.1, LEASE_S, 10.8)
+    assert tenure.binds("b", 10.5, 10.9), "a late word that moves nothing counts for nothing"
 
 
 def test_a_holder_asks_only_with_what_its_own_voter_has_promised_and_counts_from_sending() -> None:

@@ -354,11 +354,12 @@ class Holder:
             own if own.number == sent.request.group or self.target is None else self.target.group
         )
         if answer.granted:
-            tenure.granted(group, sent.voter, sent.at, length_s)
+            tenure.granted(group, sent.voter, sent.at, length_s, now)
             if group == own:
                 self._renewal.granted(sent.voter, sent.at, own.majority)
         elif tenure is self.tenure and group == own:
-            self._check_word(tenure, sent.voter, answer, now)
+            if tenure.binds(sent.voter, sent.at, now):
+                self._check_word(tenure, sent.voter, answer)
             until = self.until(now)
             if answer.reason == "NotOpen" and until is not None:
                 return [self._let_in(tenure, sent.voter, until, now)]
@@ -378,11 +379,9 @@ class Holder:
         )
         return self._send(voter, step, tenure.ballot, lineage.group, now)
 
-    def _check_word(self, tenure: Tenure, voter: str, answer: LeaseAnswer, now: float) -> None:
+    def _check_word(self, tenure: Tenure, voter: str, answer: LeaseAnswer) -> None:
         """Who granted a lease that runs yet must not have promised or granted another since."""
         group = tenure.lineage.group
-        if tenure.ends.get(group, {}).get(voter, 0.0) <= now:
-            return
         owner = group.voters[answer.promised % len(group.voters)]
         if answer.reason == "Promised" and owner != self._node and answer.promised > tenure.ballot:
             self._lied(self._key, voter, f"promised it to {owner} while this node has its lease")

@@ -18,17 +18,28 @@ KILL_S = 0.2  # what the switch needs to end a replica
 @dataclass(slots=True)
 class Tenure:
     """`lineage`: where it is renewed. `ends`: by when each voter of a group may grant it to others;
-    of the group before, too, which was sealed when the holder moved."""
+    of the group before, too, which was sealed when the holder moved. `heard`: by voter, when the
+    last of its words came that moved an end."""
 
     ballot: int
     lineage: Lineage
     ends: dict[Electorate, dict[str, float]] = field(default_factory=dict)
+    heard: dict[str, float] = field(default_factory=dict)
     _known: tuple[Set[str], float] | None = None  # what `until` came to, without these
 
-    def granted(self, group: Electorate, voter: str, sent_at: float, length_s: float) -> None:
-        ends = self.ends.setdefault(group, {})
-        ends[voter] = max(ends.get(voter, 0.0), sent_at + length_s / STRETCH - KILL_S)
-        self._known = None
+    def granted(
+        self, group: Electorate, voter: str, sent_at: float, length_s: float, now: float
+    ) -> None:
+        ends, end = self.ends.setdefault(group, {}), sent_at + length_s / STRETCH - KILL_S
+        if end > ends.get(voter, 0.0):
+            ends[voter], self.heard[voter] = end, now
+            self._known = None
+
+    def binds(self, voter: str, sent_at: float, now: float) -> bool:
+        """Whether the voter knew, when it answered a request of that time, that it has granted the
+        lease, and the lease runs yet. An answer that was under way for long may be from before."""
+        end = self.ends.get(self.lineage.group, {}).get(voter, 0.0)
+        return end > now and sent_at >= self.heard[voter]
 
     def until(self, excluded: Set[str]) -> float:
         """By then nothing of the replica may run."""
