@@ -457,6 +457,7 @@ class Node:
         self.world.tell(f"{self.name} loses what its agent kept")
         self.disk.wipe()
         self.plan = None
+        self.checks.heeded.lost_its_disk(self.name)
 
     def away(self, seconds: float) -> None:
         """So much time passes here that nobody else sees pass: a week, in no time."""

@@ -208,7 +208,7 @@ class Heeded:
             return
         ranks = {override.register: override.rank for override in overrides}
         for known in before:
-            if ranks.get(known.register, (0, "", "")) < known.rank:
+            if known.stands and ranks.get(known.register, (0, "", "")) < known.rank:
                 raise Violation(f"{node} forgets {known}")
         self._seen[node] = overrides
         stopped = {o.subject for o in overrides if o.field == STOPPED and o.stands}
@@ -217,6 +217,12 @@ class Heeded:
             del self._since[known]
         for key in stopped:
             self._since.setdefault((node, key), now)
+
+    def lost_its_disk(self, node: str) -> None:
+        """What it knew it has to hear again."""
+        self._seen.pop(node, None)
+        for known in [known for known in self._since if known[0] == node]:
+            del self._since[known]
 
     def for_s(self, node: str, key: Key, now: float) -> float:
         """0: it does not know of it."""
