@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from agent import translate
 from agent.domain.plan import Assignment, ParsedPlan
@@ -111,7 +112,7 @@ class Showing:
         supervisor, at = self._from.supervisor, time.time()
         known = self._from.site.known()
         templates = _templates(plan)
-        assigned = {a.replica_uid: a for a in plan.assignments.values()} if plan else {}
+        assigned = plan.assignments if plan else {}
         roles = {key: role.assignment for key, role in plan.roles.items()} if plan else {}
         here: set[Key] = set()
         for view in supervisor.views():
@@ -151,6 +152,7 @@ class Showing:
         self._check(caller, request.namespace)
         limit = min(request.limit, EVENTS_MAX) if request.limit > 0 else RECALL_DEFAULT
 
+        @cache  # most of what is kept is about a few replicas
         def wanted(namespace: str, replica: str) -> bool:
             if request.namespace not in ("", namespace) or request.replica not in ("", replica):
                 return False
