@@ -41,6 +41,14 @@ _OPTIONS = [
     ("grpc.max_receive_message_length", REQUEST_MAX_BYTES),
     ("grpc.max_concurrent_streams", 16),
     ("grpc.max_connection_idle_ms", 300_000),
+    # A caller that vanished in the middle of a command keeps no stream: half a minute.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # edgectl pings too, so that it notices a node that died; no more often than this.
+    ("grpc.http2.min_ping_interval_without_data_ms", 4_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 4_000),
     # Two agents of one box that share a port by mistake: the second is told so.
     ("grpc.so_reuseport", 0),
 ]

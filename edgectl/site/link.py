@@ -33,7 +33,10 @@ ANSWER_S_MAX = 15.0
 """For a node to prove itself and to check us: it starts a program for each."""
 NOT_PROVEN = "NotProven"
 MAX_MESSAGE_BYTES = 32 << 20
-KEEPALIVE_MS = 10_000
+KEEPALIVE_MS = 5_000  # agents take pings every 4 s at most
+KEEPALIVE_TIMEOUT_MS = 5_000
+READ_S_MAX = 10.0
+"""For what is only read out: a node that died while it was asked is not waited for longer."""
 
 
 class Link(Protocol):
@@ -147,6 +150,7 @@ class NodeLink:
         self._access = access
         self._sessions = sessions
         self._timeout_s = timeout_s
+        self._read_s = min(READ_S_MAX, timeout_s)
         self._channel = _pinned(endpoint, certificate)
         self._stub = LocalServiceStub(self._channel)
         self.offset_ms, self._compared = 0, False
@@ -163,7 +167,7 @@ class NodeLink:
     def show(self, namespace: str) -> local_pb2.ShowResponse:
         """The first one tells what its clock says: from then on the same is added to all times."""
         request = local_pb2.ShowRequest(namespace=namespace)
-        answer = self._call(lambda stub: stub.Show, request)
+        answer = self._call(lambda stub: stub.Show, request, self._read_s)
         if not self._compared:
             self._compared = True
             self.offset_ms = clocks.offset(time.time_ns() // 1_000_000, answer.now_ms)
@@ -172,16 +176,16 @@ class NodeLink:
         return self._told(answer)
 
     def recall(self, request: local_pb2.RecallRequest) -> local_pb2.RecallResponse:
-        return self._told(self._call(lambda stub: stub.Recall, request))
+        return self._told(self._call(lambda stub: stub.Recall, request, self._read_s))
 
     def change(self, request: local_pb2.ChangeRequest) -> local_pb2.ChangeResponse:
         """Sent once more when its answer got lost: it carries an id."""
         try:
-            return self._call(lambda stub: stub.Change, request)
+            return self._call(lambda stub: stub.Change, request, self._timeout_s)
         except CallError as error:
             if error.code != "UNAVAILABLE":
                 raise
-        return self._call(lambda stub: stub.Change, request)
+        return self._call(lambda stub: stub.Change, request, self._timeout_s)
 
     def reach(self, requests: Iterable[local_pb2.ReachRequest]) -> Iterator[agent_pb2.RelayRequest]:
         """A session that ended meanwhile is not renewed: input may have been taken already."""
@@ -227,21 +231,25 @@ class NodeLink:
         self._sessions.keep(self._certificate, session)
         return session
 
-    def _call(self, method: Callable[[LocalServiceStub], Callable[..., T]], request: Any) -> T:
+    def _call(
+        self, method: Callable[[LocalServiceStub], Callable[..., T]], request: Any, limit_s: float
+    ) -> T:
         """Enters again when the session is over: they last ten minutes, and end with the agent."""
         try:
-            return self._once(method, request)
+            return self._once(method, request, limit_s)
         except CallError as error:
             if error.reason != "UnknownSession":
                 raise
         self._use(self._enter())
-        return self._once(method, request)
+        return self._once(method, request, limit_s)
 
-    def _once(self, method: Callable[[LocalServiceStub], Callable[..., T]], request: Any) -> T:
+    def _once(
+        self, method: Callable[[LocalServiceStub], Callable[..., T]], request: Any, limit_s: float
+    ) -> T:
         try:
-            return method(self._stub)(request, timeout=self._timeout_s, metadata=self._metadata)
+            return method(self._stub)(request, timeout=limit_s, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise self._failure(error, self._timeout_s) from error
+            raise self._failure(error, limit_s) from error
 
     def _told(self, answer: T) -> T:
         """With its times by our clock."""
@@ -270,7 +278,10 @@ def _pinned(endpoint: str, certificate_der: bytes) -> grpc.Channel:
         ("grpc.ssl_target_name_override", SERVER_NAME),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        # Both: with the first alone, a half-open connection goes unnoticed for over a minute.
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.max_pings_without_data", 0),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_retries", 0),
         ("grpc.enable_http_proxy", 0),  # a site's nodes are near, whatever the web needs

@@ -8,11 +8,11 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
-from devcluster.boxes import SITE
+from devcluster.boxes import EDGECTL, SITE
 from devcluster.region import EDGE_ORCHESTRATOR
 from devcluster.register import Register
 from devcluster.site import LocalSite
@@ -153,7 +153,26 @@ def test_commands_and_logs(ann: AtSite) -> None:
     assert int(epoch) == ann.scene.last().epoch
     assert ann.run("exec", "page-0", "--", "sh", "-c", "exit 7").returncode == 7
     assert "page-0 serves" in ann.well("logs", "page-0")
+    quiet = ann.well("exec", "page-0", "--", "sh", "-c", "sleep 40; echo awake")
+    assert quiet == "awake\n", "connections that are quiet are not taken for dead ones"
     assert "LocalExec" in ann.well("events", "--for", "replica/one-0")
+
+
+def test_logs_follow_a_takeover(ann: AtSite) -> None:
+    """The node that they come from dies without a word."""
+    scene = ann.scene
+    (holder,) = answering(scene.site, SHARED)
+    first, _ = scene.others(holder)
+    command = [EDGECTL, "--site-endpoint", scene.site.address(first), "logs", "-f", "page-0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=scene.site.environment()
+    ) as following:
+        assert following.stdout is not None
+        wait_for_line(following.stdout, b"page-0 serves")
+        scene.site.kill_node(holder)
+        wait_for_line(following.stdout, b"page-0 serves")
+        following.terminate()
+    scene.site.power_on(holder)
 
 
 def test_a_restart_is_one_new_container(ann: AtSite) -> None:
@@ -242,6 +261,13 @@ def test_the_orchestrator_hears_of_it_and_a_conflict_waits_for_a_word(ann: AtSit
     eventually(
         lambda: not {"LocalOverride", "OverrideConflict"} & set(conditions()), "over", MOVED_S
     )
+
+
+def wait_for_line(stream: IO[bytes], wanted: bytes) -> None:
+    """Others before it are passed over."""
+    deadline = time.monotonic() + MOVED_S
+    while wanted not in stream.readline():
+        assert time.monotonic() < deadline, f"no line with {wanted!r}"
 
 
 def stays_away(scene: Scene, port: int, seconds: float) -> None:

@@ -82,7 +82,8 @@ class LocalNode(local_pb2_grpc.LocalServiceServicer):
         self.changes: list[local_pb2.ChangeRequest] = []
         self.lose_answers = 0
         self.forgets_after_show = False
-        self.server = grpc.server(futures.ThreadPoolExecutor(8))
+        pings = [("grpc.http2.min_ping_interval_without_data_ms", 4_000)]  # as agents
+        self.server = grpc.server(futures.ThreadPoolExecutor(8), options=pings)
         local_pb2_grpc.add_LocalServiceServicer_to_server(self, self.server)
         secured = grpc.ssl_server_credentials([(site_key, site_pem)])
         port = self.server.add_secure_port(endpoint, secured)
