@@ -38,7 +38,8 @@ def measure(installation: Installation, containers: int, seconds: float) -> dict
     progress(f"starting an orchestrator, a containerd, one agent and {containers} containers")
     installation.start_orchestrator()
     installation.apply_site()
-    agent = installation.add_agent("bench-1")
+    # As on a box, where operators can come to the node itself.
+    agent = installation.add_agent("bench-1", settings='local_listen = "127.0.0.1:7446"\n')
     stub = installation.context().stub()
     manifests = [workload(f"idle-{n}", image=HELLO) for n in range(containers)]
     for manifest in manifests:
