@@ -9,7 +9,8 @@ Of an exclusive replica:
 
 Of any replica:
 
-- it does not begin where it is known for a while that operators stopped it.
+- it does not begin where it is known for a while that operators stopped it, and is not taken over
+  where it is known that they froze the site.
 
 Of one that is not:
 
@@ -25,6 +26,7 @@ from agent.domain.roster import Key
 from agent.domain.site.messages import Stay
 from agent.domain.view import ReplicaView
 from polder import epochs
+from polder.overrides import SITE
 from tests.sim.site_box import Process
 from tests.sim.site_operators import Heeded
 from tests.sim.site_world import Violation, World
@@ -65,6 +67,7 @@ class Checks:
         self.begun: dict[Key, int] = {}
         self.armed: Callable[[str, str], bool] = lambda node, uid: True
         self.heeded = Heeded()
+        self._taken: set[tuple[str, str]] = set()
         self._stopped: set[str] = set()  # by the orchestrator's word, whatever stands above them
         self._epochs: dict[tuple[str, str], tuple[Key, int]] = {}
 
@@ -142,6 +145,7 @@ class Checks:
         self._stopped |= plan.stops.keys()
 
     def decided(self, node: str, before: tuple[Stay, ...], after: tuple[Stay, ...]) -> None:
+        self._freeze_is_kept(node, after)
         known = set(before)
         for stay in after:
             if stay not in known:
@@ -157,6 +161,17 @@ class Checks:
             if stay.uid not in {s.uid for s in after}:
                 self.world.tell(
                     f"{node} decides: nothing about {stay.uid} of {stay.key[1]} any more"
+                )
+
+    def _freeze_is_kept(self, node: str, after: tuple[Stay, ...]) -> None:
+        for stay in after:
+            if stay.stop or not stay.takes_over or (node, stay.uid) in self._taken:
+                continue
+            self._taken.add((node, stay.uid))
+            if (known_s := self.heeded.for_s(node, SITE, self.world.now)) > UNDER_WAY_S:
+                raise Violation(
+                    f"{node} takes {stay.key[1]} over, and knows for {known_s:.1f} s that the "
+                    "site is frozen"
                 )
 
     def views(self, node: str, views: tuple[ReplicaView, ...]) -> None:

@@ -4,6 +4,7 @@ Drawn by `site_story.py` in the kind "operators", with dice of their own:
 
 - what is stopped begins nowhere where that is known, and runs nowhere once all have heard of it;
 - no node forgets what was decided, through whatever happens to it;
+- a node that knows that the site is frozen takes nothing over;
 - of the nodes that share a replica all come to know the same;
 - what is moved to a node that is able comes to run there, and stays there;
 - once the site goes on and what was stopped is started, all is as if nothing had been.
@@ -194,8 +195,9 @@ class Operators:
 
 
 class Heeded:
-    """Since when each node knows that a replica is stopped. Told by `site_node.py` after each event
-    of its machine; asked by `site_checks.py` when something begins."""
+    """Since when each node knows that a replica is stopped, or the site frozen. Told by
+    `site_node.py` after each event of its machine; asked by `site_checks.py` when something begins.
+    """
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[Override, ...]] = {}
@@ -211,7 +213,7 @@ class Heeded:
             if known.stands and ranks.get(known.register, (0, "", "")) < known.rank:
                 raise Violation(f"{node} forgets {known}")
         self._seen[node] = overrides
-        stopped = {o.subject for o in overrides if o.field == STOPPED and o.stands}
+        stopped = {o.subject for o in overrides if o.field != PLACED_ON and o.stands}
         gone = [known for known in self._since if known[0] == node and known[1] not in stopped]
         for known in gone:
             del self._since[known]

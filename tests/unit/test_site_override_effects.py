@@ -429,3 +429,19 @@ def test_the_later_of_two_workloads_that_had_a_name_is_meant() -> None:
     assert find(plan, [gone], "ns", KEY[1]) == KEY
     assert find(plan, [gone], "ns", "web-9") is None and find(None, [], "ns", KEY[1]) is None
     assert find(None, [gone, view("p9", workload_uid="new")], "ns", KEY[1]) == ("new", KEY[1])
+
+
+def test_a_primary_that_came_back_late_takes_nothing_over_at_a_frozen_site() -> None:
+    site = healthy(ONE)
+    site.kill("a")
+    site.run(10)
+    assert list(site.runs()) == ["b"]
+    site.start("a")
+    site.run(FIRST_S)
+    site.decide("a", FROZEN)
+    site.kill("b")
+    site.run(60)
+    assert site.runs() == {}
+    site.start("b")
+    site.run(FIRST_S)
+    assert list(site.runs()) == ["b"]

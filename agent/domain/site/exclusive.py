@@ -320,8 +320,10 @@ class Exclusives:
         verdict.surplus = held is not None
         if used:  # it came back after its stay had stopped: it is given back, and asked for anew
             return False, WAITING
+        frozen = scene.decided.frozen() is not None  # then it is left to who had it, also silent
         newer = planned is None or any(
-            scene.peers.hears(c.node, scene.now) and c.rank > (planned.epoch, scene.node)
+            (frozen or scene.peers.hears(c.node, scene.now))
+            and c.rank > (planned.epoch, scene.node)
             for c in case.theirs
         )
         if operators.moved_here(case, scene):
