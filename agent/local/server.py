@@ -41,6 +41,7 @@ _OPTIONS = [
     ("grpc.max_receive_message_length", REQUEST_MAX_BYTES),
     ("grpc.max_concurrent_streams", 16),
     ("grpc.max_connection_idle_ms", 300_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),  # anybody may connect
     # A caller that vanished in the middle of a command keeps no stream: half a minute.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
