@@ -8,11 +8,13 @@ import pytest
 
 from agent.domain.site import operators
 from agent.domain.site.claims import Heard
+from agent.domain.site.machine import SiteMachine
 from agent.domain.site.overrides import Decisions
 from agent.domain.site.tenure import Tenure
 from tests.sim import site
 from tests.sim.__main__ import main
 from tests.sim.site_box import Switch
+from tests.sim.site_story import Kind
 from tests.sim.site_world import Violation
 
 # Each found a bug, or a gap in the simulation that hid one. All of them were of the plain kind.
@@ -59,6 +61,12 @@ def test_lost_disks_suspended_boxes_wrong_clocks_and_weeks_away_are_borne() -> N
 
 def test_what_operators_decide_is_done_everywhere_and_not_forgotten() -> None:
     for seed in (*range(12), 227):  # 227: a claim was outbid that overtook the operator's word
+        site.check(seed, "operators")
+
+
+def test_operators_and_lost_disks_together_are_borne(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(site.MAKERS, "operators", (SiteMachine, Kind(operators=0.3, hard=0.12)))
+    for seed in range(8):
         site.check(seed, "operators")
 
 
