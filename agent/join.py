@@ -5,17 +5,22 @@ sent only after the server has proved itself.
 """
 
 import asyncio
+import contextlib
 import re
 import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 
 from agent.channel import detail_of, open_join_channel
+from agent.domain.site.lease_record import JOINED, NAME
 from agent.identity_store import IdentityFailure, IdentityStore, NodeIdentity, NotJoined, to_pem
 from agent.inventory import Box, machine_id
+from agent.site import memory
+from agent.site.switch_client import places
 from polder.identity import NodeId
 from polder.tokens import JoinToken
 from polder.v1 import agent_pb2, agent_pb2_grpc
@@ -125,6 +130,14 @@ async def join(
         staged.discard()
         raise
     return Joined(identity)
+
+
+def begin_memory(state_dir: Path) -> None:
+    """After a join: this node has voted on nothing yet. Without that it would have to take an empty
+    memory for one that was lost, and would grant no lease in its first twenty seconds."""
+    directory, _ = places(state_dir)
+    with contextlib.suppress(OSError):
+        memory.begin(directory, {NAME: JOINED})
 
 
 def _chosen_name(token: JoinToken, node: str) -> str:

@@ -146,6 +146,7 @@ def _join(config: settings.AgentConfig, options: argparse.Namespace) -> int:
                 done = asyncio.run(
                     joining.join(store, token, node=options.node, version=__version__)
                 )
+                joining.begin_memory(config.state_dir)
             finally:
                 lock.release()
     except Locked as error:

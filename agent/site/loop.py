@@ -156,7 +156,8 @@ class SiteLoop:
         self._restarts.read(bodies.pop(RESTARTS, {}))
         now = boottime()
         self._alone = Alone.read(bodies.pop(ALONE, {}), self._around.boot_id, now, time.time())
-        self._handle(Booted(self._node, bodies, kept.same_boot, self._alone.for_s(now)))
+        alone_s, damaged = self._alone.for_s(now), bool(kept.damaged)
+        self._handle(Booted(self._node, bodies, kept.same_boot, alone_s, damaged))
 
     def use_plan(self, plan: ParsedPlan) -> None:
         self._plan = plan

@@ -32,6 +32,17 @@ GROWN_BYTES = 256 << 10
 GROWN_TIMES = 4
 
 
+def begin(directory: Path, bodies: Mapping[str, Mapping[str, Any]]) -> None:
+    """What a node that has just joined remembers. If it has a memory, that stays: it may have voted
+    under the name that it had. Raises OSError."""
+    path = directory / NAME
+    if path.exists():
+        return
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_synced(path, b"".join(_line(name, body) for name, body in bodies.items()))
+    sync_directory(directory)
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """`damaged`: why not all of it could be read; empty when it could."""

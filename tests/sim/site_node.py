@@ -30,6 +30,7 @@ from agent.domain.instructions import Event as RuntimeEvent
 from agent.domain.instructions import Tick as RuntimeTick
 from agent.domain.plan import ParsedPlan
 from agent.domain.reconcile import Reconciler
+from agent.domain.site.lease_record import JOINED, NAME
 from agent.domain.site.messages import (
     Ability,
     AbleTo,
@@ -321,6 +322,7 @@ class Node:
         self.dice = dice = world.own_dice(name)
         self.clock = Clock(world.now, dice.between(5, 1e6), dice.rate())
         self.disk = Disk(world, dice)
+        self.disk.put(NAME, JOINED)
         self.runtime = Runtime(world, name, dice, checks.began, checks.ended)
         self.runtime.changed = self._runtime_changed
         self.switch = Switch(world, dice, lambda: self.clock, self.runtime)
@@ -456,6 +458,8 @@ class Node:
         While its process is away."""
         self.world.tell(f"{self.name} loses what its agent kept")
         self.disk.wipe()
+        if self.dice.random() < 0.8:  # its join could not write it
+            self.disk.put(NAME, JOINED)
         self.plan = None
         self.checks.heeded.lost_its_disk(self.name)
 

@@ -5,6 +5,7 @@ from itertools import count
 import pytest
 
 from agent.domain.site.lease import LEASE_MAX_S, LEASE_S, LeaseDesk
+from agent.domain.site.lease_record import JOINED
 from agent.domain.site.messages import (
     Beat,
     Booted,
@@ -560,6 +561,70 @@ def test_a_voter_that_promised_it_in_vain_counts_again_for_the_holder() -> None:
     world.crash("b")
     world.run(30)
     assert (world.holder(), len(world.epochs)) == ("a", 1)
+
+
+def newcomers(found=THREE, names: str = "abc") -> World:  # type: ignore[no-untyped-def]
+    """All have just joined."""
+    world = World(names)
+    world.plan(names, found)
+    for box in world.boxes.values():
+        box.disk["lease"] = JOINED
+    world.boot(names)
+    return world
+
+
+def test_newcomers_need_not_wait_for_the_first_lease_of_a_replica() -> None:
+    world = newcomers()
+    world.want("a")
+    assert world.run(0.5, held_by(world, "a"))
+    for name in "bc":  # what they granted they remember
+        world.crash(name)
+        world.boot(name)
+    world.want("b")
+    world.run(60)
+    assert (world.holder(), len(world.epochs)) == ("a", 1)
+
+
+@pytest.mark.parametrize(
+    "found", [after(group(5, "abc"), 7, "ab", "c"), group(7, "ab", "c", forced=True)]
+)
+def test_newcomers_wait_where_somebody_may_have_voted_before(found: object) -> None:
+    """Another node of their name, in a group before; or one that nobody can ask any more."""
+    world = newcomers(found)
+    world.want("a")
+    assert not world.run(LEASE_MAX_S - 1, held_by(world, "a"))
+    assert world.run(5, held_by(world, "a"))
+
+
+def test_a_newcomer_whose_memory_is_damaged_is_none() -> None:
+    world = World("abc")
+    world.plan("abc", THREE)
+    for name in "abc":
+        desk = world.boxes[name].desk = LeaseDesk(name, count(1))
+        assert not desk.alone_since
+        world.event(name, Booted(name, {"lease": JOINED}, False, 0.0, True))
+        world.event(name, PlanInUse(plan_of(name, THREE)))
+    world.want("a")
+    assert not world.run(LEASE_MAX_S - 1, held_by(world, "a"))
+    assert world.run(5, held_by(world, "a"))
+
+
+def test_what_is_left_of_a_damaged_memory_is_not_all_that_was_granted() -> None:
+    """One line of several may be lost; the others look whole."""
+    world = site()
+    world.cut |= {("b", "a"), ("a", "b"), ("b", "c"), ("c", "b")}
+    world.want("a")
+    assert world.run(1, held_by(world, "a")), "by its own vote and that of c"
+    disk = world.boxes["c"].disk
+    (lost,) = [name for name in disk if name.startswith("lease.")]
+    del disk[lost]
+    world.crash("c", node=False)
+    world.boxes["c"].desk = LeaseDesk("c", count(1))
+    world.event("c", Booted("c", dict(disk), True, 0.0, True))
+    world.event("c", PlanInUse(plan_of("c", THREE)))
+    world.cut = {("a", "b"), ("b", "a"), ("a", "c"), ("c", "a")}
+    world.want("b")
+    assert world.run(LEASE_MAX_S + 5, held_by(world, "b")), "and no two at a time meanwhile"
 
 
 def test_a_voter_that_forgot_and_begins_anew_meanwhile_still_waits() -> None:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.site.memory import GROWN_BYTES, NAME, Kept, Memory
+from agent.domain.site.lease_record import JOINED
+from agent.domain.site.lease_record import NAME as LEASE
+from agent.join import begin_memory
+from agent.site.memory import GROWN_BYTES, NAME, Kept, Memory, begin
 
 
 async def saved(folder: Path, *items: tuple[str, dict[str, object]], boot: str = "b1") -> Memory:
@@ -97,3 +100,21 @@ async def test_the_file_does_not_grow_for_ever(tmp_path: Path) -> None:
         await memory.save("a", {"x": str(turn) * 10_000})
     assert (tmp_path / NAME).stat().st_size <= GROWN_BYTES
     assert read(tmp_path).bodies == {"a": {"x": "39" * 10_000}}
+
+
+async def test_a_node_that_joins_begins_with_a_memory_unless_it_has_one(tmp_path: Path) -> None:
+    begin(tmp_path / "site", {"lease": {"starts": 0}})
+    kept = read(tmp_path / "site")
+    assert kept.bodies == {"lease": {"starts": 0}} and not kept.damaged and not kept.same_boot
+    memory = Memory(tmp_path / "site", "boot-1")
+    memory.load()
+    assert await memory.save("lease", {"starts": 1}) == ""
+    begin(tmp_path / "site", {"lease": {"starts": 0}})
+    assert read(tmp_path / "site").bodies == {"lease": {"starts": 1}}, "it has voted since"
+
+
+async def test_a_join_says_that_nothing_was_ever_granted(tmp_path: Path) -> None:
+    begin_memory(tmp_path)
+    assert read(tmp_path / "site").bodies == {LEASE: JOINED}
+    (tmp_path / "file").write_text("")
+    begin_memory(tmp_path / "file")  # no directory can be made there: it joined all the same

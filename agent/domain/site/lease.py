@@ -40,6 +40,7 @@ from agent.domain.site.holder import LEASE_S, RESTART_S, Holder, Requests
 from agent.domain.site.lease_record import (
     NAME,
     STOP_S,
+    Blank,
     Held,
     Record,
     Waiting,
@@ -96,8 +97,7 @@ class LeaseDesk:
         self._wanted: frozenset[Key] = frozenset()
         self._silence = Silence(node)
         self._generation = 0
-        self._forgot_until = 0.0
-        self._forgets = False  # as the disk has it
+        self._blank = Blank()
         self._start = 0  # counts this desk's starts: no two of them use one id
         self._start_token: int | None = None
         self._started = False
@@ -239,12 +239,10 @@ class LeaseDesk:
             self._trust.read(kept.get("excluded", {}) if kept else {})
         except (AttributeError, KeyError, TypeError, ValueError):
             broken.append(NAME)
-        # What is forgotten is so over a restart: the time begins anew with it.
-        self._forgets = bool(broken or not kept or kept.get("forgets"))
-        if self._forgets:
-            self._forgot_until = now + LEASE_MAX_S
+        self._blank.begin(kept, lost=bool(broken) or event.damaged, now=now)
+        if self._blank.gone and not self._blank.new:
             for record in self._records.values():
-                record.voter.forgot(now, self._forgot_until)
+                record.voter.forgot(now, self._blank.until)
         if broken:
             names = ", ".join(sorted(broken)[:5])
             self._tell("LeasesForgotten", f"what was kept of leases cannot be read: {names}")
@@ -266,8 +264,7 @@ class LeaseDesk:
 
     def _remember(self, now: float) -> None:
         """What was forgotten is over. Should this save get lost, the next start waits once more."""
-        if self._forgets and self._started and now >= self._forgot_until:
-            self._forgets = False
+        if self._started and self._blank.is_over(now):
             self._out.append(Save(next(self._tokens), NAME, self._body()))
 
     def _planned(self, plan: ParsedPlan, now: float) -> None:
@@ -280,7 +277,7 @@ class LeaseDesk:
             if known is None or known[0].number <= stay.group.number:
                 named[stay.key] = (stay.group, max(stay.epoch, known[1] if known else 0))
         for key in named.keys() - self._records.keys():
-            self._new(key, self._fresh_voter(now))
+            self._new(key, self._blank.voter(now))
         self._generation = plan.generation
         if self._trust.keep(plan.site.peers):
             self._trusted()
@@ -302,6 +299,7 @@ class LeaseDesk:
         member = group is not None and self._node in group.members
         record.holder.planned(lineage, member, epoch)
         if group is not None:
+            self._blank.excuse(record.voter, group)
             record.unnamed_since = None
             if record.overdue is not None and self._generation > record.overdue:
                 record.overdue = None  # the orchestrator was heard since, and leaves it here
@@ -405,7 +403,7 @@ class LeaseDesk:
             if len(self._records) >= REPLICAS_MAX:
                 self._reply(sender, refused(request, "TooMany"))
                 return
-            record = self._new(request.key, self._fresh_voter(now))
+            record = self._new(request.key, self._blank.voter(now))
             record.unnamed_since = now
         if record.overdue is not None and isinstance(request.step, Prepare | Propose):
             self._reply(sender, refused(request, "Isolated"))
@@ -460,12 +458,6 @@ class LeaseDesk:
         self._records[key] = record
         return record
 
-    def _fresh_voter(self, now: float) -> Voter:
-        voter = Voter()
-        if now < self._forgot_until:
-            voter.forgot(now, self._forgot_until)
-        return voter
-
     def _draw(self) -> int:
         self._drawn += 1
         return (self._start << 32) + self._drawn
@@ -494,7 +486,7 @@ class LeaseDesk:
 
     def _body(self) -> dict[str, Any]:
         excluded = self._trust.body()
-        return {"starts": self._start, "forgets": self._forgets, "excluded": excluded}
+        return {"starts": self._start, **self._blank.body(), "excluded": excluded}
 
     def _tell(self, reason: str, message: str, key: Key | None = None) -> None:
         self._out.append(Tell(reason, message, key, warning=True))

@@ -8,11 +8,13 @@ from typing import Any
 from agent.domain.roster import Electorate, Group, Key
 from agent.domain.site.holder import Holder
 from agent.domain.site.messages import LeaseAnswer, LeaseRequest
-from agent.domain.site.voter import LEASE_MAX_S, Voter
+from agent.domain.site.voter import LEASE_MAX_S, NONE, Voter
 
 NAME = "lease"  # what the desk saves has names that are this, or begin with this and a dot
 STOP_S = 1.0  # before the end a holder that is not renewed begins to stop gracefully
 FORGET_S = 86_400.0  # after that an idle replica that no plan names is forgotten
+JOINED: Mapping[str, Any] = {"starts": 0, "forgets": True, "new": True}
+"""What a node that has just joined has saved under NAME; see `Blank`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,50 @@ class Record:
             why = f"what ran before: they grant nothing for up to {LEASE_MAX_S:g} s"
             return f"{', '.join(blank)}, which vote on it, cannot know yet {why}"
         return ""
+
+
+@dataclass(slots=True)
+class Blank:
+    """What a voter has lost of its memory, as far as it can tell.
+
+    `gone`: it may have granted what it does not know of, and so grants nothing before `until`; this
+    is so over a restart. `new`: its memory is as whole as its join left it, empty. A node has votes
+    in no group that is older than its join (ADR 24), so that in the first group of a replica there
+    is nothing that it can have granted, or another of its name before it: there it need not wait.
+    """
+
+    gone: bool = False
+    new: bool = False
+    until: float = 0.0
+
+    def begin(self, kept: Mapping[str, Any] | None, *, lost: bool, now: float) -> None:
+        """`kept`: what the desk saved of itself; `lost`: some of what was saved cannot be read."""
+        lost = lost or not kept
+        self.gone = lost or bool(kept and kept.get("forgets"))
+        self.new = not lost and bool(kept and kept.get("new"))
+        self.until = now + LEASE_MAX_S if self.gone else 0.0
+
+    def is_over(self, now: float) -> bool:
+        """Whether it was until now; then it is to be saved that it is not any more."""
+        over = self.gone and now >= self.until
+        self.gone = self.gone and not over
+        return over
+
+    def voter(self, now: float) -> Voter:
+        """Of a replica of which nothing is known."""
+        voter = Voter()
+        if now < self.until:
+            voter.forgot(now, self.until)
+        return voter
+
+    def excuse(self, voter: Voter, group: Group) -> None:
+        """The plan in use names that group for it."""
+        first = not group.before and not group.forced
+        if self.new and first and voter.newest is None and not voter.lease.ballot:
+            voter.lease = NONE
+
+    def body(self) -> dict[str, Any]:
+        return {"forgets": self.gone, "new": self.gone and self.new}
 
 
 def name_of(key: Key) -> str:

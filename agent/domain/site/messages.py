@@ -151,12 +151,13 @@ Said = Beat | Claims | LeaseRequest | LeaseAnswer | Goodbye | Overrides
 class Booted:
     """The first event. `kept`: what was saved, by name. `same_boot`: only the agent began anew.
     `isolated_s`: for how long no orchestrator has been heard, with the time that the box was off
-    as far as its clock knows that."""
+    as far as its clock knows that. `damaged`: part of what was saved cannot be read."""
 
     node: str
     kept: Mapping[str, Any] = field(default_factory=dict)
     same_boot: bool = False
     isolated_s: float = 0.0
+    damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
