@@ -10,6 +10,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -80,6 +81,16 @@ def normal(text: str) -> str:
     return text if ":" in text.rpartition("]")[2] else f"{text}:{DEFAULT_PORT}"
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What answered at an endpoint. `target`: its address, since a name may lead to several nodes.
+    `certificate`: DER; not believed yet."""
+
+    endpoint: str
+    target: str
+    certificate: bytes
+
+
 def opener(access: Access, sessions: Sessions, timeout_s: float) -> Opener:
     """`timeout_s` bounds each call."""
 
@@ -87,32 +98,32 @@ def opener(access: Access, sessions: Sessions, timeout_s: float) -> Opener:
         """Private addresses of a box may lead to something else from here: that is passed over."""
         left = list(endpoints)
         while True:
-            endpoint, certificate = first_certificate(left)
+            shown = first_certificate(left)
             try:
-                return NodeLink(endpoint, certificate, access, sessions, timeout_s)
+                return NodeLink(shown, access, sessions, timeout_s)
             except CallError as error:
-                left.remove(endpoint)
+                left.remove(shown.endpoint)
                 if error.reason != NOT_PROVEN or not left:
                     raise
 
     return open_
 
 
-def first_certificate(endpoints: Sequence[str]) -> tuple[str, bytes]:
-    """The endpoint that was the first to show a certificate, and that. A box has addresses that
+def first_certificate(endpoints: Sequence[str]) -> Shown:
+    """Of the endpoint that was the first to show one. A box has addresses that
     lead nowhere from here, so all are tried at once; only one of them is then asked for proof,
     which costs the box a second. Raises CallError."""
     failure = CallError("nobody knows an address of it", code="UNAVAILABLE", reason="NoAddress")
     tasks = {endpoint: partial(certificate_at, endpoint) for endpoint in endpoints}
-    for endpoint, found in together(tasks):
+    for _, found in together(tasks):
         if not isinstance(found, CallError):
-            return endpoint, found
+            return found
         failure = found
     raise failure
 
 
-def certificate_at(endpoint: str, timeout_s: float = CONNECT_S) -> bytes:
-    """DER of what answers there; not believed. Raises CallError."""
+def certificate_at(endpoint: str, timeout_s: float = CONNECT_S) -> Shown:
+    """Raises CallError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -123,6 +134,7 @@ def certificate_at(endpoint: str, timeout_s: float = CONNECT_S) -> bytes:
             context.wrap_socket(raw, server_hostname=SERVER_NAME) as secured,
         ):
             found = secured.getpeercert(binary_form=True)
+            host, port, *more = secured.getpeername()
     except ssl.SSLError as error:
         raise _unavailable(endpoint, "it does not speak TLS as an agent does") from error
     except TimeoutError as error:
@@ -131,32 +143,27 @@ def certificate_at(endpoint: str, timeout_s: float = CONNECT_S) -> bytes:
         raise _unavailable(endpoint, (error.strerror or str(error)).lower()) from error
     if not found:
         raise _unavailable(endpoint, "it shows no certificate")
-    return found
+    if any(more):  # of a link alone: gRPC takes it as it was written
+        return Shown(endpoint, endpoint, found)
+    return Shown(endpoint, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", found)
 
 
 class NodeLink:
     """A `Link` over gRPC. Raises CallError when it cannot be made."""
 
-    def __init__(
-        self,
-        endpoint: str,
-        certificate: bytes,
-        access: Access,
-        sessions: Sessions,
-        timeout_s: float,
-    ) -> None:
-        self.endpoint = endpoint
-        self._certificate = certificate
+    def __init__(self, shown: Shown, access: Access, sessions: Sessions, timeout_s: float) -> None:
+        self.endpoint = shown.endpoint
+        self._certificate = shown.certificate
         self._access = access
         self._sessions = sessions
         self._timeout_s = timeout_s
         self._read_s = min(READ_S_MAX, timeout_s)
-        self._channel = _pinned(endpoint, certificate)
+        self._channel = _pinned(shown)
         self._stub = LocalServiceStub(self._channel)
         self.offset_ms, self._compared = 0, False
         self.warnings: tuple[str, ...] = ()
         try:
-            self._use(sessions.find(certificate) or self._enter())
+            self._use(sessions.find(shown.certificate) or self._enter())
         except BaseException:
             self._channel.close()
             raise
@@ -271,9 +278,9 @@ class NodeLink:
         return _failed(self.endpoint, short(text), code)
 
 
-def _pinned(endpoint: str, certificate_der: bytes) -> grpc.Channel:
+def _pinned(shown: Shown) -> grpc.Channel:
     """A channel that takes this one certificate, and no other."""
-    credentials = grpc.ssl_channel_credentials(ssl.DER_cert_to_PEM_cert(certificate_der).encode())
+    credentials = grpc.ssl_channel_credentials(ssl.DER_cert_to_PEM_cert(shown.certificate).encode())
     options: Sequence[tuple[str, Any]] = (
         ("grpc.ssl_target_name_override", SERVER_NAME),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -286,7 +293,7 @@ def _pinned(endpoint: str, certificate_der: bytes) -> grpc.Channel:
         ("grpc.enable_retries", 0),
         ("grpc.enable_http_proxy", 0),  # a site's nodes are near, whatever the web needs
     )
-    return grpc.secure_channel(endpoint, credentials, options=options)
+    return grpc.secure_channel(shown.target, credentials, options=options)
 
 
 def _unavailable(endpoint: str, why: str) -> CallError:

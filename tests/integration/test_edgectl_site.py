@@ -136,6 +136,22 @@ def test_a_node_of_another_installation_is_told_nothing(node: Node, operator: Op
     assert not stranger.entered
 
 
+def test_a_name_of_several_nodes_leads_to_one_of_them(
+    node: Node, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection that is pinned goes to the one that showed its certificate."""
+    one = node()
+    port = one.endpoint.rpartition(":")[2]
+    resolve = socket.getaddrinfo
+
+    def several(host: Any, *more: Any, **named: Any) -> Any:
+        return resolve("127.0.0.1" if host == "site.invalid" else host, *more, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", several)  # gRPC resolves by itself, and would not
+    assert operator("--site-endpoint", f"site.invalid:{port}", "get", "nodes", "-o", "name") == 0
+    assert operator.out == "node/node-a\n"
+
+
 def test_an_address_that_leads_to_something_else_is_passed_over(
     node: Node, operator: Operator
 ) -> None:
