@@ -44,6 +44,8 @@ def _disk_lost(story: "Story", node: "Node") -> None:
         node.crash(dice.choice((0.2, 2.0, 10.0)))
     node.lose_disk()
     story.leader.joins_again(node.name)
+    if dice.random() < 0.5:  # and its agent begins anew while it waits for what it forgot
+        story.later(dice.choice((3.0, 9.0, 16.0)), node.crash, 0.3)
 
 
 def _wall_clock(story: "Story", node: "Node") -> None:
