@@ -8,8 +8,7 @@
     replicas_changed()        the supervisor has other views
     box_changed()             the inventory is another one
     switch_changed(alive)     the dead-man's switch is there, or is not
-    orchestrator_heard()      a session began, with a member that is not cut off itself; that it
-                              lives is looked at now and then
+    orchestrator_heard()      a session with one began; that it lives is looked at now and then
     run()                     until cancelled
     stop()                    the agent ends and is to begin anew soon: peers are told
     change(), check()         what a local operator decides; restart() is none that lasts
