@@ -40,6 +40,7 @@ class SiteClient:
         self._warn = warn
         self._picture: Picture | None = None
         self._told: tuple[str, ...] = ()
+        self._watched: dict[tuple[str, str, str], common_pb2.Resource] = {}
 
     def close(self) -> None:
         self._survey.close()
@@ -114,10 +115,18 @@ class SiteClient:
             if request.name in ("", resource.metadata.name):
                 yield operator_pb2.WatchResponse(
                     type=operator_pb2.WATCH_TYPE_ADDED,
-                    resource=composing.without_age(resource),
+                    resource=self._unless_aged(resource),
                     now_ms=picture.now_ms,
                 )
         yield operator_pb2.WatchResponse(type=operator_pb2.WATCH_TYPE_SYNCED, now_ms=picture.now_ms)
+
+    def _unless_aged(self, resource: common_pb2.Resource) -> common_pb2.Resource:
+        """As it was told before, where only ages are different: that is no change to tell."""
+        key = (resource.kind, resource.metadata.namespace, resource.metadata.name)
+        before = self._watched.get(key)
+        if before is None or composing.without_age(before) != composing.without_age(resource):
+            self._watched[key] = before = resource
+        return before
 
     def story(self, ref: common_pb2.ResourceRef) -> operator_pb2.StoryResponse:
         """An orchestrator composes stories; the events tell what the nodes remember."""

@@ -91,7 +91,7 @@ def _workload(picture: Picture, own: list[ReplicaPicture]) -> Status:
 
 
 def without_age(resource: common_pb2.Resource) -> common_pb2.Resource:
-    """Only what counts as a change, for a watch."""
+    """Only what counts as a change: for comparing, since what is left out is shown, too."""
     status = json.loads(resource.status_json)
     for key in _VOLATILE:
         status.pop(key, None)

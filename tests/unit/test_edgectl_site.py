@@ -263,6 +263,26 @@ def test_waiting_and_watching_ask_again(
         operator("wait", "replica/other-0", "--for=ready", "--timeout", "0.1s")
 
 
+def test_a_watch_tells_changes_and_ages_are_none(
+    site: FakeSite, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, rounds = site.nodes["node-a"], iter(range(4))
+
+    def sleep(_: float) -> None:
+        turn = next(rounds, None)
+        if turn is None:
+            raise KeyboardInterrupt
+        node.isolated_ms += 2_000
+        if turn == 2:
+            node.isolated_ms = 0
+
+    monkeypatch.setattr("edgectl.watching.time.sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        operator("get", "node/node-a", "-w")
+    told = [row[2].strip() for row in operator.rows()[1:]]
+    assert told == ["silent for 5m", "heard", "silent for 2s"]
+
+
 def test_describe_of_a_workload(operator: Operator) -> None:
     operator("describe", "workload/page")
     assert "1 wanted, 1 placed, 1 running, 1 ready, 1 updated" in operator.out
