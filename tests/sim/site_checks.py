@@ -183,6 +183,13 @@ class Checks:
                 seen.ready_at = self.world.now
             seen.epoch, seen.ready = max(seen.epoch, view.epoch), view.ready
 
+    def forgot(self, node: str) -> None:
+        """Its disk is lost, and with it to what epochs it raised what it runs."""
+        for stays in self.stays.values():
+            for (name, _), seen in stays.items():
+                if name == node:
+                    seen.epoch = 0
+
     def ordered(self, node: str, operation: Operation) -> None:
         """What its supervisor asks of the runtime."""
         if isinstance(operation, StopContainer) and operation.cause == "Superseded":

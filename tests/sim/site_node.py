@@ -458,6 +458,7 @@ class Node:
         While its process is away."""
         self.world.tell(f"{self.name} loses what its agent kept")
         self.disk.wipe()
+        self.checks.forgot(self.name)
         if self.dice.random() < 0.8:  # its join could not write it
             self.disk.put(NAME, JOINED)
         self.plan = None
