@@ -79,11 +79,11 @@ class LocalChanges:
         self._wake = asyncio.Event()
 
     def report(self, session: LiveSession, changes: agent_pb2.LocalChanges, shares: Shares) -> None:
-        """Returns at once. Overrides come whole: the newest word is all of them."""
+        """Returns at once. Overrides come whole, or none when there is only more of the journal."""
         waiting = self._due.get(session.node)
         if waiting is None or waiting.session is not session:
             waiting = self._due[session.node] = _Waiting(session, shares)
-        waiting.overrides = list(changes.overrides[:OVERRIDES_MAX])
+        waiting.overrides = list(changes.overrides[:OVERRIDES_MAX]) or waiting.overrides
         for entry in changes.entries:
             if len(waiting.entries) >= ENTRIES_MAX:
                 break
@@ -122,6 +122,7 @@ class LocalChanges:
         newer = self._due.setdefault(waiting.session.node, waiting)
         if newer is not waiting and newer.session is waiting.session:
             newer.entries = {**waiting.entries, **newer.entries}
+            newer.overrides = newer.overrides or waiting.overrides
         self._wake.set()
 
     async def _write(self, waiting: _Waiting) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from orchestrator.gateway.settings import GatewaySettings
 from orchestrator.leader import LeaderSettings
 from orchestrator.records import StoredResource
 from orchestrator.store import keys
-from orchestrator.store.port import Put
+from orchestrator.store.around import StoreAround
+from orchestrator.store.port import Compare, Op, Put, Store, StoreUnavailable, TxnResult
 from polder.v1 import agent_pb2, plan_pb2
 from tests.integration.gateway_harness import Agent, Region, eventually, region
 
@@ -172,6 +173,37 @@ async def test_a_node_speaks_for_its_own_site_and_for_what_there_is(lone: Lone) 
 async def test_lost_entries_are_told(lone: Lone) -> None:
     await lone.say(dropped=12)
     await eventually(lambda: "LocalJournalFull" in lone.home.reasons("Node", "a"), "it is told")
+
+
+class Away(StoreAround):
+    """A Store that takes nothing for a while."""
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self.refused = 0
+        self.back = False
+
+    async def txn(self, compares: Sequence[Compare], ops: Sequence[Op]) -> TxnResult:
+        if not self.back:
+            self.refused += 1
+            raise StoreUnavailable("away")
+        return await super().txn(compares, ops)
+
+
+async def test_while_the_store_is_away_nothing_is_acknowledged_and_nothing_lost(
+    lone: Lone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = Away(lone.home.store)
+    monkeypatch.setattr(lone.home.gateway._local_changes, "_store", away)
+    await lone.say(lone.override(), entries=(entry(1),))
+    await eventually(lambda: away.refused, "it was tried")
+    await lone.say(entries=(entry(1), entry(2)))  # only more of the journal
+    tried = away.refused
+    await eventually(lambda: away.refused > tried + 1, "it is tried again")
+    assert lone.taken() == 0 and not lone.known()
+    away.back = True
+    await eventually(lambda: lone.taken() == 2, "all is taken")
+    assert [record.decision.replica for record in lone.known()] == ["web-0"]
 
 
 async def test_a_record_that_changed_meanwhile_is_merged_and_not_overwritten(lone: Lone) -> None:
