@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from orchestrator.cache import Cache
 from orchestrator.catching_up import catch_up
-from orchestrator.domain.overrides import LocalOverride, merged, read, said
+from orchestrator.domain.overrides import ORCHESTRATOR, LocalOverride, merged, read, said
 from orchestrator.domain.reports import NAME_MAX, event_object
 from orchestrator.event_records import EventRecord
 from orchestrator.events import Recorder
@@ -163,6 +163,9 @@ class LocalChanges:
             space = known.decision.namespace if known else spaces.get(decision.workload_uid)
             if decision.replica and space != decision.namespace:
                 self._tell_unknown(session.node, heard)
+                if decision.stands and self._was_deleted(decision.workload_uid):
+                    gone = heard.taken_back(ORCHESTRATOR, "its workload was deleted", now_ms)
+                    newest[gone.key] = gone
                 continue
             found = merged(newest.get(heard.key) or known, heard)
             if found is not None:
@@ -182,6 +185,11 @@ class LocalChanges:
                 room -= 1
             due.append(item)
         return due
+
+    def _was_deleted(self, workload_uid: str) -> bool:
+        """A workload that is only not there may be back with the Store's backup: then what its site
+        decided must still hold."""
+        return self._cache.kept_at(keys.deleted(workload_uid)) is not None
 
     async def _put_all(self, session: LiveSession, due: Sequence[LocalOverride]) -> bool:
         """Whether all records were as the mirror showed them. Compared on the Node's record: what

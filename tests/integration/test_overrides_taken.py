@@ -170,6 +170,22 @@ async def test_a_node_speaks_for_its_own_site_and_for_what_there_is(lone: Lone) 
     )
 
 
+async def test_what_was_decided_of_a_deleted_workload_is_told_and_ends_at_the_site(
+    lone: Lone,
+) -> None:
+    gone = lone.override(workload_uid="gone", stamp=5)
+    await lone.home.store.txn([], [Put(keys.deleted("gone"), b"{}")])
+    await eventually(lambda: lone.home.cache.kept_at(keys.deleted("gone")), "it is known")
+    await lone.say(gone)
+    ended = await lone.planned("")
+    assert (ended.workload_uid, ended.stamp, ended.by) == ("gone", 6, "orchestrator")
+    (told,) = [e for e in lone.home.events.list(kind="Node") if e.reason == "LocalOverrideUnknown"]
+    assert "stopped by operator/ann at a: smoke" in told.message
+    await lone.say(gone, entries=(entry(1),))
+    await eventually(lambda: lone.taken() == 1, "it was looked at")
+    assert [record.decision.stamp for record in lone.known()] == [6]
+
+
 async def test_lost_entries_are_told(lone: Lone) -> None:
     await lone.say(dropped=12)
     await eventually(lambda: "LocalJournalFull" in lone.home.reasons("Node", "a"), "it is told")
