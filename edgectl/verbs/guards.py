@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+from edgectl.errors import UsageError
 from edgectl.invocation import Invocation
 from edgectl.text import Table, age, clock, safe
 from polder.v1 import operator_pb2
@@ -12,6 +13,11 @@ _HELD = ("ID", "WHAT", "HELD", "APPROVED", "MESSAGE")
 
 def freeze(invocation: Invocation) -> int:
     """Without -n it is everything, whatever namespace the context has."""
+    if invocation.options.dry_run:
+        raise UsageError(
+            "freeze has --dry-run at a site only, with --site-endpoint",
+            "edgectl guards shows what is frozen",
+        )
     namespace = invocation.explicit_namespace
     found = invocation.client.freeze(namespace, invocation.options.reason).freeze
     what = _what(found.namespace)

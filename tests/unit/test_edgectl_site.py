@@ -499,6 +499,7 @@ def test_a_freeze_is_told_to_every_node(site: FakeSite, operator: Operator) -> N
         (["apply", "-f", "x", "--site-endpoint", "a"], "apply needs an orchestrator"),
         (["config", "view", "--site-endpoint", "a"], "config needs an orchestrator"),
         (["get", "no", "--break-glass-token", "t"], "name one with --site-endpoint"),
+        (["freeze", "--dry-run"], "at a site only"),
         (["stop", "x"], "name one of its nodes with --site-endpoint"),
         (["overrides"], "name one of its nodes with --site-endpoint"),
         (["get", "nodes", "--site-endpoint", "a:x"], "is not an endpoint"),
