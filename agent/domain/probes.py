@@ -37,7 +37,9 @@ class ProbeState:
 
 
 def begin(kind: ProbeKind, probe: Probe, started_at: float, now: float) -> ProbeState:
-    """Started or adopted now; of an adopted container the initial delay has usually passed."""
+    """Started or adopted now; of an adopted container the initial delay has usually passed. One
+    that started in the future did so before the box's clock was set back."""
+    started_at = min(started_at, now)
     return ProbeState(kind, started_at, max(now, started_at + probe.initial_delay))
 
 

@@ -85,6 +85,12 @@ def test_initial_delay_counts_from_the_start_of_the_container() -> None:
     assert begin(ProbeKind.READINESS, slow, 100.0, 500.0).due_at == 500.0, "adopted: at once"
 
 
+def test_what_started_before_the_clock_was_set_back_a_year_is_probed() -> None:
+    adopted = begin(ProbeKind.READINESS, PROBE, 100.0 + 365 * 86_400, 100.0)
+    assert adopted.due_at == 100.0
+    assert after(adopted, PROBE, False, "refused", 100.0).due_at == pytest.approx(100.1)
+
+
 def test_disk_pressure_has_hysteresis() -> None:
     assert disk_pressure(False, [DiskUse("state", 10 * GIB, GIB + 1)]) == (False, "")
     assert disk_pressure(True, [DiskUse("state", 10 * GIB, GIB + 1)])[0]
