@@ -188,7 +188,7 @@ class Checks:
             total = self._total(workload, placements)
             now = self._world.steady
             runs = bool(assignments(workload.uid, placements))
-            began = (runs, workload.spec.get("update", {}))
+            began = (runs, _waves(workload))
             self._rules.setdefault((workload.uid, workload.template_revision), began)
             budget = max(_budgets(workload, total).values())
             for history, amount in (
@@ -396,10 +396,13 @@ class Checks:
             if node in self._world.agents
         ]
         rules = self._rules.setdefault(
-            (workload.uid, target), (bool(placed), workload.spec["update"])
+            (workload.uid, target), (bool(placed), _waves(workload))
         )
-        if rules != (True, workload.spec["update"]):
-            return  # there was nobody to protect, or the operator changed the waves on the way
+        if rules != (True, _waves(workload)):
+            # There was nobody to protect, or the operator changed the waves on the way: where it
+            # came to since was not noted, also if they are as they were later.
+            self._rules[workload.uid, target] = (False, {})
+            return
         if canary is None or target == 1 or self._was_proven(workload):
             return
         began = self._began.setdefault((workload.uid, target), self._world.steady)
@@ -516,6 +519,11 @@ def _surge(workload: StoredResource, total: int) -> int:
     if workload.decoded.failover.exclusive:
         return 0
     return amount_of(workload.decoded.update.max_surge, total, up=True)
+
+
+def _waves(workload: StoredResource) -> dict[str, Any]:
+    """What says where a new revision goes and when. A pause changes nothing of that."""
+    return {key: v for key, v in workload.spec.get("update", {}).items() if key != "paused"}
 
 
 def _is_surplus(workload: StoredResource, replica: str) -> bool:

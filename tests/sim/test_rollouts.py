@@ -75,7 +75,7 @@ def test_a_leader_that_breaks_the_budget_is_caught(made: type[World]) -> None:
 
 
 # 375: a deleted node was kept for ever for the stop of what nobody wanted any more.
-@pytest.mark.parametrize("seed", [*range(4), 375])
+@pytest.mark.parametrize("seed", [*range(4), 375, 517])
 def test_a_seed_of_exclusive_replicas_holds(seed: int) -> None:
     check(seed, Alone)
 
