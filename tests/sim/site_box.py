@@ -128,6 +128,7 @@ class Runtime:
         self.warm_s = 1.0
         self.failing = 0.0
         self.gate: Callable[[str], bool] = lambda uid: True  # whether the switch lets it run
+        self.wall: Callable[[], float] = lambda: world.now
         self._asleep: list[tuple[Callable[..., None], tuple[Any, ...]]] | None = None
 
     # ---- what the world does to it ----
@@ -229,7 +230,7 @@ class Runtime:
             ready=True,
             labels=spec.labels,
             annotations=spec.annotations,
-            created_at=self._world.now,
+            created_at=self.wall(),
             ip="10.0.0.1",
             containers=(),
         )
@@ -255,8 +256,8 @@ class Runtime:
             image=spec.image,
             labels=spec.labels,
             annotations=spec.annotations,
-            created_at=self._world.now,
-            started_at=self._world.now,
+            created_at=self.wall(),
+            started_at=self.wall(),
         )
         pod.containers[run.id] = run
         pod.warm_at[run.id] = self._world.now + self._dice.between(0, self.warm_s)
@@ -265,7 +266,7 @@ class Runtime:
             answer(Done(operation, run.id))
         else:  # what the switch has closed stays closed: it never comes to run
             pod.containers[run.id] = replace(
-                run, phase=ContainerPhase.EXITED, exit_code=EXIT_KILLED, finished_at=self._world.now
+                run, phase=ContainerPhase.EXITED, exit_code=EXIT_KILLED, finished_at=self.wall()
             )
             answer(Done(operation, run.id))
             self.changed()
@@ -311,7 +312,7 @@ class Runtime:
         pod.containers[run.id] = replace(
             run,
             phase=ContainerPhase.EXITED,
-            finished_at=self._world.now,
+            finished_at=self.wall(),
             exit_code=code,
             reason=reason,
         )

@@ -325,6 +325,7 @@ class Node:
         self.disk.put(NAME, JOINED)
         self.runtime = Runtime(world, name, dice, checks.began, checks.ended)
         self.runtime.changed = self._runtime_changed
+        self.runtime.wall = self.wall
         self.switch = Switch(world, dice, lambda: self.clock, self.runtime)
         self.agent: Agent | None = None
         self.powered = True
