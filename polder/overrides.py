@@ -27,7 +27,11 @@ TRUE = "true"
 
 OVERRIDES_MAX = 1_000  # of one site
 TOMBSTONE_S = 7 * 86_400.0
-STAMP_MAX = 1 << 40  # far above what operators can do: nobody can use the numbers up for all others
+STAMP_MAX = 1 << 40  # of what a site decides: far above what operators can do
+STAMP_FAR = STAMP_MAX // 2  # nobody comes so far but by a lie, which is not to carry others along
+STAMP_LIMIT = (
+    2 * STAMP_MAX
+)  # the rest is the orchestrator's: whatever was said, it can take it back
 REASON_MAX = 500
 CONFLICT_MAX = 1_000
 NAME_MAX = 253
@@ -114,7 +118,7 @@ def _wrong(found: Override) -> str:
         return f"{found.field} is of a replica, which it does not name"
     if found.field != PLACED_ON and found.value not in ("", TRUE):
         return f"{found.field} is {TRUE!r} or empty, not {found.value[:40]!r}"
-    if not 0 <= found.stamp <= STAMP_MAX:
+    if not 0 <= found.stamp <= STAMP_LIMIT:
         return f"stamp {found.stamp} is out of range"
     if min(found.at_ms, found.base_revision, found.base_epoch) < 0:
         return "a number in it is negative"
@@ -140,7 +144,7 @@ def newer(told: Iterable[Override], known: Mapping[Register, Override]) -> list[
 
 
 def next_stamp(*known: Iterable[Override]) -> int:
-    """One above all of these. Above STAMP_MAX nothing can be written any more."""
+    """One above all of these. Above STAMP_MAX only the orchestrator writes."""
     return 1 + max((override.stamp for some in known for override in some), default=0)
 
 

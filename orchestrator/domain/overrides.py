@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from orchestrator.records import KeptRecord
 from orchestrator.store import keys
 from polder.overrides import (
+    CONFLICT_MAX,
     FROZEN,
     PLACED_ON,
     REASON_MAX,
@@ -87,7 +88,8 @@ class LocalOverride:
 
     def contradicted(self, conflict: str) -> "LocalOverride":
         """With what was decided against it; empty: nothing."""
-        return replace(self, decision=replace(self.decision, conflict=conflict), judged=True)
+        decision = replace(self.decision, conflict=conflict[:CONFLICT_MAX])
+        return replace(self, decision=decision, judged=True)
 
     def __str__(self) -> str:
         return words(self.decision)

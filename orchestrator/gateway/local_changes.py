@@ -25,7 +25,7 @@ from orchestrator.records import AssignmentRecord
 from orchestrator.store import keys
 from orchestrator.store.port import Compare, CompareTarget, Op, Put, Store, StoreError
 from polder.journal import words
-from polder.overrides import OVERRIDES_MAX, REASON_MAX, BadOverride
+from polder.overrides import OVERRIDES_MAX, REASON_MAX, STAMP_MAX, BadOverride
 from polder.v1 import agent_pb2, common_pb2, plan_pb2
 
 log = logging.getLogger(__name__)
@@ -160,6 +160,11 @@ class LocalChanges:
                 continue
             known = self._known(heard.key)
             decision = heard.decision
+            if decision.stamp > STAMP_MAX:  # only what was taken back here stands there
+                if merged(known, heard) is not None:
+                    text = f"stamp {decision.stamp} is no site's to write: {_named(heard)}"
+                    self._tell(session.node, "LocalOverrideRefused", text)
+                continue
             space = known.decision.namespace if known else spaces.get(decision.workload_uid)
             if decision.replica and space != decision.namespace:
                 self._tell_unknown(session.node, heard)

@@ -15,6 +15,7 @@ from orchestrator.records import StoredResource
 from orchestrator.store import keys
 from orchestrator.store.around import StoreAround
 from orchestrator.store.port import Compare, Op, Put, Store, StoreUnavailable, TxnResult
+from polder.overrides import STAMP_MAX
 from polder.v1 import agent_pb2, plan_pb2
 from tests.integration.gateway_harness import Agent, Region, eventually, region
 
@@ -154,6 +155,7 @@ async def test_a_node_speaks_for_its_own_site_and_for_what_there_is(lone: Lone) 
         lone.override(namespace="other"),
         lone.override(field="colour"),
         lone.override(stamp=1 << 60),
+        lone.override(stamp=STAMP_MAX + 1),
         lone.override(stamp=0),
         lone.override(replica="../../x"),
         lone.override(),

@@ -22,7 +22,7 @@ from orchestrator.scheduling.snapshot import Snapshot, Workload
 from orchestrator.scheduling.tick import Batch, Moment, World
 from orchestrator.store import keys
 from polder.epochs import decided_at
-from polder.overrides import BadOverride, Override, newer, to_message
+from polder.overrides import CONFLICT_MAX, STAMP_MAX, BadOverride, Override, newer, to_message
 from tests.unit.scheduling_world import box
 
 E = decided_at(5)
@@ -217,6 +217,18 @@ def test_a_move_that_stands_is_taken_back_with_a_greater_stamp() -> None:
     assert reason == "LocalOverrideDone" and not after.decision.stands
     assert after.decision.rank > given.decision.rank and after.decision.by == "orchestrator"
     assert read(after.record()) == after
+
+
+def test_a_node_that_uses_all_stamps_up_does_not_stop_the_leader() -> None:
+    given = override("placedOn", "b", judged=True, stamp=STAMP_MAX)
+    after, reason = outcome(given, b=stay(E + 1))
+    assert reason == "LocalOverrideDone" and after.decision.rank > given.decision.rank
+    assert read(after.record()) == after
+
+
+def test_a_long_story_of_a_conflict_is_cut() -> None:
+    after, reason = outcome(override(), b=stay(decided_at(9), because="x" * 2_000))
+    assert reason == "OverrideConflict" and len(after.decision.conflict) == CONFLICT_MAX
 
 
 def test_a_move_back_to_where_the_record_still_has_it_is_not_done_yet() -> None:

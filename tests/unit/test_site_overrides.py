@@ -18,6 +18,7 @@ from polder.overrides import (
     OVERRIDES_MAX,
     PLACED_ON,
     SITE,
+    STAMP_LIMIT,
     STAMP_MAX,
     STOPPED,
     TOMBSTONE_S,
@@ -109,7 +110,7 @@ def test_the_later_decision_counts_and_of_equal_ones_one_for_all() -> None:
         {"workload_uid": ""},
         {"replica": ""},
         {"stamp": -1},
-        {"stamp": STAMP_MAX + 1},
+        {"stamp": STAMP_LIMIT + 1},
         {"base_epoch": -1},
         {"reason": "x" * 501},
         {"field": FROZEN},
@@ -329,13 +330,24 @@ def test_nothing_is_decided_beyond_the_bound_nor_taken_up_from_others() -> None:
     assert decisions.decide(frozen(id="z"), 0.0) is None  # there is room again
 
 
-def test_who_uses_all_stamps_up_is_noticed() -> None:
+def test_a_peer_that_uses_all_stamps_up_keeps_operators_from_nothing_else() -> None:
     decisions = Decisions("a")
-    decisions.heard([frozen(STAMP_MAX, "b")], 0.0)
+    decisions.heard([frozen(STAMP_MAX, "b"), stopped(STAMP_MAX, "b", "", replica="r9")], 0.0)
     saves(decisions)
-    answer = decisions.decide(stopped(id="x"), 0.0)
+    assert decisions.decide(stopped(id="x"), 0.0) is None
+    saves(decisions, token=2)
+    assert (made := decisions.made("x")) is not None and made.stamp == 1
+    answer = decisions.decide(frozen(value="", id="y"), 0.0)
     assert answer is not None and answer.refusal is not None
     assert answer.refusal.reason == "StampsUsedUp"
+    # An orchestrator takes back whatever it was, and no peer writes where it does.
+    decisions.heard([frozen(STAMP_MAX + 1, "b")], 0.0)
+    assert (known := decisions.frozen()) is not None and known.stamp == STAMP_MAX
+    decisions.planned([frozen(STAMP_MAX + 1, "", "")], 0.0)
+    assert decisions.frozen() is None
+    # Tombstones of such stamps that go do not carry the others along.
+    decisions.forget(TOMBSTONE_S + 1)
+    assert decisions.decide(frozen(id="z"), TOMBSTONE_S + 1) is None
 
 
 @pytest.mark.parametrize("body", [{}, {"known": [7, None, {"field": "x"}], "floor": "high"}])

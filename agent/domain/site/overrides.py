@@ -21,6 +21,7 @@ from polder.overrides import (
     OVERRIDES_MAX,
     PLACED_ON,
     SITE,
+    STAMP_FAR,
     STAMP_MAX,
     STOPPED,
     TOMBSTONE_S,
@@ -41,7 +42,7 @@ NOT_WRITABLE = Refusal("NotWritable", "this node cannot write it down: nothing w
 TOO_MANY = Refusal(
     "TooMany", f"{OVERRIDES_MAX} decisions of operators stand at this site: take some back first"
 )
-USED_UP = Refusal("StampsUsedUp", "no stamp is left: an orchestrator has to take decisions back")
+USED_UP = Refusal("StampsUsedUp", "no stamp is left: an orchestrator has to take this one back")
 
 
 @dataclass(slots=True)
@@ -138,8 +139,7 @@ class Decisions:
             return None
         if (done := self.made(wanted.id)) is not None:
             return Answer(wanted.id, done)
-        stamp = next_stamp(self._wanted.values(), self._done.values())
-        stamp = max(stamp, self._floor + 1)
+        stamp = self._next_stamp(wanted.register)
         if stamp > STAMP_MAX:
             return Answer(wanted.id, None, USED_UP)
         override = replace(wanted, stamp=stamp, node=self._node, conflict="")
@@ -150,14 +150,24 @@ class Decisions:
         self._dirty, self._retry_at = True, now
         return None
 
+    def _next_stamp(self, register: Register) -> int:
+        """Above all that is known; of what nobody reached honestly only in the same register: a
+        peer that lies must not use the numbers up for all others."""
+        known = (*self._wanted.values(), *self._done.values())
+        stamp = next_stamp(override for override in known if override.stamp < STAMP_FAR)
+        if self._floor < STAMP_FAR:
+            stamp = max(stamp, self._floor + 1)
+        own = self._wanted.get(register)
+        return max(stamp, next_stamp([own])) if own is not None else stamp
+
     def made(self, id: str) -> Override | None:
         """The change of that id, if it was made before: here, or at another node."""
         known = (found for found in self._force.values() if found.id == id)
         return self._done.get(id) or next(known, None)
 
     def heard(self, told: Iterable[Override], now: float) -> None:
-        """From a peer."""
-        for override in newer(told, self._wanted):
+        """From a peer. Above STAMP_MAX only the orchestrator writes, and its plans say so."""
+        for override in newer((one for one in told if one.stamp <= STAMP_MAX), self._wanted):
             if self._welcome(override):
                 self._put(override, now, force=False)
                 self._dirty = True
