@@ -445,3 +445,20 @@ def test_a_primary_that_came_back_late_takes_nothing_over_at_a_frozen_site() -> 
     site.start("b")
     site.run(FIRST_S)
     assert list(site.runs()) == ["b"]
+
+
+@EITHER
+def test_it_is_moved_back_to_a_node_that_goes_by_an_older_plan(who: Group) -> None:
+    """That one takes itself for the primary, and so has no role of which it would say that it can."""
+    site = healthy(who)
+    site.decide("a", PLACED_ON, "b")
+    site.run(10)
+    (uid,) = site.boxes["b"].running
+    epoch = site.boxes["b"].running[uid].epoch
+    for node in ("b", "c"):
+        site.give(node, planned(node, who, primary="b", uid=uid, epoch=epoch, generation=2))
+    site.run(5)
+    assert site.runs() == {"b": [uid]}
+    assert site.decide("b", PLACED_ON, "a").refusal is None
+    site.run(15)
+    assert list(site.runs()) == ["a"]

@@ -188,12 +188,17 @@ def claims_of(
     return claims
 
 
-def own_hindrances(plan: ParsedPlan, hindrance: Callable[[Key], str]) -> Iterator[Ability]:
-    """Of what the plan assigns here: standbys need not wait for who cannot hold it."""
-    for key in sorted({a.key for a in plan.assignments.values()}):
-        reason = hindrance(key)
-        if reason in OWN_HINDRANCES and key not in plan.roles:
+def own_abilities(
+    plan: ParsedPlan, lease: Callable[[Key], str], hindrance: Callable[[Key], str | None]
+) -> Iterator[Ability]:
+    """Of what the plan assigns here: standbys need not wait for who cannot hold it, and who has it
+    now makes room when an operator moves it back. `lease`: why this node could not hold it."""
+    for key in sorted({a.key for a in plan.assignments.values()} - plan.roles.keys()):
+        reason = lease(key)
+        if reason in OWN_HINDRANCES:
             yield Ability(key, False, reason)
+        elif hindrance(key) == "":
+            yield Ability(key, True)
 
 
 def voters_of(case: Case) -> tuple[str, ...]:

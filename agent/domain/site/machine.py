@@ -43,7 +43,7 @@ from agent.domain.site.cases import (
     claims_of,
     is_exclusive,
     may_be_strange,
-    own_hindrances,
+    own_abilities,
     runnable,
     voters_of,
 )
@@ -480,7 +480,8 @@ class SiteMachine:
         claims = [claim for claim in claimed if claim.key not in self._unclaimed]
         shared = {case.key: voters_of(case) for case in found}
         rivals = self._theirs.claimants()  # they may go by another plan than ours
-        abilities = (*self.abilities(), *own_hindrances(self._plan, self._exclusive_hindrance))
+        own = own_abilities(self._plan, self._exclusive_hindrance, self._hindrance)
+        abilities = (*self.abilities(), *own)
         for node in self._peers.open():
             news = self._ours.news_for(
                 node,

@@ -70,11 +70,9 @@ def target(case: Case, scene: Scene) -> str:
 
 
 def heard_able(node: str, case: Case, scene: Scene) -> bool:
-    """Whether that peer is there, and could take it over. Of what the plan assigns to it, it only
-    says when it could not."""
+    """Whether that peer is there, and says that it could take it over."""
     ability = scene.theirs.ability(node, case.key)
-    able = ability.able if ability is not None else node == case.primary
-    return able and scene.peers.hears(node, scene.now)
+    return ability is not None and ability.able and scene.peers.hears(node, scene.now)
 
 
 def moved_away(case: Case, scene: Scene) -> str:
