@@ -462,7 +462,7 @@ def test_a_voter_that_grants_it_twice_is_told_of_and_does_not_count(how: str) ->
         voter.lease = NONE
     else:
         world.run(LEASE_S + 0.5)
-        claim = Claim(KEY, "u", world.epochs[-1] + 1, ready=True)
+        claim = Claim(KEY, "u", world.epochs[-1] + 1, ready=True, granted_by=("b", "c"))
         world.event("a", PeerSaid("b", Claims((claim,))))
     world.run(LEASE_S + 0.5)
     told = [tell for tell in world.boxes["a"].told if tell.reason == "VoterLied"]

@@ -38,7 +38,7 @@ def told(site: Lab, reason: str) -> list[str]:
         ("b", "b", "", ["b"]),  # nobody holds without its own vote, and it had given that away
         ("b", "bc", "bc", ["b"]),
         ("b", "c", "bc", ["c"]),
-        ("b", "c", "", ["c"]),  # an older agent: of three there is no other
+        ("b", "c", "", []),  # it does not say: it may have been in another group
         ("b", "cd", "bde", ["d"]),
         ("b", "cd", "", []),  # one of the two
         ("b", "cd", "bcd", []),  # both, or the one who says so
@@ -115,6 +115,19 @@ def test_a_plan_tells_of_another_holder_as_well_as_that_one_itself() -> None:
     site.give("a", later)
     assert not site.runs()
     assert [text[:2] for text in told(site, "VoterLied")] == ["c "]
+
+
+def test_a_plan_with_another_group_accuses_nobody() -> None:
+    """An operator's fence, say: others may have granted it."""
+    site = held_by_a("a", "b", "c")
+    site.kill("b")
+    site.run(GONE_S)
+    (runs,) = site.boxes["a"].running.values()
+    forced = group("b", "a", "c", exclusive=True, forced=True)
+    later = planned("a", forced, primary="b", uid="s-other", epoch=runs.epoch + 1, generation=2)
+    site.give("a", later)
+    assert not site.runs()
+    assert told(site, "HeldTwice") and not told(site, "VoterLied")
 
 
 def test_what_a_leader_decided_later_is_no_ballot() -> None:

@@ -32,7 +32,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from agent.domain.plan import ParsedPlan
+from agent.domain.plan import Assignment, ParsedPlan
 from agent.domain.roster import Electorate, Group, Key
 from agent.domain.site.agenda import Agenda
 from agent.domain.site.group import lineage_of
@@ -282,7 +282,8 @@ class LeaseDesk:
         if self._trust.keep(plan.site.peers):
             self._trusted()
         for key, role in plan.roles.items():
-            self._rival(key, role.primary, role.assignment.epoch, (), now)
+            item = role.assignment
+            self._rival(key, role.primary, item.epoch, self._may_have_granted(item), now)
         for key, record in list(self._records.items()):
             group, epoch = named.get(key, (None, 0))
             self._name(record, group, epoch, now)
@@ -326,8 +327,7 @@ class LeaseDesk:
     def _rival(
         self, key: Key, node: str, epoch: int, granted_by: Collection[str], now: float
     ) -> None:
-        """Another that holds it or held it by a later ballot, by its own word or a plan's. If this
-        node holds it, somebody granted it twice."""
+        """Another that had it by a later ballot. If this node has it, somebody granted it twice."""
         held = self.held(key, now)
         local = epoch & LOCAL_MAX  # what a leader decided is no ballot
         if held is None or not local or epoch <= held.epoch:
@@ -341,6 +341,14 @@ class LeaseDesk:
             self._lied(key, voter, f"granted {key[1]} to {node} as well")
         holder.doubt()
         self._stirred[key] = None
+
+    def _may_have_granted(self, item: Assignment) -> Collection[str]:
+        """The voters that this node holds it by, if the holder that a plan tells of needed those."""
+        record, group = self._records.get(item.key), item.group
+        tenure = record.holder.tenure if record is not None else None
+        if tenure is None or group is None or group.forced or item.epoch <= group.number:
+            return ()
+        return group.voters if group.number == tenure.lineage.number else ()
 
     # ---- requests and answers ----
 

@@ -83,8 +83,8 @@ class Trust:
 
 def who_lied(claimant: str, ours: Collection[str], theirs: Collection[str]) -> list[str]:
     """Of two that hold one replica: who granted both. `ours`: voters whose lease of this node
-    runs, but for itself. `theirs`: who granted the later ballot; empty: it did not say."""
+    runs, but for itself. `theirs`: who granted the later ballot, as far as that is known."""
     if claimant in ours:
         return [claimant]
-    both = sorted(set(ours) & set(theirs) if theirs else ours)
+    both = sorted(set(ours) & set(theirs))
     return both if len(both) == 1 else []
