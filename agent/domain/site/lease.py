@@ -343,7 +343,7 @@ class LeaseDesk:
         self._stirred[key] = None
 
     def _may_have_granted(self, item: Assignment) -> Collection[str]:
-        """The voters that this node holds it by, if the holder that a plan tells of needed those."""
+        """The voters that this node has it by, if the holder that a plan tells of needed those."""
         record, group = self._records.get(item.key), item.group
         tenure = record.holder.tenure if record is not None else None
         if tenure is None or group is None or group.forced or item.epoch <= group.number:
