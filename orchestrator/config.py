@@ -20,10 +20,12 @@ from orchestrator.store.etcd.settings import DEFAULT_PREFIX
 from orchestrator.store.port import StoreUnusable
 from polder.manifest import InvalidManifest, decode
 from polder.manifest.names import LABEL, LABEL_HELP
-from polder.manifest.quantity import duration_s
+from polder.manifest.quantity import duration_s, format_duration
 from polder.manifest.schema import FieldInfo, fields_of, spec
 
 ENVIRONMENT_PREFIX = "POLDER_"
+LEFT_OF_LIFE = 0.6
+"""Of a node's certificate, as long as orchestrators are reached: it is renewed at a third of it."""
 _DURATION = {"parse": duration_s, "shown_type": "duration"}
 
 
@@ -100,9 +102,9 @@ class Config:
     )
     ca_dir: str = spec("Where the CA is. Default: ca in data_dir.", key="ca_dir", default="")
     node_certificate_life: float = spec(
-        "How long a node can be cut off and come back.",
+        "Of a node's certificate. Cut off for at most 0.6 of that, a node can always come back.",
         key="node_certificate_life",
-        default=7 * 86_400.0,
+        default=12 * 86_400.0,
         minimum=2,
         **_DURATION,
     )
@@ -191,6 +193,17 @@ class Config:
     )
     log_format: str = spec("Of stderr.", key="log_format", default="logfmt", choices=FORMATS)
     log_level: str = spec("Least that is logged.", key="log_level", default="info", choices=LEVELS)
+
+    @property
+    def concerns(self) -> tuple[str, ...]:
+        """What is allowed, and likely a mistake."""
+        needed = self.autonomy / LEFT_OF_LIFE
+        if self.node_certificate_life >= needed:
+            return ()
+        return (
+            "node_certificate_life: a node that was cut off for as long as autonomy says may have "
+            f"to join again; {format_duration(needed)} or more is enough",
+        )
 
     @property
     def member_name(self) -> str:

@@ -173,6 +173,8 @@ class Orchestrator:
         await parts.registry.announce()
         self._serving = True
         notify("READY=1\nSTATUS=serving")
+        for concern in config.concerns:
+            log.warning("settings: %s", concern)
         log.info(
             "serving",
             extra={

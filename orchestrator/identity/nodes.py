@@ -35,7 +35,7 @@ from polder.v1 import agent_pb2, common_pb2
 
 log = logging.getLogger(__name__)
 
-NODE_LIFE_S = 7 * 86_400.0
+NODE_LIFE_S = 12 * 86_400.0
 SERIALS_MAX = 4
 _ATTEMPTS = 16
 _SECRET_MAX = 256

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import ConfigError, load_config
+from agent.connection_policy import renewal_due_at
+from orchestrator.config import LEFT_OF_LIFE, ConfigError, load_config
 
 ETCD = {
     "store": "etcd:10.0.0.1:2379,10.0.0.2:2379",
@@ -82,3 +83,11 @@ def test_what_follows_from_settings() -> None:
     assert member.etcd_access.prefix == "/a"
     named = load_config(None, {}, {"peer_listen": "0.0.0.0:7445", "advertise_peer": "p.example:9"})
     assert named.peer_endpoint == "p.example:9"
+
+
+def test_certificates_of_nodes_outlive_the_promised_time_alone() -> None:
+    """Whenever the node was cut off: it renews its own at a third of its life."""
+    assert 1.0 - renewal_due_at(0.0, 1.0, dice=1.0) >= LEFT_OF_LIFE
+    assert load_config(None, {}, {}).concerns == ()
+    (short,) = load_config(None, {}, {"autonomy": "8d"}).concerns
+    assert "node_certificate_life" in short and "join again" in short
