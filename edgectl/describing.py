@@ -245,7 +245,7 @@ def _replica(item: Item) -> Iterator[str]:
 def _takeovers(item: Item) -> Iterator[str]:
     """What its site did by itself, and who could take it over now."""
     status, now_ms = item.status, item.now_ms
-    if number(status.get("epoch")):
+    if number(status.get("epoch")) > number(item.spec.get("epoch")):
         shown = epochs.shown(number(status["epoch"]))
         yield _pair("Epoch now", f"{shown}: its site counted on")
     took = part(status, "tookOver")

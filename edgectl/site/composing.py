@@ -270,7 +270,7 @@ def _empty(role: Role, node: str) -> Status:
 def _standbys(picture: Picture, replica: ReplicaPicture) -> Iterator[Status]:
     """In the order in which they take over; then who only votes."""
     said = {role.node: role for role in replica.roles}
-    runs = {role.node for role in _present(replica)}
+    runs = {role.node for role in _present(replica) or replica.running}
     witnesses = [node for node, role in said.items() if role.replica.role == WITNESS]
     for node in (*replica.members, *witnesses):
         if node not in runs:

@@ -57,7 +57,8 @@ class Circumstances:
     waits: tuple[tuple[str, str, str], ...] = ()
     stops: tuple[tuple[str, str, str], ...] = ()
     replaces_on: str = ""  # the node of the stay that it replaces
-    standbys: tuple[str, ...] = ()
+    standbys: tuple[str, ...] = ()  # that could take it over now
+    unable: tuple[str, ...] = ()  # standbys that could not, as far as is known, and why
     lost_after_s: float = 0.0
     exclusive: bool = False  # it is not replaced for a node that is only silent
     containers: tuple[Status, ...] = ()
@@ -234,11 +235,12 @@ class Circumstances:
             text = f"node {self.node} is silent; after {format_duration(self.lost_after_s)} without"
             text += " a word it is replaced, unless its node is heard again"
             yield Ahead(self.leader, "NodeSilent", text, lost_ms, warning=True)
-        if self.standbys:
-            names = ", ".join(self.standbys)
-            yield Ahead(
-                "agents", "Standby", f"if node {self.node} fails, it is taken over by {names}"
-            )
+        if self.standbys or self.unable:
+            by = ", ".join(self.standbys)
+            text = f"is taken over by {by}" if by else "cannot be taken over by any other now"
+            passed = f"; passed over: {', '.join(self.unable)}" if self.unable else ""
+            text = f"if node {self.node} fails, it {text}{passed}"
+            yield Ahead("agents", "Standby", text, warning=not by)
 
     # --- a node ---------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from orchestrator.api.foretelling import Ahead, Circumstances
 from orchestrator.api.index import Placed, WorkloadPlacement
 from orchestrator.api.job_story import ahead_of_job
 from orchestrator.api.reading import checked_ref, describe_ref, missing
-from orchestrator.api.standbys import VOTES, standby_text, standbys_of
+from orchestrator.api.standbys import ABLE, VOTES, standby_text, standbys_of
 from orchestrator.api.story import (
     Entry,
     NodeFacts,
@@ -160,7 +160,8 @@ class Telling:
             waits=(("", str(waits["reason"]), str(waits["message"])),) if waits else (),
             stops=tuple(stop for stop in found.stops if stop[0] != current.node),
             replaces_on=current.node if newer else "",
-            standbys=self._standbys(current),
+            standbys=self._standbys(current, able=True),
+            unable=self._standbys(current, able=False),
             lost_after_s=self._lost_after_s(owner),
             exclusive=assignment.group is not None and assignment.group.exclusive,
             containers=tuple(status.get("containers", ())),
@@ -174,10 +175,14 @@ class Telling:
             asked_s = None
         return max(self._catalog.lost_after_s, asked_s or 0.0)
 
-    def _standbys(self, current: Placed) -> tuple[str, ...]:
-        """As far as its site takes it over, with why one could not now."""
+    def _standbys(self, current: Placed, *, able: bool) -> tuple[str, ...]:
+        """As far as its site takes it over: those that could now, or the others, with the why."""
         found = standbys_of(current, self._catalog.view)
-        return tuple(standby_text(item) for item in found if item["state"] != VOTES)
+        return tuple(
+            standby_text(item)
+            for item in found
+            if item["state"] != VOTES and (item["state"] == ABLE) is able
+        )
 
     # --- a workload -----------------------------------------------------------------------------
 

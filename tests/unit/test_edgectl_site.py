@@ -339,6 +339,16 @@ def test_describe(site: FakeSite, operator: Operator) -> None:
     assert "Replicas:" in operator.out
 
 
+def test_describe_of_one_that_has_not_started_yet(site: FakeSite, operator: Operator) -> None:
+    """Where it is to run is no standby of it, and its epoch is what was decided."""
+    pending = {"phase": agent_pb2.REPLICA_PHASE_PENDING, "ready": False, "reason": "ImagePull"}
+    site.nodes["node-a"].replicas = [runs("page-0", **pending)]
+    operator("describe", "replica/page-0")
+    assert "Pending (ImagePull)" in operator.out
+    assert "Standbys:           node-b Able" in operator.out
+    assert "Epoch now" not in operator.out
+
+
 def test_overrides_the_newest_counts(site: FakeSite, operator: Operator) -> None:
     operator("overrides")
     assert operator.out == ""

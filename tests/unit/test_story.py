@@ -346,6 +346,11 @@ def test_a_crash_loop_says_when_it_is_started_again() -> None:
 def test_who_takes_over_is_named() -> None:
     found = lines(replace(HERE, standbys=("n2", "n3")).next_of_replica())
     assert found["Standby"] == "if node n1 fails, it is taken over by n2, n3"
+    one = replace(HERE, standbys=("n3",), unable=("n2 (Unable: NoRoom)",))
+    text = "if node n1 fails, it is taken over by n3; passed over: n2 (Unable: NoRoom)"
+    assert lines(one.next_of_replica())["Standby"] == text
+    (none,) = replace(HERE, unable=("n2 (Unable: NoRoom)",)).next_of_replica()
+    assert none.warning and "cannot be taken over by any other now" in none.message
     silent = replace(HERE, node_silent_since_ms=NOW - 5_000, lost_after_s=30.0).next_of_replica()
     assert silent[0].at_ms == NOW + 25_000
     alone = replace(HERE, node_silent_since_ms=NOW - 5_000, exclusive=True).next_of_replica()
