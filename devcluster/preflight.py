@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from devcluster import power
 from devcluster.image import find_busybox
 
 CNI_DIRECTORIES = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
@@ -95,6 +96,11 @@ def missing_registry() -> list[Missing]:
     return (
         [] if shutil.which("docker-registry") else [Missing("docker-registry", "docker-registry")]
     )
+
+
+def missing_faketime() -> list[Missing]:
+    """What stands in the way of a box whose wall clock is wrong."""
+    return [] if power.faketime() else [Missing("libfaketime", "libfaketime")]
 
 
 def missing_spin() -> list[Missing]:

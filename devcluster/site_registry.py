@@ -45,9 +45,12 @@ def use_mirrors(containerd: PrivateContainerd, upstream: str, mirrors: Sequence[
 
 
 class SiteRegistry:
-    """One registry with its storage in the directory. `read_only`: as peers should see it."""
+    """One registry with its storage in the directory. `read_only`: as peers should see it.
+    `netns`: of the box that it runs on; the machine if empty."""
 
-    def __init__(self, directory: Path, host: str, port: int, *, read_only: bool = False) -> None:
+    def __init__(
+        self, directory: Path, host: str, port: int, *, read_only: bool = False, netns: str = ""
+    ) -> None:
         self.url = f"http://{host}:{port}"
         self._address = f"{host}:{port}"
         self._config = directory / "registry.yml"
@@ -63,7 +66,12 @@ class SiteRegistry:
         command = ["docker-registry", "serve", str(self._config)]
         environment = {"OTEL_TRACES_EXPORTER": "none"}
         self._daemon = Daemon(
-            "registry", directory, command, marker=str(self._config), environment=environment
+            "registry",
+            directory,
+            command,
+            marker=str(self._config),
+            netns=netns,
+            environment=environment,
         )
 
     def start(self) -> None:

@@ -51,6 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "etcd": preflight.missing_etcd(),
         "registry": preflight.missing_registry(),
         "spin": preflight.missing_spin(),
+        "faketime": preflight.missing_faketime(),
     }
     for item in items:
         for mark, missing in lacking.items():
