@@ -449,7 +449,7 @@ def test_a_primary_that_came_back_late_takes_nothing_over_at_a_frozen_site() -> 
 
 @EITHER
 def test_it_is_moved_back_to_a_node_that_goes_by_an_older_plan(who: Group) -> None:
-    """That one takes itself for the primary, and so has no role of which it would say that it can."""
+    """That one takes itself for the primary, and so has no role of which to say that it can."""
     site = healthy(who)
     site.decide("a", PLACED_ON, "b")
     site.run(10)
