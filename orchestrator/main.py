@@ -4,6 +4,9 @@ serve              run a member; the first start makes the CA, the Store and adm
 ca                 make, renew and carry certificate authorities (ca_command.py)
 migrate            move an installation to another Store, while no orchestrator runs
 operator create    a new operator's context file; with SQLite, while no orchestrator runs on it
+operator admin-context  print the context that the first start made
+probe              what a box would find: is it served, and by whom (probing.py)
+kube               secrets and records of a release in Kubernetes, for the Helm chart (kube/)
 version
 """
 
@@ -25,14 +28,18 @@ from orchestrator.ca_command import add_ca
 from orchestrator.config import Config, ConfigError, load_config, settings
 from orchestrator.identity.pem import UnusableFile
 from orchestrator.installation import (
+    ADMIN_CONTEXT,
     WrongInstallation,
     issue_context,
     prepare_authority,
     prepare_store,
 )
+from orchestrator.kube.api import KubeRefused
+from orchestrator.kube.command import add_kube
 from orchestrator.listeners import CannotListen
 from orchestrator.members import NotAdmitted
 from orchestrator.moving import add_migrate
+from orchestrator.probing import NotServed, add_probe
 from orchestrator.refusals import Refused
 from orchestrator.server import Orchestrator
 from orchestrator.store.address import open_address
@@ -53,6 +60,8 @@ _FAILURES = (
     NotAdmitted,
     CannotListen,
     CannotMigrate,
+    KubeRefused,
+    NotServed,
     StoreError,
     Refused,
     OSError,
@@ -103,7 +112,14 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--namespace", default="default", help="that edgectl starts in")
     _add_settings(create)
     create.set_defaults(run=_operator_create)
+    shown = actions.add_parser(
+        "admin-context", help="print the context file that the first start made: it holds a key"
+    )
+    _add_settings(shown)
+    shown.set_defaults(run=_admin_context)
     add_migrate(commands)
+    add_probe(commands)
+    add_kube(commands)
     commands.add_parser("version", help="print the version").set_defaults(run=_version)
     return parser
 
@@ -220,6 +236,17 @@ async def _create_operator(config: Config, options: argparse.Namespace) -> int:
     finally:
         await store.close()
     print(options.out)  # noqa: T201
+    return 0
+
+
+def _admin_context(options: argparse.Namespace) -> int:
+    path = _config(options).data_path / ADMIN_CONTEXT
+    if not path.exists():
+        raise WrongInstallation(
+            f"there is no {path}: another member made the first admin, or it was taken away",
+            "Ask the other members, or: edge-orchestrator operator create NAME --role admin.",
+        )
+    print(path.read_text(), end="")  # noqa: T201 - what the caller asked for
     return 0
 
 
