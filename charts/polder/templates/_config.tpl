@@ -7,6 +7,10 @@
 {{- $own := printf "%s.%s-members.%s:7443" $pod $full (include "polder.domain" .root) -}}
 {{- $agents := default (list (printf "%s:%d" $service (int $values.service.port))) $values.advertise.agents -}}
 {{- $join := default (list (printf "%s:%d" $service (int $values.service.joinPort))) $values.advertise.join -}}
+{{- $peer := $own -}}
+{{- if gt (len $values.advertise.members) .ordinal -}}
+{{- $peer = index $values.advertise.members .ordinal -}}
+{{- end -}}
 data_dir = "/var/lib/polder/data"
 ca_dir = "/etc/polder/ca"
 trust_domain = {{ $values.trustDomain | toJson }}
@@ -22,7 +26,7 @@ advertise_join = {{ $join | toJson }}
 location = {{ $values.location | toJson }}
 {{- end }}
 {{- if include "polder.usesEtcd" .root }}
-advertise_peer = {{ (empty $values.advertise.members | ternary $own (index (append $values.advertise.members $own) .ordinal)) | toJson }}
+advertise_peer = {{ $peer | toJson }}
 store = {{ printf "etcd:%s" (include "polder.etcdEndpoints" .root) | toJson }}
 etcd_ca = "/etc/polder/etcd/ca.crt"
 etcd_cert = "/etc/polder/etcd/tls.crt"
