@@ -78,7 +78,7 @@ class Cooling:
 
 @dataclass(frozen=True, slots=True)
 class Watchdog:
-    """`timeout_s` is what systemd is told, 0: leave it alone; the hardware can count `longest_s`."""
+    """`timeout_s` is what systemd is told, 0: nothing; the hardware can count `longest_s`."""
 
     device: str = ""
     driver: str = ""

@@ -58,7 +58,7 @@ def _same(pattern: str, text: str) -> bool:
 
 
 def recognise(evidence: Evidence, profiles: Mapping[str, Profile]) -> Profile:
-    """The profile for which most speaks; the generic one where none fits. Of equals, the first name.
+    """The profile for which most speaks, of equals the first name; the generic one if none fits.
 
     Raises KeyError when the generic one is not among them.
     """

@@ -3,7 +3,6 @@
 `agent/main.py` asks once before the agent starts, and hands the running agent only the name.
 """
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,7 +96,7 @@ def gather(box: Box) -> Evidence:
 
 def _ids(box: Box, folder: str, vendor: str, device: str) -> Iterator[str]:
     try:
-        entries = sorted(os.listdir(box.root / folder))[:DEVICES_MAX]
+        entries = sorted(path.name for path in (box.root / folder).iterdir())[:DEVICES_MAX]
     except OSError:
         return
     for entry in entries:

@@ -1,4 +1,4 @@
-"""Profiles of boxes: the files themselves, reading them strictly, and recognising a box by its facts."""
+"""Profiles of boxes: the files themselves, reading them strictly, recognising a box, tuning it."""
 
 import tomllib
 from dataclasses import replace
