@@ -97,6 +97,36 @@ def missing_registry() -> list[Missing]:
     )
 
 
+def _built(program: str) -> Path | None:
+    """On the path, or where tools/kube_tools.sh puts what it builds."""
+    ours = Path(__file__).resolve().parents[1] / ".venv" / "kube"
+    found = shutil.which(program, path=f"{_search_path()}:{ours}")
+    return Path(found) if found else None
+
+
+def helm() -> Path | None:
+    """The program that renders and installs charts."""
+    return _built("helm")
+
+
+def kube_apiserver() -> Path | None:
+    """The API server of Kubernetes."""
+    return _built("kube-apiserver")
+
+
+def missing_helm() -> list[Missing]:
+    """What stands in the way of rendering the chart. Debian has no package of it."""
+    return [] if helm() else [Missing("helm (tools/kube_tools.sh helm, with Go)", "")]
+
+
+def missing_kubernetes() -> list[Missing]:
+    """What stands in the way of an API server of one's own, with pods that really run."""
+    found = missing_helm() + missing_etcd() + missing_netns()
+    if kube_apiserver() is None:
+        found.append(Missing("kube-apiserver (tools/kube_tools.sh kube-apiserver, with Go)", ""))
+    return found
+
+
 def missing_spin() -> list[Missing]:
     """What stands in the way of checking models: spin makes C of them, which is compiled."""
     found = [] if shutil.which("spin") else [Missing("spin", "spin")]

@@ -99,3 +99,7 @@ print(*p.packages(p.missing_etcd() + p.missing_netns() + p.missing_registry()
         install_packages $packages || say "as root, run: apt-get install $packages"
     fi
 fi
+
+if [ "$tests" = yes ] && command -v go >/dev/null 2>&1; then
+    tools/kube_tools.sh helm >&2 || say "helm could not be built: tests of the chart are left out"
+fi
