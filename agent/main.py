@@ -18,6 +18,7 @@ from agent import config as settings
 from polder import __version__
 
 OK, FAILED, USAGE = 0, 1, 2
+SWITCH_PATIENCE_S = 120.0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,7 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     volume.add_argument("action", choices=("list", "delete"))
     volume.add_argument("name", nargs="?", default="", metavar="NAMESPACE/REPLICA/VOLUME")
     _hardware_verbs(verbs)
-    verb("switch", "Run the dead-man's switch of this box in the foreground, as systemd does.")
+    switch = verb("switch", "Run the dead-man's switch of this box in the foreground.")
+    switch.add_argument(
+        "--wait",
+        action="store_true",
+        help="run none: wait until nothing is armed with the one that runs, at most two minutes",
+    )
     verbs.add_parser("version", help="Print the version.")
     return parser
 
@@ -121,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return command.run(config, as_json=options.output == "json", quiet=options.quiet)
     if options.verb == "switch":
-        return _switch(config)
+        return _wait_for_switch(config) if options.wait else _switch(config)
     if options.verb == "join":
         return _join(config, options)
     if options.verb == "volume":
@@ -185,6 +191,14 @@ def _switch(config: settings.AgentConfig) -> int:
         os.execv(command[0], command)  # noqa: S606
     except OSError as error:
         return _fail(f"the switch cannot be started: {error}")
+
+
+def _wait_for_switch(config: settings.AgentConfig) -> int:
+    from agent.site import switch_ask
+
+    if switch_ask.wait_until_idle(config.state_dir, SWITCH_PATIENCE_S):
+        return OK
+    return _fail("an exclusive replica still has a deadline ahead: is an agent running?")
 
 
 # --- join ---------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from agent.hardware.profile import Profile
 from agent.identity_store import IdentityFailure, IdentityStore, NodeIdentity, NotJoined
 from agent.inventory import Box, machine_id
 from agent.notify import holder_of
+from agent.site import switch_ask
 
 STA_UNSYNC = 0x40
 
@@ -66,7 +67,7 @@ def gather(config: AgentConfig, profile: Profile, box: Box) -> Facts:
             agent_pid=holder_of(config.state_dir),
             machine_id=machine_id(box),
             open_paths=tuple(_open_paths(config.state_dir)),
-            switch_answers=_switch_answers(config),
+            switch_answers=_switch_answers(config.state_dir),
         ),
     )
 
@@ -308,9 +309,12 @@ def _open_paths(state_dir: Path) -> Iterator[str]:
                 yield str(path)
 
 
-def _switch_answers(config: AgentConfig) -> bool | None:
+def _switch_answers(state_dir: Path) -> bool | None:
     """None when it cannot be asked from here."""
-    from agent.site import switch_client
-
-    directory, _table = switch_client.places(config.state_dir)
-    return gather_network.answers_datagram(directory / "switch.sock")
+    try:
+        switch_ask.deadlines(state_dir)
+    except PermissionError:
+        return None
+    except OSError:
+        return False
+    return True

@@ -3,10 +3,8 @@
 import contextlib
 import json
 import socket
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from agent.doctor.facts import Cni, CniNetwork, Link, Reach
@@ -14,7 +12,6 @@ from agent.doctor.tools import run_tool
 from agent.inventory import Box
 
 DIAL_S = 3.0
-ANSWER_S = 1.0
 ENDPOINTS_MAX = 16
 IP_MTU, IPV6_MTU = 14, 24  # linux/in.h, linux/in6.h: of the way that the socket goes
 LISTEN = "0A"
@@ -122,21 +119,3 @@ def reach(endpoint: str) -> Reach:
         return Reach(endpoint, f"no answer within {DIAL_S:g} s")
     except (OSError, ValueError) as error:
         return Reach(endpoint, getattr(error, "strerror", "") or str(error))
-
-
-def answers_datagram(address: Path) -> bool | None:
-    """Whether a switch answers there (`agent/switch.py`); None when we may not ask."""
-    try:
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out,
-        ):
-            out.settimeout(ANSWER_S)
-            out.bind(f"{folder}/doctor.sock")
-            out.connect(str(address))
-            out.send(b"1 list")
-            return out.recv(65_536).startswith(b"1 ok")
-    except PermissionError:
-        return None
-    except OSError:
-        return False

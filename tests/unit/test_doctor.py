@@ -1,6 +1,9 @@
 """The doctor: facts of boxes that nobody has at hand, and what is said of them."""
 
 import json
+import socket
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from agent.doctor.finding import EXIT_CODES, FAILURE, NOTE, OK, WARNING, Finding
 from agent.domain.clock import EARLIEST
 from agent.hardware import shelf
 from agent.inventory import Box
+from agent.site import switch_ask
 from tests.unit.test_inventory import put
 
 PROFILES, _ = shelf.load(own=Path("/nowhere"))
@@ -312,7 +316,29 @@ def test_what_smartctl_says(said: str, drive: Drive | None) -> None:
 def test_somebody_who_does_not_answer_is_told_of(tmp_path: Path) -> None:
     assert gather_network.reach("127.0.0.1:1").error
     assert gather_network.reach("nonsense").error
-    assert gather_network.answers_datagram(tmp_path / "nothing.sock") is False
+    with pytest.raises(OSError):
+        switch_ask.deadlines(tmp_path)
+    assert switch_ask.wait_until_idle(tmp_path, 0.0)
+
+
+def test_the_switch_is_stopped_for_good_only_when_no_deadline_lies_ahead(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as switch:
+        switch.bind(str(tmp_path / "site" / "switch.sock"))
+
+        def answer(*texts: str) -> None:
+            for text in texts:
+                _, sender = switch.recvfrom(100)
+                switch.sendto(f"1 {text}".encode(), sender)
+
+        ahead = int((time.clock_gettime(time.CLOCK_BOOTTIME) + 60) * 1e9)
+        asked = threading.Thread(target=answer, args=(f"ok 7 1 a=5 b={ahead}", "ok 7 1 a=5", "no"))
+        asked.start()
+        assert not switch_ask.wait_until_idle(tmp_path, 0.0)
+        assert switch_ask.wait_until_idle(tmp_path, 0.0)
+        with pytest.raises(OSError, match="said"):
+            switch_ask.deadlines(tmp_path)
+        asked.join()
 
 
 def test_the_report_shows_each_fix_below_its_finding() -> None:
