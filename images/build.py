@@ -1,0 +1,104 @@
+"""Builds the images as OCI layouts, with buildah: no daemon, no registry. Used by `__main__.py`.
+
+    OUT/NAME/            an OCI image layout: an index of one image for each architecture
+    OUT/NAME.digest      of that index: what `image.digest` of the Helm chart takes
+    OUT/NAME-ARCH.cdx.json   its bill of materials
+
+The same checkout and the same inputs give the same digests.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from images import inputs
+from images.inputs import HERE, run
+from images.layout import Layout
+from images.sbom import sbom, sbom_text
+
+IMAGES = {"polder-orchestrator": "orchestrator", "polder-etcd": "etcd"}
+
+
+@dataclass(frozen=True)
+class Builder:
+    """buildah with a storage of its own under `work`, which can be removed afterwards."""
+
+    work: Path
+    when: str
+    version: str
+
+    def buildah(self, *arguments: str) -> str:
+        return run(
+            [
+                "buildah", f"--root={self.work / 'storage'}", f"--runroot={self.work / 'run'}",
+                "--storage-driver=overlay", *arguments,
+            ]
+        )  # fmt: skip
+
+    def import_builder(self) -> str:
+        """The stage in which images are assembled, as a local image."""
+        tar = self.work / "builder.tar"
+        if not tar.exists():
+            inputs.make_builder(tar, self.when)
+        container = self.buildah("from", "scratch").strip()
+        self.buildah("add", "--quiet", container, str(tar), "/")
+        name = "localhost/polder-builder"
+        self.buildah("commit", "--quiet", "--rm", f"--timestamp={self.when}", container, name)
+        return name
+
+    def image(self, folder: str, context: Path, architecture: str, builder: str) -> str:
+        name = f"localhost/{folder}-{architecture}"
+        self.buildah(
+            "build", "--quiet", "--isolation=chroot", "--network=none", "--layers=false",
+            "--pull-never", f"--timestamp={self.when}", f"--platform=linux/{architecture}",
+            f"--build-arg=BUILDER={builder}", f"--build-arg=VERSION={self.version}",
+            f"--build-arg=REVISION={inputs.revision()}",
+            f"--file={HERE / folder / 'Dockerfile'}", f"--tag={name}", str(context),
+        )  # fmt: skip
+        return name
+
+    def layout(self, names: Sequence[str], into: Path) -> Layout:
+        listed = f"localhost/list-{into.name}"
+        self.buildah("manifest", "create", listed)
+        for name in names:
+            self.buildah("manifest", "add", listed, f"containers-storage:{name}")
+        shutil.rmtree(into, ignore_errors=True)
+        self.buildah("manifest", "push", "--all", "--format=oci", listed, f"oci:{into}")
+        return Layout(into)
+
+
+def build(
+    names: Sequence[str], architectures: Sequence[str], out: Path, version: str, work: Path | None
+) -> list[Path]:
+    """The files and folders that were made. `work` is kept, with what was fetched, when it is
+    given. Raises CannotBuild."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = work or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        when = inputs.epoch()
+        builder = Builder(folder, when, version)
+        base = builder.import_builder()
+        made = []
+        for name in names:
+            home = IMAGES[name]
+            context = folder / "context" / home
+            if not context.exists():
+                inputs.context(home, context, folder, architectures, when)
+            built = [builder.image(home, context, arch, base) for arch in architectures]
+            made += _finish(builder.layout(built, out / name), name, version, float(when))
+        return made
+
+
+def _finish(layout: Layout, name: str, version: str, when: float) -> list[Path]:
+    out = layout.folder.parent
+    digest = out / f"{name}.digest"
+    digest.write_text(layout.digest + "\n")
+    made = [layout.folder, digest]
+    for architecture, image in layout.images().items():
+        path = out / f"{name}-{architecture}.cdx.json"
+        path.write_text(sbom_text(sbom(image, name, version, when)))
+        made.append(path)
+    return made

@@ -1,0 +1,241 @@
+"""Releases on a real API server: install, upgrade, rollback, `helm test`, uninstall, and again.
+
+kube-apiserver with its admission (Pod Security at `restricted`), RBAC and controllers are real, and
+so are helm, the jobs, the members and etcd; `kubelet.py` runs what the pods say.
+"""
+
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.charts.cases import THREE
+from tests.charts.cluster import ControlPlane, until
+from tests.charts.helm import CHART, IMAGES, HelmRefused, helm, merged
+from tests.charts.kubelet import Kubelet, Running
+
+pytestmark = [
+    pytest.mark.kubernetes,
+    pytest.mark.machine,
+    pytest.mark.long,
+    pytest.mark.timeout(600),
+]
+
+PROVIDER = """
+apiVersion: polder.eu/v1
+kind: Provider
+metadata: {name: telco}
+spec: {legalName: Telco B.V., seatCountry: NL}
+"""
+CONFIG = "--config=/etc/polder/orchestrator.toml"
+
+
+class Stage:
+    """A cluster with its kubelet, and helm and edgectl that speak to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.plane = ControlPlane(folder)
+        self.kubelet = Kubelet(self.plane)
+
+    def helm(self, *arguments: str, values: dict[str, Any] | None = None) -> str:
+        stdin = json.dumps(merged(IMAGES, values or {})) if values is not None else ""
+        more = ["--values=-"] if values is not None else []
+        command = [*arguments, "--namespace=edge", *more]
+        return helm(*command, stdin=stdin, KUBECONFIG=str(self.plane.kubeconfig))
+
+    def install(self, values: dict[str, Any], *more: str) -> str:
+        command = ["upgrade", "--install", "polder", str(CHART), "--wait", "--timeout=2m"]
+        return self.helm(*command, *more, values=values)
+
+    def pod(self, name: str = "polder-0") -> Running:
+        return self.kubelet.find("edge", name)
+
+    def uid(self, name: str = "polder-0") -> str:
+        found = self.plane.api.get("pods", "edge", name)
+        assert found is not None
+        return str(found["metadata"]["uid"])
+
+    def secrets(self) -> dict[str, Any]:
+        return {
+            item["metadata"]["name"]: (item["metadata"]["uid"], item["data"])
+            for item in self.plane.api.list("secrets", "edge")
+            if item["type"] == "Opaque"
+        }
+
+    def context(self) -> Path:
+        """The first admin's, by the command of the notes."""
+        path = self.folder / "admin.yaml"
+        program = str(Path(sys.prefix) / "bin/edge-orchestrator")
+        text = self.kubelet.execute(self.pod(), program, "operator", "admin-context", CONFIG)
+        path.write_text(text)
+        return path
+
+    def edgectl(self, context: Path, *arguments: str, stdin: str = "") -> str:
+        endpoint = f"{self.pod().address}:7443"
+        command = [sys.executable, "-m", "edgectl", "--config", str(context)]
+        done = subprocess.run(
+            [*command, "--endpoint", endpoint, *arguments],
+            input=stdin, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def record(self) -> dict[str, str]:
+        found = self.plane.api.get("configmaps", "edge", "polder-installation")
+        assert found is not None
+        return dict(found["data"])
+
+    def write_record(self, data: dict[str, str]) -> None:
+        path = self.plane.api.path("configmaps", "edge", "polder-installation")
+        self.plane.api.patch(path, {"data": data})
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    stage = Stage(tmp_path)
+    try:
+        stage.plane.start()
+        stage.plane.namespace("edge")
+        stage.kubelet.start()
+        yield stage
+    finally:
+        stage.kubelet.stop()
+        stage.plane.stop()
+
+
+def test_a_release_with_sqlite_lives_and_comes_back(stage: Stage) -> None:
+    api = stage.plane.api
+    notes = stage.install({}, "--hide-notes=false")
+    assert "operator admin-context" in notes
+
+    # What it made, and what the jobs left behind: no rights.
+    made = stage.secrets()
+    assert set(made) == {"polder-root", "polder-ca"}
+    assert "polder-jobs" not in api.names("roles", "edge")
+    assert "polder-jobs" not in api.names("serviceaccounts", "edge")
+    assert not api.names("jobs", "edge")
+    for log in stage.kubelet.folder.glob("*/log"):
+        assert "PRIVATE KEY" not in log.read_text()
+    assert "PRIVATE KEY" not in stage.helm("get", "all", "polder")
+    ca_key = base64.b64decode(made["polder-ca"][1]["ca.key"]).decode().splitlines()[1]
+    assert ca_key not in stage.helm("get", "all", "polder")
+
+    # It serves, by helm's own test, and by an operator's hands.
+    assert "Succeeded" in stage.helm("test", "polder", "--timeout=2m")
+    context = stage.context()
+    stage.edgectl(context, "apply", "-f", "-", stdin=PROVIDER)
+
+    # An upgrade rolls the member, and keeps secrets and data.
+    before = stage.uid()
+    stage.install({"settings": {"lost_after": "45s"}})
+    assert stage.uid() != before
+    assert stage.secrets() == made
+    assert "telco" in stage.edgectl(context, "get", "providers")
+
+    # The same again rolls nothing.
+    before = stage.uid()
+    stage.install({"settings": {"lost_after": "45s"}})
+    assert stage.uid() == before
+
+    # A rollback brings the former configuration back, over the same data.
+    stage.helm("rollback", "polder", "1", "--wait", "--timeout=2m")
+    assert stage.uid() != before
+    assert "lost_after" not in (
+        stage.kubelet.execute(stage.pod(), "cat", "/etc/polder/orchestrator.toml")
+    )
+    assert stage.secrets() == made
+    assert "telco" in stage.edgectl(context, "get", "providers")
+
+    # Uninstalled, it leaves what a later install of the same name takes up again.
+    stage.helm("uninstall", "polder", "--wait", "--timeout=2m")
+    until(lambda: not api.names("pods", "edge"), "its pods are gone")
+    assert not api.names("statefulsets", "edge")
+    assert stage.secrets() == made
+    assert api.names("persistentvolumeclaims", "edge") == {"data-polder-0"}
+    stage.install({})
+    assert "telco" in stage.edgectl(context, "get", "providers")
+
+
+def test_what_does_not_fit_is_refused_before_anything_changes(stage: Stage) -> None:
+    stage.install({})
+    before, revision = stage.uid(), stage.helm("history", "polder", "--output=json")
+    recorded = stage.record()
+
+    # A version whose members would not know the store any more, by upgrade and by rollback.
+    stage.write_record({"schema": "2", "version": "9.9.9"})
+    with pytest.raises(HelmRefused, match="pre-upgrade hooks failed"):
+        stage.install({"settings": {"lost_after": "45s"}})
+    assert "the store has schema 2, written by version 9.9.9" in said_by_jobs(stage)
+    with pytest.raises(HelmRefused, match="pre-rollback hooks failed"):
+        stage.helm("rollback", "polder", "1", "--wait", "--timeout=2m")
+    assert stage.uid() == before
+    assert json.loads(revision)[-1]["status"] == "deployed"
+    stage.write_record(recorded)
+
+    # Another trust domain, which no box would know.
+    with pytest.raises(HelmRefused, match="pre-upgrade hooks failed"):
+        stage.install({"trustDomain": "other.example"})
+    assert "trustDomain says other.example: that cannot be changed" in said_by_jobs(stage)
+    assert stage.uid() == before
+
+    # And what is right is taken afterwards.
+    stage.install({"settings": {"lost_after": "45s"}})
+    assert stage.uid() != before
+
+
+def said_by_jobs(stage: Stage) -> str:
+    return "\n".join(log.read_text() for log in stage.kubelet.folder.glob("*/log"))
+
+
+def test_three_members_with_an_etcd_of_their_own(stage: Stage) -> None:
+    api = stage.plane.api
+    stage.install(THREE)
+    made = stage.secrets()
+    assert set(made) == {
+        "polder-root", "polder-ca", "polder-etcd-ca", "polder-etcd-server", "polder-etcd-client",
+    }  # fmt: skip
+    assert "Succeeded" in stage.helm("test", "polder", "--timeout=2m")
+    context = admin_of_any(stage)
+    stage.edgectl(context, "apply", "-f", "-", stdin=PROVIDER)
+    members = json.loads(stage.edgectl(context, "get", "members", "-o", "json"))
+    names = {item["metadata"]["name"] for item in members["items"]}
+    assert names == {f"local-polder-{n}" for n in range(3)}
+
+    # One after the other, each ready before the next.
+    before = {name: stage.uid(name) for name in ("polder-0", "polder-1", "polder-2")}
+    stage.install({**THREE, "settings": {"lost_after": "45s"}})
+    until(
+        lambda: all(stage.uid(name) != uid for name, uid in before.items()), "all members are new"
+    )
+    assert stage.secrets() == made
+    assert "telco" in stage.edgectl(context, "get", "providers")
+    assert api.names("persistentvolumeclaims", "edge") == {
+        *(f"data-polder-{n}" for n in range(3)),
+        *(f"data-polder-etcd-{n}" for n in range(3)),
+    }
+
+    # More members of etcd are not made by a number.
+    with pytest.raises(HelmRefused, match="pre-upgrade hooks failed"):
+        stage.install(merged(THREE, {"etcd": {"replicas": 5}}))
+    assert "etcd.replicas" in said_by_jobs(stage)
+
+
+def admin_of_any(stage: Stage) -> Path:
+    """The first of the members made it."""
+    program = str(Path(sys.prefix) / "bin/edge-orchestrator")
+    for n in range(3):
+        try:
+            pod = stage.pod(f"polder-{n}")
+            text = stage.kubelet.execute(pod, program, "operator", "admin-context", CONFIG)
+        except AssertionError:
+            continue
+        path = stage.folder / "admin.yaml"
+        path.write_text(text)
+        return path
+    raise AssertionError("no member has the first admin's context")
