@@ -165,8 +165,9 @@ def files(tree: Path, epoch: int) -> None:
     licence = (ROOT / "LICENSE").read_text()
     (docs / "copyright").write_text(
         "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n"
-        "Comment: Below /opt there are Python packages under licences of their own; each is in its\n"
-        " *.dist-info folder.\n\nFiles: *\nCopyright: the authors of Polder\nLicense: Apache-2.0\n"
+        "Comment: Below /opt there are Python packages under licences of their own: each is in\n"
+        " its *.dist-info folder.\n\n"
+        "Files: *\nCopyright: the authors of Polder\nLicense: Apache-2.0\n"
         + "".join(f" {line}\n" if line.strip() else " .\n" for line in licence.splitlines())
     )
     changes = f"polder-agent\n\n  * See the history of the source at {epoch}.\n"
@@ -192,8 +193,8 @@ def control(tree: Path, order: Order) -> None:
         "Section: admin\n"
         "Priority: optional\n"
         "Description: agent of the Polder edge cloud\n"
-        " Runs containers on this box as Polder's orchestrators say, and goes on with them when no\n"
-        " orchestrator can be reached. After installing: edge-agent join --token-file FILE\n"
+        " Runs containers on this box as Polder's orchestrators say, and goes on with them when\n"
+        " no orchestrator can be reached. After installing: edge-agent join --token-file FILE\n"
     )
     (folder / "conffiles").write_text("/etc/polder/agent.toml\n")
     for name in ("postinst", "prerm", "postrm"):
@@ -274,9 +275,7 @@ def main() -> int:
         python = right_python(options.python)
         epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or last_commit())
         for arch in options.arch:
-            made = build(
-                Order(arch, options.out, options.version, epoch, options.wheels, python)
-            )
+            made = build(Order(arch, options.out, options.version, epoch, options.wheels, python))
             print(made)  # noqa: T201
     except (BuildFailed, OSError, ValueError) as error:
         sys.stderr.write(f"build: {error}\n")

@@ -198,6 +198,10 @@ async def test_a_token_names_the_root_and_lives_ten_minutes_at_most(rig: Rig) ->
     assert token.expires_at_ms <= (time.time() + 600) * 1000
     long = rig.admin().CreateJoinToken(create(site="ams-1", ttl_ms=600_001))
     assert (await refusal(long)).reason == "BadTtl"
+    named = await rig.admin().CreateJoinToken(create(site="ams-1", node="n9", ttl_ms=86_400_000))
+    assert named.expires_at_ms > (time.time() + 86_000) * 1000
+    longer = rig.admin().CreateJoinToken(create(site="ams-1", node="n9", ttl_ms=86_400_001))
+    assert (await refusal(longer)).reason == "BadTtl"
     nowhere = rig.admin().CreateJoinToken(create(site="nowhere"))
     assert (await refusal(nowhere)).reason == "NotFound"
 
