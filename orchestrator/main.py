@@ -17,6 +17,7 @@ import ctypes
 import gc
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ROLE",
         help="admin, operator:NAMESPACE or viewer:NAMESPACE; may be repeated",
     )
-    create.add_argument("--out", required=True, type=Path, metavar="FILE")
+    create.add_argument("--out", required=True, type=Path, metavar="FILE", help="-: print it")
     create.add_argument("--namespace", default="default", help="that edgectl starts in")
     _add_settings(create)
     create.set_defaults(run=_operator_create)
@@ -222,20 +223,22 @@ async def _create_operator(config: Config, options: argparse.Namespace) -> int:
     store = await open_address(config.store_address, config.etcd_access, create=True)
     try:
         await prepare_store(store, authority, config, time.time)
-        roles = tuple(options.role)
-        await issue_context(
-            store,
-            authority,
-            config,
-            time.time,
-            options.name,
-            roles,
-            options.out,
-            options.namespace,
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            printed = options.out == Path("-")
+            path = Path(folder) / "context.yaml" if printed else options.out
+            await issue_context(
+                store,
+                authority,
+                config,
+                time.time,
+                options.name,
+                tuple(options.role),
+                path,
+                options.namespace,
+            )
+            print(path.read_text() if printed else path, end="" if printed else "\n")  # noqa: T201
     finally:
         await store.close()
-    print(options.out)  # noqa: T201
     return 0
 
 

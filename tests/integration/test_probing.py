@@ -1,6 +1,7 @@
 """Health for a kubelet, and what `edge-orchestrator probe` finds at an address."""
 
 import asyncio
+import json
 import socket
 from pathlib import Path
 
@@ -128,6 +129,19 @@ def test_admin_context_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[
     capsys.readouterr()
     assert main(command) == 0
     assert capsys.readouterr().out == (tmp_path / "data" / "admin.yaml").read_text()
+
+
+def test_a_new_admins_context_can_be_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In an image without a shell nothing else could bring it out."""
+    data = f"--data-dir={tmp_path}/data"
+    assert main(["serve", "--init", data]) == 0
+    capsys.readouterr()
+    assert main(["operator", "create", "ada", "--role", "admin", "--out", "-", data]) == 0
+    context = json.loads(capsys.readouterr().out)
+    assert context["currentContext"] == "ada@polder"
+    assert not Path("-").exists()
 
 
 def arguments_for(rig: Rig, root: Path) -> list[str]:
