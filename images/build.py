@@ -29,13 +29,11 @@ class Builder:
     when: str
     version: str
 
-    def buildah(self, *arguments: str) -> str:
-        return run(
-            [
-                "buildah", f"--root={self.work / 'storage'}", f"--runroot={self.work / 'run'}",
-                "--storage-driver=overlay", *arguments,
-            ]
-        )  # fmt: skip
+    def buildah(self, *arguments: str, offline: bool = False) -> str:
+        """`offline`: in a network namespace without anything, which buildah's chroot cannot do."""
+        apart = ["unshare", "--net"] if offline else []
+        where = [f"--root={self.work / 'storage'}", f"--runroot={self.work / 'run'}"]
+        return run([*apart, "buildah", *where, "--storage-driver=overlay", *arguments])
 
     def import_builder(self) -> str:
         """The stage in which images are assembled, as a local image."""
@@ -51,11 +49,12 @@ class Builder:
     def image(self, folder: str, context: Path, architecture: str, builder: str) -> str:
         name = f"localhost/{folder}-{architecture}"
         self.buildah(
-            "build", "--quiet", "--isolation=chroot", "--network=none", "--layers=false",
+            "build", "--quiet", "--isolation=chroot", "--layers=false",
             "--pull-never", f"--timestamp={self.when}", f"--platform=linux/{architecture}",
+            f"--build-arg=BUILDPLATFORM=linux/{inputs.own_architecture()}",
             f"--build-arg=BUILDER={builder}", f"--build-arg=VERSION={self.version}",
             f"--build-arg=REVISION={inputs.revision()}",
-            f"--file={HERE / folder / 'Dockerfile'}", f"--tag={name}", str(context),
+            f"--file={HERE / folder / 'Dockerfile'}", f"--tag={name}", str(context), offline=True,
         )  # fmt: skip
         return name
 

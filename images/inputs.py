@@ -66,6 +66,11 @@ def revision() -> str:
     return run(["git", "describe", "--always", "--abbrev=40", "--dirty"], cwd=ROOT).strip()
 
 
+def own_architecture() -> str:
+    """Of this machine, in Debian's word for it."""
+    return run(["dpkg", "--print-architecture"]).strip()
+
+
 def packages_of(image: str) -> list[str]:
     return (HERE / image / "packages.txt").read_text().split()
 

@@ -46,12 +46,12 @@ class Image:
                     yield entry
 
     def files(self, *endings: str) -> dict[str, bytes]:
-        """Regular files whose path ends so, with what is in them."""
+        """Regular files whose path ends so (without endings: all), with what is in them."""
         found = {}
         for layer in self.manifest["layers"]:
             with tarfile.open(self.layout.path(layer["digest"])) as tar:
                 for entry in tar:
-                    if entry.isfile() and entry.name.endswith(endings):
+                    if entry.isfile() and (not endings or entry.name.endswith(endings)):
                         data = tar.extractfile(entry)
                         assert data is not None
                         found[entry.name.lstrip("./")] = data.read()

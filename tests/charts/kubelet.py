@@ -3,8 +3,8 @@
 It stands for scheduler, kubelet, DNS and kube-proxy. Each pod gets a network namespace with an
 address, and a root of its own: this machine's programs and this checkout, read-only, and the
 volumes of its spec at their places; user, group, no capabilities and no new privileges, as its
-security context says. Probes of readiness are really made. What an image holds is not looked at: its
-name says which program is meant. Network policies are not enforced.
+security context says. Probes of readiness are really made. What an image holds is not looked at:
+its name says which program is meant. Network policies are not enforced.
 """
 
 import base64

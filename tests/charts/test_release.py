@@ -172,7 +172,7 @@ def test_what_does_not_fit_is_refused_before_anything_changes(stage: Stage) -> N
     with pytest.raises(HelmRefused, match="pre-upgrade hooks failed"):
         stage.install({"settings": {"lost_after": "45s"}})
     assert "the store has schema 2, written by version 9.9.9" in said_by_jobs(stage)
-    with pytest.raises(HelmRefused, match="pre-rollback hooks failed"):
+    with pytest.raises(HelmRefused, match="job polder-prepare failed"):
         stage.helm("rollback", "polder", "1", "--wait", "--timeout=2m")
     assert stage.uid() == before
     assert json.loads(revision)[-1]["status"] == "deployed"
@@ -204,7 +204,7 @@ def test_three_members_with_an_etcd_of_their_own(stage: Stage) -> None:
     context = admin_of_any(stage)
     stage.edgectl(context, "apply", "-f", "-", stdin=PROVIDER)
     members = json.loads(stage.edgectl(context, "get", "members", "-o", "json"))
-    names = {item["metadata"]["name"] for item in members["items"]}
+    names = {item["name"] for item in members["items"]}
     assert names == {f"local-polder-{n}" for n in range(3)}
 
     # One after the other, each ready before the next.
