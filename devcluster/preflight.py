@@ -127,6 +127,29 @@ def missing_kubernetes() -> list[Missing]:
     return found
 
 
+def missing_dpkg() -> list[Missing]:
+    """What stands in the way of installing the agent's package into a copy of this system."""
+    found = [m for m in missing() if "rights" in m.what or "CAP_" in m.what]
+    for program in ("dpkg-deb", "deb-systemd-helper", "unshare", "nsenter"):
+        if shutil.which(program, path=_search_path()) is None:
+            found.append(Missing(program, ""))
+    if not Path("/usr/bin/python3.11").exists():
+        found.append(Missing("Debian 12's Python 3.11", "python3"))
+    return found
+
+
+def missing_emulation() -> list[Missing]:
+    """What stands in the way of a Debian of another architecture, under qemu-user."""
+    found = missing_dpkg()
+    if shutil.which("debootstrap", path=_search_path()) is None:
+        found.append(Missing("debootstrap", "debootstrap"))
+    if shutil.which("qemu-aarch64-static") is None:
+        found.append(Missing("qemu-aarch64-static", "qemu-user-static"))
+    if "binfmt_misc" not in Path("/proc/filesystems").read_text():
+        found.append(Missing("binfmt_misc in the kernel", ""))
+    return found
+
+
 def missing_spin() -> list[Missing]:
     """What stands in the way of checking models: spin makes C of them, which is compiled."""
     found = [] if shutil.which("spin") else [Missing("spin", "spin")]

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -47,6 +47,7 @@ class Order:
     epoch: int
     wheels: Path | None
     python: str
+    compression: str = "xz"
 
 
 def run(command: Sequence[str], **more: object) -> str:
@@ -236,7 +237,8 @@ def build(order: Order) -> Path:
         control(tree, order)
         settle(tree, order.epoch)
         package = order.out / f"polder-agent_{order.version}_{order.arch}.deb"
-        command = ["dpkg-deb", "--root-owner-group", "--uniform-compression", "-Zxz", "-z6"]
+        command = ["dpkg-deb", "--root-owner-group", "--uniform-compression"]
+        command.append(f"-Z{order.compression}")
         run(
             [*command, "--build", str(tree), str(package)],
             env={**os.environ, "SOURCE_DATE_EPOCH": str(order.epoch)},
@@ -270,12 +272,14 @@ def main() -> int:
     parser.add_argument("--version", default=f"{__version__}-1", help="of the package")
     parser.add_argument("--wheels", type=Path, metavar="DIR", help="use these, and no network")
     parser.add_argument("--python", default="", metavar="FILE", help=f"a Python {PYTHON}")
+    parser.add_argument("--compression", choices=("xz", "gzip"), default="xz")
     options = parser.parse_args()
     try:
         python = right_python(options.python)
         epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or last_commit())
         for arch in options.arch:
-            made = build(Order(arch, options.out, options.version, epoch, options.wheels, python))
+            order = Order(arch, options.out, options.version, epoch, options.wheels, python)
+            made = build(replace(order, compression=options.compression))
             print(made)  # noqa: T201
     except (BuildFailed, OSError, ValueError) as error:
         sys.stderr.write(f"build: {error}\n")
