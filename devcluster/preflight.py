@@ -127,6 +127,15 @@ def missing_kubernetes() -> list[Missing]:
     return found
 
 
+def missing_images() -> list[Missing]:
+    """What stands in the way of building container images."""
+    found = [m for m in missing() if "rights" in m.what or "CAP_" in m.what]
+    for program in ("buildah", "mmdebstrap"):
+        if shutil.which(program, path=_search_path()) is None:
+            found.append(Missing(program, program))
+    return found
+
+
 def missing_dpkg() -> list[Missing]:
     """What stands in the way of installing the agent's package into a copy of this system."""
     found = [m for m in missing() if "rights" in m.what or "CAP_" in m.what]

@@ -76,6 +76,7 @@ def unpack(debs: list[Path], system: Path) -> None:
     for directory in ("tmp", "var/lib/polder", "var/lib/etcd", "etc/polder", "etc/etcd"):
         (system / directory).mkdir(parents=True, exist_ok=True)
     (system / "tmp").chmod(0o1777)
+    (system / "var/local").chmod(0o755)  # Debian's gives its group to what is made in it
 
 
 def install(wheels: list[Path], program: Path) -> None:

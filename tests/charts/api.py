@@ -20,8 +20,22 @@ PATHS = {
     "jobs": "/apis/batch/v1",
     "statefulsets": "/apis/apps/v1",
     "roles": "/apis/rbac.authorization.k8s.io/v1",
+    "rolebindings": "/apis/rbac.authorization.k8s.io/v1",
+    "poddisruptionbudgets": "/apis/policy/v1",
     "networkpolicies": "/apis/networking.k8s.io/v1",
 }
+
+
+PLURALS = {
+    "NetworkPolicy": "networkpolicies",
+    **{
+        kind: f"{kind.lower()}s"
+        for kind in (
+            "Pod", "Service", "ConfigMap", "ServiceAccount", "Job", "StatefulSet", "Role",
+            "RoleBinding", "PodDisruptionBudget", "Secret",
+        )
+    },
+}  # fmt: skip
 
 
 class ApiRefused(Exception):
@@ -79,6 +93,11 @@ class AdminApi:
             if refusal.status == 404:
                 return None
             raise
+
+    def would_take(self, namespace: str, body: Object) -> None:
+        """Whether the server would create it, with every field known. Raises ApiRefused."""
+        plural = PLURALS[body["kind"]]
+        self.call("POST", f"{self.path(plural, namespace)}?dryRun=All&fieldValidation=Strict", body)
 
     def patch(self, path: str, body: Object) -> Object:
         return self.call("PATCH", path, body, "application/merge-patch+json")

@@ -1,10 +1,10 @@
 """Runs the pods of a test's cluster as processes of this machine, as their spec says.
 
 It stands for scheduler, kubelet, DNS and kube-proxy. Each pod gets a network namespace with an
-address, and a root of its own: this machine's programs and this checkout, read-only, and the
-volumes of its spec at their places; user, group, no capabilities and no new privileges, as its
-security context says. Probes of readiness are really made. What an image holds is not looked at:
-its name says which program is meant. Network policies are not enforced.
+address, and a read-only root with the volumes of its spec at their places; user, group, no
+capabilities and no new privileges, as its security context says (`enter.py`). Probes of readiness
+are really made. The root is an image that was built, or else this machine's programs and this
+checkout, and the image's name says which program is meant. Network policies are not enforced.
 """
 
 import base64
@@ -15,8 +15,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +30,20 @@ from tests.charts.helm import ROOT
 NODE = "box"
 _PERIOD_S = 0.25
 PROGRAMS = {
-    "registry.example/polder/orchestrator": [str(ROOT / ".venv/bin/edge-orchestrator")],
-    "registry.example/polder/etcd": [],
+    "registry.example/polder/orchestrator": ["edge-orchestrator"],
+    "registry.example/polder/etcd": ["etcd"],
 }
 _SEEN = ("usr", "bin", "sbin", "lib", "lib64")
-_ACCOUNT = "var/run/secrets/kubernetes.io/serviceaccount"
 
-_ENTER = r"""
-set -eu
-root=$1 uid=$2 gid=$3; shift 3
-mount --make-rprivate /
-mount --bind "$root" "$root"
-while read -r what at mode; do
-    if [ -d "$what" ]; then mkdir -p "$root/$at"; else mkdir -p "$(dirname "$root/$at")"
-        [ -e "$root/$at" ] || : >"$root/$at"; fi
-    mount --rbind "$what" "$root/$at"
-    [ "$mode" = rw ] || mount -o remount,bind,ro "$root/$at"
-done <"$root.mounts"
-mount -o remount,bind,ro "$root"
-exec chroot "$root" setpriv --reuid "$uid" --regid "$gid" --groups "$gid" --no-new-privs \
-    --inh-caps=-all --bounding-set=-all "$@"
-"""
+_ENTER = Path(__file__).with_name("enter.py")
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """An image that was built, as a folder."""
+
+    root: Path
+    config: Object
 
 
 @dataclass
@@ -62,19 +55,23 @@ class Running:
     name: str
     netns: str
     address: str
-    root: Path
+    hosts: Path
     process: subprocess.Popen[bytes]
-    log: Path
+    user: tuple[str, str]
+    environment: dict[str, str]
     ready: bool = False
     ended: int | None = None
-    entry: list[str] = field(default_factory=list)
-    environment: dict[str, str] = field(default_factory=dict)
+
+    def file(self, path: str) -> str:
+        """What the process reads there."""
+        return Path(f"/proc/{self.process.pid}/root{path}").read_text()
 
 
 class Kubelet:
-    """`start`, then `stop`. A thread of its own looks after the pods."""
+    """`start`, then `stop`. A thread of its own looks after the pods. `images`: by repository."""
 
-    def __init__(self, plane: ControlPlane) -> None:
+    def __init__(self, plane: ControlPlane, images: Mapping[str, Unpacked] | None = None) -> None:
+        self._images = images or {}
         self.plane = plane
         self.api = plane.api
         self.folder = plane.folder / "pods"
@@ -99,11 +96,8 @@ class Kubelet:
 
     def execute(self, pod: Running, *command: str) -> str:
         """As `kubectl exec` would: in the pod's namespaces, with its rights."""
-        target = str(pod.process.pid)
-        enter = ["nsenter", f"--target={target}", "--mount", "--net", f"--root=/proc/{target}/root"]
-        limited = [*_limits(pod), *command]
         done = subprocess.run(
-            [*enter, "--", *limited],
+            [sys.executable, str(_ENTER), "exec", str(pod.process.pid), *pod.user, *command],
             capture_output=True, text=True, env=pod.environment, check=False, timeout=60,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -147,51 +141,65 @@ class Kubelet:
         (container,) = spec["containers"]
         self._next += 1
         address = f"{self.plane.subnet}.{self._next}"
-        root = self.folder / meta["uid"] / "root"
-        context = spec["securityContext"]
-        uid, gid = context["runAsUser"], context["fsGroup"]
-        volumes = {v["name"]: v for v in spec.get("volumes", ())}
-        mounts = [(f"/{name}", name, "ro") for name in _SEEN if Path(f"/{name}").exists()]
+        home = self.folder / meta["uid"]
+        home.mkdir(exist_ok=True)
+        uid, gid = spec["securityContext"]["runAsUser"], spec["securityContext"]["fsGroup"]
+        root, mounts, entry, environment = self._program(container, home)
+        (home / "hosts").write_text("127.0.0.1 localhost\n")
         mounts += [("/proc", "proc", "rw"), ("/dev", "dev", "rw")]
-        mounts += [(path, path.lstrip("/"), "ro") for path in (sys.base_prefix, str(ROOT))]
-        environment = self._environment(item, container, address)
-        for mount in container.get("volumeMounts", ()):
-            source = self._volume(item, volumes[mount["name"]], gid)
-            if sub := mount.get("subPathExpr"):
-                source = source / sub.replace("$(POD_NAME)", meta["name"])
-            at = mount["mountPath"].lstrip("/")
-            mounts.append((str(source), at, "ro" if mount.get("readOnly") else "rw"))
+        mounts += [(str(home / "hosts"), "etc/hosts", "ro"), *self._mounts(item, container, gid)]
+        (home / "mounts").write_text("".join(" ".join(m) + "\n" for m in mounts))
+        environment |= self._environment(item, container)
+        netns = self._network(address)
+        command = [*(container.get("command") or entry), *container.get("args", ())]
+        command = [word.replace("$(POD_NAME)", meta["name"]) for word in command]
+        user = (str(uid), str(gid))
+        with (home / "log").open("wb") as output:
+            process = subprocess.Popen(
+                ["ip", "netns", "exec", netns, sys.executable, str(_ENTER), "run", str(root),
+                 str(home / "mounts"), *user, *command],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
+            )  # fmt: skip
+        return Running(
+            meta["uid"], meta["namespace"], meta["name"], netns, address, home / "hosts", process,
+            user, environment,
+        )  # fmt: skip
+
+    def _program(
+        self, container: Object, home: Path
+    ) -> tuple[Path, list[tuple[str, str, str]], list[str], dict[str, str]]:
+        """Root, what is mounted there, entry point and environment of the image."""
+        repository = container["image"].partition("@")[0]
+        image = self._images.get(repository)
+        if image is not None:
+            pairs = (word.split("=", 1) for word in image.config["Env"])
+            return image.root, [], image.config["Entrypoint"], dict(pairs)
+        root = home / "root"
         (root / "etc").mkdir(parents=True)
         for name in ("passwd", "group", "ld.so.cache", "nsswitch.conf"):
             if Path(f"/etc/{name}").exists():
                 (root / "etc" / name).write_bytes(Path(f"/etc/{name}").read_bytes())
-        (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
-        Path(f"{root}.mounts").write_text("".join(" ".join(m) + "\n" for m in mounts))
-        netns = self._network(address)
-        image = container["image"].partition("@")[0]
-        entry = container.get("command") or PROGRAMS[image]
-        arguments = [
-            argument.replace("$(POD_NAME)", meta["name"]) for argument in container.get("args", ())
-        ]
-        log = root.parent / "log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                ["ip", "netns", "exec", netns, "unshare", "--mount", "sh", "-c", _ENTER, "pod",
-                 str(root), str(uid), str(gid), *entry, *arguments],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
-            )  # fmt: skip
-        return Running(
-            meta["uid"], meta["namespace"], meta["name"], netns, address, root, process, log,
-            environment=environment,
-        )  # fmt: skip
+        mounts = [(f"/{name}", name, "ro") for name in _SEEN if Path(f"/{name}").exists()]
+        mounts += [(path, path.lstrip("/"), "ro") for path in (sys.base_prefix, str(ROOT))]
+        path = f"{ROOT}/.venv/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+        return root, mounts, PROGRAMS[repository], {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
 
-    def _environment(self, item: Object, container: Object, address: str) -> dict[str, str]:
-        host = self.plane.api
+    def _mounts(self, item: Object, container: Object, gid: int) -> Iterator[tuple[str, str, str]]:
+        volumes = {volume["name"]: volume for volume in item["spec"].get("volumes", ())}
+        for mount in container.get("volumeMounts", ()):
+            source = self._volume(item, volumes[mount["name"]], gid)
+            if sub := mount.get("subPathExpr"):
+                source = source / sub.replace("$(POD_NAME)", item["metadata"]["name"])
+            yield (
+                str(source),
+                mount["mountPath"].lstrip("/"),
+                "ro" if mount.get("readOnly") else "rw",
+            )
+
+    def _environment(self, item: Object, container: Object) -> dict[str, str]:
         found = {
-            "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
-            "KUBERNETES_SERVICE_HOST": host.host,
-            "KUBERNETES_SERVICE_PORT": str(host.port),
-            "PYTHONDONTWRITEBYTECODE": "1",
+            "KUBERNETES_SERVICE_HOST": self.api.host,
+            "KUBERNETES_SERVICE_PORT": str(self.api.port),
         }
         for env in container.get("env", ()):
             wanted = env.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
@@ -353,25 +361,12 @@ class Kubelet:
                     lines += [f"{pod.address} {pod.name}.{domain}", f"{pod.address} {domain}"]
         text = "\n".join(lines) + "\n"
         for pod in self.pods.values():
-            hosts = pod.root / "etc/hosts"
-            if hosts.read_text() != text:
-                hosts.write_text(text)
+            if pod.hosts.read_text() != text:
+                pod.hosts.write_text(text)  # in place: it is mounted
 
 
 class _NotYet(Exception):
     """Something that the pod needs is not there; a kubelet waits for it, too."""
-
-
-def _limits(pod: Running) -> list[str]:
-    status = Path(f"/proc/{pod.process.pid}/status").read_text()
-    uid, gid = (
-        next(line for line in status.splitlines() if line.startswith(key)).split()[1]
-        for key in ("Uid:", "Gid:")
-    )
-    return [
-        "setpriv", "--reuid", uid, "--regid", gid, "--groups", gid, "--no-new-privs",
-        "--inh-caps=-all", "--bounding-set=-all",
-    ]  # fmt: skip
 
 
 def _folder(path: Path, gid: int) -> Path:
