@@ -15,9 +15,13 @@ from typing import Any
 
 import pytest
 
+from devcluster.etcd_api import command
+from devcluster.ports import free_port
 from images.build import IMAGES
 from images.inputs import own_architecture
 from images.layout import Layout
+from orchestrator.main import main
+from orchestrator.store.etcd.settings import EtcdTls
 from tests.charts.api import ApiRefused
 from tests.charts.cases import APIS, CASES, THREE
 from tests.charts.cluster import ControlPlane, until
@@ -52,18 +56,20 @@ class Stage:
         self.plane = ControlPlane(folder)
         self.kubelet = Kubelet(self.plane, images)
 
-    def helm(self, *arguments: str, values: dict[str, Any] | None = None) -> str:
+    def helm(
+        self, *arguments: str, values: dict[str, Any] | None = None, namespace: str = "edge"
+    ) -> str:
         stdin = json.dumps(merged(NAMES, values or {})) if values is not None else ""
         more = ["--values=-"] if values is not None else []
-        command = [*arguments, "--namespace=edge", *more]
-        return helm(*command, stdin=stdin, KUBECONFIG=str(self.plane.kubeconfig))
+        words = [*arguments, f"--namespace={namespace}", *more]
+        return helm(*words, stdin=stdin, KUBECONFIG=str(self.plane.kubeconfig))
 
-    def install(self, values: dict[str, Any], *more: str) -> str:
-        command = ["upgrade", "--install", "polder", str(CHART), "--wait", "--timeout=2m"]
-        return self.helm(*command, *more, values=values)
+    def install(self, values: dict[str, Any], *more: str, namespace: str = "edge") -> str:
+        upgrade = ["upgrade", "--install", "polder", str(CHART), "--wait", "--timeout=2m"]
+        return self.helm(*upgrade, *more, values=values, namespace=namespace)
 
-    def pod(self, name: str = "polder-0") -> Running:
-        return self.kubelet.find("edge", name)
+    def pod(self, name: str = "polder-0", namespace: str = "edge") -> Running:
+        return self.kubelet.find(namespace, name)
 
     def uid(self, name: str = "polder-0") -> str:
         found = self.plane.api.get("pods", "edge", name)
@@ -83,11 +89,13 @@ class Stage:
         path.write_text(self.kubelet.execute(self.pod(), *ADMIN_CONTEXT))
         return path
 
-    def edgectl(self, context: Path, *arguments: str, stdin: str = "") -> str:
-        endpoint = f"{self.pod().address}:7443"
-        command = [sys.executable, "-m", "edgectl", "--config", str(context)]
+    def edgectl(
+        self, context: Path, *arguments: str, stdin: str = "", namespace: str = "edge"
+    ) -> str:
+        endpoint = f"{self.pod(namespace=namespace).address}:7443"
+        edgectl = [sys.executable, "-m", "edgectl", "--config", str(context)]
         done = subprocess.run(
-            [*command, "--endpoint", endpoint, *arguments],
+            [*edgectl, "--endpoint", endpoint, *arguments],
             input=stdin, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -249,6 +257,12 @@ def test_three_members_with_an_etcd_of_their_own(stage: Stage) -> None:
         *(f"data-polder-etcd-{n}" for n in range(3)),
     }
 
+    # etcd's members are replaced likewise.
+    etcd = {name: stage.uid(name) for name in (f"polder-etcd-{n}" for n in range(3))}
+    stage.install(merged(THREE, {"etcd": {"quotaBytes": 2 << 30}}))
+    until(lambda: all(stage.uid(name) != uid for name, uid in etcd.items()), "all of etcd is new")
+    assert "telco" in stage.edgectl(context, "get", "providers")
+
     # More members of etcd are not made by a number.
     with pytest.raises(HelmRefused, match="pre-upgrade hooks failed"):
         stage.install(merged(THREE, {"etcd": {"replicas": 5}}))
@@ -275,12 +289,75 @@ def test_the_built_images_run_as_the_chart_says(built: Built, tmp_path: Path) ->
         assert "telco" in stage.edgectl(context, "get", "providers")
 
 
-def admin_of_any(stage: Stage) -> Path:
+def test_two_regions_are_joined_by_root_and_etcd(stage: Stage) -> None:
+    """As docs/helm.md says: CAs and certificates of a safe machine, Secrets, two releases."""
+    ca = stage.folder / "ca"
+    host, port, peer = stage.plane.host, free_port(), free_port()
+    for region in ("eu-west", "eu-north"):
+        init = ["--trust-domain=polder.example", f"--region={region}"]
+        assert main(["ca", "init", f"--dir={ca}", *init]) == 0
+    assert main(["ca", "etcd", f"--dir={ca}", "--name=polder", "--client"]) == 0
+    assert main(["ca", "etcd", f"--dir={ca}", "--name=member", f"--host={host}"]) == 0
+    home = ca / "etcd/member"
+    tls = EtcdTls(home / "ca.crt", home / "etcd.crt", home / "etcd.key")
+    peer_url = f"https://127.0.0.1:{peer}"
+    flags = command("m", stage.folder / "own", f"{host}:{port}", peer_url, tls, f"m={peer_url}")
+    etcd = subprocess.Popen(flags, stderr=subprocess.DEVNULL)
+    try:
+        for region in ("eu-west", "eu-north"):
+            stage.plane.namespace(region)
+            of_region = ca / "regions" / region
+            files = {key: of_region / key for key in ("ca.crt", "ca.key")}
+            make_secret(stage, region, "own-ca", {"root.crt": ca / "root.crt", **files})
+            of_client = ca / "etcd/polder"
+            files = {"tls.crt": of_client / "etcd.crt", "tls.key": of_client / "etcd.key"}
+            make_secret(stage, region, "etcd-client", {"ca.crt": of_client / "ca.crt", **files})
+            where = {"endpoints": [f"{host}:{port}"], "existingSecret": "etcd-client"}
+            values = {
+                "region": region,
+                "trustDomain": "polder.example",
+                "replicas": 2,
+                "ca": {"existingSecret": "own-ca"},
+                "store": {"type": "etcd", "etcd": where},
+            }
+            stage.install(values, namespace=region)
+            assert "Succeeded" in stage.helm("test", "polder", namespace=region)
+            names = stage.plane.api.names("secrets", region)
+            assert not names & {"polder-ca", "polder-root"}, "it has its own"
+        context = admin_of_any(stage, "eu-west")
+        stage.edgectl(context, "apply", "-f", "-", stdin=PROVIDER, namespace="eu-west")
+        assert "telco" in stage.edgectl(context, "get", "providers", namespace="eu-north")
+
+        def members() -> dict[str, str]:
+            text = stage.edgectl(context, "get", "members", "-o", "json", namespace="eu-north")
+            return {item["name"]: item["region"] for item in json.loads(text)["items"]}
+
+        wanted = {f"{r}-polder-{n}": r for r in ("eu-west", "eu-north") for n in range(2)}
+        until(lambda: members() == wanted, "every member knows the others")
+        until(
+            lambda: (
+                stage.edgectl(context, "get", "regions", namespace="eu-north").count("Ready") == 2
+            ),
+            "the regions hear each other",
+        )
+    finally:
+        etcd.terminate()
+        etcd.wait(20)
+
+
+def make_secret(stage: Stage, namespace: str, name: str, files: dict[str, Path]) -> None:
+    data = {key: base64.b64encode(path.read_bytes()).decode() for key, path in files.items()}
+    body = {"metadata": {"name": name}, "data": data}
+    stage.plane.api.call("POST", stage.plane.api.path("secrets", namespace), body)
+
+
+def admin_of_any(stage: Stage, namespace: str = "edge") -> Path:
     """The first of the members made it."""
     for n in range(3):
         try:
-            text = stage.kubelet.execute(stage.pod(f"polder-{n}"), *ADMIN_CONTEXT)
-        except AssertionError:
+            pod = stage.pod(f"polder-{n}", namespace)
+            text = stage.kubelet.execute(pod, *ADMIN_CONTEXT)
+        except (AssertionError, StopIteration):
             continue
         path = stage.folder / "admin.yaml"
         path.write_text(text)
