@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from images.chart import package_chart, with_digest
+from images.inputs import CannotBuild
 from orchestrator.config import Config, load_config, settings
 from tests.charts.cases import APIS, CASES, EXTERNAL, GOLDEN, THREE
 from tests.charts.golden import FOLDER, golden_text
@@ -18,6 +20,7 @@ from tests.charts.helm import (
     IMAGES,
     NEWEST,
     OLDEST,
+    ROOT,
     HelmRefused,
     Object,
     Rendered,
@@ -399,6 +402,33 @@ def test_every_value_is_in_the_schema_and_the_other_way_round() -> None:
     loose = (".settings.", ".resources.", ".etcd.resources.", ".global", ".networkPolicy.")
     known = {key for key in keys(schema) if not key.startswith(loose)}
     assert known == {key for key in given(values) if not key.startswith(loose)}
+
+
+def test_the_chart_is_of_this_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert chart["version"] == chart["appVersion"] == project["version"]
+
+
+def test_a_packaged_chart_names_the_images_of_its_release(tmp_path: Path) -> None:
+    """And nothing else is changed; the same sources give the same bytes."""
+    digests = {"polder-orchestrator": "sha256:" + "b" * 64, "polder-etcd": "sha256:" + "c" * 64}
+    archive = package_chart(digests, tmp_path / "one", 1_790_000_000.0)
+    again = package_chart(digests, tmp_path / "two", 1_790_000_000.0)
+    assert archive.read_bytes() == again.read_bytes()
+    repositories = {"image": {"repository": "r.example/o"}}
+    repositories["etcd"] = {"image": {"repository": "r.example/e"}}
+    values = yaml.safe_dump(merged(repositories, THREE))
+    found = Rendered(helm("template", "polder", str(archive), "--values=-", stdin=values))
+    images = {c["image"] for _, pod in found.pods() for c in containers(pod)}
+    assert images == {
+        f"r.example/o@{digests['polder-orchestrator']}", f"r.example/e@{digests['polder-etcd']}",
+    }  # fmt: skip
+    helm("lint", "--strict", str(archive), "--values=-", stdin=values)
+    inside = helm("show", "values", str(archive))
+    assert inside.count("sha256:b") == inside.count("sha256:c") == 1
+    with pytest.raises(CannotBuild, match="has no line"):
+        with_digest("image:\n  repository: x\n", ("image",), "sha256:")
 
 
 def test_notes_give_the_next_three_commands(tmp_path: Path) -> None:
