@@ -90,7 +90,7 @@ if [ "$system" = yes ]; then
         packages="$packages $(.venv/bin/python -c \
             'from devcluster import preflight as p
 print(*p.packages(p.missing_etcd() + p.missing_netns() + p.missing_registry()
-    + p.missing_spin() + p.missing_emulation()))')"
+    + p.missing_spin() + p.missing_emulation() + p.missing_images()))')"
         packages="${packages# }"
         packages="${packages% }"
     fi
