@@ -1,5 +1,7 @@
 """Profiles of boxes: the files themselves, reading them strictly, recognising a box, tuning it."""
 
+import subprocess
+import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from agent import config as settings
 from agent.hardware import shelf, tune_command, tuning
 from agent.hardware.profile import InvalidProfile, Profile, decode, numbers
 from agent.hardware.recognise import Evidence, recognise
-from agent.inventory import Box
+from agent.inventory import Box, machine_id
 from tests.unit.test_inventory import put
 
 GIB = 1 << 30
@@ -152,6 +154,23 @@ def test_what_the_profile_recommends_is_kept_back_unless_the_file_says_otherwise
     config = settings.parse_file('[reserved]\nmemory = "1Gi"\n', kept_back=kept)
     assert config.reserved == replace(kept, memory=settings.Share(1 << 30))
     assert settings.parse_file("").reserved == settings.Reserved()
+
+
+def test_the_long_running_agent_carries_none_of_it() -> None:
+    """Memory: it is told the name of its profile and no more."""
+    code = "import sys, agent.service; print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = [name for name in said.stdout.split() if name.startswith("agent.")]
+    assert "agent.service" in loaded
+    assert not [name for name in loaded if name.startswith(("agent.hardware", "agent.doctor"))]
+    assert "tomllib" not in said.stdout.split()
+
+
+def test_two_agents_of_one_box_are_two_and_copies_of_a_disk_are_one(tmp_path: Path) -> None:
+    put(tmp_path, {"etc/machine-id": "0123456789abcdef0123456789abcdef\n"})
+    first = machine_id(Box(root=tmp_path))
+    assert first == machine_id(Box(root=tmp_path)) and len(first) == 64
+    assert first != machine_id(Box(root=tmp_path, state_dir=Path("/srv/second")))
 
 
 # --- tuning -----------------------------------------------------------------------------------
