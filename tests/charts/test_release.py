@@ -203,6 +203,7 @@ def test_what_does_not_fit_is_refused_before_anything_changes(stage: Stage) -> N
     with pytest.raises(HelmRefused, match="pre-upgrade hooks failed"):
         stage.install({"settings": {"lost_after": "45s"}})
     assert "the store has schema 2, written by version 9.9.9" in said_by_jobs(stage)
+    assert "polder-jobs" not in stage.plane.api.names("roles", "edge"), "also after a failure"
     with pytest.raises(HelmRefused, match="job polder-prepare failed"):
         stage.helm("rollback", "polder", "1", "--wait", "--timeout=2m")
     assert stage.uid() == before
