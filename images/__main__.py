@@ -11,9 +11,9 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from images.build import IMAGES, build
+from images.build import IMAGES, Source, build
 from images.chart import package_chart
-from images.inputs import ARCHITECTURES, HERE, ROOT, CannotBuild, epoch, lock
+from images.inputs import ARCHITECTURES, HERE, ROOT, CannotBuild, epoch, lock, revision
 
 
 def main() -> int:
@@ -40,7 +40,8 @@ def main() -> int:
             return 0
         version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
         names, architectures = options.image or list(IMAGES), options.arch or ARCHITECTURES
-        for path in build(names, architectures, options.out, version, options.work):
+        source = Source(version, revision(), epoch())
+        for path in build(names, architectures, options.out, source, options.work):
             print(path)
     except CannotBuild as error:
         print(f"images: {error}", file=sys.stderr)

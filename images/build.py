@@ -22,12 +22,21 @@ IMAGES = {"polder-orchestrator": "orchestrator", "polder-etcd": "etcd"}
 
 
 @dataclass(frozen=True)
+class Source:
+    """What is built: Polder's version, the commit, and the date of everything in an image (unix
+    seconds)."""
+
+    version: str
+    revision: str
+    when: str
+
+
+@dataclass(frozen=True)
 class Builder:
     """buildah with a storage of its own under `work`, which can be removed afterwards."""
 
     work: Path
-    when: str
-    version: str
+    source: Source
 
     def buildah(self, *arguments: str, offline: bool = False) -> str:
         """`offline`: in a network namespace without anything, which buildah's chroot cannot do."""
@@ -39,21 +48,23 @@ class Builder:
         """The stage in which images are assembled, as a local image."""
         tar = self.work / "builder.tar"
         if not tar.exists():
-            inputs.make_builder(tar, self.when)
+            inputs.make_builder(tar, self.source.when)
         container = self.buildah("from", "scratch").strip()
         self.buildah("add", "--quiet", container, str(tar), "/")
         name = "localhost/polder-builder"
-        self.buildah("commit", "--quiet", "--rm", f"--timestamp={self.when}", container, name)
+        self.buildah(
+            "commit", "--quiet", "--rm", f"--timestamp={self.source.when}", container, name
+        )
         return name
 
     def image(self, folder: str, context: Path, architecture: str, builder: str) -> str:
         name = f"localhost/{folder}-{architecture}"
         self.buildah(
             "build", "--quiet", "--isolation=chroot", "--layers=false",
-            "--pull-never", f"--timestamp={self.when}", f"--platform=linux/{architecture}",
+            "--pull-never", f"--timestamp={self.source.when}", f"--platform=linux/{architecture}",
             f"--build-arg=BUILDPLATFORM=linux/{inputs.own_architecture()}",
-            f"--build-arg=BUILDER={builder}", f"--build-arg=VERSION={self.version}",
-            f"--build-arg=REVISION={inputs.revision()}",
+            f"--build-arg=BUILDER={builder}", f"--build-arg=VERSION={self.source.version}",
+            f"--build-arg=REVISION={self.source.revision}",
             f"--file={HERE / folder / 'Dockerfile'}", f"--tag={name}", str(context), offline=True,
         )  # fmt: skip
         return name
@@ -69,7 +80,7 @@ class Builder:
 
 
 def build(
-    names: Sequence[str], architectures: Sequence[str], out: Path, version: str, work: Path | None
+    names: Sequence[str], architectures: Sequence[str], out: Path, source: Source, work: Path | None
 ) -> list[Path]:
     """The files and folders that were made. `work` is kept, with what was fetched, when it is
     given. Raises CannotBuild."""
@@ -77,27 +88,25 @@ def build(
     with tempfile.TemporaryDirectory() as temporary:
         folder = work or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        when = inputs.epoch()
-        builder = Builder(folder, when, version)
+        builder = Builder(folder, source)
         base = builder.import_builder()
         made = []
         for name in names:
             home = IMAGES[name]
             context = folder / "context" / home
-            if not context.exists():
-                inputs.context(home, context, folder, architectures, when)
+            inputs.context(home, context, folder, architectures, source.when)
             built = [builder.image(home, context, arch, base) for arch in architectures]
-            made += _finish(builder.layout(built, out / name), name, version, float(when))
+            made += _finish(builder.layout(built, out / name), name, source)
         return made
 
 
-def _finish(layout: Layout, name: str, version: str, when: float) -> list[Path]:
+def _finish(layout: Layout, name: str, source: Source) -> list[Path]:
     out = layout.folder.parent
     digest = out / f"{name}.digest"
     digest.write_text(layout.digest + "\n")
     made = [layout.folder, digest]
     for architecture, image in layout.images().items():
         path = out / f"{name}-{architecture}.cdx.json"
-        path.write_text(sbom_text(sbom(image, name, version, when)))
+        path.write_text(sbom_text(sbom(image, name, source.version, float(source.when))))
         made.append(path)
     return made

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,7 +120,7 @@ def _download(architecture: str, python: str) -> list[str]:
     ]  # fmt: skip
 
 
-def own_wheel(into: Path, work: Path, when: str, python: str = sys.executable) -> None:
+def own_wheel(work: Path, when: str, python: str = sys.executable) -> Path:
     """From a copy of the sources: a build writes beside them. Raises CannotBuild."""
     copy = work / "source"
     ignore = shutil.ignore_patterns("__pycache__")
@@ -130,10 +131,12 @@ def own_wheel(into: Path, work: Path, when: str, python: str = sys.executable) -
     run(
         [
             python, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps",
-            "--no-build-isolation", f"--wheel-dir={into}", str(copy),
+            "--no-build-isolation", f"--wheel-dir={work}", str(copy),
         ],
         SOURCE_DATE_EPOCH=when,
     )  # fmt: skip
+    (wheel,) = work.glob("polder-*.whl")
+    return wheel
 
 
 def make_builder(tar: Path, when: str) -> None:
@@ -167,12 +170,21 @@ def lock(work: Path, python: str = sys.executable) -> str:
 
 
 def context(image: str, into: Path, work: Path, architectures: Sequence[str], when: str) -> None:
-    """A folder for the image's Dockerfile. Raises CannotBuild."""
-    into.mkdir(parents=True)
+    """A folder for the image's Dockerfile. What was fetched into it before is taken as it is; what
+    comes from this checkout never. Raises CannotBuild."""
+    into.mkdir(parents=True, exist_ok=True)
     shutil.copy(HERE / "assemble.py", into / "assemble.py")
+    has_wheels = (HERE / image / "requirements.txt").exists()
     for architecture in architectures:
-        fetch_debs(architecture, packages_of(image), into / "debs" / architecture, work)
-        if (HERE / image / "requirements.txt").exists():
-            wheels = into / "wheels" / architecture
+        debs, wheels = into / "debs" / architecture, into / "wheels" / architecture
+        if not debs.exists():
+            fetch_debs(architecture, packages_of(image), debs, work)
+        if has_wheels and not wheels.exists():
             fetch_wheels(architecture, wheels)
-            own_wheel(wheels, work / f"{image}-{architecture}", when)
+        for old in wheels.glob("polder-*.whl"):
+            old.unlink()
+    if has_wheels:
+        with tempfile.TemporaryDirectory() as folder:
+            wheel = own_wheel(Path(folder), when)
+            for architecture in architectures:
+                shutil.copy(wheel, into / "wheels" / architecture)

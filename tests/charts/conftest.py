@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from images.build import IMAGES, build
+from images.build import IMAGES, Source, build
 from images.inputs import ARCHITECTURES
 from images.layout import Image, Layout
+
+SOURCE = Source("0.1.0", "0" * 40, "1790000000")
 
 
 @dataclass
@@ -26,5 +28,5 @@ class Built:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder = tmp_path_factory.mktemp("images")
     found = Built(folder / "out", folder / "work")
-    build(list(IMAGES), ARCHITECTURES, found.out, "0.1.0", found.work)
+    build(list(IMAGES), ARCHITECTURES, found.out, SOURCE, found.work)
     return found

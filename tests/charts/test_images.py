@@ -17,7 +17,7 @@ from images.build import IMAGES, build
 from images.inputs import ARCHITECTURES, HERE, ROOT
 from images.layout import DamagedLayout, Layout
 from images.sbom import sbom, sbom_text
-from tests.charts.conftest import Built
+from tests.charts.conftest import SOURCE, Built
 
 DOCKERFILES = sorted(HERE.glob("*/Dockerfile"))
 
@@ -193,7 +193,7 @@ def test_the_same_inputs_give_the_same_digest(built: Built, tmp_path: Path) -> N
     work.mkdir()
     shutil.copytree(built.work / "context", work / "context")
     (work / "builder.tar").symlink_to(built.work / "builder.tar")
-    build(["polder-orchestrator"], ARCHITECTURES, tmp_path / "out", "0.1.0", work)
+    build(["polder-orchestrator"], ARCHITECTURES, tmp_path / "out", SOURCE, work)
     before, after = (
         (folder / "polder-orchestrator.digest").read_text()
         for folder in (built.out, tmp_path / "out")
