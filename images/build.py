@@ -33,15 +33,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Builder:
-    """buildah with a storage of its own under `work`, which can be removed afterwards."""
+    """buildah with a storage of its own, which is removed afterwards. `work`: what was fetched."""
 
+    storage: Path
     work: Path
     source: Source
 
     def buildah(self, *arguments: str, offline: bool = False) -> str:
         """`offline`: in a network namespace without anything, which buildah's chroot cannot do."""
         apart = ["unshare", "--net"] if offline else []
-        where = [f"--root={self.work / 'storage'}", f"--runroot={self.work / 'run'}"]
+        where = [f"--root={self.storage / 'images'}", f"--runroot={self.storage / 'run'}"]
         return run([*apart, "buildah", *where, "--storage-driver=overlay", *arguments])
 
     def import_builder(self) -> str:
@@ -86,9 +87,10 @@ def build(
     given. Raises CannotBuild."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = work or Path(temporary)
+        storage = Path(temporary)
+        folder = work or storage / "work"
         folder.mkdir(parents=True, exist_ok=True)
-        builder = Builder(folder, source)
+        builder = Builder(storage, folder, source)
         base = builder.import_builder()
         made = []
         for name in names:
