@@ -207,18 +207,19 @@ def test_the_orchestrator_starts_in_its_image(
     built: Built, tmp_path: Path, architecture: str
 ) -> None:
     """The first start: keys, certificates, SQLite, gRPC. arm64 under emulation."""
-    Layout(built.out / "polder-orchestrator").images()[architecture].unpack(tmp_path)
-    shutil.chown(tmp_path / "var/lib/polder", 65532)
+    root = tmp_path / "root"  # pytest's own folder is for its user alone
+    Layout(built.out / "polder-orchestrator").images()[architecture].unpack(root)
+    shutil.chown(root / "var/lib/polder", 65532)
     command = ["/usr/bin/python3.11", "-sP", "/usr/bin/edge-orchestrator", "serve", "--init"]
     if architecture == "arm64":
         emulator = shutil.which("qemu-aarch64-static")
         if emulator is None:
             pytest.skip("needs qemu-aarch64-static (apt-get install qemu-user-static)")
-        shutil.copy(emulator, tmp_path / "emulator")
+        shutil.copy(emulator, root / "emulator")
         command = ["/emulator", *command]
     done = subprocess.run(
-        ["chroot", "--userspec=65532:65532", str(tmp_path), *command],
+        ["chroot", "--userspec=65532:65532", str(root), *command],
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "var/lib/polder/admin.yaml").exists()
+    assert (root / "var/lib/polder/admin.yaml").exists()

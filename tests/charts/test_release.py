@@ -8,12 +8,14 @@ import base64
 import json
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from devcluster.etcd_api import command
 from devcluster.ports import free_port
@@ -26,7 +28,7 @@ from tests.charts.api import ApiRefused
 from tests.charts.cases import APIS, CASES, THREE
 from tests.charts.cluster import ControlPlane, until
 from tests.charts.conftest import Built
-from tests.charts.helm import CHART, HelmRefused, helm, merged, render
+from tests.charts.helm import CHART, ROOT, HelmRefused, helm, merged, render
 from tests.charts.helm import IMAGES as NAMES
 from tests.charts.kubelet import Kubelet, Running, Unpacked
 
@@ -207,7 +209,7 @@ def test_what_does_not_fit_is_refused_before_anything_changes(stage: Stage) -> N
     stage.write_record({"schema": "2", "version": "9.9.9"})
     with pytest.raises(HelmRefused, match="pre-upgrade hooks failed"):
         stage.install({"settings": {"lost_after": "45s"}})
-    assert "the store has schema 2, written by version 9.9.9" in said_by_jobs(stage)
+    assert "the store has schema 2, written by version 9.9.9" in said_by_pods(stage)
     assert "polder-jobs" not in stage.plane.api.names("roles", "edge"), "also after a failure"
     with pytest.raises(HelmRefused, match="job polder-prepare failed"):
         stage.helm("rollback", "polder", "1", "--wait", "--timeout=2m")
@@ -224,7 +226,7 @@ def test_what_does_not_fit_is_refused_before_anything_changes(stage: Stage) -> N
     # Another trust domain, which no box would know.
     with pytest.raises(HelmRefused, match="pre-upgrade hooks failed"):
         stage.install({"trustDomain": "other.example"})
-    assert "trustDomain says other.example: that cannot be changed" in said_by_jobs(stage)
+    assert "trustDomain says other.example: that cannot be changed" in said_by_pods(stage)
     assert stage.uid() == before
 
     # And what is right is taken afterwards.
@@ -232,7 +234,7 @@ def test_what_does_not_fit_is_refused_before_anything_changes(stage: Stage) -> N
     assert stage.uid() != before
 
 
-def said_by_jobs(stage: Stage) -> str:
+def said_by_pods(stage: Stage) -> str:
     return "\n".join(log.read_text() for log in stage.kubelet.folder.glob("*/log"))
 
 
@@ -272,7 +274,44 @@ def test_three_members_with_an_etcd_of_their_own(stage: Stage) -> None:
     # More members of etcd are not made by a number.
     with pytest.raises(HelmRefused, match="pre-upgrade hooks failed"):
         stage.install(merged(THREE, {"etcd": {"replicas": 5}}))
-    assert "etcd.replicas" in said_by_jobs(stage)
+    assert "etcd.replicas" in said_by_pods(stage)
+
+
+def test_sqlite_moves_to_etcd_as_the_guide_says(stage: Stage) -> None:
+    stage.install({})
+    context = stage.context()
+    stage.edgectl(context, "apply", "-f", "-", stdin=PROVIDER)
+    made = stage.secrets()
+
+    upgrade = ["upgrade", "polder", str(CHART)]
+    stage.helm(*upgrade, values={"store": {"type": "etcd"}})
+    until(
+        lambda: "holds no installation" in said_by_pods(stage), "the member refuses to begin anew"
+    )
+    api = stage.plane.api
+    api.patch(api.path("statefulsets", "edge", "polder"), {"spec": {"replicas": 0}})
+    until(lambda: "polder-0" not in api.names("pods", "edge"), "nobody runs")
+    api.call("POST", api.path("pods", "edge"), migrating_pod())
+    until(lambda: phase(stage, "migrate") == "Succeeded", "everything is moved")
+    api.call("DELETE", api.path("pods", "edge", "migrate"))
+    stage.install(THREE)
+    assert "telco" in stage.edgectl(context, "get", "providers"), "as the operator that it knew"
+    assert made.items() <= stage.secrets().items()
+
+
+def migrating_pod() -> dict[str, Any]:
+    """The guide's own."""
+    text = (ROOT / "docs/helm.md").read_text().partition("# migrate.yaml")[2]
+    block = text.partition("\n")[2].partition("\n\n")[0].replace("DIGEST", "a" * 64)
+    found: dict[str, Any] = yaml.safe_load(textwrap.dedent(block))
+    return found
+
+
+def phase(stage: Stage, name: str) -> str:
+    found = stage.plane.api.get("pods", "edge", name)
+    said = str((found or {}).get("status", {}).get("phase"))
+    assert said != "Failed", said_by_pods(stage)
+    return said
 
 
 @pytest.mark.images
