@@ -120,9 +120,7 @@ def test_a_lost_ca_is_not_replaced_by_another_root(cluster: Cluster) -> None:
 
 def test_another_trust_domain_or_region_is_refused(cluster: Cluster) -> None:
     prepare(cluster)
-    with pytest.raises(
-        KubeRefused, match=r"trustDomain says other\.example"
-    ):
+    with pytest.raises(KubeRefused, match=r"trustDomain says other\.example"):
         prepare(cluster, Release("polder", "other.example", "eu-west"))
     with pytest.raises(KubeRefused, match="is of region eu-west, and region says eu-north"):
         prepare(cluster, Release("polder", "polder.example", "eu-north"))
