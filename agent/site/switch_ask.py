@@ -5,7 +5,6 @@ deadline lies ahead. The agent itself speaks by `switch_client.py`.
 """
 
 import socket
-import tempfile
 import time
 from pathlib import Path
 
@@ -16,12 +15,9 @@ LIST_BYTES = 65_536
 
 def deadlines(state_dir: Path) -> dict[str, float]:
     """What is armed, with its deadline in seconds of CLOCK_BOOTTIME. Raises OSError: no answer."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours,
-    ):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours:
         ours.settimeout(ANSWER_S)
-        ours.bind(f"{folder}/ask.sock")
+        ours.bind("")  # an abstract name: the switch has a /tmp of its own
         ours.connect(str(state_dir / "site" / "switch.sock"))
         ours.send(b"1 list")
         words = ours.recv(LIST_BYTES).decode(errors="replace").split()

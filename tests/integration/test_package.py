@@ -17,7 +17,7 @@ from tests.debian_root import DebianRoot, install
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = ROOT / "hardware" / "systemd"
 # `systemd-analyze security`, 0 is best. The agent mounts for the runtime: no mount namespace.
-EXPOSURE_MAX = {"edge-agent": 5.2, "edge-switch": 2.4, "edge-join": 2.3}
+EXPOSURE_MAX = {"edge-agent": 5.2, "edge-switch": 2.6, "edge-join": 2.3}
 # Any of these gives a service a mount namespace of its own, systemd.exec(5).
 NAMESPACING = re.compile(
     r"^(Protect(System|Home|KernelTunables|KernelModules|KernelLogs|ControlGroups|Proc)|"
@@ -64,7 +64,10 @@ def test_the_agent_has_no_mount_namespace_and_says_that_it_lives() -> None:
     assert NAMESPACING.search(text) is None
     for line in ("Type=notify", "WatchdogSec=30", "KillMode=mixed", "StateDirectoryMode=0700"):
         assert line in text.splitlines()
-    assert "StateDirectoryMode=0700" in (UNITS / "edge-switch.service").read_text().splitlines()
+    switch = (UNITS / "edge-switch.service").read_text().splitlines()
+    assert "StateDirectoryMode=0700" in switch
+    # The agent's end of their conversation has a name in the network namespace.
+    assert "PrivateNetwork=yes" not in switch
 
 
 # --- building ---------------------------------------------------------------------------------
