@@ -121,7 +121,7 @@ def _life_of_a_box(root: DebianRoot, package: Path, token: str) -> None:
     assert levels["certificates"] == levels["orchestrators"] == levels["switch"] == "ok"
 
     # An agent that hangs is replaced by systemd's watchdog.
-    root.run("kill", "-STOP", str(agent))
+    root.run("sh", "-c", f"kill -STOP {agent}")
     eventually(lambda: main_pid(root, "edge-agent") not in (0, agent), "the watchdog strikes")
     eventually(lambda: is_connected(root), "it is back after that")
     assert main_pid(root, "edge-switch") == switch
