@@ -2,7 +2,7 @@
 # Builds the programs of Kubernetes that tests of the Helm chart use, from their Go modules, into
 # .venv/kube: Debian has no packages of them. Needs Go. Does only what is missing.
 #
-#   tools/kube_tools.sh helm              3 minutes on two cores; `make test` uses it
+#   tools/kube_tools.sh helm              two minutes on two cores; `make test` uses it
 #   tools/kube_tools.sh kube-apiserver    and kube-controller-manager: longer; `make proof` uses them
 set -eu
 cd "$(dirname "$0")/.."
