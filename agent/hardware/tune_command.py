@@ -17,13 +17,17 @@ from agent.hardware import shelf, tuning
 from agent.hardware.profile import InvalidProfile, Profile
 
 OK, FAILED, WOULD_CHANGE = 0, 1, 3
+DECLINED = "etc/polder/no-tuning"
 
 
 def tune(root: Path, *, check: bool, undo: bool, name: str = "") -> int:
     """Write what the profile wants below `root`, or remove it all. Changed paths go to stdout.
 
-    Returns OK, FAILED, or WOULD_CHANGE with `check`, which changes nothing.
+    Nothing is written where an operator made the file DECLINED. Returns OK, FAILED, or
+    WOULD_CHANGE with `check`, which changes nothing.
     """
+    if not undo and (root / DECLINED).exists():
+        return OK
     try:
         wanted = {} if undo else tuning.files(_chosen(name))
     except (shelf.NoProfiles, InvalidProfile) as error:

@@ -17,7 +17,7 @@ from tests.debian_root import DebianRoot, install
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = ROOT / "hardware" / "systemd"
 # `systemd-analyze security`, 0 is best. The agent mounts for the runtime: no mount namespace.
-EXPOSURE_MAX = {"edge-agent": 5.2, "edge-switch": 2.6, "edge-join": 2.3}
+EXPOSURE_MAX = {"edge-agent": 5.2, "edge-switch": 2.6, "edge-join": 2.3, "edge-tune": 1.6}
 # Any of these gives a service a mount namespace of its own, systemd.exec(5).
 NAMESPACING = re.compile(
     r"^(Protect(System|Home|KernelTunables|KernelModules|KernelLogs|ControlGroups|Proc)|"
@@ -348,6 +348,9 @@ def test_prepare_leaves_what_somebody_else_wrote(fresh: DebianRoot) -> None:
     assert "kept     /etc/sysctl.d/70-polder.conf" in said
     assert fresh.run("cat", "/etc/sysctl.d/70-polder.conf").stdout == "vm.swappiness = 1\n"
     assert not fresh.exists("/etc/cni/net.d/10-polder.conflist")
+    assert "changed  /etc/polder/profile" in prepare(fresh, "--profile", "jetson-orin")
+    assert fresh.run("cat", "/etc/polder/profile").stdout == "jetson-orin\n"
+    assert "/etc/polder/profile" not in prepare(fresh, "--profile", "jetson-orin")
 
 
 @pytest.mark.dpkg

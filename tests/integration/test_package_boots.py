@@ -26,6 +26,7 @@ NAME = "polder-test-aarch64"
 # The ELF header of aarch64 and its mask, as in qemu's scripts/qemu-binfmt-conf.sh.
 MAGIC = r"\x7f\x45\x4c\x46\x02\x01\x01" + r"\x00" * 9 + r"\x02\x00\xb7\x00"
 MASK = r"\xff" * 7 + r"\x00" + r"\xff" * 8 + r"\xfe\xff\xff\xff"
+JOURNAL = "/etc/systemd/journald.conf.d/60-polder.conf"
 DEADLINE_S = 120.0
 
 
@@ -99,15 +100,19 @@ async def test_under_systemd_it_joins_by_its_token_and_comes_back(
             await asyncio.to_thread(_life_of_a_box, root, packages["amd64"], token)
         node = (await rig.admin().Get(operator_pb2.GetRequest(ref=ref("Node", "box-1")))).resource
         inventory = json.loads(node.status_json)["inventory"]
-        assert inventory["hardwareProfile"] == "generic"
+        assert inventory["hardwareProfile"] == "raspberry-pi-5"
+        assert inventory["reserved"]["memoryBytes"] == 384 << 20
 
 
 def _life_of_a_box(root: DebianRoot, package: Path, token: str) -> None:
     install(root, package)
     root.put("/etc/polder/join-token", token, 0o600)  # as cloud-init or the installer leave it
+    root.put("/etc/polder/profile", "raspberry-pi-5\n")  # as `prepare --profile` leaves it
     root.boot()
     eventually(lambda: is_connected(root), "the box joins by itself")
     assert not root.exists("/etc/polder/join-token")
+    assert root.run("systemctl", "is-active", "edge-tune").stdout == "active\n"
+    assert "Storage=volatile" in root.run("cat", JOURNAL).stdout
     agent, switch = main_pid(root, "edge-agent"), main_pid(root, "edge-switch")
     assert agent and switch
     # The hardening holds, and mounts of the agent are seen by everybody.

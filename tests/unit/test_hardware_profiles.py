@@ -144,6 +144,17 @@ def test_ones_own_profile_replaces_a_shipped_one_and_a_bad_one_is_left_out(tmp_p
     assert len(complaints) == 2 and "bad.toml" in complaints[0] and "larger" in complaints[1]
 
 
+def test_an_operators_word_counts_more_than_the_boxs(tmp_path: Path) -> None:
+    put(tmp_path, {"proc/device-tree/compatible": "nvidia,tegra234\0"})
+    box = Box(root=tmp_path, machine="aarch64")
+    assert shelf.own_profile(box, FOLDER)[0].name == "jetson-orin"
+    put(tmp_path, {"etc/polder/profile": "cpe-5g-2gib\n"})
+    assert shelf.own_profile(box, FOLDER) == (PROFILES["cpe-5g-2gib"], [])
+    put(tmp_path, {"etc/polder/profile": "toaster\n"})
+    profile, complaints = shelf.own_profile(box, FOLDER)
+    assert profile.name == "jetson-orin" and "toaster" in complaints[0]
+
+
 def test_without_the_generic_one_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(shelf.NoProfiles, match="generic"):
         shelf.load(tmp_path, tmp_path)
@@ -214,6 +225,12 @@ def test_what_somebody_else_wrote_stays(tmp_path: Path) -> None:
     assert (tmp_path / tuning.JOURNAL).read_text() == "[Journal]\nStorage=persistent\n"
     tune_command.apply(tmp_path, {})
     assert (tmp_path / tuning.JOURNAL).exists()
+
+
+def test_tuning_can_be_declined(tmp_path: Path) -> None:
+    put(tmp_path, {tune_command.DECLINED: ""})
+    assert tune_command.tune(tmp_path, check=False, undo=False, name="raspberry-pi-5") == 0
+    assert not (tmp_path / tuning.WATCHDOG).exists()
 
 
 def test_another_profile_takes_away_what_the_first_set(tmp_path: Path) -> None:
