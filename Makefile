@@ -4,7 +4,7 @@ SITE := $(wildcard tests/e2e/test_site_*.py) tests/e2e/test_isolation_example.py
 	tests/e2e/test_bench_takeover.py
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart down test proof proof-site lint unit protos format bench clean
+.PHONY: help quickstart down test proof proof-site proof-chart lint unit protos format bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,7 +24,7 @@ test: ## Everything: linters, types, layers, stubs, all tests
 
 proof: ## Long proofs: lost regions, members and stores; seeded faults; simulations
 	@tools/bootstrap.sh --system --tests
-	@$(PY) -m pytest -m long $(SITE:%=--ignore=%)
+	@$(PY) -m pytest -m long $(SITE:%=--ignore=%) --ignore=tests/charts
 	@$(PY) -m tests.faults --runs 50 --seed 1
 	@$(PY) -m tests.sim rollouts --seeds 100
 	@$(PY) -m tests.sim site --seeds 1000
@@ -33,6 +33,11 @@ proof-site: ## Longer proofs of a site alone: every fault on real containers; te
 	@tools/bootstrap.sh --system --tests
 	@$(PY) -m pytest -m long $(SITE)
 	@$(PY) -m tests.sim site --seeds 10000
+
+proof-chart: ## The Helm chart on a real API server (needs Go), and images for amd64 and arm64
+	@tools/bootstrap.sh --system --tests
+	@tools/kube_tools.sh kube-apiserver
+	@$(PY) -m pytest -m long tests/charts
 
 lint: ## Linters, types, layers, freshness of generated stubs
 	@tools/bootstrap.sh --tests

@@ -15,6 +15,7 @@ from agent.domain.files import host_rule
 from polder.manifest.quantity import cpu_millis, memory_bytes
 
 DEFAULT_FILE = Path("/etc/polder/agent.toml")
+STATE_DIR = Path("/var/lib/polder-agent")
 ENV_PREFIX = "POLDER_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("json", "logfmt")
@@ -61,7 +62,7 @@ class AgentConfig:
     operators who come to the site itself.
     """
 
-    state_dir: Path = Path("/var/lib/polder-agent")
+    state_dir: Path = STATE_DIR
     log_dir: Path = Path("/var/log/polder/pods")
     runtime_socket: Path = Path("/run/containerd/containerd.sock")
     cgroup_parent: str = ""
@@ -196,8 +197,18 @@ def _line_of(text: str, section: str, key: str) -> int:
     return 1
 
 
-def parse_file(text: str, name: str = "agent.toml") -> AgentConfig:
-    """The settings of a file's text over the defaults. Raises InvalidConfig."""
+def reserved(cpu: str, memory: str, disk: str) -> Reserved:
+    """Of texts as the file has them; a profile's recommendation. Raises ValueError."""
+    return Reserved(_RESERVED["cpu"](cpu), _RESERVED["memory"](memory), _RESERVED["disk"](disk))
+
+
+def parse_file(
+    text: str, name: str = "agent.toml", kept_back: Reserved | None = None
+) -> AgentConfig:
+    """The settings of a file's text over the defaults. Raises InvalidConfig.
+
+    `kept_back` is the default of `reserved` where the box's profile recommends one.
+    """
     import tomllib  # not in the long-running process
 
     try:
@@ -222,7 +233,7 @@ def parse_file(text: str, name: str = "agent.toml") -> AgentConfig:
             raise InvalidConfig(f"{name}:{_line_of(text, '', key)}: {key}: expected a table")
         return raw
 
-    reserved = {
+    own_reserved = {
         key: read("reserved", key, _RESERVED.get(key), raw)
         for key, raw in table("reserved").items()
     }
@@ -238,18 +249,22 @@ def parse_file(text: str, name: str = "agent.toml") -> AgentConfig:
     made = replace(AgentConfig(), **top)  # type: ignore[arg-type]
     return replace(
         made,
-        reserved=replace(Reserved(), **reserved),  # type: ignore[arg-type]
+        reserved=replace(kept_back or Reserved(), **own_reserved),  # type: ignore[arg-type]
         devices=devices,  # type: ignore[arg-type]
         host_paths=host_paths,  # type: ignore[arg-type]
     )
 
 
 def load(
-    file: Path | None, environ: Mapping[str, str] = os.environ, **flags: object
+    file: Path | None,
+    environ: Mapping[str, str] = os.environ,
+    kept_back: Reserved | None = None,
+    **flags: object,
 ) -> AgentConfig:
     """The settings in use. `file` None means the default file, if there is one.
 
-    `flags` are those of the command line, None where not given. Raises InvalidConfig.
+    `flags` are those of the command line, None where not given, `kept_back` as for `parse_file`.
+    Raises InvalidConfig.
     """
     chosen = file or (Path(environ["POLDER_CONFIG"]) if "POLDER_CONFIG" in environ else None)
     try:
@@ -260,7 +275,7 @@ def load(
         text = ""
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidConfig(f"{chosen or DEFAULT_FILE}: {error}") from error
-    config = parse_file(text, str(chosen or DEFAULT_FILE))
+    config = parse_file(text, str(chosen or DEFAULT_FILE), kept_back)
     for key, (attribute, parse) in _TOP.items():
         variable = ENV_PREFIX + key.upper()
         for source, raw in ((variable, environ.get(variable)), (f"--{key}", flags.pop(key, None))):

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from agent.accelerators import Accelerator, find
-from agent.config import Reserved
+from agent.config import STATE_DIR, Reserved
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv8l": "arm64"}
 _VIRTUAL_LINKS = (
@@ -53,7 +53,8 @@ class Inventory:
 
     `host_paths` is what the box's configuration lets pods see of it, `site_endpoints` where the
     nodes of its site reach it, `local_endpoints` where operators do, and `site_certificate` what it
-    shows all of them there (DER).
+    shows all of them there (DER). `hardware_profile` names the class of boxes that this one is of
+    (`agent/hardware/`).
     """
 
     arch: str
@@ -73,6 +74,7 @@ class Inventory:
     site_endpoints: tuple[str, ...] = ()
     site_certificate: bytes = b""
     local_endpoints: tuple[str, ...] = ()
+    hardware_profile: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +95,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """Where to look. `disk` is a path on the file system that containers and images fill."""
+    """Where to look. `disk` is a path on the file system that containers and images fill.
+
+    `state_dir` is the agent's; `profile` the name of the hardware profile, found out beforehand.
+    """
 
     root: Path = Path("/")
     disk: Path = Path("/var/lib")
     machine: str = ""  # as uname -m says; empty: ask
+    state_dir: Path = STATE_DIR
+    profile: str = ""
 
     def text(self, path: str) -> str:
         """A small kernel file, without surrounding blanks and NULs; empty when it is not there."""
@@ -131,9 +138,8 @@ def take(
         capacity.disk_bytes - kept.disk_bytes,
         counts,
     )
-    machine = box.machine or os.uname().machine
     return Inventory(
-        arch=_ARCHITECTURES.get(machine, machine),
+        arch=architecture(box),
         os=_os_name(box),
         kernel=box.text("proc/sys/kernel/osrelease"),
         hostname=box.text("proc/sys/kernel/hostname") or socket.gethostname(),
@@ -146,6 +152,7 @@ def take(
         addresses=_addresses(),
         host_paths=host_paths,
         complaints=tuple(complaints),
+        hardware_profile=box.profile,
     )
 
 
@@ -163,11 +170,24 @@ def with_site(
     )
 
 
+def architecture(box: Box) -> str:
+    """As OCI images name it."""
+    machine = box.machine or os.uname().machine
+    return _ARCHITECTURES.get(machine, machine)
+
+
+def memory_total(box: Box) -> int:
+    """In bytes; 0 when the kernel does not say."""
+    return _memory(box)["MemTotal"]
+
+
 def machine_id(box: Box) -> str:
     """A stable, hashed name of this installation; hashed as machine-id(5) asks.
 
-    Empty when the box has neither a machine id nor a serial number.
+    Empty when the box has neither a machine id nor a serial number. Two agents of one box differ by
+    their state directories; two boxes with copies of one disk do not differ, and are told so.
     """
+    own = "" if box.state_dir == STATE_DIR else f"\0{box.state_dir}"
     for path in (
         "etc/machine-id",
         "var/lib/dbus/machine-id",
@@ -176,7 +196,7 @@ def machine_id(box: Box) -> str:
     ):
         text = box.text(path)
         if text and text != "uninitialized":
-            return sha256(b"polder.v1.machine\0" + text.encode()).hexdigest()
+            return sha256(f"polder.v1.machine\0{text}{own}".encode()).hexdigest()
     return ""
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import grpc
 
 from agent.channel import detail_of, open_join_channel
+from agent.domain import clock
 from agent.domain.site.lease_record import JOINED, NAME
 from agent.identity_store import IdentityFailure, IdentityStore, NodeIdentity, NotJoined, to_pem
 from agent.inventory import Box, machine_id
@@ -98,6 +99,10 @@ async def join(
     """Get and store the identity. `box`: where its machine id is. Raises JoinFailed."""
     moment = time.time() if now is None else now
     name = _chosen_name(token, node)
+    if clock.is_impossible(moment):
+        raise JoinFailed(
+            f"this box's clock says {_utc(moment)}: no certificate is valid then; {clock.FIX}"
+        )
     if token.expires_at_ms and moment > token.expires_at_ms / 1000:
         late = int(moment - token.expires_at_ms / 1000)
         raise JoinFailed(

@@ -57,7 +57,7 @@ def main() -> int:
     logs.set_up(config.log_level, config.log_format)
     log = logging.getLogger(__name__)
     try:
-        asyncio.run(service.run(config, settings["runtime"]))
+        asyncio.run(service.run(config, settings["runtime"], settings["profile"]))
     except (Locked, IdentityFailure, OSError) as error:
         log.error("the agent cannot run", extra={"error": str(error)})
         return 1

@@ -1,7 +1,8 @@
-"""The command line `edge-agent`: run, join, status, volume, switch, version.
+"""The command line `edge-agent`: run, join, status, doctor, volume, profile, tune, switch, version.
 
 Called by `agent/__main__.py`. Exit codes: 0 done (or joined already), 1 it did not work, 2 usage or
-settings.
+settings. Of `doctor`: 0 all well, 1 warnings, 2 what must be mended. Of `tune --check`: 3 it would
+change something.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from agent import config as settings
 from polder import __version__
 
 OK, FAILED, USAGE = 0, 1, 2
+SWITCH_PATIENCE_S = 120.0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -24,7 +26,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="edge-agent", description="Runs containers on this box as Polder's orchestrators say."
     )
     verbs = parser.add_subparsers(
-        dest="verb", required=True, metavar="run|join|status|volume|switch|version"
+        dest="verb",
+        required=True,
+        metavar="run|join|status|doctor|volume|profile|tune|switch|version",
     )
 
     def verb(name: str, text: str) -> argparse.ArgumentParser:
@@ -58,12 +62,37 @@ def _parser() -> argparse.ArgumentParser:
     join.add_argument("--force", action="store_true", help="replace an identity that is there")
     status = verb("status", "Show who this box is and how its agent does.")
     status.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    doctor = verb("doctor", "Check whether this box can do its work, and say how to mend it.")
+    doctor.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    doctor.add_argument("-q", "--quiet", action="store_true", help="only what is not well")
     volume = verb("volume", "Local data of replicas on this box: nothing else ever deletes it.")
     volume.add_argument("action", choices=("list", "delete"))
     volume.add_argument("name", nargs="?", default="", metavar="NAMESPACE/REPLICA/VOLUME")
-    verb("switch", "Run the dead-man's switch of this box in the foreground, as systemd does.")
+    _hardware_verbs(verbs)
+    switch = verb("switch", "Run the dead-man's switch of this box in the foreground.")
+    switch.add_argument(
+        "--wait",
+        action="store_true",
+        help="run none: wait until nothing is armed with the one that runs, at most two minutes",
+    )
     verbs.add_parser("version", help="Print the version.")
     return parser
+
+
+def _hardware_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "Show what is known of this class of boxes."
+    profile = verbs.add_parser("profile", help=text, description=text)
+    profile.add_argument("name", nargs="?", default="", help="default: that of this box")
+    profile.add_argument("--list", action="store_true", dest="every", help="all, a line each")
+    profile.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    text = "Set watchdog, journal and writes as the box's profile recommends; prints what changed."
+    tune = verbs.add_parser("tune", help=text, description=text)
+    tune.add_argument("--check", action="store_true", help="change nothing; 3: it would")
+    tune.add_argument("--undo", action="store_true", help="remove all that it wrote")
+    tune.add_argument("--profile", default="", metavar="NAME", help="default: that of this box")
+    tune.add_argument(
+        "--root", type=Path, default=Path("/"), metavar="DIR", help="of an image, not of this box"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.verb == "version":
         sys.stdout.write(f"edge-agent {__version__}\n")
         return OK
+    if options.verb in ("profile", "tune"):
+        return _hardware(options)
     flags = {
         key: getattr(options, key)
         for key in (
@@ -84,14 +115,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if getattr(options, key, None) is not None
     }
+    profile, kept_back = _own_profile() if options.verb == "run" else ("", None)
     try:
-        config = settings.load(options.config, **flags)
+        config = settings.load(options.config, kept_back=kept_back, **flags)
     except settings.InvalidConfig as error:
         return _fail(str(error), USAGE)
     if options.verb == "run":
-        return _run(config, options.runtime)
+        return _run(config, options.runtime, profile)
+    if options.verb == "doctor":
+        from agent.doctor import command
+
+        return command.run(config, as_json=options.output == "json", quiet=options.quiet)
     if options.verb == "switch":
-        return _switch(config)
+        return _wait_for_switch(config) if options.wait else _switch(config)
     if options.verb == "join":
         return _join(config, options)
     if options.verb == "volume":
@@ -107,11 +143,41 @@ def _fail(message: str, code: int = FAILED) -> int:
 # --- run ----------------------------------------------------------------------------------------
 
 
-def _run(config: settings.AgentConfig, runtime: str) -> int:
-    from agent import lean
+def _own_profile() -> tuple[str, settings.Reserved | None]:
+    """Name, and what is kept back for the system. Found out here: the agent reads no TOML."""
+    from agent.hardware import shelf
+    from agent.hardware.profile import GENERIC
 
     try:
-        lean.start({"config": settings.to_plain(config), "runtime": runtime})
+        profile, complaints = shelf.own_profile()
+    except shelf.NoProfiles as error:
+        _fail(str(error))
+        return "", None
+    for complaint in complaints:
+        _fail(complaint)
+    if profile.name == GENERIC:
+        return profile.name, None
+    reserve = profile.reserve
+    return profile.name, settings.reserved(reserve.cpu, reserve.memory, reserve.disk)
+
+
+def _hardware(options: argparse.Namespace) -> int:
+    from agent.hardware import tune_command
+
+    if options.verb == "profile":
+        as_json = options.output == "json"
+        return tune_command.show(options.name, every=options.every, as_json=as_json)
+    return tune_command.tune(
+        options.root, check=options.check, undo=options.undo, name=options.profile
+    )
+
+
+def _run(config: settings.AgentConfig, runtime: str, profile: str) -> int:
+    from agent import lean
+
+    plain = settings.to_plain(config)
+    try:
+        lean.start({"config": plain, "runtime": runtime, "profile": profile})
     except OSError as error:
         return _fail(f"the agent cannot be started: {error}")
 
@@ -127,12 +193,21 @@ def _switch(config: settings.AgentConfig) -> int:
         return _fail(f"the switch cannot be started: {error}")
 
 
+def _wait_for_switch(config: settings.AgentConfig) -> int:
+    from agent.site import switch_ask
+
+    if switch_ask.wait_until_idle(config.state_dir, SWITCH_PATIENCE_S):
+        return OK
+    return _fail("an exclusive replica still has a deadline ahead: is an agent running?")
+
+
 # --- join ---------------------------------------------------------------------------------------
 
 
 def _join(config: settings.AgentConfig, options: argparse.Namespace) -> int:
     from agent import join as joining
     from agent.identity_store import IdentityStore
+    from agent.inventory import Box
     from agent.notify import Locked, StateLock
     from polder import tokens
 
@@ -143,8 +218,9 @@ def _join(config: settings.AgentConfig, options: argparse.Namespace) -> int:
         if done is None:
             lock = StateLock(config.state_dir)
             try:
+                box = Box(state_dir=config.state_dir)
                 done = asyncio.run(
-                    joining.join(store, token, node=options.node, version=__version__)
+                    joining.join(store, token, node=options.node, version=__version__, box=box)
                 )
                 joining.begin_memory(config.state_dir)
             finally:

@@ -98,6 +98,7 @@ def inventory_message(inventory: Inventory) -> agent_pb2.NodeInventory:
         runtime_version=inventory.runtime_version,
         machine_id=inventory.machine_id,
         model=inventory.model,
+        hardware_profile=inventory.hardware_profile,
         capacity=_resources(inventory.capacity),
         reserved=_resources(inventory.reserved),
         allocatable=_resources(inventory.allocatable),

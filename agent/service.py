@@ -65,8 +65,11 @@ def make_runtime(kind: str, config: AgentConfig) -> Runtime:
     return CriRuntime(str(config.runtime_socket))
 
 
-async def run(config: AgentConfig, runtime_kind: str = "cri") -> None:
-    """Until SIGTERM or SIGINT. Raises Locked, IdentityFailure and OSError at the start."""
+async def run(config: AgentConfig, runtime_kind: str = "cri", profile: str = "") -> None:
+    """Until SIGTERM or SIGINT. `profile` names the box's hardware profile.
+
+    Raises Locked, IdentityFailure and OSError at the start.
+    """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -77,7 +80,7 @@ async def run(config: AgentConfig, runtime_kind: str = "cri") -> None:
     lock = StateLock(config.state_dir)
     runtime = make_runtime(runtime_kind, config)
     try:
-        agent = await Agent.assemble(config, store, runtime)
+        agent = await Agent.assemble(config, store, runtime, profile)
         await agent.run(stopping)
     finally:
         notify("STOPPING=1")
@@ -172,9 +175,12 @@ class Agent:
         self._status = StatusFile(config.state_dir)
 
     @classmethod
-    async def assemble(cls, config: AgentConfig, store: IdentityStore, runtime: Runtime) -> "Agent":
+    async def assemble(
+        cls, config: AgentConfig, store: IdentityStore, runtime: Runtime, profile: str = ""
+    ) -> "Agent":
         """Look at the box and the runtime, and connect the pieces."""
-        box = Box(disk=await _container_disk(runtime, config.state_dir))
+        disk = await _container_disk(runtime, config.state_dir)
+        box = Box(disk=disk, state_dir=config.state_dir, profile=profile)
         inventory = take(box, config.reserved, config.devices, config.host_paths)
         inventory = with_runtime(inventory, await _runtime_version(runtime, ""))
         certificate = await assembly.site_certificate(config, store)

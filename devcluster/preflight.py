@@ -103,6 +103,68 @@ def missing_faketime() -> list[Missing]:
     return [] if power.faketime() else [Missing("libfaketime", "libfaketime")]
 
 
+def _built(program: str) -> Path | None:
+    """On the path, or where tools/kube_tools.sh puts what it builds."""
+    ours = Path(__file__).resolve().parents[1] / ".venv" / "kube"
+    found = shutil.which(program, path=f"{_search_path()}:{ours}")
+    return Path(found) if found else None
+
+
+def helm() -> Path | None:
+    """The program that renders and installs charts."""
+    return _built("helm")
+
+
+def kube_apiserver() -> Path | None:
+    """The API server of Kubernetes."""
+    return _built("kube-apiserver")
+
+
+def missing_helm() -> list[Missing]:
+    """What stands in the way of rendering the chart. Debian has no package of it."""
+    return [] if helm() else [Missing("helm (tools/kube_tools.sh helm, with Go)", "")]
+
+
+def missing_kubernetes() -> list[Missing]:
+    """What stands in the way of an API server of one's own, with pods that really run."""
+    found = missing_helm() + missing_etcd() + missing_netns()
+    if kube_apiserver() is None:
+        found.append(Missing("kube-apiserver (tools/kube_tools.sh kube-apiserver, with Go)", ""))
+    return found
+
+
+def missing_images() -> list[Missing]:
+    """What stands in the way of building container images."""
+    found = [m for m in missing() if "rights" in m.what or "CAP_" in m.what]
+    for program in ("buildah", "mmdebstrap"):
+        if shutil.which(program, path=_search_path()) is None:
+            found.append(Missing(program, program))
+    return found
+
+
+def missing_dpkg() -> list[Missing]:
+    """What stands in the way of installing the agent's package into a copy of this system."""
+    found = [m for m in missing() if "rights" in m.what or "CAP_" in m.what]
+    for program in ("dpkg-deb", "deb-systemd-helper", "unshare", "nsenter"):
+        if shutil.which(program, path=_search_path()) is None:
+            found.append(Missing(program, ""))
+    if not Path("/usr/bin/python3.11").exists():
+        found.append(Missing("Debian 12's Python 3.11", "python3"))
+    return found
+
+
+def missing_emulation() -> list[Missing]:
+    """What stands in the way of a Debian of another architecture, under qemu-user."""
+    found = missing_dpkg()
+    if shutil.which("debootstrap", path=_search_path()) is None:
+        found.append(Missing("debootstrap", "debootstrap"))
+    if shutil.which("qemu-aarch64-static") is None:
+        found.append(Missing("qemu-aarch64-static", "qemu-user-static"))
+    if "binfmt_misc" not in Path("/proc/filesystems").read_text():
+        found.append(Missing("binfmt_misc in the kernel", ""))
+    return found
+
+
 def missing_spin() -> list[Missing]:
     """What stands in the way of checking models: spin makes C of them, which is compiled."""
     found = [] if shutil.which("spin") else [Missing("spin", "spin")]

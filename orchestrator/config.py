@@ -71,6 +71,11 @@ class Config:
         key="metrics_listen",
         default="127.0.0.1:7480",
     )
+    health_listen: str = spec(
+        "Health for a platform's probes: grpc.health.v1 without TLS. Empty: off.",
+        key="health_listen",
+        default="",
+    )
     advertise: tuple[str, ...] = spec(
         "Addresses of this member that agents and operators dial. Default: from listen.", default=()
     )
@@ -316,9 +321,10 @@ def _typed(info: FieldInfo, text: str) -> object:
 def _check(config: Config) -> None:
     if LABEL.fullmatch(config.member_name) is None:
         raise ConfigError(f"member: {config.member_name!r} is not {LABEL_HELP}")
-    for key in ("listen", "join_listen", "metrics_listen", "peer_listen", "advertise_peer"):
+    optional = ("metrics_listen", "health_listen", "peer_listen", "advertise_peer")
+    for key in ("listen", "join_listen", *optional):
         address = getattr(config, key)
-        if address or key in ("listen", "join_listen"):
+        if address or key not in optional:
             parse_address(key, address)
     for key in ("advertise", "advertise_join"):
         for address in getattr(config, key):

@@ -4,6 +4,9 @@ serve              run a member; the first start makes the CA, the Store and adm
 ca                 make, renew and carry certificate authorities (ca_command.py)
 migrate            move an installation to another Store, while no orchestrator runs
 operator create    a new operator's context file; with SQLite, while no orchestrator runs on it
+operator admin-context  print the context that the first start made
+probe              what a box would find: is it served, and by whom (probing.py)
+kube               secrets and records of a release in Kubernetes, for the Helm chart (kube/)
 version
 """
 
@@ -14,6 +17,7 @@ import ctypes
 import gc
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,14 +29,18 @@ from orchestrator.ca_command import add_ca
 from orchestrator.config import Config, ConfigError, load_config, settings
 from orchestrator.identity.pem import UnusableFile
 from orchestrator.installation import (
+    ADMIN_CONTEXT,
     WrongInstallation,
     issue_context,
     prepare_authority,
     prepare_store,
 )
+from orchestrator.kube.api import KubeRefused
+from orchestrator.kube.command import add_kube
 from orchestrator.listeners import CannotListen
 from orchestrator.members import NotAdmitted
 from orchestrator.moving import add_migrate
+from orchestrator.probing import NotServed, add_probe
 from orchestrator.refusals import Refused
 from orchestrator.server import Orchestrator
 from orchestrator.store.address import open_address
@@ -53,6 +61,8 @@ _FAILURES = (
     NotAdmitted,
     CannotListen,
     CannotMigrate,
+    KubeRefused,
+    NotServed,
     StoreError,
     Refused,
     OSError,
@@ -99,11 +109,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ROLE",
         help="admin, operator:NAMESPACE or viewer:NAMESPACE; may be repeated",
     )
-    create.add_argument("--out", required=True, type=Path, metavar="FILE")
+    create.add_argument("--out", required=True, type=Path, metavar="FILE", help="-: print it")
     create.add_argument("--namespace", default="default", help="that edgectl starts in")
     _add_settings(create)
     create.set_defaults(run=_operator_create)
+    shown = actions.add_parser(
+        "admin-context", help="print the context file that the first start made: it holds a key"
+    )
+    _add_settings(shown)
+    shown.set_defaults(run=_admin_context)
     add_migrate(commands)
+    add_probe(commands)
+    add_kube(commands)
     commands.add_parser("version", help="print the version").set_defaults(run=_version)
     return parser
 
@@ -206,20 +223,33 @@ async def _create_operator(config: Config, options: argparse.Namespace) -> int:
     store = await open_address(config.store_address, config.etcd_access, create=True)
     try:
         await prepare_store(store, authority, config, time.time)
-        roles = tuple(options.role)
-        await issue_context(
-            store,
-            authority,
-            config,
-            time.time,
-            options.name,
-            roles,
-            options.out,
-            options.namespace,
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            printed = options.out == Path("-")
+            path = Path(folder) / "context.yaml" if printed else options.out
+            await issue_context(
+                store,
+                authority,
+                config,
+                time.time,
+                options.name,
+                tuple(options.role),
+                path,
+                options.namespace,
+            )
+            print(path.read_text() if printed else path, end="" if printed else "\n")  # noqa: T201
     finally:
         await store.close()
-    print(options.out)  # noqa: T201
+    return 0
+
+
+def _admin_context(options: argparse.Namespace) -> int:
+    path = _config(options).data_path / ADMIN_CONTEXT
+    if not path.exists():
+        raise WrongInstallation(
+            f"there is no {path}: another member made the first admin, or it was taken away",
+            "Ask the other members, or: edge-orchestrator operator create NAME --role admin.",
+        )
+    print(path.read_text(), end="")  # noqa: T201 - what the caller asked for
     return 0
 
 

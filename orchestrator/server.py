@@ -51,6 +51,7 @@ from orchestrator.notify import notify
 from orchestrator.parts import Parts, build_parts
 from orchestrator.patience import patiently
 from orchestrator.playing_dead import PlayingDead
+from orchestrator.probes import Probes
 from orchestrator.refusals import Refused, unavailable
 from orchestrator.roll_call import RollCall
 from orchestrator.store import keys
@@ -86,6 +87,7 @@ class Orchestrator:
         self._patient = False
         self._epoch_base = 0
         self._making_admin = False
+        self._probes: Probes | None = None
         self.parts: Parts
         self.playing: PlayingDead
         self.drill: DrillWatch
@@ -150,6 +152,10 @@ class Orchestrator:
 
     async def _start(self) -> None:
         config, clock = self._config, self._clock
+        if config.health_listen:
+            self._probes = Probes(config.health_listen)
+            await self._probes.start()
+            self._undo.push_async_callback(self._probes.stop)
         store, authority, metrics = await self.prepare(patient=True)
         parts = self.parts = build_parts(
             config, store, authority, metrics, clock, running_version()
@@ -171,7 +177,7 @@ class Orchestrator:
         await self._start_http(metrics)
         self._undo.push_async_callback(self._go_away)
         await parts.registry.announce()
-        self._serving = True
+        await self._say_ready(True)
         notify("READY=1\nSTATUS=serving")
         for concern in config.concerns:
             log.warning("settings: %s", concern)
@@ -435,5 +441,10 @@ class Orchestrator:
         if self._serving:
             log.info("stopping")
             notify("STOPPING=1")
-        self._serving = False
+        await self._say_ready(False)
         await self._undo.aclose()
+
+    async def _say_ready(self, ready: bool) -> None:
+        self._serving = ready
+        if self._probes is not None:
+            await self._probes.say(ready=ready)

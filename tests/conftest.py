@@ -1,8 +1,8 @@
 """What all tests share: fixtures, and an honest account of what this machine could not run.
 
-Tests marked `containerd`, `netns`, `etcd`, `registry` or `spin` are left out where the machine
-lacks what they need. The last lines of every run say how many were left out, where and why, so that
-green never hides a gap.
+Tests marked with what they need (`containerd`, `netns`, `etcd`, `registry`, `spin`, `dpkg`,
+`emulation`, `helm`, `images`, `kubernetes`) are left out where the machine lacks it. The last lines
+of every run say how many were left out, where and why, so that green never hides a gap.
 
 Property tests replay the same examples in every run, so that a change and not luck decides whether
 they pass; `HYPOTHESIS_PROFILE=explore` draws new ones. On a CI machine (`CI` is set) a test of real
@@ -52,6 +52,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "registry": preflight.missing_registry(),
         "spin": preflight.missing_spin(),
         "faketime": preflight.missing_faketime(),
+        "dpkg": preflight.missing_dpkg(),
+        "emulation": preflight.missing_emulation(),
+        "helm": preflight.missing_helm(),
+        "images": preflight.missing_images(),
+        "kubernetes": preflight.missing_kubernetes(),
     }
     for item in items:
         for mark, missing in lacking.items():

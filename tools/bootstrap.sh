@@ -90,7 +90,7 @@ if [ "$system" = yes ]; then
         packages="$packages $(.venv/bin/python -c \
             'from devcluster import preflight as p
 print(*p.packages(p.missing_etcd() + p.missing_netns() + p.missing_registry()
-    + p.missing_spin() + p.missing_faketime()))')"
+    + p.missing_spin() + p.missing_faketime() + p.missing_emulation() + p.missing_images()))')"
         packages="${packages# }"
         packages="${packages% }"
     fi
@@ -98,4 +98,8 @@ print(*p.packages(p.missing_etcd() + p.missing_netns() + p.missing_registry()
         # shellcheck disable=SC2086 # one word per package
         install_packages $packages || say "as root, run: apt-get install $packages"
     fi
+fi
+
+if [ "$tests" = yes ] && command -v go >/dev/null 2>&1; then
+    tools/kube_tools.sh helm >&2 || say "helm could not be built: tests of the chart are left out"
 fi

@@ -14,7 +14,20 @@ from edgectl.arguments import (
 def _token_create(p: Parser) -> None:
     p.add_argument("--site", required=True, metavar="SITE", help="where the node will stand")
     p.add_argument("--node", default="", metavar="NAME", help="the only node that may use it")
-    p.add_argument("--ttl", default="10m", metavar="TIME", help="at most and by default 10m")
+    p.add_argument(
+        "--ttl",
+        default="",
+        metavar="TIME",
+        help="at most and by default 10m; for named nodes at most, for --count by default 24h",
+    )
+    p.add_argument(
+        "--count", type=int, default=0, metavar="N", help="for a pallet of boxes, into --out"
+    )
+    p.add_argument(
+        "--out", default="", metavar="DIR", help="a folder for each box: token, cloud-init, preseed"
+    )
+    p.add_argument("--prefix", default="", metavar="TEXT", help="of their names; default: SITE-")
+    p.add_argument("--first", type=int, default=1, metavar="N", help="number of the first; 1")
 
 
 def _places(p: Parser) -> None:
@@ -77,7 +90,7 @@ NODES = (
         children=(
             Verb(
                 "create",
-                "make one; it is printed alone",
+                "make one; it is printed alone. Or one for each box of a pallet, with --count",
                 _token_create,
                 "token:create",
                 example="token create --site nl-utr-1 --node edge-1",

@@ -23,6 +23,15 @@ HOST_PATHS_MAX = 256
 PATH_MAX = 4096
 READ_ONLY = ":ro"
 TEXT_MAX = 256
+TEXTS = (
+    "os",
+    "kernel",
+    "runtime_version",
+    "machine_id",
+    "model",
+    "hostname",
+    "hardware_profile",
+)
 SITE_ENDPOINTS_MAX = 16
 SITE_CERTIFICATE_MAX = 4096  # bytes
 _AMOUNT_LIMITS = {
@@ -45,7 +54,7 @@ def problems(inventory: agent_pb2.NodeInventory) -> list[str]:
         found.append(f"arch is {inventory.arch[:40]!r}, neither amd64 nor arm64")
     if len(inventory.accelerators) > ACCELERATORS_MAX:
         found.append(f"has {len(inventory.accelerators)} accelerators")
-    for name in ("os", "kernel", "runtime_version", "machine_id", "model", "hostname"):
+    for name in TEXTS:
         if len(getattr(inventory, name)) > TEXT_MAX:
             found.append(f"{name} is longer than {TEXT_MAX} characters")
     if len(inventory.addresses) > TEXT_MAX:

@@ -21,6 +21,8 @@ from polder.tokens import JoinToken, secret_digest
 log = logging.getLogger(__name__)
 
 TTL_S_MAX = 600.0
+NAMED_TTL_S_MAX = 24 * 3600.0
+"""Of a token that names its node: a pallet of boxes is not unpacked in ten minutes (ADR 30)."""
 _SECRET_BYTES = 32
 _SWEEP_EVERY_S = 60.0
 _SWEEP_BATCH = 100
@@ -46,15 +48,17 @@ class JoinTokens:
         self._whereabouts = Whereabouts(cache, join_endpoints=join_endpoints)
 
     async def create(self, site: str, node: str, ttl_s: float, created_by: str) -> JoinToken:
-        """`ttl_s` 0: the longest. Raises Refused (NotFound, BadName, BadTtl) and StoreError."""
+        """`ttl_s` 0: ten minutes. Raises Refused (NotFound, BadName, BadTtl) and StoreError."""
         if self._cache.resource("Site", "", site) is None:
             raise not_found(f"there is no site {site!r}", "apply the Site first")
         if node and HOST_NAME.fullmatch(node) is None:
             raise invalid(
                 f"the node's name {node[:80]!r} is not {HOST_NAME_HELP}", reason="BadName"
             )
-        if not 0 <= ttl_s <= TTL_S_MAX:
-            raise invalid(f"a token lives {TTL_S_MAX:g} s at most", reason="BadTtl")
+        longest = NAMED_TTL_S_MAX if node else TTL_S_MAX
+        if not 0 <= ttl_s <= longest:
+            what = "a token for one node" if node else "a token for any node"
+            raise invalid(f"{what} lives {longest:g} s at most", reason="BadTtl")
         now = self._clock()
         expires_at_ms = int((now + (ttl_s or TTL_S_MAX)) * 1000)
         secret = secrets.token_urlsafe(_SECRET_BYTES)

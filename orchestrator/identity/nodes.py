@@ -78,8 +78,8 @@ class NodeIdentities:
     async def join(self, request: agent_pb2.JoinRequest) -> agent_pb2.JoinResponse:
         """Trades a token for an identity, exactly once.
 
-        Raises Refused: TokenUnknown, TokenExpired, WrongSite, NameTaken, SiteMissing, BadName,
-        BadCsr, Overloaded. Raises StoreError.
+        Raises Refused: TokenUnknown, TokenExpired, WrongSite, NameTaken, MachineIdTaken,
+        SiteMissing, BadName, BadCsr, Overloaded. Raises StoreError.
         """
         if self._waiting >= self._settings.waiting_max:
             raise exhausted("Overloaded", "too many nodes are joining", "try again in a minute")
@@ -105,6 +105,12 @@ class NodeIdentities:
             known = await self._store.get(keys.identity("node", node))
             spec_entry = await self._store.get(keys.spec("Node", "", node))
             self._check_free(node, token, known, spec_entry)
+            machine, machine_key = request.machine_id[:128], ""
+            if machine:
+                machine_key = keys.machine(secret_digest(machine))
+                machine_entry = await self._store.get(machine_key)
+                await catch_up(self._cache, machine_entry.mod_revision if machine_entry else 0)
+                self._check_machine(node, machine)
             identity = NodeId(self._authority.trust_domain, token.site, node)
             issued = self._issue(identity, key)
             record = self._new_record(identity, issued, request)
@@ -120,6 +126,9 @@ class NodeIdentities:
                 _as_read(keys.spec("Node", "", node), spec_entry),
                 Compare.unchanged(site),
             ]
+            if machine:
+                compares.append(_as_read(machine_key, machine_entry))
+                ops.append(Put(machine_key, node.encode()))
             # An answer of the Store's that gets lost must not cost the box its only token.
             with settling.request(secret_digest(request.token_secret), repeated=False):
                 made = to_mark(identity, issued, key)
@@ -226,6 +235,28 @@ class NodeIdentities:
                     f"choose another name, or edgectl revoke node/{node} first",
                 )
 
+    def _check_machine(self, node: str, machine: str) -> None:
+        """Two boxes with copies of one disk would be taken for one wherever a machine is told by
+        its id, and most likely share more than that. Raises Refused.
+
+        The mirror knows everybody who joined up to the last one with this id.
+        """
+        now_ms = self._clock() * 1000
+        twins = sorted(
+            other.name
+            for other in self._cache.identities("node")
+            if machine and other.machine_id == machine and other.name != node
+            if not other.revoked_at_ms and any(end > now_ms for end in other.serials.values())
+        )
+        if twins:
+            raise _refused(
+                "MachineIdTaken",
+                f"this box has the machine id of {', '.join(twins[:5])}",
+                "if its disk is a copy, give it an id of its own: rm -f /etc/machine-id "
+                "/var/lib/dbus/machine-id && systemd-machine-id-setup, then join again. If it is "
+                f"the same box under a new name: edgectl revoke node/{twins[0]}, then join again",
+            )
+
     def _issue(self, identity: NodeId, key: ec.EllipticCurvePublicKey) -> Issued:
         life = self._settings.node_life_s
         return self._authority.issue(LeafRequest(identity, key, life), self._clock())
@@ -279,23 +310,6 @@ class NodeIdentities:
             message,
             source,
         )
-        machine = request.machine_id[:128]
-        twins = [
-            other.name
-            for other in self._cache.identities("node")
-            if machine and other.machine_id == machine and other.name != identity.node
-            if not other.revoked_at_ms
-        ]
-        if twins:
-            self._events.record(
-                "Node",
-                "",
-                identity.node,
-                common_pb2.EVENT_TYPE_WARNING,
-                "MachineIdTaken",
-                f"has the machine id of {', '.join(sorted(twins)[:5])}: was its disk cloned?",
-                source,
-            )
 
     def _response(self, identity: NodeId, issued: Issued) -> agent_pb2.JoinResponse:
         return agent_pb2.JoinResponse(

@@ -30,6 +30,8 @@ MARK = "/mark"
 """Written by the etcd adapter alone, so that watches move on; see `etcd.progress`."""
 REQUESTS = "/requests/"
 """What operators' requests came to, for who asks again; on leases. See `settling`."""
+MACHINES = "/machines/"
+"""Which node joined last with a machine id: two that join at once collide here."""
 MIGRATION = "/migration"
 """In a Store to which an installation is being moved: whose. See `migrate`."""
 
@@ -60,6 +62,10 @@ def identity(kind: str, name: str) -> str:
 
 def token(secret_digest: str) -> str:
     return f"{TOKENS}{secret_digest}"
+
+
+def machine(digest: str) -> str:
+    return f"{MACHINES}{digest}"
 
 
 def node_status(node: str) -> str:

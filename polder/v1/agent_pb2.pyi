@@ -716,6 +716,7 @@ class NodeInventory(_message.Message):
     SITE_ENDPOINTS_FIELD_NUMBER: _builtins.int
     SITE_CERTIFICATE_FIELD_NUMBER: _builtins.int
     LOCAL_ENDPOINTS_FIELD_NUMBER: _builtins.int
+    HARDWARE_PROFILE_FIELD_NUMBER: _builtins.int
     arch: _builtins.str
     """"arm64" or "amd64", as in OCI images."""
     os: _builtins.str
@@ -726,6 +727,8 @@ class NodeInventory(_message.Message):
     hostname: _builtins.str
     site_certificate: _builtins.bytes
     """The certificate that it shows them, DER, self-signed."""
+    hardware_profile: _builtins.str
+    """Name of the class of boxes that it was recognised as, such as "raspberry-pi-5" or "generic"."""
     @_builtins.property
     def capacity(self) -> Global___Resources: ...
     @_builtins.property
@@ -769,10 +772,11 @@ class NodeInventory(_message.Message):
         site_endpoints: _abc.Iterable[_builtins.str] | None = ...,
         site_certificate: _builtins.bytes = ...,
         local_endpoints: _abc.Iterable[_builtins.str] | None = ...,
+        hardware_profile: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "capacity", b"capacity", "reserved", b"reserved"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "addresses", b"addresses", "allocatable", b"allocatable", "arch", b"arch", "capacity", b"capacity", "host_paths", b"host_paths", "hostname", b"hostname", "kernel", b"kernel", "local_endpoints", b"local_endpoints", "machine_id", b"machine_id", "model", b"model", "os", b"os", "reserved", b"reserved", "runtime_version", b"runtime_version", "site_certificate", b"site_certificate", "site_endpoints", b"site_endpoints"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "addresses", b"addresses", "allocatable", b"allocatable", "arch", b"arch", "capacity", b"capacity", "hardware_profile", b"hardware_profile", "host_paths", b"host_paths", "hostname", b"hostname", "kernel", b"kernel", "local_endpoints", b"local_endpoints", "machine_id", b"machine_id", "model", b"model", "os", b"os", "reserved", b"reserved", "runtime_version", b"runtime_version", "site_certificate", b"site_certificate", "site_endpoints", b"site_endpoints"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -625,7 +625,7 @@ class CreateJoinTokenRequest(_message.Message):
     node: _builtins.str
     """Empty: the joining node chooses its name."""
     ttl_ms: _builtins.int
-    """At most 600,000; 0: that."""
+    """At most 600,000, or 86,400,000 with a node; 0: 600,000."""
     def __init__(
         self,
         *,

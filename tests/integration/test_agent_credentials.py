@@ -232,6 +232,8 @@ async def test_unreachable_expired_and_misnamed(tmp_path, server) -> None:
         token = token_for(server)
         late = token.expires_at_ms / 1000 + 60
         await join(store, token, node="box-7", version="1", now=late)
+    with pytest.raises(JoinFailed, match=r"clock says 1970-01-01 00:02:00 UTC.*set the clock"):
+        await join(store, token_for(server), node="box-7", version="1", now=120.0)
     with pytest.raises(JoinFailed, match="the token is for node 'a'"):
         await join(store, token_for(server, node="a"), node="b", version="1")
     with pytest.raises(JoinFailed, match="no node name"):

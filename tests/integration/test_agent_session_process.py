@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.hardware import shelf
 from polder.v1 import agent_pb2, plan_pb2
 from tests.integration.agent_fakes import DOMAIN, Ca, Orchestrator, eventually, write_identity
 
@@ -104,6 +105,7 @@ async def test_runs_a_plan_stays_small_and_stops_gracefully(tmp_path, server, ag
     await eventually(lambda: server.visits and server.visits[0].of("heartbeat"), 20)
     visit = server.visits[0]
     assert visit.hello.inventory.capacity.cpu_millis >= 1000
+    assert visit.hello.inventory.hardware_profile in shelf.load()[0]
     assert visit.hello.inventory.machine_id == "" or len(visit.hello.inventory.machine_id) == 64
 
     visit.say(plan=server.signed(plan(5, 10)))

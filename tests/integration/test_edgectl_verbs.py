@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+import yaml
 
 from edgectl import config_file
 from edgectl.__main__ import main
@@ -476,6 +477,46 @@ def test_token_stands_alone_on_stdout(fake: FakeInstallation, run: Run) -> None:
     assert fake.api.called("CreateJoinToken")[0].ttl_ms == 300_000
     assert run("token", "create", "--site", "utr", "--ttl", "11m")[0] == 2
     assert run("token", "create")[0] == 2
+
+
+def test_a_pallet_gets_a_folder_for_each_box(
+    fake: FakeInstallation, run: Run, tmp_path: Path
+) -> None:
+    out_dir = tmp_path / "pallet"
+    command = ("token", "create", "--site", "utr", "--count", "3", "--out", str(out_dir))
+    code, out, err = run(*command)
+    assert (code, out) == (0, "utr-001\nutr-002\nutr-003\n")
+    assert "3 folders" in err and "polder1.secret" not in out + err
+    asked = fake.api.called("CreateJoinToken")
+    assert [a.node for a in asked] == ["utr-001", "utr-002", "utr-003"]
+    assert {a.ttl_ms for a in asked} == {86_400_000}
+    assert stat.S_IMODE((out_dir / "utr-002").stat().st_mode) == 0o700
+    files = sorted(path.name for path in (out_dir / "utr-002").iterdir())
+    assert files == ["meta-data", "preseed.cfg", "token", "user-data"]
+    for file in (out_dir / "utr-002").iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    cloud = yaml.safe_load((out_dir / "utr-002" / "user-data").read_text())
+    (written,) = cloud["write_files"]
+    assert written["path"] == "/etc/polder/join-token" and written["permissions"] == "0600"
+    assert written["content"] == "polder1.secret\n" and cloud["hostname"] == "utr-002"
+    again = run(*command)
+    assert again[0] == 1 and "has a folder" in again[2]
+    assert len(fake.api.called("CreateJoinToken")) == 3
+    assert run(*command, "--first", "4")[0] == 0
+
+
+def test_a_pallet_is_asked_for_whole(fake: FakeInstallation, run: Run, tmp_path: Path) -> None:
+    pallet = ("token", "create", "--site", "utr", "--out", str(tmp_path / "p"))
+    assert run(*pallet)[0] == 2
+    assert run("token", "create", "--site", "utr", "--count", "2")[0] == 2
+    assert run(*pallet, "--count", "1001")[0] == 2
+    assert run(*pallet, "--count", "2", "--node", "a")[0] == 2
+    assert run(*pallet, "--count", "2", "--prefix", "Not A Name")[0] == 2
+    assert run(*pallet, "--count", "2", "--ttl", "25h")[0] == 2
+    fake.api.put("Node", "utr-002", {}, {"ready": True})
+    code, _, err = run(*pallet, "--count", "2")
+    assert code == 1 and "utr-002 is a node already" in err
+    assert fake.api.called("CreateJoinToken") == [] and not (tmp_path / "p").exists()
 
 
 def test_operator_create_import_and_use(fake: FakeInstallation, run: Run, tmp_path: Path) -> None:

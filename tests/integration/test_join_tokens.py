@@ -160,11 +160,34 @@ async def test_a_bad_request_leaves_the_token_unused(rig: Rig, csr: bytes) -> No
     await rig.joiner().Join(request(secret))
 
 
-async def test_a_cloned_disk_is_noticed(rig: Rig) -> None:
+async def test_a_cloned_disk_is_refused_until_it_has_an_id_of_its_own(rig: Rig) -> None:
+    secret = await rig.token()
     await rig.joiner().Join(request(await rig.token(), "n1", machine_id="m"))
+    refused = await refusal(rig.joiner().Join(request(secret, "n2", machine_id="m")))
+    assert refused.reason == "MachineIdTaken"
+    assert "systemd-machine-id-setup" in refused.detail.hint and "node/n1" in refused.detail.hint
+    await rig.joiner().Join(request(secret, "n2", machine_id="m2"))
+
+
+async def test_of_boxes_with_one_disk_that_join_at_once_one_gets_in(rig: Rig) -> None:
+    names = [f"n{number}" for number in range(6)]
+    secrets = [await rig.token() for _ in names]
+    joiner = rig.joiner()
+    calls = (
+        joiner.Join(request(secret, name, machine_id="m"))
+        for secret, name in zip(secrets, names, strict=True)
+    )
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert sum(not isinstance(answer, BaseException) for answer in answers) == 1
+    assert all("machine id" in str(a) for a in answers if isinstance(a, BaseException))
+
+
+async def test_a_box_gets_another_name_when_the_first_is_revoked(rig: Rig) -> None:
+    await rig.joiner().Join(request(await rig.token(), "n1", machine_id="m"))
+    await rig.admin().Revoke(operator_pb2.RevokeRequest(ref=ref("Node", "n1")))
     await rig.joiner().Join(request(await rig.token(), "n2", machine_id="m"))
-    events = rig.orchestrator.parts.events
-    assert any(e.reason == "MachineIdTaken" for e in events.list(kind="Node", name="n2"))
+    again = await refusal(rig.joiner().Join(request(await rig.token(), "n3", machine_id="m")))
+    assert again.reason == "MachineIdTaken" and "n2" in str(again)
 
 
 async def test_a_token_names_the_root_and_lives_ten_minutes_at_most(rig: Rig) -> None:
@@ -175,6 +198,10 @@ async def test_a_token_names_the_root_and_lives_ten_minutes_at_most(rig: Rig) ->
     assert token.expires_at_ms <= (time.time() + 600) * 1000
     long = rig.admin().CreateJoinToken(create(site="ams-1", ttl_ms=600_001))
     assert (await refusal(long)).reason == "BadTtl"
+    named = await rig.admin().CreateJoinToken(create(site="ams-1", node="n9", ttl_ms=86_400_000))
+    assert named.expires_at_ms > (time.time() + 86_000) * 1000
+    longer = rig.admin().CreateJoinToken(create(site="ams-1", node="n9", ttl_ms=86_400_001))
+    assert (await refusal(longer)).reason == "BadTtl"
     nowhere = rig.admin().CreateJoinToken(create(site="nowhere"))
     assert (await refusal(nowhere)).reason == "NotFound"
 

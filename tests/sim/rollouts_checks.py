@@ -395,9 +395,7 @@ class Checks:
             for node, item in assignments(workload.uid, after)
             if node in self._world.agents
         ]
-        rules = self._rules.setdefault(
-            (workload.uid, target), (bool(placed), _waves(workload))
-        )
+        rules = self._rules.setdefault((workload.uid, target), (bool(placed), _waves(workload)))
         if rules != (True, _waves(workload)):
             # There was nobody to protect, or the operator changed the waves on the way: where it
             # came to since was not noted, also if they are as they were later.

@@ -9,7 +9,16 @@ import pytest
 from polder.v1 import agent_pb2, common_pb2, operator_pb2, plan_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("polder", "agent", "orchestrator", "edgectl", "devcluster", "quickstart", "bench")
+PACKAGES = (
+    "polder",
+    "agent",
+    "orchestrator",
+    "edgectl",
+    "devcluster",
+    "quickstart",
+    "bench",
+    "images",
+)
 MODULE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
 ENTRY_POINT_PRINTERS = ("edgectl", "quickstart", "bench", "devcluster")

@@ -1,0 +1,213 @@
+"""CNI, ports, orchestrators, firewall and MTU. Pure: facts in, findings out."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from agent.doctor.facts import Facts
+from agent.doctor.finding import FAILURE, NOTE, OK, WARNING, Finding
+
+MTU_MIN = 1280  # of IPv6
+MTU_USUAL = 1500
+
+
+def findings(facts: Facts) -> Iterator[Finding]:
+    """All of this module."""
+    yield from cni(facts)
+    yield from ports(facts)
+    yield from orchestrators(facts)
+    yield from firewall(facts)
+    yield from mtu(facts)
+
+
+def cni(facts: Facts) -> Iterator[Finding]:
+    found = facts.cni
+    if not found.networks:
+        yield Finding(
+            "cni",
+            FAILURE,
+            "no network for pods in /etc/cni/net.d",
+            "run hardware/prepare, which writes one, or put your own .conflist there",
+        )
+        return
+    first = min(found.networks, key=lambda network: network.file)  # the one that runtimes take
+    if first.error:
+        yield Finding(
+            "cni", FAILURE, f"{first.file}: {first.error}", "mend the file, or write it anew"
+        )
+        return
+    lacking = [name for name in first.plugins if name not in found.plugins]
+    if lacking:
+        yield Finding(
+            "cni",
+            FAILURE,
+            f"{first.file} wants plugins that are not there: {', '.join(lacking)}",
+            "`apt install containernetworking-plugins`",
+        )
+    else:
+        yield Finding("cni", OK, f"network {first.name} of {', '.join(first.plugins)}")
+
+
+def ports(facts: Facts) -> Iterator[Finding]:
+    port = facts.listen_port
+    if not port:
+        yield Finding(
+            "ports",
+            NOTE,
+            "site_listen is empty: this box takes nothing over from its neighbours",
+            'site_listen = "[::]:7445" in /etc/polder/agent.toml',
+        )
+    elif port in facts.listening and not facts.standing.agent_pid:
+        yield Finding(
+            "ports",
+            FAILURE,
+            f"another program listens at TCP port {port}, which is this agent's for its site",
+            f"end it (`ss -ltnp sport = :{port}`), or give site_listen another port",
+        )
+    else:
+        yield Finding("ports", OK, f"TCP port {port} is there for the nodes of the site")
+
+
+def orchestrators(facts: Facts) -> Iterator[Finding]:
+    silent = [reach for reach in facts.reaches if reach.error]
+    if not facts.reaches:
+        return  # it has not joined: nobody said where they are
+    said = "; ".join(f"{reach.endpoint}: {reach.error}" for reach in silent)
+    if len(silent) == len(facts.reaches):
+        yield Finding(
+            "orchestrators",
+            FAILURE,
+            f"none can be reached ({said})",
+            "look at the uplink, at DNS, and at a firewall on the way; containers run on meanwhile",
+        )
+    elif silent:
+        yield Finding(
+            "orchestrators",
+            WARNING,
+            f"{len(silent)} of {len(facts.reaches)} cannot be reached ({said})",
+            "one is enough to work; if it lasts, look at the firewall on the way",
+        )
+    else:
+        yield Finding("orchestrators", OK, f"all {len(facts.reaches)} can be reached")
+
+
+def firewall(facts: Facts) -> Iterator[Finding]:
+    if facts.firewall is None:
+        yield Finding("firewall", OK, "no nftables rules to be seen")
+        return
+    port = facts.listen_port
+    closed = shut_chains(facts.firewall, port) if port else []
+    if closed:
+        yield Finding(
+            "firewall",
+            WARNING,
+            f"{', '.join(closed)} drops what no rule accepts, and none names TCP port {port}: the "
+            "other nodes of the site seem to be shut out",
+            f"`nft add rule {closed[0]} tcp dport {port} accept`, and so in /etc/nftables.conf",
+        )
+    else:
+        yield Finding(
+            "firewall", OK, f"nothing keeps TCP port {port} shut" if port else "looked at"
+        )
+
+
+def shut_chains(ruleset: Sequence[Mapping[str, Any]], port: int) -> list[str]:
+    """Input chains (`family table name`) that drop by policy where no rule accepts the port.
+
+    A rule anywhere in the table counts, as chains jump to each other; so it may miss a closed port,
+    and never calls an open one closed that any rule opens by its number.
+    """
+    shut = []
+    for item in ruleset:
+        chain = item.get("chain")
+        if not isinstance(chain, dict) or chain.get("hook") != "input":
+            continue
+        if chain.get("policy") != "drop":
+            continue
+        where = (chain.get("family"), chain.get("table"))
+        rules = [
+            rule
+            for other in ruleset
+            if isinstance(rule := other.get("rule"), dict)
+            and (rule.get("family"), rule.get("table")) == where
+        ]
+        sets = {
+            found.get("name"): found.get("elem", [])
+            for other in ruleset
+            if isinstance(found := other.get("set"), dict)
+            and (found.get("family"), found.get("table")) == where
+        }
+        if not any(_accepts(rule.get("expr", []), port, sets) for rule in rules):
+            shut.append(f"{where[0]} {where[1]} {chain.get('name')}")
+    return shut
+
+
+def _accepts(expressions: Sequence[Any], port: int, sets: Mapping[Any, Any]) -> bool:
+    accepts = any(isinstance(e, dict) and "accept" in e for e in expressions)
+    matches = [e["match"] for e in expressions if isinstance(e, dict) and "match" in e]
+    return accepts and any(
+        match.get("left") == {"payload": {"protocol": "tcp", "field": "dport"}}
+        and match.get("op") in ("==", "in")
+        and _holds(match.get("right"), port, sets)
+        for match in matches
+    )
+
+
+def _holds(right: Any, port: int, sets: Mapping[Any, Any]) -> bool:
+    if isinstance(right, str) and right.startswith("@"):
+        return any(_holds(item, port, {}) for item in sets.get(right[1:], []))
+    if isinstance(right, dict):
+        if "range" in right:
+            low, high = right["range"]
+            return bool(low <= port <= high)
+        return any(_holds(item, port, sets) for item in right.get("set", []))
+    return bool(right == port)
+
+
+def mtu(facts: Facts) -> Iterator[Finding]:
+    uplinks = [link for link in facts.links if link.is_uplink]
+    if not uplinks:
+        yield Finding(
+            "mtu",
+            WARNING,
+            "no default route: nothing outside of the local network can be reached",
+            "look at `ip route`; DHCP or the network's configuration should give one",
+        )
+        return
+    troubles = []
+    for link in uplinks:
+        if link.mtu < MTU_MIN:
+            troubles.append(
+                Finding(
+                    "mtu",
+                    WARNING,
+                    f"{link.name} has an MTU of {link.mtu}, less than IPv6 demands",
+                    f"`ip link set {link.name} mtu {MTU_USUAL}` if the network takes that",
+                )
+            )
+    smallest = min(link.mtu for link in uplinks)
+    pods = min(facts.cni.networks, key=lambda network: network.file, default=None)
+    if pods is not None and not pods.error and (pods.mtu or MTU_USUAL) > smallest:
+        troubles.append(
+            Finding(
+                "mtu",
+                WARNING,
+                f"pods have an MTU of {pods.mtu or MTU_USUAL}, the uplink {smallest}: large "
+                "packets may vanish",
+                f'"mtu": {smallest} in {pods.file}, and new pods',
+            )
+        )
+    narrow = [reach for reach in facts.reaches if 0 < reach.path_mtu < smallest]
+    if narrow:
+        least = min(reach.path_mtu for reach in narrow)
+        troubles.append(
+            Finding(
+                "mtu",
+                NOTE,
+                f"the way to {narrow[0].endpoint} takes packets of {least} bytes only",
+                f"a tunnel lies on the way; `ip link set {uplinks[0].name} mtu {least}` spares the "
+                "kernel finding it out",
+            )
+        )
+    yield from troubles
+    if not troubles:
+        yield Finding("mtu", OK, ", ".join(f"{link.name} {link.mtu}" for link in uplinks))

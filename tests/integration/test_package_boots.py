@@ -1,0 +1,168 @@
+"""The package in a Debian of its own: a real systemd, a real orchestrator; and on arm64, emulated.
+
+Takes minutes, most of them for debootstrap: with POLDER_DEBIAN_ROOTS=DIR it uses what is there.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from polder.v1 import operator_pb2
+from tests.debian_root import DebianRoot, install
+from tests.integration.orchestrator_rig import Rig, ref, running
+from tests.integration.test_package import build, builder
+
+pytestmark = [pytest.mark.long, pytest.mark.emulation, pytest.mark.timeout(1800)]
+
+INCLUDE = "python3,systemd,init-system-helpers,ca-certificates"
+BINFMT = Path("/proc/sys/fs/binfmt_misc")
+NAME = "polder-test-aarch64"
+# The ELF header of aarch64 and its mask, as in qemu's scripts/qemu-binfmt-conf.sh.
+MAGIC = r"\x7f\x45\x4c\x46\x02\x01\x01" + r"\x00" * 9 + r"\x02\x00\xb7\x00"
+MASK = r"\xff" * 7 + r"\x00" + r"\xff" * 8 + r"\xfe\xff\xff\xff"
+JOURNAL = "/etc/systemd/journald.conf.d/60-polder.conf"
+DEADLINE_S = 120.0
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def emulated() -> Iterator[None]:
+    """arm64 programs run; `F`: the emulator is opened now, so it needs not be in any root."""
+    if not (BINFMT / "register").exists():
+        subprocess.run(["mount", "-t", "binfmt_misc", "none", str(BINFMT)], check=True)
+    ours = BINFMT / NAME
+    if not ours.exists():
+        line = f":{NAME}:M::{MAGIC}:{MASK}:/usr/bin/qemu-aarch64-static:FOC"
+        (BINFMT / "register").write_text(line)
+    yield
+    if ours.exists():
+        ours.write_text("-1")
+
+
+def debian(arch: str, folder: Path) -> Path:
+    kept = os.environ.get("POLDER_DEBIAN_ROOTS", "")
+    root = Path(kept or folder) / arch
+    if not (root / "etc" / "os-release").exists():
+        command = ["debootstrap", f"--arch={arch}", "--variant=minbase", f"--include={INCLUDE}"]
+        subprocess.run([*command, "bookworm", str(root)], check=True, stdout=subprocess.DEVNULL)
+    return root
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    wheels, out = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("packages")
+    for arch in builder.PLATFORMS:
+        builder.fetch_wheels(arch, wheels)
+    return {arch: build(wheels, out, arch) for arch in builder.PLATFORMS}
+
+
+async def token_for(rig: Rig, node: str) -> str:
+    request = operator_pb2.CreateJoinTokenRequest(site="ams-1", node=node)
+    return (await rig.admin().CreateJoinToken(request)).token
+
+
+def status(root: DebianRoot) -> dict[str, object]:
+    found: dict[str, object] = json.loads(
+        root.run("edge-agent", "status", "-o", "json", code=None).stdout
+    )
+    return found
+
+
+def is_connected(root: DebianRoot) -> bool:
+    session = status(root)["session"]
+    return isinstance(session, dict) and bool(session.get("connected"))
+
+
+def main_pid(root: DebianRoot, unit: str) -> int:
+    return int(root.run("systemctl", "show", "-p", "MainPID", "--value", unit).stdout)
+
+
+async def test_under_systemd_it_joins_by_its_token_and_comes_back(
+    packages: dict[str, Path], tmp_path: Path
+) -> None:
+    lower = debian("amd64", tmp_path)
+    async with running(tmp_path / "orchestrator") as rig:
+        await rig.site()
+        token = await token_for(rig, "box-1")
+        with DebianRoot(str(lower)) as root:
+            await asyncio.to_thread(_life_of_a_box, root, packages["amd64"], token)
+        node = (await rig.admin().Get(operator_pb2.GetRequest(ref=ref("Node", "box-1")))).resource
+        inventory = json.loads(node.status_json)["inventory"]
+        assert inventory["hardwareProfile"] == "raspberry-pi-5"
+        assert inventory["reserved"]["memoryBytes"] == 384 << 20
+
+
+def _life_of_a_box(root: DebianRoot, package: Path, token: str) -> None:
+    install(root, package)
+    root.put("/etc/polder/join-token", token, 0o600)  # as cloud-init or the installer leave it
+    root.put("/etc/polder/profile", "raspberry-pi-5\n")  # as `prepare --profile` leaves it
+    root.boot()
+    eventually(lambda: is_connected(root), "the box joins by itself")
+    assert not root.exists("/etc/polder/join-token")
+    assert root.run("systemctl", "is-active", "edge-tune").stdout == "active\n"
+    assert "Storage=volatile" in root.run("cat", JOURNAL).stdout
+    agent, switch = main_pid(root, "edge-agent"), main_pid(root, "edge-switch")
+    assert agent and switch
+    # The hardening holds, and mounts of the agent are seen by everybody.
+    process = root.run("cat", f"/proc/{agent}/status").stdout
+    assert "NoNewPrivs:\t1" in process and "Seccomp:\t2" in process
+    here = root.run("readlink", "/proc/1/ns/mnt").stdout
+    assert root.run("readlink", f"/proc/{agent}/ns/mnt").stdout == here
+    assert root.run("readlink", f"/proc/{switch}/ns/mnt").stdout != here
+    report = json.loads(root.run("edge-agent", "doctor", "-o", "json", code=None).stdout)
+    levels = {finding["check"]: finding["level"] for finding in report["findings"]}
+    assert levels["certificates"] == levels["orchestrators"] == levels["switch"] == "ok"
+
+    # An agent that hangs is replaced by systemd's watchdog.
+    root.run("sh", "-c", f"kill -STOP {agent}")
+    eventually(lambda: main_pid(root, "edge-agent") not in (0, agent), "the watchdog strikes")
+    eventually(lambda: is_connected(root), "it is back after that")
+    assert main_pid(root, "edge-switch") == switch
+
+    # The same package again is an upgrade to the scripts; then it goes.
+    before = main_pid(root, "edge-agent")
+    install(root, package)
+    assert main_pid(root, "edge-agent") != before
+    eventually(lambda: is_connected(root), "it is back after the upgrade")
+    root.run("dpkg", "--purge", "polder-agent")
+    left = root.run("systemctl", "is-active", "edge-agent", "edge-switch", code=None).stdout
+    assert "active" not in left.split()
+    assert not root.exists("/var/lib/polder-agent")
+
+
+async def test_on_arm64_it_is_installed_examined_and_joins(
+    packages: dict[str, Path], tmp_path: Path, emulated: None
+) -> None:
+    lower = debian("arm64", tmp_path)
+    async with running(tmp_path / "orchestrator") as rig:
+        await rig.site()
+        token = await token_for(rig, "pi-1")
+        with DebianRoot(str(lower)) as root:
+            await asyncio.to_thread(_life_of_a_board, root, packages["arm64"], token)
+        events = rig.orchestrator.parts.events.list(kind="Node", name="pi-1")
+        assert "Joined" in [event.reason for event in events]
+
+
+def _life_of_a_board(root: DebianRoot, package: Path, token: str) -> None:
+    said = install(root, package)
+    assert "cannot" not in said and "not all" not in said
+    assert root.run("dpkg", "--print-architecture").stdout == "arm64\n"
+    assert root.run("edge-agent", "version").stdout == "edge-agent 0.1.0\n"
+    report = json.loads(root.run("edge-agent", "doctor", "-o", "json", code=None).stdout)
+    assert report["profile"] == "generic" and len(report["findings"]) > 8
+    joined = root.run("edge-agent", "join", "--token", token).stdout
+    assert "pi-1 joined" in joined
+    assert status(root)["node"] == "pi-1"
+    root.run("dpkg", "--purge", "polder-agent")
