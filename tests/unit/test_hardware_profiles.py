@@ -227,6 +227,11 @@ def test_what_somebody_else_wrote_stays(tmp_path: Path) -> None:
     assert (tmp_path / tuning.JOURNAL).exists()
 
 
+def test_purging_the_package_knows_every_file_that_tuning_writes() -> None:
+    script = (FOLDER.parent / "package" / "postrm").read_text()
+    assert all(f"/{path}" in script for path in tuning.PATHS) and tuning.MARK in script
+
+
 def test_tuning_can_be_declined(tmp_path: Path) -> None:
     put(tmp_path, {tune_command.DECLINED: ""})
     assert tune_command.tune(tmp_path, check=False, undo=False, name="raspberry-pi-5") == 0
