@@ -137,9 +137,20 @@ async def join(
     return Joined(identity)
 
 
+def is_first(store: IdentityStore) -> bool:
+    """Whether this box never had an identity."""
+    try:
+        store.load()
+    except NotJoined:
+        return True
+    except IdentityFailure:
+        return False
+    return False
+
+
 def begin_memory(state_dir: Path) -> None:
-    """After a join: this node has voted on nothing yet. Without that it would have to take an empty
-    memory for one that was lost, and would grant no lease in its first twenty seconds."""
+    """As what it joins, this node has voted on nothing yet. Without that word it would have to take
+    an empty memory for one that was lost, and would grant no lease in its first twenty seconds."""
     directory, _ = places(state_dir)
     with contextlib.suppress(OSError):
         memory.begin(directory, {NAME: JOINED})

@@ -218,11 +218,15 @@ def _join(config: settings.AgentConfig, options: argparse.Namespace) -> int:
         if done is None:
             lock = StateLock(config.state_dir)
             try:
+                if first := joining.is_first(store):
+                    # Before it: an agent that waits begins as soon as there is an identity.
+                    joining.begin_memory(config.state_dir)
                 box = Box(state_dir=config.state_dir)
                 done = asyncio.run(
                     joining.join(store, token, node=options.node, version=__version__, box=box)
                 )
-                joining.begin_memory(config.state_dir)
+                if not first:  # not before: as what it was until now it may have voted
+                    joining.begin_memory(config.state_dir)
             finally:
                 lock.release()
     except Locked as error:

@@ -123,7 +123,8 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """`listen_port` is where peers come, 0: nowhere; `listening` what is bound on this box.
+    """`site_port` is where peers come and `local_port` where operators do, 0: nowhere; `listening`
+    what is bound on this box.
 
     `firewall` is what `nft -j list ruleset` says; None when it is not there or says nothing.
     """
@@ -143,7 +144,8 @@ class Facts:
     cni: Cni = Cni()
     links: tuple[Link, ...] = ()
     reaches: tuple[Reach, ...] = ()
-    listen_port: int = 0
+    site_port: int = 0
+    local_port: int = 0
     listening: frozenset[int] = frozenset()
     firewall: tuple[Mapping[str, Any], ...] | None = None
     standing: Standing = Standing()

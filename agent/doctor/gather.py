@@ -38,7 +38,6 @@ STA_UNSYNC = 0x40
 def gather(config: AgentConfig, profile: Profile, box: Box) -> Facts:
     """Everything that the checks ask. Never raises for what a box may be."""
     identity, joined, error = _identity(config)
-    port = int(config.site_listen.rpartition(":")[2] or 0)
     return Facts(
         profile=profile,
         kernel=kernel(box),
@@ -55,7 +54,8 @@ def gather(config: AgentConfig, profile: Profile, box: Box) -> Facts:
         cni=gather_network.cni(box),
         links=gather_network.links(box),
         reaches=gather_network.reaches(identity.endpoints if identity else ()),
-        listen_port=port,
+        site_port=_port(config.site_listen),
+        local_port=_port(config.local_listen),
         listening=gather_network.listening(box),
         firewall=gather_network.firewall(),
         standing=Standing(
@@ -318,3 +318,8 @@ def _switch_answers(state_dir: Path) -> bool | None:
     except OSError:
         return False
     return True
+
+
+def _port(listen: str) -> int:
+    """Of a setting such as site_listen; 0: it is empty."""
+    return int(listen.rpartition(":")[2] or 0)

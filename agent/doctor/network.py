@@ -48,23 +48,39 @@ def cni(facts: Facts) -> Iterator[Finding]:
 
 
 def ports(facts: Facts) -> Iterator[Finding]:
-    port = facts.listen_port
+    yield _port(
+        facts,
+        facts.site_port,
+        "site_listen",
+        "the nodes of the site",
+        "this box takes nothing over from its neighbours",
+    )
+    yield _port(
+        facts,
+        facts.local_port,
+        "local_listen",
+        "operators at the site",
+        "nobody reaches this box when no orchestrator is there",
+    )
+
+
+def _port(facts: Facts, port: int, setting: str, callers: str, without: str) -> Finding:
+    """One that the agent listens at; 0: it is told not to."""
     if not port:
-        yield Finding(
+        return Finding(
             "ports",
             NOTE,
-            "site_listen is empty: this box takes nothing over from its neighbours",
-            'site_listen = "[::]:7445" in /etc/polder/agent.toml',
+            f"{setting} is empty: {without}",
+            f"take {setting} out of /etc/polder/agent.toml, or give it an address and a port",
         )
-    elif port in facts.listening and not facts.standing.agent_pid:
-        yield Finding(
+    if port in facts.listening and not facts.standing.agent_pid:
+        return Finding(
             "ports",
             FAILURE,
-            f"another program listens at TCP port {port}, which is this agent's for its site",
-            f"end it (`ss -ltnp sport = :{port}`), or give site_listen another port",
+            f"another program listens at TCP port {port}, which is this agent's for {callers}",
+            f"end it (`ss -ltnp sport = :{port}`), or give {setting} another port",
         )
-    else:
-        yield Finding("ports", OK, f"TCP port {port} is there for the nodes of the site")
+    return Finding("ports", OK, f"TCP port {port} is there for {callers}")
 
 
 def orchestrators(facts: Facts) -> Iterator[Finding]:
@@ -94,20 +110,23 @@ def firewall(facts: Facts) -> Iterator[Finding]:
     if facts.firewall is None:
         yield Finding("firewall", OK, "no nftables rules to be seen")
         return
-    port = facts.listen_port
-    closed = shut_chains(facts.firewall, port) if port else []
-    if closed:
-        yield Finding(
-            "firewall",
-            WARNING,
-            f"{', '.join(closed)} drops what no rule accepts, and none names TCP port {port}: the "
-            "other nodes of the site seem to be shut out",
-            f"`nft add rule {closed[0]} tcp dport {port} accept`, and so in /etc/nftables.conf",
-        )
-    else:
-        yield Finding(
-            "firewall", OK, f"nothing keeps TCP port {port} shut" if port else "looked at"
-        )
+    open_to_all = True
+    for port, who in (
+        (facts.site_port, "the other nodes of the site"),
+        (facts.local_port, "operators at the site"),
+    ):
+        closed = shut_chains(facts.firewall, port) if port else []
+        if closed:
+            open_to_all = False
+            yield Finding(
+                "firewall",
+                WARNING,
+                f"{', '.join(closed)} drops what no rule accepts, and none names TCP port {port}: "
+                f"{who} seem to be shut out",
+                f"`nft add rule {closed[0]} tcp dport {port} accept`, and so in /etc/nftables.conf",
+            )
+    if open_to_all:
+        yield Finding("firewall", OK, "nothing keeps this agent's ports shut")
 
 
 def shut_chains(ruleset: Sequence[Mapping[str, Any]], port: int) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import grpc
 
 from agent.conditions import Conditions
+from agent.local.arriving import Arriving
 from agent.local.callers import Caller
 from agent.local.changing import Changing
 from agent.local.door import Door
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 CONDITION = "LocalPortUnavailable"
 LISTEN_RETRY_S = 5.0
-REQUEST_MAX_BYTES = 1 << 20
+REQUEST_MAX_BYTES = 128 << 10  # a piece of a command's input has 32 KiB; anybody may send so much
 RESPONSE_MAX_BYTES = 32 << 20
 CALLS_MAX = 64
 HEAR_OUT_S = 0.25
@@ -92,7 +93,9 @@ class LocalServer(local_pb2_grpc.LocalServiceServicer):
             await server.stop(None)
 
     async def _start(self) -> grpc.aio.Server:
-        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
+        server = grpc.aio.server(
+            options=_OPTIONS, interceptors=[Arriving()], maximum_concurrent_rpcs=CALLS_MAX
+        )
         local_pb2_grpc.add_LocalServiceServicer_to_server(self, server)
         pair = [(self._certificate.key_pem, self._certificate.pem)]
         try:

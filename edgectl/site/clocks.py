@@ -13,6 +13,8 @@ from polder.v1 import plan_pb2
 TOLERATED_MS = 5_000
 """Below this a difference is the time that the answer took; times are left as they are."""
 NOTABLE_MS = 60_000
+_LATEST_MS = 253_402_300_799_000
+"""The end of the year 9999: what a node makes up is to break nothing here."""
 _ENDS = ("at_ms", "since_ms", "now_ms")
 
 
@@ -32,12 +34,10 @@ def warning(node: str, offset_ms: int) -> str:
 
 def shift(message: Any, offset_ms: int) -> None:
     """Every time in the message, in place; not of overrides, whose writer may be another node."""
-    if not offset_ms:
-        return
     for part in _parts(message):
         for field, value in part.ListFields():
             if field.message_type is None and field.name.endswith(_ENDS):
-                setattr(part, field.name, value + offset_ms)
+                setattr(part, field.name, min(max(value + offset_ms, 0), _LATEST_MS))
 
 
 def _parts(message: Any) -> Iterator[Any]:

@@ -60,8 +60,9 @@ def workloads(picture: Picture, namespace: str = "") -> Iterator[common_pb2.Reso
     for replica in picture.replicas(namespace):
         found.setdefault((replica.namespace, replica.status.workload), []).append(replica)
     for (where, name), own in sorted(found.items()):
-        template = next((r.replica.template_json for o in own for r in o.roles), b"")
-        spec = {"template": json.loads(template)} if template else {}
+        templates = (_template(role.replica.template_json) for o in own for role in o.roles)
+        template = next(filter(None, templates), None)
+        spec = {"template": template} if template else {}
         made = _resource("Workload", where, name, spec, _workload(picture, own))
         made.metadata.uid = own[0].status.workload_uid
         yield made
@@ -320,14 +321,27 @@ def _amounts(found: agent_pb2.Resources) -> dict[str, Any]:
     }
 
 
+def _template(template_json: bytes) -> dict[str, Any]:
+    """Empty for what is none: one node that tells nonsense is not to hide what the others say."""
+    try:
+        template = json.loads(template_json) if template_json else {}
+    except (ValueError, RecursionError):
+        return {}
+    return template if isinstance(template, dict) else {}
+
+
 def _host_ports(template_json: bytes) -> list[int]:
-    template = json.loads(template_json) if template_json else {}
-    return [
-        int(port["hostPort"])
-        for container in template.get("containers", ())
-        for port in container.get("ports", ())
-        if port.get("hostPort")
+    ports = [
+        port.get("hostPort")
+        for container in _objects(_template(template_json).get("containers"))
+        for port in _objects(container.get("ports"))
     ]
+    return [port for port in ports if isinstance(port, int) and port]
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    found = value if isinstance(value, list) else []
+    return [item for item in found if isinstance(item, dict)]
 
 
 def _resource(

@@ -141,6 +141,8 @@ def certificate_at(endpoint: str, timeout_s: float = CONNECT_S) -> Shown:
         raise _unavailable(endpoint, f"no answer within {timeout_s:g} s") from error
     except OSError as error:
         raise _unavailable(endpoint, (error.strerror or str(error)).lower()) from error
+    except (ValueError, OverflowError) as error:  # a node may say anything of its peers
+        raise _unavailable(endpoint, "it is no address") from error
     if not found:
         raise _unavailable(endpoint, "it shows no certificate")
     if any(more):  # of a link alone: gRPC takes it as it was written
@@ -180,6 +182,7 @@ class NodeLink:
             self.offset_ms = clocks.offset(time.time_ns() // 1_000_000, answer.now_ms)
             if wrong := clocks.warning(self.node, self.offset_ms):
                 self.warnings = (*self.warnings, wrong)
+        answer.node, answer.site = self.node, self.site  # as it proved
         return self._told(answer)
 
     def recall(self, request: local_pb2.RecallRequest) -> local_pb2.RecallResponse:

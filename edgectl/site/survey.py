@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain, zip_longest
 
 from edgectl.errors import CallError, CliError
 from edgectl.site.link import Link, Opener
@@ -134,18 +135,22 @@ class Survey:
     def _unknown(
         self, answers: Mapping[str, local_pb2.ShowResponse], silent: Mapping[str, Silent]
     ) -> dict[_Wanted, tuple[str, ...]]:
-        """Nodes that those who answered name, with all endpoints that any of them knows."""
-        found: dict[str, dict[str, None]] = {}
+        """Nodes that those who answered name, first those that most of them do, with endpoints of
+        each of them in turn: one that makes names and addresses up is not to hide the others."""
+        found: dict[str, list[Sequence[str]]] = {}
         for shown in answers.values():
-            for peer in shown.peers:
-                if peer.node not in answers and peer.node not in silent:
-                    endpoints = found.setdefault(peer.node, {})
-                    endpoints.update(dict.fromkeys(peer.local_endpoints))
+            peers = {peer.node: peer.local_endpoints for peer in shown.peers}
+            for node in peers.keys() - answers.keys() - silent.keys():
+                found.setdefault(node, []).append(peers[node])
         room = max(0, NODES_MAX - len(answers) - len(silent))
-        return {
-            (node, ""): tuple(endpoints)[:ENDPOINTS_MAX]
-            for node, endpoints in sorted(found.items())[:room]
-        }
+        chosen = sorted(found, key=lambda node: (-len(found[node]), node))[:room]
+        return {(node, ""): _in_turn(found[node])[:ENDPOINTS_MAX] for node in chosen}
+
+
+def _in_turn(lists: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """The first of each, the second of each, and so on; each once."""
+    turns = chain.from_iterable(zip_longest(*lists))
+    return tuple(dict.fromkeys(one for one in turns if one is not None))
 
 
 def _nobody(silent: Sequence[Silent]) -> CallError:

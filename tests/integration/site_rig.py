@@ -48,7 +48,8 @@ class Box:
         self.rig = rig
         self.process: subprocess.Popen[bytes] | None = None
         self.starts = 0
-        write_identity(self.state, rig.ca, [rig.orchestrator.endpoint], node=name)
+        endpoints = [rig.orchestrator.endpoint]
+        write_identity(self.state, rig.ca, endpoints, node=name, life_s=rig.life_s)
 
     def start(self) -> None:
         self.starts += 1
@@ -147,9 +148,12 @@ class Box:
 
 
 class Rig:
-    """Boxes and their orchestrator."""
+    """Boxes and their orchestrator. `life_s`: of the certificates that they joined with."""
 
-    def __init__(self, folder: Path, ca: Ca, orchestrator: Orchestrator) -> None:
+    def __init__(
+        self, folder: Path, ca: Ca, orchestrator: Orchestrator, *, life_s: float = 3600.0
+    ) -> None:
+        self.life_s = life_s
         self.ca = ca
         self.orchestrator = orchestrator
         self.folder = folder

@@ -188,6 +188,7 @@ async def test_started_before_the_join_it_waits(tmp_path, server) -> None:
             return child.returncode, out.decode()
 
         assert await run_join() == (0, f"box-1 joined {DOMAIN} at site s1\n")
+        assert '"new":true' in (state_dir / "site" / "memory").read_text(), "it never voted"
         await eventually(lambda: server.visits, 20)
         code, said = await run_join()
         assert code == 0 and f"box-1 had already joined {DOMAIN} at site s1\n" in said

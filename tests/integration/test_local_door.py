@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from agent.local import arriving
 from agent.local import door as doors
+from agent.local.server import REQUEST_MAX_BYTES
 from agent.local.tries import Tries
 from polder.signing import UntrustedSignature
 from polder.v1 import agent_pb2, local_pb2
@@ -197,6 +199,23 @@ async def test_who_was_revoked_is_put_out_and_stays_out(node: Node, ann: Client)
     with pytest.raises(Refusal) as refused:  # it is on the disk
         await late.enter(person)
     assert refused.value.reason == "Revoked"
+
+
+async def test_calls_that_never_arrive_keep_nobody_out(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody may connect, and gRPC would wait for what is called for without end."""
+    monkeypatch.setattr(arriving, "FROM_ONE_ADDRESS", 2)
+    monkeypatch.setattr(arriving, "ARRIVING_S", 0.5)
+    client = await node.client()
+    begin = client.channel.stream_unary("/polder.v1.LocalService/Enter")
+    calls = [begin() for _ in range(3)]
+    codes = sorted([(await call.code()).name for call in calls])
+    assert codes == ["DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"]
+    await client.introduce()
+    with pytest.raises(Refusal) as refused:
+        await client.try_with(local_pb2.EnterRequest(break_glass_token="x" * REQUEST_MAX_BYTES))
+    assert refused.value.code.name == "RESOURCE_EXHAUSTED"
 
 
 async def test_sessions_end_and_are_few(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,22 +9,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.domain.roster import Peer
 from agent.identity_store import run_credentials
 from agent.site.alone import NAME as ALONE
-from agent.site.certificate import load_or_make
+from agent.site.certificate import SERVER_NAME, SiteCertificate, load_or_make
 from agent.site.memory import Memory
 from agent.steady_clock import boottime
 from polder.identity import NodeId
 from polder.v1 import plan_pb2
-from tests.integration.agent_fakes import DOMAIN, Ca, Orchestrator, eventually
+from tests.integration.agent_fakes import DOMAIN, Ca, Orchestrator, eventually, key_pem
 from tests.integration.site_rig import EPOCH, SLOW_S, Box, Rig
 from tests.integration.test_site_links import Node
 
 pytestmark = pytest.mark.slow
 
 APP = "app-0"
+EXPIRED = "the certificate ran out"
+SHORT_S = 30.0
 LATE_S = 20.0  # of takeovers on a machine with much else to do; bench takeover has the true times
 
 
@@ -172,11 +175,19 @@ async def _was_alone(box: Box, seconds: float) -> None:
     assert await memory.save(ALONE, body) == ""
 
 
-async def test_a_foreign_certificate_gets_no_word_in(rig: Rig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("issued", [False, True], ids=["made", "issued"])
+async def test_a_foreign_certificate_gets_no_word_in(
+    rig: Rig, tmp_path: Path, issued: bool
+) -> None:
+    """Neither one that somebody made with a peer's name, nor one of another site that the
+    orchestrator's own CA issued: it is not the one that the plan names."""
     a, b, _ = await three(rig)
     state = tmp_path / "foreign"
     state.mkdir()
-    foreign = await load_or_make(state, NodeId(DOMAIN, "s1", "a"), run_credentials)
+    if issued:
+        foreign = _of_another_site(rig)
+    else:
+        foreign = await load_or_make(state, NodeId(DOMAIN, "s1", "a"), run_credentials)
     intruder = Node("a", foreign)
     theirs = rig.peer("b")
     await intruder.use([Peer("b", tuple(theirs.endpoints), theirs.certificate)])
@@ -188,6 +199,38 @@ async def test_a_foreign_certificate_gets_no_word_in(rig: Rig, tmp_path: Path) -
     assert a.ready(APP) and b.able(APP)
     await intruder.stop()
     await other.stop()
+
+
+def _ran_out(box: Box) -> bool:
+    facts = json.loads((box.state / "identity" / "node.json").read_text())
+    return bool(facts["not_after"] < time.time())
+
+
+def _of_another_site(rig: Rig) -> SiteCertificate:
+    key = ec.generate_private_key(ec.SECP256R1())
+    uri = f"spiffe://{DOMAIN}/site/s2/node/a"
+    return SiteCertificate(key_pem(key), rig.ca.issue(key.public_key(), uri, dns=SERVER_NAME))
+
+
+@pytest.mark.long
+async def test_certificates_that_ran_out_part_no_peers(tmp_path: Path) -> None:
+    """Those that orchestrators ask for: while a site is alone, nobody there needs them."""
+    ca = Ca()
+    rig = Rig(tmp_path, ca, await Orchestrator(ca).start(), life_s=SHORT_S)
+    rig.orchestrator.renewed_life_s = SHORT_S
+    try:
+        a, b, c = await three(rig)
+        await rig.orchestrator.stop()
+        await eventually(lambda: all(_ran_out(box) for box in (a, b, c)), SLOW_S)
+        for box in (b, c):  # they meet anew
+            await box.end(signal.SIGTERM)
+            box.start()
+        await eventually(lambda: all(EXPIRED in box.log() for box in (b, c)), SLOW_S)
+        await eventually(lambda: rig.hears(b, 2) and rig.hears(c, 2), SLOW_S)
+        await a.end()
+        await eventually(lambda: "TakenOver" in b.log(), LATE_S)
+    finally:
+        await rig.stop()
 
 
 @pytest.mark.long

@@ -53,7 +53,8 @@ WELL = Facts(
     cni=Cni((BRIDGE,), frozenset({"bridge", "host-local"})),
     links=(Link("eth0", 1500, is_uplink=True), Link("lo", 65_536)),
     reaches=(Reach("a:7443", path_mtu=1500), Reach("b:7443")),
-    listen_port=7445,
+    site_port=7445,
+    local_port=7446,
     standing=Standing(
         joined=True,
         node="n1",
@@ -136,14 +137,16 @@ TROUBLES: list[tuple[dict[str, Any], str, str, str, str]] = [
      "containernetworking-plugins"),
     ({"cni": Cni((replace(BRIDGE, error="not a CNI configuration"),))}, FAILURE, "cni", "not a CNI",
      "mend"),
-    ({"listen_port": 0}, NOTE, "ports", "takes nothing over", "site_listen"),
+    ({"site_port": 0}, NOTE, "ports", "takes nothing over", "site_listen"),
+    ({"local_port": 0}, NOTE, "ports", "nobody reaches this box", "local_listen"),
     ({"listening": frozenset({7445}), "standing": replace(STANDING, agent_pid=0)}, FAILURE, "ports",
      "another program listens", "ss -ltnp"),
+    ({"listening": frozenset({7446}), "standing": replace(STANDING, agent_pid=0)}, FAILURE, "ports",
+     "for operators at the site", "local_listen"),
     ({"reaches": (Reach("a:1", "refused"), Reach("b:1", "refused"))}, FAILURE, "orchestrators",
      "none can be reached (a:1: refused; b:1: refused)", "uplink"),
     ({"reaches": (Reach("a:1", "refused"), Reach("b:1"))}, WARNING, "orchestrators", "1 of 2",
      "firewall"),
-    ({"firewall": CLOSED}, WARNING, "firewall", "inet filter input", "dport 7445 accept"),
     ({"links": ()}, WARNING, "mtu", "no default route", "ip route"),
     ({"links": (Link("wwan0", 1200, True),),
       "cni": Cni((replace(BRIDGE, mtu=1200),), WELL.cni.plugins)}, WARNING, "mtu", "1200", "link"),
@@ -191,6 +194,13 @@ def test_what_the_box_does_not_say_is_no_trouble() -> None:
 
 
 # --- the firewall -----------------------------------------------------------------------------
+
+
+def test_a_closed_firewall_is_told_of_for_peers_and_for_operators() -> None:
+    peers, operators = sick({"firewall": CLOSED})
+    assert (peers.level, peers.check) == (operators.level, operators.check) == (WARNING, "firewall")
+    assert "inet filter input" in peers.message and "dport 7445 accept" in peers.fix
+    assert "operators at the site" in operators.message and "dport 7446 accept" in operators.fix
 
 
 def rules(expression: list[Any]) -> tuple[dict[str, Any], ...]:

@@ -9,7 +9,7 @@ from edgectl.errors import CallError, CliError, UsageError
 from edgectl.invocation import Invocation
 from edgectl.site import clocks
 from edgectl.site.client import SiteClient
-from edgectl.site.link import normal
+from edgectl.site.link import certificate_at, normal
 from edgectl.site.survey import Survey
 from edgectl.verbs import describe, events, get, local, logs, wait
 from edgectl.verbs import exec as exec_verb
@@ -126,6 +126,55 @@ def test_an_address_where_another_node_answers_is_not_believed(site: FakeSite) -
     (silent,) = picture.silent
     assert silent.node == "node-b"
     assert "node-x of site ams answers there" in silent.error.message
+
+
+def test_one_node_that_tells_nonsense_hides_nothing_that_others_say(
+    site: FakeSite, operator: Operator
+) -> None:
+    """It may have been broken into."""
+    shown = site.shown
+
+    def lies(node: FakeNode) -> local_pb2.ShowResponse:
+        said = shown(node)
+        if node.name == "node-b":
+            said.conditions.add(type="Odd", status=True, since_ms=2**63 - 1)
+            clocks.shift(said, 5_000)
+            for replica in said.replicas:
+                replica.template_json = b'{"containers": [7, {"ports": 7}]}'
+        if node.name == "node-a":
+            for replica in said.replicas:
+                replica.template_json = b"["
+        return said
+
+    site.shown = lies  # type: ignore[method-assign]
+    for what in ("nodes", "replicas", "workloads"):
+        assert operator("get", what) == 0
+    assert operator.row("page")["READY"] == "1/1"
+    assert operator("describe", "workload/page") == 0
+
+
+def test_who_makes_up_names_and_addresses_keeps_nobody_from_being_found(site: FakeSite) -> None:
+    shown = site.shown
+
+    def lies(node: FakeNode) -> local_pb2.ShowResponse:
+        said = shown(node)
+        if node.name == "node-a":
+            del said.peers[:]
+            for number in range(100):
+                said.peers.add(node=f"a-{number}", local_endpoints=["nowhere:1"])
+            said.peers.add(node="node-c", local_endpoints=[f"no-{n}:1" for n in range(50)])
+        return said
+
+    site.shown = lies  # type: ignore[method-assign]
+    picture = Survey(["node-a:7446", "node-b:7446"], site.open).look()
+    assert set(picture.answers) == {"node-a", "node-b", "node-c"}
+
+
+@pytest.mark.parametrize("address", ["nonsense", "a..b:7446", f"{'x' * 300}:7446", "h:port"])
+def test_what_a_node_calls_an_address_of_another_may_be_none(address: str) -> None:
+    with pytest.raises(CallError) as failed:
+        certificate_at(address, 0.5)
+    assert failed.value.code == "UNAVAILABLE"
 
 
 def _renamed(shown: local_pb2.ShowResponse) -> local_pb2.ShowResponse:
