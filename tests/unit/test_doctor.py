@@ -199,8 +199,8 @@ def test_what_the_box_does_not_say_is_no_trouble() -> None:
 def test_a_closed_firewall_is_told_of_for_peers_and_for_operators() -> None:
     peers, operators = sick({"firewall": CLOSED})
     assert (peers.level, peers.check) == (operators.level, operators.check) == (WARNING, "firewall")
-    assert "inet filter input" in peers.message and "dport 7445 accept" in peers.fix
-    assert "operators at the site" in operators.message and "dport 7446 accept" in operators.fix
+    assert "inet filter input" in peers.what and "dport 7445 accept" in peers.fix
+    assert "operators at the site" in operators.what and "dport 7446 accept" in operators.fix
 
 
 def rules(expression: list[Any]) -> tuple[dict[str, Any], ...]:
