@@ -82,9 +82,13 @@ def verify_chain(
     if not any(_is_issued(chain[-1], root, len(chain) - 1) or chain[-1] == root for root in roots):
         raise UntrustedSignature("BadChain", "the chain leads to no root that this node trusts")
     for certificate in chain:
-        if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:
+        start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if not start <= moment <= end:
+            early = f"but from {start:%F %T}Z on: is the clock right?"
+            when = early if moment < start else f"but until {end:%F %T}Z"
             name = certificate.subject.rfc4514_string()
-            raise UntrustedSignature("ExpiredChain", f"{name} was not valid at {moment:%F %T}Z")
+            text = f"{name} was not valid at {moment:%F %T}Z, {when}"
+            raise UntrustedSignature("ExpiredChain", text)
     return chain[0]
 
 

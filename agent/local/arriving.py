@@ -7,7 +7,7 @@ could use up all calls, and keep operators out, by never saying what it calls fo
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 
@@ -16,8 +16,10 @@ from agent.local.tries import address_of
 ARRIVING_S = 10.0
 FROM_ONE_ADDRESS = 16  # calls with one message that are not answered yet
 
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
-class Arriving(grpc.aio.ServerInterceptor):
+
+class Arriving(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not subscriptable when run
     """Reads the message of each call that has one, instead of gRPC."""
 
     def __init__(self) -> None:
@@ -25,9 +27,9 @@ class Arriving(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
+    ) -> Handler:
         handler: Any = await continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:
             return handler  # type: ignore[no-any-return]

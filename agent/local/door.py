@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -194,12 +195,15 @@ class Door:
             raise _cannot_prove(error) from error
 
     def _admit(self, caller: Caller) -> tuple[str, float]:
-        """A session, and for how many seconds. Of too many the one that ends first makes room. A
-        certificate that is let in although it expired ends no session."""
+        """A session, and for how many seconds. Of too many the one that ends first makes room, of
+        whoever has most: nobody pushes the others out. A certificate that is let in although it
+        expired ends no session."""
         now = self._clock()
         self._sessions = {key: one for key, one in self._sessions.items() if one.until > now}
         while len(self._sessions) >= SESSIONS_MAX:
-            del self._sessions[min(self._sessions, key=lambda key: self._sessions[key].until)]
+            of = Counter([caller.by, *(one.caller.by for one in self._sessions.values())])
+            ranks = {key: (-of[one.caller.by], one.until) for key, one in self._sessions.items()}
+            del self._sessions[min(ranks, key=lambda key: ranks[key])]
         left_s = caller.left_s(self._moments().at)
         length_s = SESSION_S if left_s is None else min(SESSION_S, left_s)
         key = os.urandom(32).hex()

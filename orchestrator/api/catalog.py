@@ -273,6 +273,7 @@ class Catalog:
         able = standbys_condition(
             (placed for placed, _ in replicas),
             lambda node: views.get(node) or views.setdefault(node, self.view(node)),
+            wanted=bool(workload.spec.get("failover", {}).get("standbys")),
         )
         if able is not None:
             status["conditions"] = [*status["conditions"], able]

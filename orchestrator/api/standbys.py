@@ -101,14 +101,16 @@ def with_standbys(status: Status, placed: Placed, view_of: ViewOf) -> Status:
     return found
 
 
-def standbys_condition(replicas: Iterable[Placed], view_of: ViewOf) -> Status | None:
+def standbys_condition(
+    replicas: Iterable[Placed], view_of: ViewOf, *, wanted: bool = False
+) -> Status | None:
     """Of a workload: whether each of its replicas has a standby that could take it over now. None:
-    none of them shall have any."""
+    none of them shall have any. `wanted`: its spec asks for some."""
     lacking: list[tuple[str, list[Status]]] = []
     doubtful, some, heard_ms = False, False, 0
     for placed in replicas:
-        group = placed.assignment.group
-        if group is None:
+        item = placed.assignment
+        if item.group is None and (item.standbys or not wanted):
             continue
         found = [item for item in standbys_of(placed, view_of) if item["state"] != VOTES]
         some = True

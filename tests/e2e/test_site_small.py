@@ -1,4 +1,4 @@
-"""Sites that cannot do it all: two nodes, and a standby that cannot start what it stands by for.
+"""Sites that cannot do it all: one node, two nodes, and a standby that cannot start what it has to.
 
 What cannot be done is said beforehand, and nothing is done by halves.
 """
@@ -72,6 +72,30 @@ def test_of_two_nodes_none_takes_an_exclusive_replica_over_and_says_so(pair: Loc
         assert register.overlaps() == []
 
 
+def test_a_site_of_one_node_holds_by_its_own_vote_and_comes_back_alone(directory: Path) -> None:
+    """Nobody takes anything over, which is said; nobody is missed, either."""
+    site = LocalSite(directory / "single", nodes=("node-a",))
+    try:
+        site.start()
+        with Register(site.observer) as register:
+            applied(site, exclusive("one", EXCLUSIVE, register.endpoint), shared("page", SHARED))
+            one_answer(site, EXCLUSIVE)
+            one_answer(site, SHARED)
+            for name in ("one", "page"):
+                shown = edgectl(site, "describe", f"workload/{name}").stdout
+                assert "NoStandbys" in shown, "it is said beforehand"
+            site.cut_uplink()
+            site.power_cycle()
+            one_answer(site, EXCLUSIVE)
+            one_answer(site, SHARED)
+            here = edgectl(site, "--site-endpoint", site.address("node-a"), "get", "replicas")
+            assert here.stdout.count("1/1") == 2
+            site.heal()
+            assert register.overlaps() == []
+    finally:
+        site.stop()
+
+
 @pytest.fixture(scope="module")
 def trio(directory: Path) -> Iterator[LocalSite]:
     site = LocalSite(directory / "trio")
@@ -97,6 +121,8 @@ def test_a_standby_without_the_image_is_skipped(trio: LocalSite) -> None:
     assert abilities(trio, "rare-0")[first] == "ImageMissing"
     why = rf"{first} Unable: ImageMissing: {RARE}: ImageRegistry"
     eventually(lambda: re.search(why, _described(trio)), "operators see why")
+    asked = edgectl(trio, "why", "workload/rare").stdout
+    assert f"standby {first}: Unable: ImageMissing: {RARE}" in asked
     began = time.monotonic()
     trio.kill_node(holder)
     assert first_answer(trio, [SHARED], [second], began, 2 * TAKEOVER_S)

@@ -221,17 +221,21 @@ async def test_calls_that_never_arrive_keep_nobody_out(
 async def test_sessions_end_and_are_few(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doors, "SESSIONS_MAX", 2)
     person = Person(node.ca, "ann", "admin")
-    first, second, third = [await node.entered(person) for _ in range(3)]
+    first, second, _ = [await node.entered(person) for _ in range(3)]
     with pytest.raises(Refusal) as refused:  # it would have ended first
         await first.show()
     assert refused.value.reason == "UnknownSession"
     await second.show()
+    other = await node.entered(Person(node.ca, "bob", "viewer:umc"))
+    for _ in range(2):
+        await node.entered(person)
+    await other.show()  # not pushed out by who has more
     monkeypatch.setattr(doors, "SESSION_S", 0.0)
     ended = await node.entered(person)
     with pytest.raises(Refusal) as refused:
         await ended.show()
     assert refused.value.reason == "UnknownSession"
-    await third.show()
+    await other.show()
 
 
 # --- break-glass ----------------------------------------------------------------------------------

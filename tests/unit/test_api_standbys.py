@@ -125,6 +125,10 @@ def test_a_workload_says_whether_every_replica_could_be_taken_over() -> None:
     alone = Placed("a", replace(RECORD, group=replace(GROUP, members=("a",), witnesses=())))
     found = standbys_condition([alone], site.view)
     assert found is not None and (found["status"], found["reason"]) == (False, "NoStandbys")
+    nobody = Placed("a", replace(RECORD, group=None, standbys=()))
+    assert standbys_condition([nobody], site.view) is None
+    found = standbys_condition([nobody], site.view, wanted=True)
+    assert found is not None and (found["status"], found["reason"]) == (False, "NoStandbys")
 
 
 def test_describe_tells_it_in_words() -> None:

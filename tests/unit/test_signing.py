@@ -173,6 +173,13 @@ def test_a_forged_link() -> None:
     assert reason(chain=(SIGNER, other)) == "BadChain"
 
 
+@pytest.mark.parametrize(("days", "words"), [(2, "but until"), (-2, "is the clock right?")])
+def test_what_is_not_valid_says_since_or_until_when_it_is(days: int, words: str) -> None:
+    with pytest.raises(UntrustedSignature, match="was not valid at") as caught:
+        verify(at=NOW + days * DAY)
+    assert words in str(caught.value)
+
+
 def test_validity_counts_at_the_given_moment() -> None:
     assert reason(at=NOW + 2 * DAY) == "ExpiredChain"
     assert reason(at=NOW - 2 * DAY) == "ExpiredChain"
