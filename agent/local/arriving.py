@@ -19,7 +19,7 @@ FROM_ONE_ADDRESS = 16  # calls with one message that are not answered yet
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
-class Arriving(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not subscriptable when run
+class Arriving(grpc.aio.ServerInterceptor):
     """Reads the message of each call that has one, instead of gRPC."""
 
     def __init__(self) -> None:
@@ -27,9 +27,9 @@ class Arriving(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not sub
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
+    ) -> Handler | None:
         handler: Any = await continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:
             return handler  # type: ignore[no-any-return]
