@@ -21,12 +21,7 @@ ARCHITECTURES = ("amd64", "arm64")
 RELEASE = "bookworm"
 PYTHON = "3.11"  # of that release
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-_ARCHIVE = os.environ.get("POLDER_DEBIAN_MIRROR", "http://deb.debian.org")
-_SUITES = (
-    (f"{_ARCHIVE}/debian", RELEASE),
-    (f"{_ARCHIVE}/debian", f"{RELEASE}-updates"),
-    (f"{_ARCHIVE}/debian-security", f"{RELEASE}-security"),
-)
+_SUITES = (RELEASE, f"{RELEASE}-updates", f"{RELEASE}-security")
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 _LIBC = ("manylinux_2_36", "manylinux_2_28", "manylinux_2_17", "manylinux2014")
 _LOCK_HEAD = (
@@ -76,15 +71,35 @@ def packages_of(image: str) -> list[str]:
     return (HERE / image / "packages.txt").read_text().split()
 
 
+def sources(configured: str) -> list[str]:
+    """Lines for apt: this machine's own places for the release. `configured` is what apt says of
+    them, an address, a suite and a component in each line. Raises CannotBuild."""
+    rows = [line.split() for line in configured.splitlines()]
+    known = {(suite, component): url for url, suite, component in rows}
+    found = [
+        f"deb [signed-by={_KEYRING}] {known[suite, 'main']} {suite} main"
+        for suite in _SUITES
+        if (suite, "main") in known
+    ]
+    lacking = [suite for suite in (RELEASE, f"{RELEASE}-security") if (suite, "main") not in known]
+    if lacking:
+        raise CannotBuild(f"apt has no source of Debian's {' and '.join(lacking)} here: add it")
+    return found
+
+
+def _configured() -> str:
+    form = "$(REPO_URI) $(RELEASE) $(COMPONENT)"
+    return run(["apt-get", "indextargets", "--format", form, "Created-By: Packages"])
+
+
 def fetch_debs(architecture: str, packages: Sequence[str], into: Path, work: Path) -> None:
     """With an apt of its own, so that the machine's is not touched. Raises CannotBuild."""
     home = work / f"apt-{architecture}"
     for folder in ("lists/partial", "archives/partial", "etc"):
         (home / folder).mkdir(parents=True, exist_ok=True)
     (home / "status").touch()
-    (home / "etc/sources.list").write_text(
-        "".join(f"deb [signed-by={_KEYRING}] {url} {suite} main\n" for url, suite in _SUITES)
-    )
+    lines = sources(_configured())
+    (home / "etc/sources.list").write_text("".join(f"{line}\n" for line in lines))
     options = {
         "APT::Architecture": architecture,
         "APT::Architectures": architecture,
@@ -141,11 +156,10 @@ def own_wheel(work: Path, when: str, python: str = sys.executable) -> Path:
 
 def make_builder(tar: Path, when: str) -> None:
     """A Debian with Python, from its archive: there is no image of somebody else below ours."""
-    suites = [f"deb {url} {suite} main" for url, suite in _SUITES]
     run(
         [
             "mmdebstrap", "--quiet", "--mode=root", "--variant=essential", "--include=python3",
-            RELEASE, str(tar), *suites,
+            RELEASE, str(tar), *sources(_configured()),
         ],
         SOURCE_DATE_EPOCH=when,
     )  # fmt: skip

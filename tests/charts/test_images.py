@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from images.build import IMAGES, build
-from images.inputs import ARCHITECTURES, HERE, ROOT
+from images.inputs import ARCHITECTURES, HERE, ROOT, CannotBuild, sources
 from images.layout import DamagedLayout, Layout
 from images.sbom import sbom, sbom_text
 from tests.charts.conftest import SOURCE, Built
@@ -223,3 +223,22 @@ def test_the_orchestrator_starts_in_its_image(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (root / "var/lib/polder/admin.yaml").exists()
+
+
+def test_packages_come_from_where_this_machine_has_them() -> None:
+    said = (
+        "http://mirror.example/debian/ bookworm main\n"
+        "http://mirror.example/debian/ bookworm contrib\n"
+        "http://mirror.example/security/ bookworm-security main\n"
+        "http://other.example/ stable main\n"
+    )
+    places = [line.split("] ")[1] for line in sources(said)]
+    assert places == [
+        "http://mirror.example/debian/ bookworm main",
+        "http://mirror.example/security/ bookworm-security main",
+    ]
+
+
+def test_a_machine_without_the_releases_security_updates_builds_nothing() -> None:
+    with pytest.raises(CannotBuild, match="bookworm-security"):
+        sources("http://mirror.example/debian/ bookworm main\n")
