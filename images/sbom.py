@@ -46,6 +46,18 @@ def sbom(image: Image, name: str, version: str, when: float) -> dict[str, Any]:
     }
 
 
+def _library(name: str, version: str, purl: str, record: str) -> Component:
+    """What every package says of itself; `record` is the file in the image that says so."""
+    return {
+        "type": "library",
+        "bom-ref": purl,
+        "name": name,
+        "version": version,
+        "purl": purl,
+        "properties": [{"name": "polder:record", "value": record}],
+    }
+
+
 def debian(image: Image) -> list[Component]:
     found = []
     for path, data in image.files().items():
@@ -54,15 +66,8 @@ def debian(image: Image) -> list[Component]:
         fields = HeaderParser().parsestr(data.decode())
         name, version, arch = (str(fields[key]) for key in ("Package", "Version", "Architecture"))
         purl = f"pkg:deb/debian/{name}@{quote(version, safe='')}?arch={arch}&distro=debian-12"
-        component: Component = {
-            "type": "library",
-            "bom-ref": purl,
-            "name": name,
-            "version": version,
-            "purl": purl,
-            "publisher": str(fields["Maintainer"]),
-            "properties": [{"name": "polder:record", "value": path}],
-        }
+        component = _library(name, version, purl, path)
+        component["publisher"] = str(fields["Maintainer"])
         if fields["Homepage"]:
             link = {"type": "website", "url": str(fields["Homepage"])}
             component["externalReferences"] = [link]
@@ -76,14 +81,7 @@ def python(image: Image) -> list[Component]:
         fields = HeaderParser().parsestr(data.decode())
         name, version = str(fields["Name"]).lower().replace("_", "-"), str(fields["Version"])
         purl = f"pkg:pypi/{name}@{quote(version, safe='')}"
-        component: Component = {
-            "type": "library",
-            "bom-ref": purl,
-            "name": name,
-            "version": version,
-            "purl": purl,
-            "properties": [{"name": "polder:record", "value": path}],
-        }
+        component = _library(name, version, purl, path)
         if text := fields["License-Expression"]:
             component["licenses"] = [{"expression": str(text)}]
         elif text := fields["License"]:

@@ -331,6 +331,11 @@ def _check(config: Config) -> None:
             parse_address(key, address)
     if config.lost_after <= config.silent_after:
         raise ConfigError("lost_after: must be longer than silent_after")
+    if config.silent_after <= config.heartbeat_interval:
+        raise ConfigError(
+            "silent_after: must be longer than heartbeat_interval "
+            f"({config.heartbeat_interval:g}s), or nodes are silent between two heartbeats"
+        )
     _check_store(config)
     _check_members(config)
 

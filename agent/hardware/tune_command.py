@@ -6,13 +6,13 @@ box that is none of those that we know it does nothing.
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
+from agent.durable import sync_directory, write_synced
 from agent.hardware import shelf, tuning
 from agent.hardware.profile import InvalidProfile, Profile
 
@@ -71,15 +71,12 @@ def _put(path: Path, text: str | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.new")
     try:
-        with beside.open("w") as out:
-            out.write(text)
-            out.flush()
-            os.fchmod(out.fileno(), 0o644)
-            os.fsync(out.fileno())
+        write_synced(beside, text.encode())
+        beside.chmod(0o644)
         beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    finally:
+        beside.unlink(missing_ok=True)  # it is there still when that failed
+    sync_directory(path.parent)
 
 
 def show(name: str, *, every: bool, as_json: bool) -> int:
@@ -98,7 +95,8 @@ def show(name: str, *, every: bool, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(json.dumps(facts, indent=2) + "\n")
     else:
-        _lines([f"{key:<18}{_text(value)}" for key, value in facts.items() if value], sys.stdout)
+        shown = {key: _text(value) for key, value in facts.items()}
+        _lines([f"{key:<18}{text}" for key, text in shown.items() if text], sys.stdout)
     return OK
 
 

@@ -170,7 +170,8 @@ class LocalServer(local_pb2_grpc.LocalServiceServicer):
 async def _hear_out(context: Any) -> None:
     """Let the first message arrive before a stream is refused: a client whose write fails while the
     status is on its way reports INTERNAL instead of it."""
-    with contextlib.suppress(Exception):  # whatever comes, the refusal is told
+    gone = (TimeoutError, grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError)
+    with contextlib.suppress(*gone):  # then nobody hears the refusal either
         async with asyncio.timeout(HEAR_OUT_S):
             await context.read()
 

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from devcluster.register import Register, Tenure
@@ -103,11 +104,32 @@ def mend(site: LocalSite) -> None:
             site.thaw_agent(node)
 
 
+@contextlib.contextmanager
+def scene_in(directory: Path, *, deaf: bool = False, **start: Any) -> Iterator[Scene]:
+    """A site of three nodes with both replicas, and the register; `start` goes to the site's."""
+    site = LocalSite(directory)
+    try:
+        site.start(**start)
+        with Register(site.observer) as register:
+            made = Scene(site, register)
+            made.deploy(deaf=deaf)
+            made.whole()
+            yield made
+    finally:
+        site.stop()
+
+
+def keeps(scene: Scene, port: int, nodes: list[str], seconds: float) -> None:
+    """These and no others answer there, whenever it is looked in that time: nothing happens can
+    only be seen by waiting."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert answering(scene.site, port) == nodes
+        time.sleep(0.2)
+
+
 def stays_so(scene: Scene, holder: str, seconds: float) -> None:
     """Nothing happens: the holder holds, by the same container, all the while."""
     before = scene.last().stay
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        assert answering(scene.site, EXCLUSIVE) == [holder]
-        time.sleep(0.2)
+    keeps(scene, EXCLUSIVE, [holder], seconds)
     assert scene.last().stay == before

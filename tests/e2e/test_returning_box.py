@@ -25,8 +25,9 @@ def polder(directory: Path) -> Iterator[Installation]:
     """Two boxes; a lost one is replaced within seconds."""
     made = Installation(directory)
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("POLDER_SILENT_AFTER", "3s")
-        environment.setenv("POLDER_LOST_AFTER", "6s")
+        environment.setenv("POLDER_HEARTBEAT_INTERVAL", "1s")
+        environment.setenv("POLDER_SILENT_AFTER", "4s")
+        environment.setenv("POLDER_LOST_AFTER", "8s")
         try:
             made.start_orchestrator()
             made.apply_site()

@@ -17,11 +17,9 @@ from agent.domain.site.lease import RESTART_S
 from devcluster import power
 from devcluster.boxes import EDGE_AGENT
 from devcluster.image import hello_image, writer_image
-from devcluster.register import Register
-from devcluster.site import LocalSite
 from devcluster.site_registry import SiteRegistry, use_mirrors
 from devcluster.site_watch import answering, first_answer, not_able, shared, told
-from tests.e2e.site_support import EXCLUSIVE, SHARED, TAKEOVER_S, Scene
+from tests.e2e.site_support import EXCLUSIVE, SHARED, TAKEOVER_S, Scene, keeps, scene_in
 from tests.e2e.support import edgectl, eventually, get, replica
 
 pytestmark = [pytest.mark.containerd, pytest.mark.netns, pytest.mark.long, pytest.mark.timeout(400)]
@@ -36,16 +34,8 @@ QUIET_S = 8.0  # longer than a takeover takes
 
 @pytest.fixture(scope="module")
 def scene(directory: Path) -> Iterator[Scene]:
-    site = LocalSite(directory)
-    try:
-        site.start(images=(hello_image(), writer_image()))
-        with Register(site.observer) as register:
-            made = Scene(site, register)
-            made.deploy()
-            made.whole()
-            yield made
-    finally:
-        site.stop()
+    with scene_in(directory, images=(hello_image(), writer_image())) as made:
+        yield made
 
 
 def applied(scene: Scene, manifest: dict[str, Any]) -> None:
@@ -198,10 +188,7 @@ def test_a_wall_clock_that_is_a_year_behind_changes_nothing(clocks: Scene) -> No
         holder = clocks.holder()
         first, _ = clocks.others(holder)
         set_clocks(clocks, -YEAR_S, holder, first)
-        deadline = time.monotonic() + QUIET_S
-        while time.monotonic() < deadline:
-            assert answering(clocks.site, EXCLUSIVE) == [holder]
-            time.sleep(0.2)
+        keeps(clocks, EXCLUSIVE, [holder], QUIET_S)
         clocks.site.cut_uplink()
         clocks.site.power_cycle()
         clocks.whole()

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from devcluster.register import Register
 from devcluster.site import LocalSite
 from devcluster.site_watch import answering
-from tests.e2e.site_support import EXCLUSIVE, PORTS, SHARED, Scene, stays_so
+from tests.e2e.site_support import EXCLUSIVE, PORTS, SHARED, Scene, scene_in, stays_so
 from tests.e2e.support import eventually
 
 pytestmark = [pytest.mark.containerd, pytest.mark.netns, pytest.mark.long, pytest.mark.timeout(600)]
@@ -27,16 +26,8 @@ BOOT_S = 15.0
 def scene(directory: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
     """A deaf exclusive replica does not end when it is asked to: the switch has to kill it."""
     kind = getattr(request, "param", "obedient")
-    site = LocalSite(directory / kind)
-    try:
-        site.start()
-        with Register(site.observer) as register:
-            made = Scene(site, register)
-            made.deploy(deaf=kind == "deaf")
-            made.whole()
-            yield made
-    finally:
-        site.stop()
+    with scene_in(directory / kind, deaf=kind == "deaf") as made:
+        yield made
 
 
 @pytest.fixture(params=["connected", "isolated"])

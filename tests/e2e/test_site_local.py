@@ -14,10 +14,8 @@ import pytest
 
 from devcluster.boxes import EDGECTL, SITE
 from devcluster.region import EDGE_ORCHESTRATOR
-from devcluster.register import Register
-from devcluster.site import LocalSite
 from devcluster.site_watch import answering, shared
-from tests.e2e.site_support import EXCLUSIVE, SHARED, Scene
+from tests.e2e.site_support import EXCLUSIVE, SHARED, Scene, keeps, scene_in
 from tests.e2e.support import edgectl, eventually, get
 
 pytestmark = [pytest.mark.containerd, pytest.mark.netns, pytest.mark.long, pytest.mark.timeout(600)]
@@ -57,16 +55,8 @@ class AtSite:
 
 @pytest.fixture(scope="module")
 def scene(directory: Path) -> Iterator[Scene]:
-    site = LocalSite(directory)
-    try:
-        site.start()
-        with Register(site.observer) as register:
-            made = Scene(site, register)
-            made.deploy()
-            made.whole()
-            yield made
-    finally:
-        site.stop()
+    with scene_in(directory) as made:
+        yield made
 
 
 @pytest.fixture
@@ -114,7 +104,7 @@ def test_what_is_stopped_stays_stopped_through_a_cold_boot(ann: AtSite) -> None:
         assert (said["reason"], "disk full" in said["message"]) == ("Stopped", True)
         scene.site.power_cycle()
         eventually(lambda: answering(scene.site, SHARED), "the other one runs", MOVED_S)
-        stays_away(scene, EXCLUSIVE, QUIET_S)
+        keeps(scene, EXCLUSIVE, [], QUIET_S)
         assert "stopped" in ann.well("overrides", node="node-c")
         ann.well("start", "one-0", node="node-b")
         scene.taken_over(scene.site.nodes, time.monotonic(), within_s=MOVED_S)
@@ -143,7 +133,7 @@ def test_a_stop_is_obeyed_by_a_node_that_was_off_meanwhile(ann: AtSite) -> None:
         eventually(lambda: not answering(scene.site, EXCLUSIVE), "it stops", MOVED_S)
         scene.site.power_on(holder)
         eventually(lambda: "all 3" in ann.well("overrides", node=others[1]), "told", MOVED_S)
-        stays_away(scene, EXCLUSIVE, QUIET_S)
+        keeps(scene, EXCLUSIVE, [], QUIET_S)
         ann.well("start", "one-0", node=holder)
         scene.taken_over(scene.site.nodes, time.monotonic(), within_s=MOVED_S)
 
@@ -192,7 +182,7 @@ def test_a_frozen_site_takes_nothing_over(ann: AtSite) -> None:
     (holder,) = answering(scene.site, SHARED)
     others = scene.others(holder)
     scene.site.kill_node(holder)
-    stays_away(scene, SHARED, QUIET_S)
+    keeps(scene, SHARED, [], QUIET_S)
     ann.well("unfreeze", node=others[0])
     scene.taken_over(others, time.monotonic(), SHARED, within_s=MOVED_S)
     scene.site.power_on(holder)
@@ -252,7 +242,7 @@ def test_the_orchestrator_hears_of_it_and_a_conflict_waits_for_a_word(ann: AtSit
     assert "leaks" in conditions()["LocalOverride"]
     eventually(lambda: "OverrideConflict" in conditions(), "the newer template is one", MOVED_S)
     eventually(lambda: "meanwhile" in ann.well("overrides"), "the site shows it, too", MOVED_S)
-    stays_away(scene, SHARED, QUIET_S)
+    keeps(scene, SHARED, [], QUIET_S)
     journaled = edgectl(scene.site, "events", "--for", "replica/page-0")
     assert "LocalStop" in journaled.stdout
     dropped = edgectl(scene.site, "override", "drop", "page-0")
@@ -268,14 +258,6 @@ def wait_for_line(stream: IO[bytes], wanted: bytes) -> None:
     deadline = time.monotonic() + MOVED_S
     while wanted not in stream.readline():
         assert time.monotonic() < deadline, f"no line with {wanted!r}"
-
-
-def stays_away(scene: Scene, port: int, seconds: float) -> None:
-    """Nobody answers there all the while."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        assert answering(scene.site, port) == []
-        time.sleep(0.2)
 
 
 def token(scene: Scene, *words: str, site: str = SITE) -> str:

@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-from devcluster.register import Register
-from devcluster.site import LocalSite
 from devcluster.site_watch import answering, exclusive
-from tests.e2e.site_support import EXCLUSIVE, Scene
+from tests.e2e.site_support import EXCLUSIVE, Scene, scene_in
 from tests.e2e.support import edgectl, eventually, replica
 
 pytestmark = [pytest.mark.containerd, pytest.mark.netns, pytest.mark.long, pytest.mark.timeout(400)]
@@ -25,16 +23,8 @@ MOVED_S = 60.0
 
 @pytest.fixture(scope="module")
 def scene(directory: Path) -> Iterator[Scene]:
-    site = LocalSite(directory)
-    try:
-        site.start()
-        with Register(site.observer) as register:
-            made = Scene(site, register)
-            made.deploy()
-            made.whole()
-            yield made
-    finally:
-        site.stop()
+    with scene_in(directory) as made:
+        yield made
 
 
 def well(scene: Scene, *arguments: str) -> str:

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from devcluster.register import Register
-from devcluster.site import LocalSite
-from tests.e2e.site_support import PORTS, Scene
+from tests.e2e.site_support import PORTS, Scene, scene_in
 from tests.e2e.support import edgectl, eventually, replica
 
 pytestmark = [pytest.mark.containerd, pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(400)]
@@ -19,16 +17,8 @@ pytestmark = [pytest.mark.containerd, pytest.mark.netns, pytest.mark.slow, pytes
 
 @pytest.fixture(scope="module")
 def scene(directory: Path) -> Iterator[Scene]:
-    site = LocalSite(directory)
-    try:
-        site.start()
-        with Register(site.observer) as register:
-            made = Scene(site, register)
-            made.deploy()
-            made.whole()
-            yield made
-    finally:
-        site.stop()
+    with scene_in(directory) as made:
+        yield made
 
 
 def test_a_node_dies_and_the_orchestrator_adopts_what_the_site_did(scene: Scene) -> None:

@@ -32,6 +32,7 @@ from tests.integration.orchestrator_rig import (
 )
 
 COUNT = 30
+HASTY = {"heartbeat_interval": "200ms", "silent_after": "500ms"}
 
 
 async def box(rig: Rig, name: str) -> None:
@@ -162,7 +163,7 @@ async def eventually_condition(rig: Rig, node: str, kind: str) -> dict[str, Any]
 
 
 async def test_a_site_that_falls_silent_is_doubted_until_somebody_knows(tmp_path: Path) -> None:
-    async with running(tmp_path, silent_after="500ms", lost_after="1s") as rig:
+    async with running(tmp_path, **HASTY, lost_after="1s") as rig:
         await rig.site()
         for name in ("n1", "n2", "n3"):
             await box(rig, name)
@@ -193,7 +194,7 @@ async def test_a_site_that_falls_silent_is_doubted_until_somebody_knows(tmp_path
 
 
 async def test_a_node_that_comes_and_goes_says_so_once(tmp_path: Path) -> None:
-    async with running(tmp_path, silent_after="500ms", lost_after="20s") as rig:
+    async with running(tmp_path, **HASTY, lost_after="20s") as rig:
         await rig.site()
         await box(rig, "n1")
 

@@ -251,6 +251,7 @@ def test_ca_init_and_show(tmp_path: Path) -> None:
         ("= =", "not TOML"),
         ('node_certificate_life = "-1s"', "negative"),
         ('silent_after = "30s"\nlost_after = "10s"', "lost_after"),
+        ('silent_after = "5s"', "longer than heartbeat_interval (5s)"),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, text: str, word: str) -> None:
