@@ -1,39 +1,44 @@
-"""`make test` runs the tests in two processes at once, since most of them wait for something.
+"""`make test` runs the tests in three processes at once, since most of them wait for something.
 
-    first     whole programs, containers, network namespaces, one after the other; then simulations
-              and models. What they say is shown as it comes
-    second    everything else: shown when it has ended
+    first     whole programs, containers, network namespaces, one after the other. What they say is
+              shown as it comes
+    second    the other integration tests
+    third     everything else, which only calculates: unit tests, simulations, models, the chart
 
-The exit code is that of the first run that failed. Arguments go on to all.
+What the second and the third said is shown when they have ended. The exit code is that of the first
+run that failed. Arguments go on to all.
 """
 
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from typing import IO
 
-MACHINE = "not long and (machine or containerd or netns)"
+MACHINE = ["-m", "not long and (machine or containerd or netns)"]
 REST = "not long and not (machine or containerd or netns)"
-THOUGHT = ("tests/sim", "tests/models")  # they only calculate
+WAITING = ["tests/integration", "-m", REST]
+THINKING = ["--ignore=tests/integration", "-m", REST]
 NOTHING_TO_DO = 5  # pytest's word for it
 
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code."""
     command = [sys.executable, "-m", "pytest", *arguments]
-    elsewhere = [f"--ignore={folder}" for folder in THOUGHT]
-    with tempfile.TemporaryFile() as said:
-        second = subprocess.Popen(
-            [*command, *elsewhere, "-m", REST], stdout=said, stderr=subprocess.STDOUT
-        )
-        try:
-            first = [[*elsewhere, "-m", MACHINE], THOUGHT]
-            codes = [subprocess.run([*command, *part], check=False).returncode for part in first]
-            codes.append(second.wait())
-        except BaseException:
-            second.terminate()
-            second.wait()
-            raise
+    running: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
+    try:
+        for part in (WAITING, THINKING):
+            said = tempfile.TemporaryFile()  # noqa: SIM115 - ends with this process
+            run = subprocess.Popen([*command, *part], stdout=said, stderr=subprocess.STDOUT)
+            running.append((run, said))
+        codes = [subprocess.run([*command, *MACHINE], check=False).returncode]
+        codes += [process.wait() for process, _ in running]
+    except BaseException:
+        for process, _ in running:
+            process.terminate()
+            process.wait()
+        raise
+    for _, said in running:
         said.seek(0)
         sys.stdout.buffer.write(said.read())
         sys.stdout.flush()
