@@ -144,6 +144,7 @@ class SessionRequest(_message.Message):
     RENEW_FIELD_NUMBER: _builtins.int
     INVENTORY_FIELD_NUMBER: _builtins.int
     LOCAL_CHANGES_FIELD_NUMBER: _builtins.int
+    UPGRADE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -160,6 +161,8 @@ class SessionRequest(_message.Message):
     def inventory(self) -> Global___NodeInventory: ...
     @_builtins.property
     def local_changes(self) -> Global___LocalChanges: ...
+    @_builtins.property
+    def upgrade(self) -> Global___UpgradeStatus: ...
     def __init__(
         self,
         *,
@@ -171,12 +174,13 @@ class SessionRequest(_message.Message):
         renew: Global___RenewRequest | None = ...,
         inventory: Global___NodeInventory | None = ...,
         local_changes: Global___LocalChanges | None = ...,
+        upgrade: Global___UpgradeStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "local_changes", b"local_changes", "message", b"message", "plan_ack", b"plan_ack", "renew", b"renew", "replica_status", b"replica_status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "local_changes", b"local_changes", "message", b"message", "plan_ack", b"plan_ack", "renew", b"renew", "replica_status", b"replica_status", "upgrade", b"upgrade"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "local_changes", b"local_changes", "message", b"message", "plan_ack", b"plan_ack", "renew", b"renew", "replica_status", b"replica_status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "local_changes", b"local_changes", "message", b"message", "plan_ack", b"plan_ack", "renew", b"renew", "replica_status", b"replica_status", "upgrade", b"upgrade"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "replica_status", "plan_ack", "events", "renew", "inventory", "local_changes"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "replica_status", "plan_ack", "events", "renew", "inventory", "local_changes", "upgrade"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -195,6 +199,7 @@ class SessionResponse(_message.Message):
     SITE_DIRECTORY_FIELD_NUMBER: _builtins.int
     STANDING_FIELD_NUMBER: _builtins.int
     LOCAL_CHANGES_TAKEN_FIELD_NUMBER: _builtins.int
+    UPGRADE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -213,6 +218,8 @@ class SessionResponse(_message.Message):
     def standing(self) -> Global___MemberStanding: ...
     @_builtins.property
     def local_changes_taken(self) -> Global___LocalChangesTaken: ...
+    @_builtins.property
+    def upgrade(self) -> Global___AgentUpgrade: ...
     def __init__(
         self,
         *,
@@ -225,12 +232,13 @@ class SessionResponse(_message.Message):
         site_directory: Global___SiteDirectory | None = ...,
         standing: Global___MemberStanding | None = ...,
         local_changes_taken: Global___LocalChangesTaken | None = ...,
+        upgrade: Global___AgentUpgrade | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "goodbye", b"goodbye", "local_changes_taken", b"local_changes_taken", "message", b"message", "open_relay", b"open_relay", "plan", b"plan", "renew", b"renew", "site_directory", b"site_directory", "standing", b"standing", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "goodbye", b"goodbye", "local_changes_taken", b"local_changes_taken", "message", b"message", "open_relay", b"open_relay", "plan", b"plan", "renew", b"renew", "site_directory", b"site_directory", "standing", b"standing", "upgrade", b"upgrade", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "goodbye", b"goodbye", "local_changes_taken", b"local_changes_taken", "message", b"message", "open_relay", b"open_relay", "plan", b"plan", "renew", b"renew", "site_directory", b"site_directory", "standing", b"standing", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "goodbye", b"goodbye", "local_changes_taken", b"local_changes_taken", "message", b"message", "open_relay", b"open_relay", "plan", b"plan", "renew", b"renew", "site_directory", b"site_directory", "standing", b"standing", "upgrade", b"upgrade", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "plan", "renew", "open_relay", "goodbye", "endpoints", "site_directory", "standing", "local_changes_taken"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "plan", "renew", "open_relay", "goodbye", "endpoints", "site_directory", "standing", "local_changes_taken", "upgrade"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -525,6 +533,165 @@ class LocalChangesTaken(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LocalChangesTaken: _TypeAlias = LocalChangesTaken  # noqa: Y015
+
+@_typing.final
+class AgentUpgrade(_message.Message):
+    """What an agent is to become. Sent after Welcome and when it changes, as long as the node is in the
+    upgrade's wave and does not run it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    WANTED_FIELD_NUMBER: _builtins.int
+    PRESENT_FIELD_NUMBER: _builtins.int
+    PATIENCE_S_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Of the whole upgrade; UpgradeStatus names it."""
+    patience_s: _builtins.int
+    """The new agent has to be well within so long, or the box goes back by itself."""
+    withdrawn: _builtins.bool
+    """Taken back: an agent that has not begun to install forgets it."""
+    @_builtins.property
+    def wanted(self) -> Global___SignedRelease: ...
+    @_builtins.property
+    def present(self) -> Global___SignedRelease:
+        """Of the version that runs now: the way back."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        wanted: Global___SignedRelease | None = ...,
+        present: Global___SignedRelease | None = ...,
+        patience_s: _builtins.int = ...,
+        withdrawn: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["present", b"present", "wanted", b"wanted"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "patience_s", b"patience_s", "present", b"present", "wanted", b"wanted", "withdrawn", b"withdrawn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentUpgrade: _TypeAlias = AgentUpgrade  # noqa: Y015
+
+@_typing.final
+class SignedRelease(_message.Message):
+    """Signed by the root's or a region's CA key, offline if need be: whoever keeps the keys decides what
+    software runs on the boxes. See polder/release.py.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELEASE_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    release: _builtins.bytes
+    """JSON."""
+    signature: _builtins.bytes
+    @_builtins.property
+    def chain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Of the CA that signed, leaf first, without the root; DER. Empty: the root itself signed."""
+
+    def __init__(
+        self,
+        *,
+        release: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+        chain: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "release", b"release", "signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignedRelease: _TypeAlias = SignedRelease  # noqa: Y015
+
+@_typing.final
+class UpgradeStatus(_message.Message):
+    """Sent after Welcome, as long as there is something to say, and when it changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    version: _builtins.str
+    """The one that is to be."""
+    phase: _builtins.str
+    """CamelCase: "Downloading", "Installing", "Done", "RolledBack", "Refused" (nothing was touched)."""
+    reason: _builtins.str
+    """CamelCase, of the last two: "BadSignature", "OtherArchitecture", "OlderState", "NoRoom",
+    "NotPackaged", "InstallFailed", "NotWell", ...
+    """
+    message: _builtins.str
+    at_ms: _builtins.int
+    """By the agent's clock."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        version: _builtins.str = ...,
+        phase: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "id", b"id", "message", b"message", "phase", b"phase", "reason", b"reason", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpgradeStatus: _TypeAlias = UpgradeStatus  # noqa: Y015
+
+@_typing.final
+class PackageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """Hex, of the whole package."""
+    offset: _builtins.int
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PackageRequest: _TypeAlias = PackageRequest  # noqa: Y015
+
+@_typing.final
+class PackageChunk(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PackageChunk: _TypeAlias = PackageChunk  # noqa: Y015
 
 @_typing.final
 class Endpoints(_message.Message):

@@ -49,6 +49,11 @@ class AgentServiceStub:
                 request_serializer=polder_dot_v1_dot_agent__pb2.RelayRequest.SerializeToString,
                 response_deserializer=polder_dot_v1_dot_agent__pb2.RelayResponse.FromString,
                 _registered_method=True)
+        self.Package = channel.unary_stream(
+                '/polder.v1.AgentService/Package',
+                request_serializer=polder_dot_v1_dot_agent__pb2.PackageRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_agent__pb2.PackageChunk.FromString,
+                _registered_method=True)
 
 
 class AgentServiceServicer:
@@ -77,6 +82,14 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Package(self, request, context):
+        """A package that a signed release names, from an offset on; on the same connection, with a flow
+        control of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +107,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.Relay,
                     request_deserializer=polder_dot_v1_dot_agent__pb2.RelayRequest.FromString,
                     response_serializer=polder_dot_v1_dot_agent__pb2.RelayResponse.SerializeToString,
+            ),
+            'Package': grpc.unary_stream_rpc_method_handler(
+                    servicer.Package,
+                    request_deserializer=polder_dot_v1_dot_agent__pb2.PackageRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_agent__pb2.PackageChunk.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -177,6 +195,33 @@ class AgentService:
             '/polder.v1.AgentService/Relay',
             polder_dot_v1_dot_agent__pb2.RelayRequest.SerializeToString,
             polder_dot_v1_dot_agent__pb2.RelayResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Package(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/polder.v1.AgentService/Package',
+            polder_dot_v1_dot_agent__pb2.PackageRequest.SerializeToString,
+            polder_dot_v1_dot_agent__pb2.PackageChunk.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,10 @@ class AgentServiceStub:
     """One stream per log or exec that the orchestrator asked for, on the same connection: each has its
     own flow control, so that a slow reader never delays a heartbeat.
     """
+    Package: _grpc.UnaryStreamMultiCallable[_agent_pb2.PackageRequest, _agent_pb2.PackageChunk]
+    """A package that a signed release names, from an offset on; on the same connection, with a flow
+    control of its own.
+    """
 
 @_typing.type_check_only
 class AgentServiceAsyncStub(AgentServiceStub):
@@ -54,6 +58,10 @@ class AgentServiceAsyncStub(AgentServiceStub):
     Relay: _aio.StreamStreamMultiCallable[_agent_pb2.RelayRequest, _agent_pb2.RelayResponse]  # type: ignore[assignment]
     """One stream per log or exec that the orchestrator asked for, on the same connection: each has its
     own flow control, so that a slow reader never delays a heartbeat.
+    """
+    Package: _aio.UnaryStreamMultiCallable[_agent_pb2.PackageRequest, _agent_pb2.PackageChunk]  # type: ignore[assignment]
+    """A package that a signed release names, from an offset on; on the same connection, with a flow
+    control of its own.
     """
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -83,6 +91,16 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_agent_pb2.RelayResponse], _abc.AsyncIterator[_agent_pb2.RelayResponse]]:
         """One stream per log or exec that the orchestrator asked for, on the same connection: each has its
         own flow control, so that a slow reader never delays a heartbeat.
+        """
+
+    @_abc_1.abstractmethod
+    def Package(
+        self,
+        request: _agent_pb2.PackageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_agent_pb2.PackageChunk], _abc.AsyncIterator[_agent_pb2.PackageChunk]]:
+        """A package that a signed release names, from an offset on; on the same connection, with a flow
+        control of its own.
         """
 
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3158,3 +3158,503 @@ class ForgetMemberResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ForgetMemberResponse: _TypeAlias = ForgetMemberResponse  # noqa: Y015
+
+@_typing.final
+class PutReleaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELEASE_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def release(self) -> _agent_pb2.SignedRelease:
+        """First."""
+
+    @_builtins.property
+    def part(self) -> Global___PackagePart: ...
+    def __init__(
+        self,
+        *,
+        release: _agent_pb2.SignedRelease | None = ...,
+        part: Global___PackagePart | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "part", b"part", "release", b"release"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "part", b"part", "release", b"release"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["release", "part"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___PutReleaseRequest: _TypeAlias = PutReleaseRequest  # noqa: Y015
+
+@_typing.final
+class PackagePart(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """Hex, of the whole package; one that the release names."""
+    offset: _builtins.int
+    data: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "offset", b"offset", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PackagePart: _TypeAlias = PackagePart  # noqa: Y015
+
+@_typing.final
+class PutReleaseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    created: _builtins.bool
+    """False: it was here."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        created: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutReleaseResponse: _TypeAlias = PutReleaseResponse  # noqa: Y015
+
+@_typing.final
+class ReleasesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleasesRequest: _TypeAlias = ReleasesRequest  # noqa: Y015
+
+@_typing.final
+class ReleasesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class NodesByVersionEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RELEASES_FIELD_NUMBER: _builtins.int
+    NODES_BY_VERSION_FIELD_NUMBER: _builtins.int
+    MEMBER_VERSION_FIELD_NUMBER: _builtins.int
+    member_version: _builtins.str
+    """Of the member that answers."""
+    @_builtins.property
+    def releases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Release]: ...
+    @_builtins.property
+    def nodes_by_version(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many nodes run which version; also of versions that are no release here."""
+
+    def __init__(
+        self,
+        *,
+        releases: _abc.Iterable[Global___Release] | None = ...,
+        nodes_by_version: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        member_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["member_version", b"member_version", "nodes_by_version", b"nodes_by_version", "releases", b"releases"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleasesResponse: _TypeAlias = ReleasesResponse  # noqa: Y015
+
+@_typing.final
+class Release(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    ISSUED_AT_MS_FIELD_NUMBER: _builtins.int
+    SIGNED_BY_FIELD_NUMBER: _builtins.int
+    PACKAGES_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    issued_at_ms: _builtins.int
+    signed_by: _builtins.str
+    """"root" or the region whose CA signed."""
+    @_builtins.property
+    def packages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReleasePackage]: ...
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        issued_at_ms: _builtins.int = ...,
+        signed_by: _builtins.str = ...,
+        packages: _abc.Iterable[Global___ReleasePackage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issued_at_ms", b"issued_at_ms", "packages", b"packages", "signed_by", b"signed_by", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Release: _TypeAlias = Release  # noqa: Y015
+
+@_typing.final
+class ReleasePackage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARCH_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    arch: _builtins.str
+    sha256: _builtins.str
+    size: _builtins.int
+    complete: _builtins.bool
+    """All of it is here."""
+    def __init__(
+        self,
+        *,
+        arch: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        size: _builtins.int = ...,
+        complete: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arch", b"arch", "complete", b"complete", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleasePackage: _TypeAlias = ReleasePackage  # noqa: Y015
+
+@_typing.final
+class DeleteReleaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteReleaseRequest: _TypeAlias = DeleteReleaseRequest  # noqa: Y015
+
+@_typing.final
+class DeleteReleaseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteReleaseResponse: _TypeAlias = DeleteReleaseResponse  # noqa: Y015
+
+@_typing.final
+class UpgradeAgentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEGIN_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
+    ABORT_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    pause: _builtins.str
+    """Ids of the upgrade that is; a wrong one is refused, so that nobody resumes another's."""
+    resume: _builtins.str
+    abort: _builtins.str
+    """Nobody begins any more; who has begun ends it. What was upgraded stays so."""
+    dry_run: _builtins.bool
+    @_builtins.property
+    def begin(self) -> Global___BeginUpgrade: ...
+    def __init__(
+        self,
+        *,
+        begin: Global___BeginUpgrade | None = ...,
+        pause: _builtins.str = ...,
+        resume: _builtins.str = ...,
+        abort: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "action", b"action", "begin", b"begin", "pause", b"pause", "resume", b"resume"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "action", b"action", "begin", b"begin", "dry_run", b"dry_run", "pause", b"pause", "resume", b"resume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["begin", "pause", "resume", "abort"]  # noqa: Y015
+    _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
+
+Global___UpgradeAgentsRequest: _TypeAlias = UpgradeAgentsRequest  # noqa: Y015
+
+@_typing.final
+class BeginUpgrade(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    WAVES_PERMILLE_FIELD_NUMBER: _builtins.int
+    AT_ONCE_PERMILLE_FIELD_NUMBER: _builtins.int
+    SOAK_S_FIELD_NUMBER: _builtins.int
+    PATIENCE_S_FIELD_NUMBER: _builtins.int
+    FAILURES_MAX_FIELD_NUMBER: _builtins.int
+    SITES_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    at_once_permille: _builtins.int
+    """Under way at once at most, in thousandths of the chosen nodes; at least one node. 0: as the wave."""
+    soak_s: _builtins.int
+    """A wave is over when all of it has run well for so long."""
+    patience_s: _builtins.int
+    """For one box, from being told to being well. 0: as the orchestrator has it."""
+    failures_max: _builtins.int
+    """It pauses when more failed."""
+    @_builtins.property
+    def waves_permille(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Cumulative shares of the chosen nodes, in thousandths, rising; the last is 1000."""
+
+    @_builtins.property
+    def sites(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Empty: all."""
+
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        waves_permille: _abc.Iterable[_builtins.int] | None = ...,
+        at_once_permille: _builtins.int = ...,
+        soak_s: _builtins.int = ...,
+        patience_s: _builtins.int = ...,
+        failures_max: _builtins.int = ...,
+        sites: _abc.Iterable[_builtins.str] | None = ...,
+        nodes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_once_permille", b"at_once_permille", "failures_max", b"failures_max", "nodes", b"nodes", "patience_s", b"patience_s", "sites", b"sites", "soak_s", b"soak_s", "version", b"version", "waves_permille", b"waves_permille"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BeginUpgrade: _TypeAlias = BeginUpgrade  # noqa: Y015
+
+@_typing.final
+class UpgradeAgentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def state(self) -> Global___AgentUpgradeState: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        state: Global___AgentUpgradeState | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["state", b"state"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["state", b"state", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpgradeAgentsResponse: _TypeAlias = UpgradeAgentsResponse  # noqa: Y015
+
+@_typing.final
+class AgentUpgradesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentUpgradesRequest: _TypeAlias = AgentUpgradesRequest  # noqa: Y015
+
+@_typing.final
+class AgentUpgradesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPGRADES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def upgrades(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentUpgradeState]:
+        """Newest first; bounded."""
+
+    def __init__(
+        self,
+        *,
+        upgrades: _abc.Iterable[Global___AgentUpgradeState] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["upgrades", b"upgrades"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentUpgradesResponse: _TypeAlias = AgentUpgradesResponse  # noqa: Y015
+
+@_typing.final
+class AgentUpgradeState(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    STARTED_AT_MS_FIELD_NUMBER: _builtins.int
+    ENDED_AT_MS_FIELD_NUMBER: _builtins.int
+    WAVES_PERMILLE_FIELD_NUMBER: _builtins.int
+    WAVE_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    UNDER_WAY_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    SHOWN_FIELD_NUMBER: _builtins.int
+    WAVE_OVER_AT_MS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    version: _builtins.str
+    phase: _builtins.str
+    """CamelCase: "Running", "Paused", "Done", "Aborted"."""
+    reason: _builtins.str
+    """Why it pauses."""
+    message: _builtins.str
+    by: _builtins.str
+    started_at_ms: _builtins.int
+    ended_at_ms: _builtins.int
+    wave: _builtins.int
+    """From 0."""
+    nodes: _builtins.int
+    done: _builtins.int
+    under_way: _builtins.int
+    failed: _builtins.int
+    waiting: _builtins.int
+    """Chosen, and cannot be told now: not heard of, no package for them, frozen."""
+    wave_over_at_ms: _builtins.int
+    """When the present wave is over at the earliest; 0: not known."""
+    @_builtins.property
+    def waves_permille(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def shown(self) -> _containers.RepeatedCompositeFieldContainer[Global___UpgradeNode]:
+        """Failed ones and those that wait, with their reasons; bounded."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        version: _builtins.str = ...,
+        phase: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        by: _builtins.str = ...,
+        started_at_ms: _builtins.int = ...,
+        ended_at_ms: _builtins.int = ...,
+        waves_permille: _abc.Iterable[_builtins.int] | None = ...,
+        wave: _builtins.int = ...,
+        nodes: _builtins.int = ...,
+        done: _builtins.int = ...,
+        under_way: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        shown: _abc.Iterable[Global___UpgradeNode] | None = ...,
+        wave_over_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "done", b"done", "ended_at_ms", b"ended_at_ms", "failed", b"failed", "id", b"id", "message", b"message", "nodes", b"nodes", "phase", b"phase", "reason", b"reason", "shown", b"shown", "started_at_ms", b"started_at_ms", "under_way", b"under_way", "version", b"version", "waiting", b"waiting", "wave", b"wave", "wave_over_at_ms", b"wave_over_at_ms", "waves_permille", b"waves_permille"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentUpgradeState: _TypeAlias = AgentUpgradeState  # noqa: Y015
+
+@_typing.final
+class UpgradeNode(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    SITE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    site: _builtins.str
+    version: _builtins.str
+    phase: _builtins.str
+    reason: _builtins.str
+    message: _builtins.str
+    at_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        site: _builtins.str = ...,
+        version: _builtins.str = ...,
+        phase: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "message", b"message", "node", b"node", "phase", b"phase", "reason", b"reason", "site", b"site", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpgradeNode: _TypeAlias = UpgradeNode  # noqa: Y015

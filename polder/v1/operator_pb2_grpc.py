@@ -189,6 +189,31 @@ class OperatorServiceStub:
                 request_serializer=polder_dot_v1_dot_operator__pb2.ForgetMemberRequest.SerializeToString,
                 response_deserializer=polder_dot_v1_dot_operator__pb2.ForgetMemberResponse.FromString,
                 _registered_method=True)
+        self.PutRelease = channel.stream_unary(
+                '/polder.v1.OperatorService/PutRelease',
+                request_serializer=polder_dot_v1_dot_operator__pb2.PutReleaseRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.PutReleaseResponse.FromString,
+                _registered_method=True)
+        self.Releases = channel.unary_unary(
+                '/polder.v1.OperatorService/Releases',
+                request_serializer=polder_dot_v1_dot_operator__pb2.ReleasesRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.ReleasesResponse.FromString,
+                _registered_method=True)
+        self.DeleteRelease = channel.unary_unary(
+                '/polder.v1.OperatorService/DeleteRelease',
+                request_serializer=polder_dot_v1_dot_operator__pb2.DeleteReleaseRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.DeleteReleaseResponse.FromString,
+                _registered_method=True)
+        self.UpgradeAgents = channel.unary_unary(
+                '/polder.v1.OperatorService/UpgradeAgents',
+                request_serializer=polder_dot_v1_dot_operator__pb2.UpgradeAgentsRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.UpgradeAgentsResponse.FromString,
+                _registered_method=True)
+        self.AgentUpgrades = channel.unary_unary(
+                '/polder.v1.OperatorService/AgentUpgrades',
+                request_serializer=polder_dot_v1_dot_operator__pb2.AgentUpgradesRequest.SerializeToString,
+                response_deserializer=polder_dot_v1_dot_operator__pb2.AgentUpgradesResponse.FromString,
+                _registered_method=True)
 
 
 class OperatorServiceServicer:
@@ -402,6 +427,40 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutRelease(self, request_iterator, context):
+        """A signed release, then those of its packages that are not here yet, in any order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Releases(self, request, context):
+        """Which releases are here, how far their packages have come, and which nodes run what.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRelease(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpgradeAgents(self, request, context):
+        """Begins an upgrade of the fleet's agents in waves; pauses, resumes or ends the one that is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AgentUpgrades(self, request, context):
+        """How far it has come.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -559,6 +618,31 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.ForgetMember,
                     request_deserializer=polder_dot_v1_dot_operator__pb2.ForgetMemberRequest.FromString,
                     response_serializer=polder_dot_v1_dot_operator__pb2.ForgetMemberResponse.SerializeToString,
+            ),
+            'PutRelease': grpc.stream_unary_rpc_method_handler(
+                    servicer.PutRelease,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.PutReleaseRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.PutReleaseResponse.SerializeToString,
+            ),
+            'Releases': grpc.unary_unary_rpc_method_handler(
+                    servicer.Releases,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.ReleasesRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.ReleasesResponse.SerializeToString,
+            ),
+            'DeleteRelease': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRelease,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.DeleteReleaseRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.DeleteReleaseResponse.SerializeToString,
+            ),
+            'UpgradeAgents': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpgradeAgents,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.UpgradeAgentsRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.UpgradeAgentsResponse.SerializeToString,
+            ),
+            'AgentUpgrades': grpc.unary_unary_rpc_method_handler(
+                    servicer.AgentUpgrades,
+                    request_deserializer=polder_dot_v1_dot_operator__pb2.AgentUpgradesRequest.FromString,
+                    response_serializer=polder_dot_v1_dot_operator__pb2.AgentUpgradesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1398,6 +1482,141 @@ class OperatorService:
             '/polder.v1.OperatorService/ForgetMember',
             polder_dot_v1_dot_operator__pb2.ForgetMemberRequest.SerializeToString,
             polder_dot_v1_dot_operator__pb2.ForgetMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutRelease(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/polder.v1.OperatorService/PutRelease',
+            polder_dot_v1_dot_operator__pb2.PutReleaseRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.PutReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Releases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polder.v1.OperatorService/Releases',
+            polder_dot_v1_dot_operator__pb2.ReleasesRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.ReleasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRelease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polder.v1.OperatorService/DeleteRelease',
+            polder_dot_v1_dot_operator__pb2.DeleteReleaseRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.DeleteReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpgradeAgents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polder.v1.OperatorService/UpgradeAgents',
+            polder_dot_v1_dot_operator__pb2.UpgradeAgentsRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.UpgradeAgentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AgentUpgrades(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polder.v1.OperatorService/AgentUpgrades',
+            polder_dot_v1_dot_operator__pb2.AgentUpgradesRequest.SerializeToString,
+            polder_dot_v1_dot_operator__pb2.AgentUpgradesResponse.FromString,
             options,
             channel_credentials,
             insecure,

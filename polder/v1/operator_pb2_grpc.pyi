@@ -85,6 +85,15 @@ class OperatorServiceStub:
     """Ends a region's drill early."""
     ForgetMember: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ForgetMemberRequest, _operator_pb2.ForgetMemberResponse]
     """A member that is gone for good: agents are not told of its addresses any more."""
+    PutRelease: _grpc.StreamUnaryMultiCallable[_operator_pb2.PutReleaseRequest, _operator_pb2.PutReleaseResponse]
+    """A signed release, then those of its packages that are not here yet, in any order."""
+    Releases: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ReleasesRequest, _operator_pb2.ReleasesResponse]
+    """Which releases are here, how far their packages have come, and which nodes run what."""
+    DeleteRelease: _grpc.UnaryUnaryMultiCallable[_operator_pb2.DeleteReleaseRequest, _operator_pb2.DeleteReleaseResponse]
+    UpgradeAgents: _grpc.UnaryUnaryMultiCallable[_operator_pb2.UpgradeAgentsRequest, _operator_pb2.UpgradeAgentsResponse]
+    """Begins an upgrade of the fleet's agents in waves; pauses, resumes or ends the one that is."""
+    AgentUpgrades: _grpc.UnaryUnaryMultiCallable[_operator_pb2.AgentUpgradesRequest, _operator_pb2.AgentUpgradesResponse]
+    """How far it has come."""
 
 @_typing.type_check_only
 class OperatorServiceAsyncStub(OperatorServiceStub):
@@ -143,6 +152,15 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     """Ends a region's drill early."""
     ForgetMember: _aio.UnaryUnaryMultiCallable[_operator_pb2.ForgetMemberRequest, _operator_pb2.ForgetMemberResponse]  # type: ignore[assignment]
     """A member that is gone for good: agents are not told of its addresses any more."""
+    PutRelease: _aio.StreamUnaryMultiCallable[_operator_pb2.PutReleaseRequest, _operator_pb2.PutReleaseResponse]  # type: ignore[assignment]
+    """A signed release, then those of its packages that are not here yet, in any order."""
+    Releases: _aio.UnaryUnaryMultiCallable[_operator_pb2.ReleasesRequest, _operator_pb2.ReleasesResponse]  # type: ignore[assignment]
+    """Which releases are here, how far their packages have come, and which nodes run what."""
+    DeleteRelease: _aio.UnaryUnaryMultiCallable[_operator_pb2.DeleteReleaseRequest, _operator_pb2.DeleteReleaseResponse]  # type: ignore[assignment]
+    UpgradeAgents: _aio.UnaryUnaryMultiCallable[_operator_pb2.UpgradeAgentsRequest, _operator_pb2.UpgradeAgentsResponse]  # type: ignore[assignment]
+    """Begins an upgrade of the fleet's agents in waves; pauses, resumes or ends the one that is."""
+    AgentUpgrades: _aio.UnaryUnaryMultiCallable[_operator_pb2.AgentUpgradesRequest, _operator_pb2.AgentUpgradesResponse]  # type: ignore[assignment]
+    """How far it has come."""
 
 class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -384,5 +402,44 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.ForgetMemberResponse, _abc.Awaitable[_operator_pb2.ForgetMemberResponse]]:
         """A member that is gone for good: agents are not told of its addresses any more."""
+
+    @_abc_1.abstractmethod
+    def PutRelease(
+        self,
+        request_iterator: _MaybeAsyncIterator[_operator_pb2.PutReleaseRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.PutReleaseResponse, _abc.Awaitable[_operator_pb2.PutReleaseResponse]]:
+        """A signed release, then those of its packages that are not here yet, in any order."""
+
+    @_abc_1.abstractmethod
+    def Releases(
+        self,
+        request: _operator_pb2.ReleasesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.ReleasesResponse, _abc.Awaitable[_operator_pb2.ReleasesResponse]]:
+        """Which releases are here, how far their packages have come, and which nodes run what."""
+
+    @_abc_1.abstractmethod
+    def DeleteRelease(
+        self,
+        request: _operator_pb2.DeleteReleaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.DeleteReleaseResponse, _abc.Awaitable[_operator_pb2.DeleteReleaseResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def UpgradeAgents(
+        self,
+        request: _operator_pb2.UpgradeAgentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.UpgradeAgentsResponse, _abc.Awaitable[_operator_pb2.UpgradeAgentsResponse]]:
+        """Begins an upgrade of the fleet's agents in waves; pauses, resumes or ends the one that is."""
+
+    @_abc_1.abstractmethod
+    def AgentUpgrades(
+        self,
+        request: _operator_pb2.AgentUpgradesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.AgentUpgradesResponse, _abc.Awaitable[_operator_pb2.AgentUpgradesResponse]]:
+        """How far it has come."""
 
 def add_OperatorServiceServicer_to_server(servicer: OperatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
