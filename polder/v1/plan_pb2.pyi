@@ -165,6 +165,7 @@ class Override(_message.Message):
     BASE_REVISION_FIELD_NUMBER: _builtins.int
     BASE_EPOCH_FIELD_NUMBER: _builtins.int
     CONFLICT_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Drawn by whoever wrote it."""
     workload_uid: _builtins.str
@@ -190,6 +191,10 @@ class Override(_message.Message):
     base_epoch: _builtins.int
     conflict: _builtins.str
     """Set by the orchestrator: what was decided meanwhile that contradicts this. Empty: nothing."""
+    @_builtins.property
+    def proof(self) -> Global___OverrideProof:
+        """That its writer wrote it. Only what a signed plan says is believed without."""
+
     def __init__(
         self,
         *,
@@ -207,14 +212,43 @@ class Override(_message.Message):
         base_revision: _builtins.int = ...,
         base_epoch: _builtins.int = ...,
         conflict: _builtins.str = ...,
+        proof: Global___OverrideProof | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["proof", b"proof"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "base_epoch", b"base_epoch", "base_revision", b"base_revision", "by", b"by", "conflict", b"conflict", "field", b"field", "id", b"id", "namespace", b"namespace", "node", b"node", "reason", b"reason", "replica", b"replica", "stamp", b"stamp", "value", b"value", "workload_uid", b"workload_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "base_epoch", b"base_epoch", "base_revision", b"base_revision", "by", b"by", "conflict", b"conflict", "field", b"field", "id", b"id", "namespace", b"namespace", "node", b"node", "proof", b"proof", "reason", b"reason", "replica", b"replica", "stamp", b"stamp", "value", b"value", "workload_uid", b"workload_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Override: _TypeAlias = Override  # noqa: Y015
+
+@_typing.final
+class OverrideProof(_message.Message):
+    """So that a node can decide in its own name only, whoever carries it further."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_CHAIN_FIELD_NUMBER: _builtins.int
+    signature: _builtins.bytes
+    """ECDSA P-256 with SHA-256 over `signed_bytes` of polder/overrides.py, DER."""
+    @_builtins.property
+    def certificate_chain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Of the node that wrote it; of what has no node, of an orchestrator. Leaf first, DER."""
+
+    def __init__(
+        self,
+        *,
+        signature: _builtins.bytes = ...,
+        certificate_chain: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_chain", b"certificate_chain", "signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OverrideProof: _TypeAlias = OverrideProof  # noqa: Y015
 
 @_typing.final
 class SitePeer(_message.Message):
