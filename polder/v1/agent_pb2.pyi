@@ -547,12 +547,15 @@ class AgentUpgrade(_message.Message):
     PRESENT_FIELD_NUMBER: _builtins.int
     PATIENCE_S_FIELD_NUMBER: _builtins.int
     WITHDRAWN_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Of the whole upgrade; UpgradeStatus names it."""
     patience_s: _builtins.int
     """The new agent has to be well within so long, or the box goes back by itself."""
     withdrawn: _builtins.bool
     """Taken back: an agent that has not begun to install forgets it."""
+    attempt: _builtins.int
+    """From 1. A higher one than that of what it reported: it tries once more."""
     @_builtins.property
     def wanted(self) -> Global___SignedRelease: ...
     @_builtins.property
@@ -567,10 +570,11 @@ class AgentUpgrade(_message.Message):
         present: Global___SignedRelease | None = ...,
         patience_s: _builtins.int = ...,
         withdrawn: _builtins.bool = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["present", b"present", "wanted", b"wanted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "patience_s", b"patience_s", "present", b"present", "wanted", b"wanted", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "id", b"id", "patience_s", b"patience_s", "present", b"present", "wanted", b"wanted", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -621,6 +625,7 @@ class UpgradeStatus(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     AT_MS_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     version: _builtins.str
     """The one that is to be."""
@@ -633,6 +638,8 @@ class UpgradeStatus(_message.Message):
     message: _builtins.str
     at_ms: _builtins.int
     """By the agent's clock."""
+    attempt: _builtins.int
+    """As it was told."""
     def __init__(
         self,
         *,
@@ -642,10 +649,11 @@ class UpgradeStatus(_message.Message):
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
         at_ms: _builtins.int = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "id", b"id", "message", b"message", "phase", b"phase", "reason", b"reason", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "attempt", b"attempt", "id", b"id", "message", b"message", "phase", b"phase", "reason", b"reason", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -675,7 +683,7 @@ class PackageRequest(_message.Message):
 Global___PackageRequest: _TypeAlias = PackageRequest  # noqa: Y015
 
 @_typing.final
-class PackageChunk(_message.Message):
+class PackageResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DATA_FIELD_NUMBER: _builtins.int
@@ -691,7 +699,7 @@ class PackageChunk(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___PackageChunk: _TypeAlias = PackageChunk  # noqa: Y015
+Global___PackageResponse: _TypeAlias = PackageResponse  # noqa: Y015
 
 @_typing.final
 class Endpoints(_message.Message):

@@ -52,7 +52,7 @@ class AgentServiceStub:
         self.Package = channel.unary_stream(
                 '/polder.v1.AgentService/Package',
                 request_serializer=polder_dot_v1_dot_agent__pb2.PackageRequest.SerializeToString,
-                response_deserializer=polder_dot_v1_dot_agent__pb2.PackageChunk.FromString,
+                response_deserializer=polder_dot_v1_dot_agent__pb2.PackageResponse.FromString,
                 _registered_method=True)
 
 
@@ -111,7 +111,7 @@ def add_AgentServiceServicer_to_server(servicer, server):
             'Package': grpc.unary_stream_rpc_method_handler(
                     servicer.Package,
                     request_deserializer=polder_dot_v1_dot_agent__pb2.PackageRequest.FromString,
-                    response_serializer=polder_dot_v1_dot_agent__pb2.PackageChunk.SerializeToString,
+                    response_serializer=polder_dot_v1_dot_agent__pb2.PackageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -221,7 +221,7 @@ class AgentService:
             target,
             '/polder.v1.AgentService/Package',
             polder_dot_v1_dot_agent__pb2.PackageRequest.SerializeToString,
-            polder_dot_v1_dot_agent__pb2.PackageChunk.FromString,
+            polder_dot_v1_dot_agent__pb2.PackageResponse.FromString,
             options,
             channel_credentials,
             insecure,

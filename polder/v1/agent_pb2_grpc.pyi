@@ -41,7 +41,7 @@ class AgentServiceStub:
     """One stream per log or exec that the orchestrator asked for, on the same connection: each has its
     own flow control, so that a slow reader never delays a heartbeat.
     """
-    Package: _grpc.UnaryStreamMultiCallable[_agent_pb2.PackageRequest, _agent_pb2.PackageChunk]
+    Package: _grpc.UnaryStreamMultiCallable[_agent_pb2.PackageRequest, _agent_pb2.PackageResponse]
     """A package that a signed release names, from an offset on; on the same connection, with a flow
     control of its own.
     """
@@ -59,7 +59,7 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """One stream per log or exec that the orchestrator asked for, on the same connection: each has its
     own flow control, so that a slow reader never delays a heartbeat.
     """
-    Package: _aio.UnaryStreamMultiCallable[_agent_pb2.PackageRequest, _agent_pb2.PackageChunk]  # type: ignore[assignment]
+    Package: _aio.UnaryStreamMultiCallable[_agent_pb2.PackageRequest, _agent_pb2.PackageResponse]  # type: ignore[assignment]
     """A package that a signed release names, from an offset on; on the same connection, with a flow
     control of its own.
     """
@@ -98,7 +98,7 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _agent_pb2.PackageRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_agent_pb2.PackageChunk], _abc.AsyncIterator[_agent_pb2.PackageChunk]]:
+    ) -> _typing.Union[_abc.Iterator[_agent_pb2.PackageResponse], _abc.AsyncIterator[_agent_pb2.PackageResponse]]:
         """A package that a signed release names, from an offset on; on the same connection, with a flow
         control of its own.
         """

@@ -162,6 +162,7 @@ class NodeSaid(_message.Message):
     GONE_FIELD_NUMBER: _builtins.int
     STOPPED_FIELD_NUMBER: _builtins.int
     STANDBYS_FIELD_NUMBER: _builtins.int
+    UPGRADE_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     connected: _builtins.bool
     instance_id: _builtins.str
@@ -196,6 +197,10 @@ class NodeSaid(_message.Message):
     def standbys(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.StandbyStatus]:
         """Of every role of the node, when any of them changed; else none."""
 
+    @_builtins.property
+    def upgrade(self) -> _agent_pb2.UpgradeStatus:
+        """What it said last of an upgrade of its agent; none: nothing."""
+
     def __init__(
         self,
         *,
@@ -217,10 +222,11 @@ class NodeSaid(_message.Message):
         gone: _abc.Iterable[_builtins.str] | None = ...,
         stopped: _abc.Iterable[_builtins.str] | None = ...,
         standbys: _abc.Iterable[_agent_pb2.StandbyStatus] | None = ...,
+        upgrade: _agent_pb2.UpgradeStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "upgrade", b"upgrade"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_generation", b"acked_generation", "agent_version", b"agent_version", "connected", b"connected", "connected_at_ms", b"connected_at_ms", "disconnected_at_ms", b"disconnected_at_ms", "gone", b"gone", "heartbeat", b"heartbeat", "hello_complete", b"hello_complete", "instance_id", b"instance_id", "node", b"node", "plan_error", b"plan_error", "replicas", b"replicas", "session_id", b"session_id", "session_number", b"session_number", "standbys", b"standbys", "stopped", b"stopped", "supersedes", b"supersedes", "whole", b"whole"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_generation", b"acked_generation", "agent_version", b"agent_version", "connected", b"connected", "connected_at_ms", b"connected_at_ms", "disconnected_at_ms", b"disconnected_at_ms", "gone", b"gone", "heartbeat", b"heartbeat", "hello_complete", b"hello_complete", "instance_id", b"instance_id", "node", b"node", "plan_error", b"plan_error", "replicas", b"replicas", "session_id", b"session_id", "session_number", b"session_number", "standbys", b"standbys", "stopped", b"stopped", "supersedes", b"supersedes", "upgrade", b"upgrade", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3452,7 +3452,7 @@ class BeginUpgrade(_message.Message):
     soak_s: _builtins.int
     """A wave is over when all of it has run well for so long."""
     patience_s: _builtins.int
-    """For one box, from being told to being well. 0: as the orchestrator has it."""
+    """For a new agent to be well, before its box goes back by itself. 0: as the orchestrator has it."""
     failures_max: _builtins.int
     """It pauses when more failed."""
     @_builtins.property
