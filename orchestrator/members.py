@@ -28,6 +28,7 @@ from orchestrator.store.port import (
     StoreError,
     StoreFull,
 )
+from polder.skew import minor_of
 
 log = logging.getLogger(__name__)
 
@@ -248,7 +249,7 @@ class Registry:
 
     async def _raise_floor(self) -> None:
         """When all present members have been at a newer version for a while."""
-        mine, least = skew.minor_of(self.record.version), skew.minor_of(self._floor)
+        mine, least = minor_of(self.record.version), minor_of(self._floor)
         if mine is None or (least is not None and least >= mine):
             return
         floor = await self._store.get(keys.FLOOR)

@@ -4,21 +4,13 @@ Members of adjacent minor versions do: 0.4 with 0.5, whatever the patch. So a gr
 member at a time and one minor version at a time. The group's floor is the version that all have
 reached: it never falls, and who is older stays out, since what the others write meanwhile may be
 beyond it. Two major versions never work together; which minor comes before 1.0 only 1.0 can know.
+What else is supported together says `polder/skew.py`.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True, order=True)
-class Minor:
-    """`0.4` of `0.4.2`."""
-
-    major: int
-    minor: int
-
-    def __str__(self) -> str:
-        return f"{self.major}.{self.minor}"
+from polder.skew import Minor, adjacent, minor_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +19,6 @@ class Skew:
 
     message: str
     hint: str
-
-
-def minor_of(version: str) -> Minor | None:
-    """None: the text is not a release's version (a source tree), and nothing is known of it."""
-    parts = version.partition("+")[0].split(".")
-    if len(parts) < 2 or not all(part.isdecimal() for part in parts[:2]):
-        return None
-    return Minor(int(parts[0]), int(parts[1]))
 
 
 def why_not(own: str, floor: str, present: Mapping[str, str]) -> Skew | None:
@@ -53,17 +37,13 @@ def why_not(own: str, floor: str, present: Mapping[str, str]) -> Skew | None:
         )
     for name, version in sorted(present.items()):
         theirs = minor_of(version)
-        if theirs is not None and not _adjacent(mine, theirs):
+        if theirs is not None and not adjacent(mine, theirs):
             return Skew(
                 f"this is version {own}, and member {name} runs {version}: members work together "
                 "with the same minor version or the one next to it",
                 _way(mine, theirs),
             )
     return None
-
-
-def _adjacent(one: Minor, other: Minor) -> bool:
-    return one.major == other.major and abs(one.minor - other.minor) <= 1
 
 
 def _running(present: Mapping[str, str]) -> str:

@@ -4,7 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from orchestrator.domain.skew import floor_of, minor_of, why_not
+from orchestrator.domain.skew import floor_of, why_not
+from polder.skew import minor_of
 
 
 @pytest.mark.parametrize(
