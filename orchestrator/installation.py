@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -32,6 +33,7 @@ from orchestrator.records import MemberRecord, StoredResource
 from orchestrator.store import keys
 from orchestrator.store.migrate import epoch_base
 from orchestrator.store.port import Compare, Put, Store
+from orchestrator.version import running_version
 from polder.manifest.document import DEFAULT_NAMESPACE
 
 log = logging.getLogger(__name__)
@@ -130,11 +132,7 @@ async def prepare_store(
         entry = await store.get(keys.INSTALLATION)
         if entry is None:
             await _check_empty(store, config)
-    found = json.loads(entry.value) if entry is not None else {}
-    if found.get("schema") != SCHEMA:
-        raise WrongInstallation(
-            f"the store has schema {found.get('schema')!r}, and this version knows {SCHEMA}"
-        )
+    found = read_mark(entry.value) if entry is not None else {}
     if found.get("root") != root:
         raise WrongInstallation(
             f"the store belongs to another CA than the one in {config.ca_path}: nodes and "
@@ -142,6 +140,20 @@ async def prepare_store(
             "data_dir, or store"
         )
     return epoch_base(entry.value) if entry is not None else 0
+
+
+def read_mark(value: bytes) -> dict[str, Any]:
+    """What the Store says of its installation. Raises WrongInstallation when it is of another
+    schema: what this version would write there, the others might not understand, or worse."""
+    found: dict[str, Any] = json.loads(value)
+    if found.get("schema") != SCHEMA:
+        raise WrongInstallation(
+            f"the store has schema {found.get('schema')!r}, and version {running_version()} knows "
+            f"{SCHEMA}: nothing was changed",
+            "Run the version that wrote it, or a later one. To go back, restore a backup from "
+            "before that upgrade: docs/operating.md.",
+        )
+    return found
 
 
 async def _check_empty(store: Store, config: Config) -> None:

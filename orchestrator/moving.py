@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from orchestrator.installation import read_mark
+from orchestrator.store import keys
 from orchestrator.store.address import EtcdAccess, open_address
 from orchestrator.store.etcd.settings import DEFAULT_PREFIX
 from orchestrator.store.migrate import Migrated, migrate
@@ -49,6 +51,9 @@ def _run(options: argparse.Namespace) -> int:
 async def _move(options: argparse.Namespace) -> Migrated:
     source = await open_address(options.source, _access(options, "from"), create=False)
     try:
+        installation = await source.get(keys.INSTALLATION)
+        if installation is not None:
+            read_mark(installation.value)  # another version may have more to carry than we know
         target = await open_address(options.target, _access(options, "to"), create=True)
         try:
             return await migrate(source, target)
