@@ -4,7 +4,7 @@ SITE := $(wildcard tests/e2e/test_site_*.py) tests/e2e/test_isolation_example.py
 	tests/e2e/test_bench_takeover.py
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart down test proof proof-site proof-chart lint unit protos format bench clean
+.PHONY: help quickstart down test proof proof-site proof-chart proof-arm release lint unit protos format bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,16 @@ proof-chart: ## The Helm chart on a real API server (needs Go), and images for a
 	@tools/bootstrap.sh --system --tests
 	@tools/kube_tools.sh kube-apiserver
 	@$(PY) -m pytest -m long tests/charts
+
+proof-arm: ## The agent on an emulated Debian arm64: its tests, joining, memory (an hour)
+	@tools/bootstrap.sh --system --tests
+	@$(PY) -m tests.arm
+	@$(PY) -m pytest -m long tests/integration/test_package_boots.py -k arm64
+	@$(PY) -m bench footprint --arch arm64 --json
+
+release: ## Wheel, packages, images, chart, bills of materials and checksums of the last commit, into dist/
+	@tools/bootstrap.sh --system --tests
+	@$(PY) -m releasing build
 
 lint: ## Linters, types, layers, freshness of generated stubs
 	@tools/bootstrap.sh --tests

@@ -27,7 +27,7 @@ _LIBC = ("manylinux_2_36", "manylinux_2_28", "manylinux_2_17", "manylinux2014")
 _LOCK_HEAD = (
     "# Wheels of the orchestrator's image, for amd64 and arm64. Made by `python -m images lock`."
 )
-_SOURCES = ("polder", "agent", "orchestrator", "edgectl")
+_SOURCES = ("polder", "agent", "orchestrator", "edgectl", "hardware/profiles")
 
 
 class CannotBuild(Exception):
@@ -58,8 +58,9 @@ def epoch() -> str:
 
 
 def revision() -> str:
-    """The commit; `-dirty` when the tree is another."""
-    return run(["git", "describe", "--always", "--abbrev=40", "--dirty"], cwd=ROOT).strip()
+    """The commit; `-dirty` when the tree is another. No tag: it may come when it is built."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    return run(command, cwd=ROOT).strip()
 
 
 def own_architecture() -> str:
@@ -143,6 +144,8 @@ def own_wheel(work: Path, when: str, python: str = sys.executable) -> Path:
         shutil.copytree(ROOT / name, copy / name, ignore=ignore)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy / name)
+    for path in copy.rglob("*"):  # modes get into the wheel, and are those of a checkout
+        path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
     run(
         [
             python, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps",

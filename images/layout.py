@@ -45,13 +45,13 @@ class Image:
                     entry.name = entry.name.lstrip("./")
                     yield entry
 
-    def files(self, *endings: str) -> dict[str, bytes]:
-        """Regular files whose path ends so (without endings: all), with what is in them."""
+    def files(self) -> dict[str, bytes]:
+        """Regular files, with what is in them."""
         found = {}
         for layer in self.manifest["layers"]:
             with tarfile.open(self.layout.path(layer["digest"])) as tar:
                 for entry in tar:
-                    if entry.isfile() and (not endings or entry.name.endswith(endings)):
+                    if entry.isfile():
                         data = tar.extractfile(entry)
                         assert data is not None
                         found[entry.name.lstrip("./")] = data.read()

@@ -18,6 +18,7 @@ PACKAGES = (
     "quickstart",
     "bench",
     "images",
+    "releasing",
 )
 MODULE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
