@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from orchestrator.cache import Cache
 from orchestrator.domain.fences import fenced_uids
+from orchestrator.domain.images import lacks_in
 from orchestrator.domain.inventory import from_stored, host_paths
 from orchestrator.domain.liveness import DEFAULT_PERIODS, Liveness, NodeLiveness, Periods
 from orchestrator.domain.maintenance import AT_WORK, Standing, cordons
@@ -131,7 +132,7 @@ class SnapshotBuilder:
             nodes=self._all_nodes(now, led_since),
             workloads=workloads,
             placements=placements,
-            templates=self._all_templates(),
+            templates=self._all_templates(now),
             observed=observed,
             gone=self._gone(placements, now),
             secrets=self._versions("Secret"),
@@ -261,7 +262,7 @@ class SnapshotBuilder:
                 found[site.name] = standing
         return found
 
-    def _all_templates(self) -> Mapping[tuple[str, int], Template]:
+    def _all_templates(self, now: float) -> Mapping[tuple[str, int], Template]:
         known = {}
         for revision in self._cache.revisions():
             key = (revision.workload_uid, revision.number)
@@ -273,7 +274,11 @@ class SnapshotBuilder:
                     continue  # as good as missing: nothing new runs it, nothing stops for it
             known[key] = before
         self._templates = known
-        return {key: template for key, (_, template) in known.items()}
+        found = {key: template for key, (_, template) in known.items()}
+        for key, lack in lacks_in(self._cache.kept(keys.IMAGES), now).items():
+            if key in found:
+                found[key] = replace(found[key], foreign_nodes=lack.nodes, foreign_archs=lack.archs)
+        return found
 
     def _gone(
         self, placements: Mapping[str, NodePlacement], now: float

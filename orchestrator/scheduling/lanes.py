@@ -153,6 +153,8 @@ def both(one: Template, other: Template) -> Template:
         host_paths=tuple(sorted({*one.host_paths, *other.host_paths})),
         local_volumes=tuple(sorted({*one.local_volumes, *other.local_volumes})),
         demands=tuple(sorted({*one.demands, *other.demands})),
+        foreign_nodes=tuple(sorted({*one.foreign_nodes, *other.foreign_nodes})),
+        foreign_archs=tuple(sorted({*one.foreign_archs, *other.foreign_archs})),
     )
 
 
@@ -163,6 +165,8 @@ def _asks(template: Template) -> tuple[object, ...]:
         template.host_paths,
         template.local_volumes,
         template.demands,
+        template.foreign_nodes,
+        template.foreign_archs,
     )
 
 

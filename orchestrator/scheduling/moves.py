@@ -17,7 +17,7 @@ from orchestrator.scheduling.exclusive import Exclusives
 from orchestrator.scheduling.holders import Holder
 from orchestrator.scheduling.lanes import Lane
 from orchestrator.scheduling.part import Planning, is_lost, ordered, revised
-from orchestrator.scheduling.rules import SOVEREIGNTY
+from orchestrator.scheduling.rules import IMAGES, SOVEREIGNTY
 from orchestrator.scheduling.snapshot import Mode, Node, Workload
 from orchestrator.scheduling.table import Mask, asks_no_more
 
@@ -103,7 +103,7 @@ class Moves(Exclusives):
         broken = filters.reasons(
             (*filters.STAYING_RULES, SOVEREIGNTY), self._table, self._need, new.row
         )
-        return broken[0].text if broken else ""
+        return broken[0].text if broken else self._wrong_image(new)
 
     # --- what cannot wait ------------------------------------------------------------------------
 
@@ -193,6 +193,8 @@ class Moves(Exclusives):
         if node is None or self._workload.mode is Mode.PER_NODE:
             return None
         assert holder.row is not None
+        if text := self._wrong_image(holder):
+            return Cause.UNSATISFIABLE, text
         if not self._staying()[holder.row]:
             broken = filters.reasons(filters.STAYING_RULES, self._table, self._need, holder.row)
             if broken:
@@ -200,6 +202,20 @@ class Moves(Exclusives):
         if node.draining:
             return Cause.DRAINED, f"node {node.name} is being drained"
         return None
+
+    def _wrong_image(self, holder: Holder) -> str:
+        """Why it cannot start where it is, however often it tries; empty: it may. What runs is
+        proof of the contrary."""
+        seen = self._observed(holder)
+        if holder.row is None or seen is None or seen.running or seen.reason != IMAGES.code:
+            return ""
+        need = self._lanes.need(holder.record.revision)
+        if (
+            seen.revision != holder.record.revision
+            or not IMAGES.failing(self._table, need)[holder.row]
+        ):
+            return ""
+        return IMAGES.why(self._table, need, holder.row)[0].text
 
     def _update_in_place(self, holder: Holder, revision: int) -> bool:
         """Another template where it is; whether there is room and right for it."""

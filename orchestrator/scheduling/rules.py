@@ -209,6 +209,37 @@ class HostPaths:
         return [path for path in paths if not any(covers(one, path) for one in node.host_paths)]
 
 
+class Images:
+    """Where an image of the template does not exist for the node, as nodes found out; and nodes
+    that did not say yet what they are."""
+
+    code = "ImagePlatform"
+
+    def failing(self, table: NodeTable, need: Need) -> Mask:
+        nodes, archs = need.template.foreign_nodes, need.template.foreign_archs
+        if not nodes:
+            return table.nowhere
+
+        def compute() -> Mask:
+            failing = np.zeros(table.size, dtype=np.bool_)
+            for arch in (*archs, "") if archs else ():
+                failing |= table.equal("arch", arch)
+            failing[[table.index[node] for node in nodes if node in table.index]] = True
+            return failing
+
+        return table.memo((self.code, nodes, archs), compute)
+
+    def why(self, table: NodeTable, need: Need, row: int) -> tuple[Reason, ...]:
+        node, told = table.nodes[row], need.template.foreign_nodes
+        if node.name in told:
+            who = "says the node itself"
+        else:
+            who = f"say node {told[0]} and others"
+        what = node.arch or f"{' or '.join(need.template.foreign_archs)}, and its own is not known"
+        text = f"an image of it does not exist for {what}, {who}"
+        return (Reason(self.code, text),)
+
+
 class Allowance:
     """What the namespace must allow: if it does not, no node will do."""
 
@@ -302,7 +333,8 @@ SOVEREIGNTY = Sovereignty()
 _MANIFEST_RULES = (Architecture(), Selector(), DeviceAttributes(), NearSite())
 PLAIN_RULES = (*_MANIFEST_RULES, Taints("NoSchedule", "NoExecute"))
 HOST_PATHS = HostPaths()
-TEMPLATE_RULES = (HOST_PATHS, Allowance(), Admitted())
+IMAGES = Images()
+TEMPLATE_RULES = (HOST_PATHS, IMAGES, Allowance(), Admitted())
 """Of new stays only: what runs is left alone."""
 RULES = (*PLAIN_RULES, *TEMPLATE_RULES, SOVEREIGNTY)
 STAYING_RULES = (*_MANIFEST_RULES, Taints("NoExecute"))

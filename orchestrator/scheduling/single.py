@@ -10,7 +10,7 @@ import numpy as np
 
 from orchestrator.scheduling import filters
 from orchestrator.scheduling.reasons import NO_POLICY, Need
-from orchestrator.scheduling.rules import HOST_PATHS
+from orchestrator.scheduling.rules import HOST_PATHS, IMAGES
 from orchestrator.scheduling.staircase import Staircase
 from orchestrator.scheduling.table import CPU, DISK, MEMORY, Floats, Ints, Mask, NodeTable
 
@@ -127,18 +127,22 @@ class SingleChooser:
             where.match_expressions,
             where.device_expressions,
             need.template.host_paths,
+            need.template.foreign_nodes,
+            need.template.foreign_archs,
         )
         found = self._static.get(key)
         if found is None:
             table = self._table
             plain = filters.passing((*filters.PLAIN_RULES, *filters.CONDITIONS), table, need)
             plain &= ~HOST_PATHS.failing(table, need)
+            plain &= ~IMAGES.failing(table, need)
             cells = np.logical_or.reduceat(plain, table.cell_start)
             differ = bool(
                 where.node_selector
                 or where.match_expressions
                 or where.device_expressions
                 or need.template.host_paths
+                or need.template.foreign_nodes
             )
             found = (cells, plain if differ else None)
             if len(self._static) * table.size > STATIC_BYTES_MAX:

@@ -36,6 +36,8 @@ class Template:
     `secrets`, `configs` and `facts` are what its node's plan carries for it.
     `local_volumes` tie a replica to the node that has their data. `host_paths` are paths of the
     box; `demands` is what its namespace has to allow, in the words of `NamespaceSpec.allow`.
+    An image of it does not exist for `foreign_archs`, nor, as these say themselves, for
+    `foreign_nodes`; see `domain/images.py`.
     """
 
     request: Resources = Resources()
@@ -46,6 +48,8 @@ class Template:
     host_paths: tuple[str, ...] = ()
     local_volumes: tuple[str, ...] = ()
     demands: tuple[str, ...] = ()
+    foreign_nodes: tuple[str, ...] = ()
+    foreign_archs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from orchestrator.domain.adoption_step import adopt
 from orchestrator.domain.fences import sweep
 from orchestrator.domain.guard import DEFAULT, GuardSettings
+from orchestrator.domain.images import learn
 from orchestrator.domain.jobs_runs import step_jobs
 from orchestrator.domain.jobs_step import JobsMemory
 from orchestrator.domain.overrides_step import settle
@@ -74,6 +75,7 @@ def steer(
         *recall(adopted.world, moment),
         *sweep(guarded.world),
         *settle(adopted.world, moment),
+        *learn(guarded.world, moment),
     )
     jobs = step_jobs(adopted.world, memory.jobs, moment)
     seen = replace(world, snapshot=jobs.snapshot)

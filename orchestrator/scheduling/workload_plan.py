@@ -119,7 +119,9 @@ class WorkloadPlan(Changes):
                 sites = self._sites(filters.PLAIN_RULES)
                 kept = {name for name, _ in place_names(self._workload, sites)}
             case Mode.PER_NODE:
-                nodes = [self._table.nodes[row].name for row in np.flatnonzero(self._staying())]
+                barred = {h.node for h in self._held.values() if self._wrong_image(h)}
+                names = [self._table.nodes[row].name for row in np.flatnonzero(self._staying())]
+                nodes = [name for name in names if name not in barred]
                 unknown = [h.node for h in self._held.values() if h.row is None]
                 kept = {name for name, _ in place_names(self._workload, nodes + unknown)}
         surplus = {name: holder for name, holder in self._held.items() if name not in kept}
@@ -147,6 +149,8 @@ class WorkloadPlan(Changes):
             broken = filters.reasons(filters.STAYING_RULES, self._table, self._need, holder.row)
             if broken:
                 return cause_of(broken), broken[0].text
+            if text := self._wrong_image(holder):
+                return Cause.UNSATISFIABLE, text
         mode, count = self._workload.mode.value, self._workload.count
         return Cause.SCALED_DOWN, f"workload {self._workload.name} now asks for {mode}: {count}"
 

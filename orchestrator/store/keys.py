@@ -17,7 +17,24 @@ DRILLS = "/drills/"
 FENCES = "/fences/"
 DELETED = "/deleted/"
 OVERRIDES = "/overrides/"
-KEPT = (ROLLOUTS, JOBS, FREEZES, HOLDS, DRILLS, FENCES, DELETED, OVERRIDES)
+IMAGES = "/images/"
+RELEASES = "/releases/"
+UPGRADES = "/upgrades/"
+AGENT_VERSIONS = "/agentversions/"
+KEPT = (
+    ROLLOUTS,
+    JOBS,
+    FREEZES,
+    HOLDS,
+    DRILLS,
+    FENCES,
+    DELETED,
+    OVERRIDES,
+    IMAGES,
+    RELEASES,
+    UPGRADES,
+    AGENT_VERSIONS,
+)
 """Records whose form is the business of the domain module that decides on them."""
 MEMBERS = "/members/"
 PRESENT = "/present/"
@@ -32,6 +49,8 @@ REQUESTS = "/requests/"
 """What operators' requests came to, for who asks again; on leases. See `settling`."""
 MACHINES = "/machines/"
 """Which node joined last with a machine id: two that join at once collide here."""
+PACKAGES = "/packages/"
+"""The bytes of packages, in parts. In nobody's mirror: they are read when a box asks."""
 MIGRATION = "/migration"
 """In a Store to which an installation is being moved: whose. See `migrate`."""
 
@@ -111,6 +130,11 @@ def override(site: str, workload_uid: str, replica: str, field: str) -> str:
     return f"{overrides_of(site)}{workload_uid or '_'}/{replica or '_'}/{field}"
 
 
+def images(workload_uid: str, revision: int) -> str:
+    """For which architectures a revision has no image, as nodes found out."""
+    return f"{IMAGES}{workload_uid}/{revision:010d}"
+
+
 def overrides_of(site: str) -> str:
     """The beginning of the keys of all that operators of a site decided."""
     return f"{OVERRIDES}{site}/"
@@ -133,3 +157,28 @@ def request(identifier: str, step: str) -> str:
 def drill(region: str) -> str:
     """A rehearsed loss of a region, under way or reported."""
     return f"{DRILLS}{region}"
+
+
+def release(version: str) -> str:
+    """A signed release of the agent, and which of its packages are here."""
+    return f"{RELEASES}{version}"
+
+
+def package_part(sha256: str, number: int) -> str:
+    """Zero-padded, so that keys order as numbers do."""
+    return f"{packages_of(sha256)}{number:06d}"
+
+
+def packages_of(sha256: str) -> str:
+    """The beginning of the keys of all parts of a package."""
+    return f"{PACKAGES}{sha256}/"
+
+
+def upgrade(number: int) -> str:
+    """An upgrade of the fleet's agents; the next one has the next number."""
+    return f"{UPGRADES}{number:010d}"
+
+
+def agent_version(node: str) -> str:
+    """That a box was told to become an upgrade's version."""
+    return f"{AGENT_VERSIONS}{node}"
