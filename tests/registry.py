@@ -5,14 +5,16 @@ Protocol: https://github.com/opencontainers/distribution-spec
 """
 
 import base64
+import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from devcluster.image import BuiltImage
+from devcluster.image import Blob, BuiltImage
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 
 
 class Registry(ThreadingHTTPServer):
@@ -22,7 +24,7 @@ class Registry(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.manifests: dict[str, BuiltImage] = {}
+        self.manifests: dict[str, tuple[Blob, str]] = {}
         self.blobs: dict[str, bytes] = {}
         self.credentials = ""
         self.status = 0
@@ -35,8 +37,22 @@ class Registry(ThreadingHTTPServer):
         """Serve the image; returns its reference."""
         for blob in (image.layer, image.config, image.manifest):
             self.blobs[blob.digest] = blob.content
-        self.manifests[f"{repository}/manifests/1"] = image
+        self.manifests[f"{repository}/manifests/1"] = (image.manifest, MANIFEST_TYPE)
         return f"{self.host}/{repository}:1"
+
+    def add_index(self, repository: str, images: Mapping[str, BuiltImage]) -> str:
+        """Serve images by their architectures under one name; returns its reference."""
+        reference = f"{self.host}/{repository}:1"
+        manifests = []
+        for arch, image in images.items():
+            self.add(repository, image)
+            platform = {"os": "linux", "architecture": arch}
+            manifests.append({**image.manifest.descriptor(MANIFEST_TYPE), "platform": platform})
+        body = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests}
+        index = Blob(json.dumps(body).encode())
+        self.manifests[f"{repository}/manifests/1"] = (index, INDEX_TYPE)
+        self.manifests[f"{repository}/manifests/{index.digest}"] = (index, INDEX_TYPE)
+        return reference
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -63,8 +79,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_content(self, path: str, *, body: bool) -> None:
         digest = path.rpartition("/")[2]
         if path in self.server.manifests:
-            manifest = self.server.manifests[path].manifest
-            content, digest, kind = manifest.content, manifest.digest, MANIFEST_TYPE
+            manifest, kind = self.server.manifests[path]
+            content, digest = manifest.content, manifest.digest
         elif digest in self.server.blobs:
             content = self.server.blobs[digest]
             kind = MANIFEST_TYPE if "/manifests/" in path else "application/octet-stream"

@@ -119,6 +119,28 @@ async def test_pulled_image_of_another_architecture(cri: CriRuntime, registry: R
     assert (await refused(cri, image, PullPolicy.IF_NOT_PRESENT)).reason == "ImagePlatform"
 
 
+async def test_an_index_gives_each_node_the_image_of_its_own_architecture(
+    cri: CriRuntime, pods: Pods, registry: Registry
+) -> None:
+    other = "arm64" if ARCH == "amd64" else "amd64"
+    built = {
+        arch: build(replace(hello_image(arch), environment=("PATH=/bin", f"FOR={arch}")))
+        for arch in (other, ARCH)
+    }
+    image = registry.add_index("both", built)
+    resolved = await cri.ensure_image(image, PullPolicy.IF_NOT_PRESENT, None, ARCH)
+    assert resolved == built[ARCH].config.digest
+    container_id, _ = await pods.shell(f'[ "$FOR" = {ARCH} ] && exit 7', image=resolved)
+    assert (await pods.ended(container_id)).exit_code == 7
+
+
+async def test_an_index_without_this_nodes_architecture_is_refused(
+    cri: CriRuntime, registry: Registry
+) -> None:
+    image = registry.add_index("others", {"s390x": build(hello_image("s390x"))})
+    assert (await refused(cri, image, PullPolicy.IF_NOT_PRESENT)).reason == "ImagePlatform"
+
+
 async def test_silent_registry_is_given_up(containerd: PrivateContainerd) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         runtime = CriRuntime(containerd.socket, pull_timeout_s=1.0)
