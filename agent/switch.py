@@ -37,7 +37,7 @@ import sys
 import time
 import zlib
 
-VERSION = 1
+VERSION = 2
 SLOTS, SLOT_BYTES = 256, 512
 REQUEST_BYTES = 4096
 UID_MAX = 64
@@ -158,14 +158,14 @@ def objection(directory: str) -> str:
 
 
 class Armed:
-    """One replica. `struck`: it was past its deadline and something of it ran; `over`: nothing was
-    left."""
+    """One replica. `kept_ns`: its deadline on file. `struck`: it was past its deadline and
+    something of it ran; `over`: nothing was left."""
 
-    __slots__ = ("deadline_ns", "directories", "over", "slot", "struck")
+    __slots__ = ("deadline_ns", "directories", "kept_ns", "over", "slot", "struck")
 
     def __init__(self, slot: int, deadline_ns: int, directories: list[str]) -> None:
         self.slot = slot
-        self.deadline_ns = deadline_ns
+        self.deadline_ns = self.kept_ns = deadline_ns
         self.directories = directories
         self.struck = self.over = False
 
@@ -325,15 +325,20 @@ class Switch:
                     return f"no {why}"
         if known is None:
             return self._arm_first(uid, deadline_ns, directories)
+        before = known.deadline_ns, known.directories
         known.deadline_ns, known.directories = deadline_ns, directories
+        try:
+            self._table.save(uid, known)
+            known.kept_ns = deadline_ns
+        except OSError as error:  # a deadline on file that is an earlier one is safe
+            if known.kept_ns > deadline_ns:
+                known.deadline_ns, known.directories = before
+                return f"no {error.strerror}"
+            say(f"{uid}: the table cannot be written: {error.strerror}")
         known.struck = known.over = False
         if was_shut and deadline_ns > now_ns():
             for directory in directories:
                 open_again(directory)
-        try:
-            self._table.save(uid, known)
-        except OSError as error:  # the deadline on file is an earlier one: that is safe
-            say(f"{uid}: the table cannot be written: {error.strerror}")
         return "ok"
 
     def _arm_first(self, uid: str, deadline_ns: int, directories: list[str]) -> str:

@@ -184,8 +184,9 @@ def _request_out(request: LeaseRequest) -> site_pb2.LeaseRequest:
         ballot=request.ballot,
     )
     match request.step:
-        case Propose(length_s):
+        case Propose(length_s, bounded):
             message.propose.length_ms = _ms(length_s)
+            message.propose.bounded = bounded
         case Seal(following, voters, before):
             message.seal.next = following
             message.seal.voters.extend(voters)
@@ -206,7 +207,7 @@ def _request_in(message: site_pb2.LeaseRequest) -> LeaseRequest:
         case "prepare":
             step = Prepare()
         case "propose":
-            step = Propose(_s(message.propose.length_ms))
+            step = Propose(_s(message.propose.length_ms), message.propose.bounded)
         case "release":
             step = Release()
         case "seal":

@@ -43,6 +43,7 @@ from agent.domain.site.messages import (
     AbleTo,
     Answer,
     Arm,
+    Armed,
     Booted,
     Condition,
     Decide,
@@ -177,7 +178,7 @@ class SiteLoop:
         self._judge_soon()
 
     def switch_changed(self, alive: bool) -> None:
-        self._handle(SwitchChanged(alive))
+        self._handle(SwitchChanged(alive, self._switch.deadlines))
 
     def orchestrator_heard(self) -> None:
         now = boottime()
@@ -335,8 +336,7 @@ class SiteLoop:
             self._timer = None
         if due is not None:
             self._timer_at = due
-            delay = max(0.0, due - now)
-            self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, due - now), self._tick)
 
     def _tick(self) -> None:
         self._timer = None
@@ -444,8 +444,8 @@ class SiteLoop:
             self._act.clear()
             while self._acts:
                 match self._acts.popleft():
-                    case Arm(uid, deadline):
-                        await self._arm(uid, deadline)
+                    case Arm() as arm:
+                        await self._arm(arm)
                     case Disarm(uid):
                         await self._switch.disarm(uid)
                     case Decide(stays):
@@ -453,13 +453,13 @@ class SiteLoop:
                         if not any(isinstance(act, Decide) for act in self._acts):
                             self._apply()
 
-    async def _arm(self, uid: str, deadline: float) -> None:
+    async def _arm(self, arm: Arm) -> None:
         """A later word about the same stay waits already: then only that one is said. Should it
         fail, the supervisor's guard lets nothing start."""
-        if any(isinstance(act, Arm) and act.uid == uid for act in self._acts):
+        if any(isinstance(act, Arm) and act.uid == arm.uid for act in self._acts):
             return
-        if self._switch.alive:
-            await self._switch.arm(uid, deadline)
+        if self._switch.alive and await self._switch.arm(arm.uid, arm.deadline) and arm.tell:
+            self._handle(Armed(arm.uid))
 
     def _apply(self) -> None:
         if self._plan is None:

@@ -8,6 +8,7 @@ Made by `agent/site/loop.py`:
                                       CLOCK_BOOTTIME, whatever becomes of this process
     await client.disarm(uid)          nothing of the stay is left, or it needs no lease any more
     await client.armed()              {uid: deadline} as the switch has it; None: no answer
+    client.deadlines                  the same, as it said last
     client.alive                      `on_change(alive)` says when that changes
     supervisor.use_guard(client.objection)    why a stay must not start now
 
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 
 PROGRAM = Path(__file__).parent.parent / "switch.py"
 RUN = Path("/run")
-VERSION = 1  # of the program that comes with this agent
+VERSION = 2  # of the program that comes with this agent
 ANSWER_S = 0.4
 PING_S = 1.0
 SILENT_S = 3.0
@@ -108,6 +109,11 @@ class SwitchClient:
         self._child_at = -RESTART_S
 
     # ---- for the rest of the agent ----
+
+    @property
+    def deadlines(self) -> Mapping[str, float]:
+        """Seconds of CLOCK_BOOTTIME by uid, as it said last."""
+        return dict(self._deadlines)
 
     async def arm(self, uid: str, deadline: float) -> bool:
         """Whether the switch has it. If not, what it had of the stay before still holds."""

@@ -341,15 +341,19 @@ class LeasePropose(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LENGTH_MS_FIELD_NUMBER: _builtins.int
+    BOUNDED_FIELD_NUMBER: _builtins.int
     length_ms: _builtins.int
+    bounded: _builtins.bool
+    """Nothing of it runs at the sender for longer by what was granted before: that need not be kept."""
     def __init__(
         self,
         *,
         length_ms: _builtins.int = ...,
+        bounded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["length_ms", b"length_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounded", b"bounded", "length_ms", b"length_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

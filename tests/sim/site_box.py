@@ -343,11 +343,16 @@ class Switch:
     def lets(self, uid: str) -> bool:
         return uid not in self._shut
 
-    def arm(self, uid: str, deadline: float) -> None:
+    def deadlines(self) -> dict[str, float]:
+        return dict(self._deadlines)
+
+    def arm(self, uid: str, deadline: float) -> bool:
+        """Whether it has that now."""
         if self.alive:
             self._shut.discard(uid)
             self._deadlines[uid] = deadline
             self._world.at(self._clock().when(deadline), self._look, uid, deadline)
+        return self.alive
 
     def disarm(self, uid: str) -> None:
         if self.alive:

@@ -36,6 +36,7 @@ from agent.domain.site.messages import (
     AbleTo,
     Answer,
     Arm,
+    Armed,
     Booted,
     Condition,
     Decide,
@@ -125,7 +126,7 @@ class Agent:
         isolated_s = node.alone.for_s(node.now())
         self.do(self.feed, Booted(node.name, kept, same_boot, isolated_s))
         if node.switch.alive:
-            self.do(self.feed, SwitchChanged(True))
+            self.do(self.feed, SwitchChanged(True, node.switch.deadlines()))
         if node.plan is not None:
             self.do(self.use, node.plan)
         self._list()
@@ -170,8 +171,9 @@ class Agent:
                 node.network.send(node.name, peer, said)
             case Save(token, name, body):
                 node.disk.write(name, body, lambda ok: self.do(self.feed, Saved(token, ok)))
-            case Arm(uid, deadline):
-                node.switch.arm(uid, deadline)
+            case Arm(uid, deadline, tell):
+                if node.switch.arm(uid, deadline) and tell:
+                    self.world.after(0.001, self.do, self.feed, Armed(uid))
             case Disarm(uid):
                 node.switch.disarm(uid)
             case Decide(stays):
@@ -502,7 +504,7 @@ class Node:
     def _switch_back(self) -> None:
         if self.powered and not self.switch.alive:
             self.switch.begin()
-            self.feed(SwitchChanged(True))
+            self.feed(SwitchChanged(True, self.switch.deadlines()))
 
     def accept(self, plan: ParsedPlan) -> None:
         """It is on the disk before it is used."""

@@ -159,6 +159,14 @@ class World:
                 box.told.append(item)
         self._look(box)
 
+    def bound(self, name: str) -> None:
+        """Its switch is armed for sooner, if it was for later, and then voters are told."""
+        box = self.boxes[name]
+        held = box.desk.held(KEY, self.now(name)) if box.desk is not None else None
+        if box.desk is not None and held is not None and self.running(box):
+            box.armed = held.until
+            self.act(name, box.desk.bounded(KEY, held.epoch, self.now(name)))
+
     def save(self, name: str, ok: bool = True) -> None:
         """The first save that waits is done."""
         box = self.boxes[name]
@@ -192,7 +200,8 @@ class World:
             assert held.epoch > last, f"epoch {held.epoch} after {last}\n" + self.story()
             self.epochs.append(held.epoch)
             self.log.append(f"{self.t:.3f} {box.name} begins as {held.epoch}")
-        box.runs, box.epoch, box.armed = True, held.epoch, held.until
+        box.armed = max(box.armed, held.until) if box.runs else held.until
+        box.runs, box.epoch = True, held.epoch
 
     def story(self) -> str:
         return "\n".join(self.log[-30:])

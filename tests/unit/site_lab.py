@@ -18,6 +18,7 @@ from agent.domain.site.messages import (
     AbleTo,
     Answer,
     Arm,
+    Armed,
     Booted,
     Condition,
     Decide,
@@ -142,6 +143,7 @@ class Box:
     said: list[tuple[float, str, Said]] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     life: int = 0
+    switch_answers: bool = True
 
     def told(self) -> list[str]:
         return [tell.reason for tell in self.tells]
@@ -188,7 +190,7 @@ class Lab:
             box = self.boxes[name]
             box.machine, box.on, box.life = SiteMachine(name), True, box.life + 1
             self.feed(name, Booted(name, dict(box.disk), same_boot))
-            self.feed(name, SwitchChanged(True))
+            self.feed(name, SwitchChanged(True, dict(box.armed)))
             self.feed(name, PlanInUse(box.plan))
             self._able(box)
             self._report(box)
@@ -259,8 +261,11 @@ class Lab:
                 box.decided = stays
                 box.effective = overlay(box.plan, stays)
                 self._obey(box)
-            case Arm(uid, deadline):
+            case Arm(uid, deadline, tell):
                 box.armed[uid] = deadline
+                if tell:
+                    life = box.life
+                    self.at(self.now + LATENCY_S, lambda: self._armed(box, life, uid))
             case Disarm(uid):
                 box.armed.pop(uid, None)
             case Answer():
@@ -277,6 +282,10 @@ class Lab:
     def _saved(self, box: Box, life: int, token: int, ok: bool) -> None:
         if box.on and box.life == life:
             self.feed(box.name, Saved(token, ok))
+
+    def _armed(self, box: Box, life: int, uid: str) -> None:
+        if box.on and box.life == life and box.switch_answers:
+            self.feed(box.name, Armed(uid))
 
     def _link(self, one: str, two: str) -> None:
         for name, other in ((one, two), (two, one)):

@@ -95,6 +95,71 @@ def test_a_renewal_never_makes_it_shorter() -> None:
     assert ask(found, "b", FIRST + 5, Prepare(), 25.9).reason == "Held"
 
 
+def kept(found: Voter, now: float) -> Voter:
+    """After a restart of the voter."""
+    return Voter.kept(found.body(), now)
+
+
+def until_free(found: Voter, now: float) -> float:
+    """For how long another is refused yet."""
+    answer = ask(found, "b", found.accepted + 5, Prepare(), now)
+    return float(answer.remaining_s) if answer.reason == "Held" else 0.0
+
+
+def test_what_was_granted_for_longer_does_not_last_over_its_end_and_a_restart() -> None:
+    found = held()
+    assert ask(found, "a", FIRST, Propose(15.0), 10.0).granted
+    assert ask(found, "a", FIRST, Propose(LEASE_S), 21.9).granted
+    assert until_free(kept(found, 30.0), 30.0) == 15.0, "what it granted first ends at 25"
+    assert ask(found, "a", FIRST, Propose(LEASE_S), 22.1).granted
+    assert until_free(kept(found, 30.0), 30.0) == LEASE_S
+
+
+@pytest.mark.parametrize("later", [0, 5])
+def test_a_holder_whose_switch_is_armed_anew_frees_it_from_what_was_granted_before(
+    later: int,
+) -> None:
+    """As the next tenure of the same node after a restart for which the lease was renewed."""
+    found = held()
+    assert ask(found, "a", FIRST, Propose(15.0), 10.0).granted
+    ballot = FIRST + later
+    assert ask(found, "a", ballot, Propose(LEASE_S), 12.0).granted
+    assert until_free(found, 12.0) == 13.0, "what ran before may run on"
+    assert ask(found, "a", ballot, Propose(LEASE_S, bounded=True), 12.5).granted
+    assert until_free(found, 12.5) == LEASE_S
+    assert until_free(kept(found, 30.0), 30.0) == LEASE_S
+
+
+def test_that_is_said_once_of_a_ballot_and_takes_back_nothing_when_it_comes_late() -> None:
+    found = held()
+    word = Propose(LEASE_S, bounded=True)
+    for ballot in (FIRST, FIRST + 5):
+        assert ask(found, "a", ballot, word, 11.0).granted
+        assert ask(found, "a", ballot, Propose(15.0, bounded=True), 11.0).granted
+        assert ask(found, "a", ballot, word, 11.5).granted
+        assert until_free(found, 11.5) == 14.5
+        found = kept(found, 11.5)
+        assert ask(found, "a", ballot, word, 11.5).granted
+        assert until_free(found, 11.5) == 15.0, "nor over a restart of the voter"
+    assert ask(found, "a", FIRST, word, 11.5).reason == "Promised", "nor of an earlier ballot"
+
+
+def test_it_frees_nobody_from_what_another_group_granted_that_ballot() -> None:
+    """A holder that moved: what it says here may be older than its last lease there."""
+    found = Voter()
+    found.told = N
+    opened = Open(N.group.voters, FIRST, 15.0, "a", N.before)
+    assert ask(found, "a", 0, opened, 10.0, N.number).granted
+    assert ask(found, "a", FIRST, Propose(LEASE_S, bounded=True), 11.0, N.number).granted
+    assert ask(found, "b", N.number + 9, Prepare(), 24.9, N.number).reason == "Held"
+    found = Voter()
+    found.told = N
+    assert ask(found, "a", 0, opened, 10.0, N.number).granted
+    later = N.number + 9
+    assert ask(found, "a", later, Propose(LEASE_S, bounded=True), 11.0, N.number).granted
+    assert ask(found, "b", later + 1, Prepare(), 14.1, N.number).granted, "a later tenure may"
+
+
 def test_nobody_gets_a_longer_one_than_a_voter_without_memory_waits_for() -> None:
     assert ask(voter(), "a", FIRST, Propose(LEASE_MAX_S + 1), 10.0).reason == "TooLong"
 

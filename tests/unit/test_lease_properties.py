@@ -86,6 +86,10 @@ class Leases(RuleBasedStateMachine):
         if desk is not None:
             self.world.act(name, desk.restarting(self.world.now(name)))
 
+    @rule(name=names)
+    def bound(self, name: str) -> None:
+        self.world.bound(name)
+
     @rule(pair=st.tuples(names, names), cut=st.booleans())
     def line(self, pair: tuple[str, str], cut: bool) -> None:
         (self.world.cut.add if cut else self.world.cut.discard)(pair)

@@ -31,7 +31,7 @@ groups = st.lists(st.builds(Electorate, epochs, nodes), max_size=3).map(tuple)
 seconds = st.integers(0, 10**9).map(lambda ms: ms / 1000)
 steps = st.one_of(
     st.builds(Prepare),
-    st.builds(Propose, seconds),
+    st.builds(Propose, seconds, st.booleans()),
     st.builds(Release),
     st.builds(Seal, epochs, nodes, groups),
     st.builds(Open, nodes, epochs, seconds, names, groups),

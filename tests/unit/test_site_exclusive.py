@@ -5,7 +5,7 @@ from dataclasses import replace
 from agent.domain.plan import ParsedPlan
 from agent.domain.site.case import Standing
 from agent.domain.site.identifying import stay_uid
-from agent.domain.site.messages import Decide, LeaseRequest, Stopping, SwitchChanged, Tick
+from agent.domain.site.messages import Decide, LeaseRequest, Propose, Stopping, SwitchChanged, Tick
 from polder import epochs
 from tests.unit.site_lab import E1, KEY, Box, Lab, group, lab, planned
 
@@ -125,6 +125,71 @@ def test_a_restart_of_the_agent_keeps_it_running() -> None:
     site.run(20)
     uid, after = the_stay(site.boxes["a"])
     assert (uid, after > before) == ("p1", True), "the same stay, by a later ballot"
+
+
+def restarted(site: Lab, name: str) -> None:
+    """As in an upgrade."""
+    site.feed(name, Stopping())
+    site.run(0.5)
+    site.stop_agent(name)
+    site.run(3)
+    site.start(name, same_boot=True)
+
+
+def test_who_dies_soon_after_a_restart_of_its_agent_is_succeeded_as_soon_as_any_other() -> None:
+    site = healthy()
+    restarted(site, "a")
+    site.run(2)
+    assert site.boxes["a"].armed["p1"] < site.now + 3.0
+    site.kill("a")
+    site.run(6)
+    assert list(site.runs()) == ["b"]
+    site.stop_agent("b")
+    site.stop_agent("c")
+    site.boxes["b"].running.clear()
+    site.start("b", "c")
+    site.run(8)
+    assert len(site.runs()) == 1, "nor do voters that began anew count what was granted for it"
+
+
+def test_voters_keep_to_what_they_granted_until_the_switch_has_it() -> None:
+    site = healthy()
+    box = site.boxes["a"]
+    box.switch_answers = False
+    restarted(site, "a")
+    site.run(4)
+    assert box.armed["p1"] < site.now + 3.0, "it was asked to"
+    assert not bounded(site, "a")
+    box.switch_answers = True
+    site.run(2)
+    assert {node for _, node, _ in bounded(site, "a")} == {"b", "c"}
+
+
+def test_an_agent_that_was_not_restarted_frees_nobody_of_anything() -> None:
+    site = healthy()
+    site.run(10)
+    site.stop_agent("a")
+    site.start("a", same_boot=True)
+    site.run(10)
+    assert list(site.runs()) == ["a"] and not bounded(site, "a")
+
+
+def test_nobody_is_freed_while_something_else_of_the_replica_may_run_for_long() -> None:
+    """The switch has a stay that this agent knows nothing of, from the one before it."""
+    site = healthy()
+    site.boxes["a"].armed["lost"] = site.now + 30.0
+    restarted(site, "a")
+    site.run(5)
+    assert list(site.runs()) == ["a"] and not bounded(site, "a")
+
+
+def bounded(site: Lab, name: str) -> list[tuple[float, str, object]]:
+    """What it said that frees voters: (when, to whom, what)."""
+    return [
+        (at, to, said)
+        for at, to, said in site.boxes[name].said
+        if isinstance(said, LeaseRequest) and isinstance(said.step, Propose) and said.step.bounded
+    ]
 
 
 def test_without_a_switch_nothing_starts_and_the_next_one_may() -> None:

@@ -38,6 +38,7 @@ from agent.domain.site.identifying import stay_uid
 from agent.domain.site.lease import Held, LeaseDesk
 from agent.domain.site.messages import (
     Arm,
+    Armed,
     Booted,
     Disarm,
     Event,
@@ -79,7 +80,9 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class Armed:
+class _Watched:
+    """What the switch was told of a stay."""
+
     key: Key
     epoch: int
     until: float
@@ -91,7 +94,8 @@ class Exclusives:
     def __init__(self, node: str, tokens: Iterator[int]) -> None:
         self.desk = LeaseDesk(node, tokens)
         self._memories: dict[Key, Memory] = {}
-        self._armed: dict[str, Armed] = {}
+        self._armed: dict[str, _Watched] = {}
+        self._inherited: dict[str, float] = {}  # what it has yet by an earlier agent's word
         self._held: dict[Key, Held | None] = {}  # as it was looked at last
         self._obstacles: dict[Key, str] = {}  # of those asked for, as it was looked at last
         self._tenures: set[str] = set()  # stays whose lease was held since the agent began
@@ -100,28 +104,33 @@ class Exclusives:
         self._left: set[Key] = set()  # something of it was here
         self._bare_since: dict[str, float] = {}
         self._switch_lost_at: float | None = 0.0  # None: it is there
+        self._switch_seen = False
 
     def handle(self, event: Event, now: float) -> tuple[list[Instruction], bool]:
         """What the desk asks for, and whether all is to be looked at anew."""
         match event:
             case Booted():
                 self._switch_lost_at = now
-            case SwitchChanged(alive):
-                self._switch_changed(now, alive=alive)
+            case SwitchChanged():
+                self._switch_changed(event, now)
             case _:
                 pass
         out = self.desk.handle(event, now)
+        if isinstance(event, Armed):
+            out += self._bound(event.uid, now)
         if isinstance(event, PeerSaid):
             if not isinstance(event.said, LeaseAnswer):
                 return out, False
             return out, self._moved(event.said.key, now)
         return out, self.moved(now)
 
-    def _switch_changed(self, now: float, *, alive: bool) -> None:
-        """A new switch knows of no deadline: everything is armed again."""
-        if alive:
+    def _switch_changed(self, event: SwitchChanged, now: float) -> None:
+        """A new switch may know of no deadline: everything is armed again."""
+        if event.alive:
             for armed in self._armed.values():
                 armed.until = 0.0
+            if not self._switch_seen:
+                self._inherited, self._switch_seen = dict(event.deadlines), True
             self._switch_lost_at = None
         elif self._switch_lost_at is None:
             self._switch_lost_at = now
@@ -161,7 +170,7 @@ class Exclusives:
         lasts; disarm what is gone."""
         running = {stay.uid: stay for stay in stays.in_force() if stay.leased and not stay.stop}
         for uid, stay in running.items():
-            armed = self._armed.setdefault(uid, Armed(stay.key, stay.epoch, 0.0))
+            armed = self._armed.setdefault(uid, _Watched(stay.key, stay.epoch, 0.0))
             armed.epoch = stay.epoch
         out: list[Instruction] = []
         for uid in list(self._armed):
@@ -169,6 +178,7 @@ class Exclusives:
             free = decided is not None and not decided.leased  # it is exclusive no more
             if free or (uid not in running and uid not in present):
                 del self._armed[uid]
+                self._inherited.pop(uid, None)
                 out.append(Disarm(uid))
         return out + self._arm(self._armed, now)
 
@@ -190,8 +200,24 @@ class Exclusives:
             held = self.desk.held(armed.key, now)
             if held is not None and held.epoch == armed.epoch and held.until != armed.until:
                 armed.until = held.until
-                out.append(Arm(uid, held.until))
+                sooner = held.until < self._inherited.get(uid, 0.0)
+                out.append(Arm(uid, held.until, tell=sooner))
         return out
+
+    def _bound(self, uid: str, now: float) -> list[Instruction]:
+        """The switch ends that stay sooner than it was told by an earlier agent, which had its
+        lease renewed for a restart. Voters need not keep to that, if nothing else of the replica
+        may run for so long."""
+        self._inherited.pop(uid, None)
+        ours = self._armed.get(uid)
+        held = self.desk.held(ours.key, now) if ours is not None else None
+        if ours is None or held is None or held.epoch != ours.epoch:
+            return []
+        for other, until in self._inherited.items():
+            known = self._armed.get(other)
+            if until > held.until and (known is None or known.key == ours.key):
+                return []
+        return self.desk.bounded(ours.key, held.epoch, now)
 
     # ---- deciding ----
 

@@ -163,6 +163,16 @@ class Holder:
         self._renewal.at_once(now)
         return self.due(now)
 
+    def bounded(self, ballot: int, now: float) -> Requests:
+        """Whatever runs ends by what that ballot was granted: no voter need keep to what it granted
+        for longer before. Not once this ballot itself was asked for longer."""
+        tenure = self.tenure
+        if tenure is None or (tenure.ballot, self.length_s) != (ballot, LEASE_S):
+            return []
+        tenure.bounded = True
+        self._renewal.at_once(now)
+        return self.due(now)
+
     # ---- time ----
 
     def next_due(self) -> float | None:
@@ -214,8 +224,11 @@ class Holder:
 
     def _renew(self, tenure: Tenure, now: float) -> Requests:
         voters = self._renewal.lacking(tenure.lineage.group.voters, now)
-        step = Propose(self.length_s)
+        step = self._word(tenure)
         return [self._send(v, step, tenure.ballot, tenure.lineage.group, now) for v in voters]
+
+    def _word(self, tenure: Tenure) -> Propose:
+        return Propose(self.length_s, tenure.bounded)
 
     def _continue(self, asking: _Round, now: float) -> Requests:
         """Asks those again who are silent, and those whose lease of another should be over."""
@@ -238,8 +251,7 @@ class Holder:
         assert self.target is not None
         group = self.target.group
         if self.tenure is not None:
-            step: Step = Propose(self.length_s)
-            return self._begin(self._asked(step), self.tenure.ballot, now)
+            return self._begin(self._asked(self._word(self.tenure)), self.tenure.ballot, now)
         try:
             self._ballot = self._next_ballot(group)
         except EpochsUsedUp:
@@ -269,7 +281,7 @@ class Holder:
         assert self.target is not None
         self._bid, self._ballot = Tenure(self._ballot, self.target), 0
         self.saw(self._bid.ballot)
-        step = Propose(self.length_s)
+        step = self._word(self._bid)
         return self._begin(dict.fromkeys(self.target.group.voters, step), self._bid.ballot, now)
 
     def _begin(self, asked: Mapping[str, Step], ballot: int, now: float) -> Requests:

@@ -23,6 +23,7 @@ Why no two nodes hold a replica at one time:
    no memory of a replica in none that its plan does not name, or below that.
 5. A holder that forgot. The end that the switch was armed with stands; the node asks anew, with a
    higher ballot, which its own voter has on disk first, so that nothing said earlier is about it.
+   Until the switch has an earlier end, voters keep to what they granted for longer.
 
 Ballots rise from holder to holder: no voter accepts one that is below what it accepted before, and
 a group's number is below its own ballots and above those decided before it.
@@ -32,7 +33,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from agent.domain.plan import Assignment, ParsedPlan
+from agent.domain.plan import ParsedPlan
 from agent.domain.roster import Electorate, Group, Key
 from agent.domain.site.agenda import Agenda
 from agent.domain.site.group import lineage_of
@@ -133,8 +134,6 @@ class LeaseDesk:
                         self._rival(claim.key, node, claim.epoch, claim.granted_by, now)
             case Saved():
                 self._saved(event, now)
-            case _:
-                pass
         return self._settle(now)
 
     def want(self, keys: Collection[Key], now: float) -> list[Instruction]:
@@ -161,6 +160,13 @@ class LeaseDesk:
         for record in self._records.values():
             self._carry(record.holder.for_restart(now))
         self._stir_all()
+        return self._settle(now)
+
+    def bounded(self, key: Key, epoch: int, now: float) -> list[Instruction]:
+        """Whatever of it runs here, the switch ends it when the lease of that epoch ends, which is
+        held: what voters granted for longer, before this agent began, they need not keep."""
+        self._carry(self._records[key].holder.bounded(epoch, now))
+        self._stirred[key] = None
         return self._settle(now)
 
     def held(self, key: Key, now: float) -> Held | None:
@@ -282,8 +288,10 @@ class LeaseDesk:
         if self._trust.keep(plan.site.peers):
             self._trusted()
         for key, role in plan.roles.items():
-            item = role.assignment
-            self._rival(key, role.primary, item.epoch, self._may_have_granted(item), now)
+            record, item = self._records.get(key), role.assignment
+            if record is not None:
+                granted_by = record.may_have_granted(item)
+                self._rival(key, role.primary, item.epoch, granted_by, now)
         for key, record in list(self._records.items()):
             group, epoch = named.get(key, (None, 0))
             self._name(record, group, epoch, now)
@@ -341,14 +349,6 @@ class LeaseDesk:
             self._lied(key, voter, f"granted {key[1]} to {node} as well")
         holder.doubt()
         self._stirred[key] = None
-
-    def _may_have_granted(self, item: Assignment) -> Collection[str]:
-        """The voters that this node has it by, if the holder that a plan tells of needed those."""
-        record, group = self._records.get(item.key), item.group
-        tenure = record.holder.tenure if record is not None else None
-        if tenure is None or group is None or group.forced or item.epoch <= group.number:
-            return ()
-        return group.voters if group.number == tenure.lineage.number else ()
 
     # ---- requests and answers ----
 
@@ -420,8 +420,7 @@ class LeaseDesk:
         self._keep(request.key, record, sender, answer)
         if isinstance(request.step, Release) and sender != self._node:
             record.holder.released(now)
-            if self._started:
-                self._stir(request.key, now)
+            self._stirred[request.key] = None
 
     def _keep(self, key: Key, record: Record, sender: str, answer: LeaseAnswer) -> None:
         """Answers once the disk has what the answer rests on."""

@@ -1,10 +1,11 @@
 """What a desk knows of one replica, under what name it keeps that, and refusals; for `lease.py`."""
 
 from collections import deque
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from agent.domain.plan import Assignment
 from agent.domain.roster import Electorate, Group, Key
 from agent.domain.site.holder import Holder
 from agent.domain.site.messages import LeaseAnswer, LeaseRequest
@@ -66,6 +67,13 @@ class Record:
             and self.holder.tenure is None
             and not self.waiting
         )
+
+    def may_have_granted(self, item: Assignment) -> Collection[str]:
+        """The voters that this node has it by, if the holder that a plan tells of needed those."""
+        tenure, group = self.holder.tenure, item.group
+        if tenure is None or group is None or group.forced or item.epoch <= group.number:
+            return ()
+        return group.voters if group.number == tenure.lineage.number else ()
 
     def obstacle(self, group: Electorate, live: Set[str], now: float) -> str:
         """What keeps this node from getting the lease that it asks for, for people."""

@@ -21,6 +21,7 @@ part of its own:
     PeerSaid, PeerClosed    judges if that changed anything
     RunsHere, AbleTo        judge if that changed anything
     Saved                   what waited for the disk takes effect; a failed write takes it back
+    Armed                   voters are told, if that is sooner than they keep to
     OperatorDecided         refused, or saved; when that is done it is in force, and peers are told
     Tick                    Beat each second; judges if a time has come
     Stopping                Goodbye "Restarting" to the peers; leases are renewed for longer

@@ -67,9 +67,11 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class Propose:
-    """I have it for so long; the same ballot again renews."""
+    """I have it for so long; the same ballot again renews. `bounded`: and nothing of it runs here
+    for longer by what was granted before."""
 
     length_s: float
+    bounded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,9 +223,18 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class SwitchChanged:
-    """The dead-man's switch is there, or it is not: without it nothing exclusive may start."""
+    """The dead-man's switch is there, or it is not: without it nothing exclusive may start.
+    `deadlines` by uid, as it has them, also from an agent before this one."""
 
     alive: bool
+    deadlines: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Armed:
+    """The switch has what an Arm with `tell` said."""
+
+    uid: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +267,7 @@ Event = (
     | OrchestratorHeard
     | Saved
     | SwitchChanged
+    | Armed
     | OperatorDecided
     | Stopping
     | Tick
@@ -313,10 +325,12 @@ class Decide:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """The switch kills the stay at `deadline` unless it is armed again. Said before it starts."""
+    """The switch kills the stay at `deadline` unless it is armed again. Said before it starts.
+    `tell`: Armed is to follow."""
 
     uid: str
     deadline: float
+    tell: bool = False
 
 
 @dataclass(frozen=True, slots=True)

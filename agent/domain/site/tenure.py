@@ -19,12 +19,14 @@ KILL_S = 0.2  # what the switch needs to end a replica
 class Tenure:
     """`lineage`: where it is renewed. `ends`: by when each voter of a group may grant it to others;
     of the group before, too, which was sealed when the holder moved. `heard`: by voter, when the
-    last of its words came that moved an end."""
+    last of its words came that moved an end. `bounded`: what runs ends by these ends at the latest,
+    whatever was granted to an earlier ballot; voters are told so."""
 
     ballot: int
     lineage: Lineage
     ends: dict[Electorate, dict[str, float]] = field(default_factory=dict)
     heard: dict[str, float] = field(default_factory=dict)
+    bounded: bool = False
     _known: tuple[Set[str], float] | None = None  # what `until` came to, without these
 
     def granted(

@@ -12,14 +12,16 @@ follows: nothing below it is voted on any more.
                 rival cannot disturb a holder: what is refused promises nothing
     Propose     the ballot is not below what was accepted, and no other lease runs. The same ballot
                 renews. A promise to another does not count: who was promised it and did not get it
-                must not keep this voter from the holder for ever. Nothing but Release makes a lease
-                shorter
+                must not keep this voter from the holder for ever
     Release     always: that lease is over
     Seal        nothing later is known
     Open        nothing later is known, and a plan of this node named the replica or a group did:
                 who has forgotten a replica must not take up what its voters have left behind
 
 One node's new tenure may follow its old one at once, since the same agent starts and stops both.
+What was granted to the old one for longer, as for a restart, is kept until its holder says that the
+switch ends all of it sooner (`bounded`). That counts once for each ballot: said again, or late, it
+would take back what that ballot was granted since.
 """
 
 from collections.abc import Mapping
@@ -35,12 +37,29 @@ LEASE_MAX_S = 20.0  # no voter grants more
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What was granted last. `ballot` 0: nobody's, but one may run that is not known."""
+    """What was granted last. `ballot` 0: nobody's, but one may run that is not known. `length_s`:
+    for how long it counts from a restart of this voter. `bounded`: nothing runs any more by what
+    was granted before this ballot, or nobody can say so of it."""
 
     ballot: int
     holder: str
     length_s: float
     until: float
+    bounded: bool = False
+
+    def granted(self, ballot: int, holder: str, step: Propose, now: float) -> "Lease":
+        """What it is after that."""
+        end = now + step.length_s
+        if step.bounded and not (self.bounded and self.ballot == ballot):
+            return Lease(ballot, holder, step.length_s, end, bounded=True)
+        until = max(self.until, end)
+        return Lease(
+            ballot,
+            holder,
+            step.length_s if until == end else max(step.length_s, self.length_s),
+            until,
+            bounded=self.bounded and self.ballot == ballot,
+        )
 
 
 NONE = Lease(0, "", 0.0, 0.0)
@@ -66,6 +85,7 @@ class Voter:
             "promised": self.promised,
             "accepted": self.accepted,
             "lease": [self.lease.ballot, self.lease.holder, self.lease.length_s],
+            "bounded": self.lease.bounded,
         }
 
     @staticmethod
@@ -76,7 +96,9 @@ class Voter:
         voter.sealed = lineage_from(body["sealed"])
         voter.promised, voter.accepted = int(body["promised"]), int(body["accepted"])
         ballot, holder, length_s = body["lease"]
-        voter.lease = Lease(int(ballot), str(holder), float(length_s), now + float(length_s))
+        bounded = bool(body.get("bounded", False))  # a version before this one did not say it
+        until = now + float(length_s)
+        voter.lease = Lease(int(ballot), str(holder), float(length_s), until, bounded)
         return voter
 
     def forgot(self, now: float, until: float) -> None:
@@ -102,7 +124,7 @@ class Voter:
                 return refusal
             if isinstance(step, Prepare):
                 return self._prepare(sender, request, now)
-            return self._propose(sender, request, step.length_s, now)
+            return self._propose(sender, request, step, now)
         if (self.lease.ballot, self.lease.holder) == (request.ballot, sender):
             self.lease = replace(self.lease, until=min(self.lease.until, now))
         return self._answer(request, now)
@@ -137,24 +159,17 @@ class Voter:
         return self._answer(request, now)
 
     def _propose(
-        self, sender: str, request: LeaseRequest, length_s: float, now: float
+        self, sender: str, request: LeaseRequest, step: Propose, now: float
     ) -> LeaseAnswer:
         lease, ballot = self.lease, request.ballot
-        if length_s > LEASE_MAX_S:
+        if step.length_s > LEASE_MAX_S:
             return self._answer(request, now, "TooLong")
         if lease.until > now and lease.holder != sender:
             return self._answer(request, now, "Held")
         if ballot < self.accepted:
             return self._answer(request, now, "Promised")
-        # The same node's, by an earlier ballot: it runs on until it has ended by any clock.
-        goes_on = lease.ballot == ballot or lease.until > now
         self.promised, self.accepted = max(self.promised, ballot), ballot
-        self.lease = Lease(
-            ballot,
-            sender,
-            max(length_s, lease.length_s) if goes_on else length_s,
-            max(lease.until, now + length_s),
-        )
+        self.lease = lease.granted(ballot, sender, step, now)
         return self._answer(request, now)
 
     def _seal(self, request: LeaseRequest, step: Seal, now: float) -> LeaseAnswer:
@@ -188,7 +203,7 @@ class Voter:
         same = (self.lease.ballot, self.lease.holder) == (step.floor, step.holder)
         alone = same or self.lease.until <= now
         if step.holder and alone:
-            return Lease(step.floor, step.holder, until - now, until)
+            return Lease(step.floor, step.holder, until - now, until, bounded=True)
         return Lease(0, "", until - now, until) if until > now else NONE
 
     def _answer(
