@@ -1,8 +1,8 @@
-"""What the agent costs when nothing happens: memory and CPU with some containers running.
+"""What agent and switch cost a box when nothing happens: memory and CPU with containers running.
 
-PSS is the sum over the process of its private pages and its share of shared ones. Here that share
-is that of a box with nothing else in Python: the orchestrator is stopped during the measurement,
-unless `--connected`, since it maps the same files and would make the agent look smaller.
+A site of nodes in namespaces, each with an agent, a containerd and as many containers; on the
+measured one, one of them is exclusive, so that the dead-man's switch runs there, too. Memory is
+that of agent and switch together on a box where nothing else is in Python (`bench/memory.py`).
 """
 
 import argparse
@@ -10,81 +10,108 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+from bench import memory
 from bench.report import emit, progress
+from devcluster import residue
 from devcluster.client import apply_request, workload
-from devcluster.image import HELLO
-from devcluster.installation import Installation
-from polder.v1 import operator_pb2
+from devcluster.image import HELLO, hello_image
+from devcluster.site import LocalSite
+from devcluster.site_watch import answering, lacking
+from polder.v1 import operator_pb2_grpc
+
+EXCLUSIVE_PORT = 18081
+WHOLE_S = 180.0
+SAMPLE_S = 5.0
+SETTLE_S = 45.0
+"""The start's own work, and until the agent has given back what only the start needed."""
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="bench footprint", description=__doc__)
-    parser.add_argument("--containers", type=int, default=10)
+    parser.add_argument("--containers", type=int, default=10, help="on each node")
+    parser.add_argument("--peers", type=int, default=2, help="other nodes of its site")
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--json", action="store_true", help="one JSON object (always so)")
     options = parser.parse_args(argv)
+    nodes = [f"node-{letter}" for letter in "abcdefghi"[: 1 + options.peers]]
     with tempfile.TemporaryDirectory(prefix="polder-bench-") as folder:
-        installation = Installation(Path(folder))
+        site = LocalSite(Path(folder), nodes=nodes)
         try:
-            result = measure(installation, options.containers, options.seconds)
+            result = measure(site, options.containers, options.seconds)
         finally:
-            installation.stop()
-    emit("footprint", result)
+            site.stop()
+    emit("footprint", {**result, "containers": options.containers, "peers": options.peers})
     return 0
 
 
-def measure(installation: Installation, containers: int, seconds: float) -> dict[str, object]:
-    progress(f"starting an orchestrator, a containerd, one agent and {containers} containers")
-    installation.start_orchestrator()
-    installation.apply_site()
-    # As on a box, where operators can come to the node itself.
-    agent = installation.add_agent("bench-1", settings='local_listen = "127.0.0.1:7446"\n')
-    stub = installation.context().stub()
-    manifests = [workload(f"idle-{n}", image=HELLO) for n in range(containers)]
-    for manifest in manifests:
-        stub.Apply(apply_request(manifest), timeout=10)
-    wait_ready(installation, containers)
-    time.sleep(5)  # the start's own work settles
-    progress(f"measuring for {seconds:.0f} s with a live session")
-    before, started = cpu_seconds(agent.pid), time.monotonic()
+def measure(site: LocalSite, containers: int, seconds: float) -> dict[str, Any]:
+    progress(f"starting a site of {len(site.nodes)} nodes, {containers} containers on each")
+    site.start(images=(hello_image(),), told=progress)
+    deploy(site.context().stub(), containers, len(site.nodes))
+    await_whole(site, containers)
+    progress(f"waiting {SETTLE_S:.0f} s, then measuring for {seconds:.0f} s")
+    time.sleep(SETTLE_S)
+    (holder,) = answering(site, EXCLUSIVE_PORT)
+    agent, switch = site.agents[holder].pid, switch_pid(site, holder)
+    pids = (agent, switch)
+    before, started = [cpu_seconds(pid) for pid in pids], time.monotonic()
     samples = []
     while time.monotonic() - started < seconds:
-        time.sleep(min(5.0, seconds))
-        samples.append(pss_mb(agent.pid))
-    cpu = (cpu_seconds(agent.pid) - before) / (time.monotonic() - started)
-    progress("measuring memory alone, with no other Python process that shares its pages")
-    installation.stop_orchestrator()
-    time.sleep(3)
-    alone = pss_mb(agent.pid)
+        time.sleep(min(SAMPLE_S, seconds))
+        samples.append(memory.alone(pids).pss_mb)
+    took = time.monotonic() - started
+    cpu = [(cpu_seconds(pid) - was) / took for pid, was in zip(pids, before, strict=True)]
+    both, agents, switches = memory.alone(pids), memory.alone([agent]), memory.alone([switch])
     return {
-        "pss_mb": round(alone, 1),
-        "pss_shared_mb": round(max(samples), 1),
-        "cpu_percent": round(100 * cpu, 3),
-        "rss_mb": round(rss_mb(agent.pid), 1),
-        "containers": containers,
+        "pss_mb": round(both.pss_mb, 1),
+        "pss_max_mb": round(max(samples), 1),
+        "agent_pss_mb": round(agents.pss_mb, 1),
+        "agent_private_mb": round(agents.private_mb, 1),
+        "agent_rss_mb": round(rss_mb(agent), 1),
+        "switch_pss_mb": round(switches.pss_mb, 1),
+        "cpu_percent": round(100 * cpu[0], 3),
+        "switch_cpu_percent": round(100 * cpu[1], 3),
         "seconds": seconds,
     }
 
 
-def wait_ready(installation: Installation, count: int) -> None:
-    import json
+def deploy(stub: operator_pb2_grpc.OperatorServiceStub, containers: int, nodes: int) -> None:
+    for number in range(containers - 1):
+        manifest = workload(f"idle-{number}", image=HELLO)
+        del manifest["spec"]["replicas"]
+        manifest["spec"]["perNode"] = 1
+        stub.Apply(apply_request(manifest), timeout=10)
+    one = workload("one", image=HELLO, host_port=EXCLUSIVE_PORT)
+    one["spec"]["failover"] = {"standbys": nodes - 1, "exclusive": True}
+    stub.Apply(apply_request(one), timeout=10)
 
-    stub = installation.context().stub()
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        listed = stub.List(operator_pb2.ListRequest(kind="Replica"), timeout=10).resources
-        if sum(bool(json.loads(item.status_json).get("ready")) for item in listed) == count:
+
+def await_whole(site: LocalSite, containers: int) -> None:
+    """Raises TimeoutError with what is missing."""
+    deadline = time.monotonic() + WHOLE_S
+    while True:
+        wrong = lacking(site, [EXCLUSIVE_PORT])
+        running = sum(len(site.containers_of(node)) for node in site.nodes)
+        expected = (containers - 1) * len(site.nodes) + 1
+        if running == expected and not wrong:
             return
-        time.sleep(0.2)
-    raise TimeoutError(f"not all {count} containers are ready")
+        if time.monotonic() > deadline:
+            told = "; ".join([*wrong, f"{running} of {expected} containers run"])
+            raise TimeoutError(f"the site is not whole: {told}")
+        time.sleep(0.5)
 
 
-def pss_mb(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    raise ValueError("no Pss line")
+def switch_pid(site: LocalSite, node: str) -> int:
+    """Raises LookupError when there is none."""
+    place = str(site.agents[node].state_dir / "site")
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            words = residue.command_line(int(folder.name))
+            if place in words and any(word.endswith("agent/switch.py") for word in words):
+                return int(folder.name)
+    raise LookupError(f"no switch runs on {node}")
 
 
 def rss_mb(pid: int) -> float:
