@@ -13,6 +13,8 @@ JSON object on stdout, with raw frames behind it. Exit code 0 also when the answ
     new-site-key {path, identity, dns}      -> {}, [certificate]   likewise, signed with the key
     inspect      {key_path?}, [certificate] -> {identity, serial, not_before, not_after}
     verify-plan  {at, trust_domain, roots: N}, [plan, signature, N roots, chain...] -> {signer}
+    verify-release {at, trust_domain, roots: N}, [release, signature, N roots, chain...]
+                 -> {version}
 
 and for operators at the site (`agent/local/door.py`, ADR 26):
 
@@ -163,6 +165,22 @@ def verify(header: dict[str, object], parts: Sequence[bytes]) -> Answer:
     return {"signer": str(signer)}, []
 
 
+def release(header: dict[str, object], parts: Sequence[bytes]) -> Answer:
+    """Whether a CA of the installation signed a release of the agent."""
+    from polder.release import SignedRelease
+    from polder.release_proofs import verify_release
+
+    payload, signature, *certificates = parts
+    roots = int(str(header["roots"]))
+    signed = SignedRelease(payload, signature, tuple(certificates[roots:]))
+    at, trust_domain = float(str(header["at"])), str(header["trust_domain"])
+    try:
+        found = verify_release(signed, certificates[:roots], at, trust_domain)
+    except UntrustedSignature as error:
+        raise Refused(error.reason, str(error)) from error
+    return {"version": found.version}, []
+
+
 def sign_introduction(_header: dict[str, object], parts: Sequence[bytes]) -> Answer:
     """With the node's own key, as it was read with its certificate: between two readings both may
     be renewed."""
@@ -226,6 +244,7 @@ COMMANDS: dict[str, Callable[[dict[str, object], Sequence[bytes]], Answer]] = {
     "new-site-key": new_site_key,
     "inspect": inspect,
     "verify-plan": verify,
+    "verify-release": release,
     "sign-introduction": sign_introduction,
     "verify-operator": operator,
     "verify-break-glass": break_glass,

@@ -52,13 +52,14 @@ def main() -> int:
     from agent.config import from_plain
     from agent.identity_store import IdentityFailure
     from agent.notify import Locked
+    from agent.state_form import LaterState
 
     config = from_plain(settings["config"])
     logs.set_up(config.log_level, config.log_format)
     log = logging.getLogger(__name__)
     try:
         asyncio.run(service.run(config, settings["runtime"], settings["profile"]))
-    except (Locked, IdentityFailure, OSError) as error:
+    except (Locked, LaterState, IdentityFailure, OSError) as error:
         log.error("the agent cannot run", extra={"error": str(error)})
         return 1
     except Exception:

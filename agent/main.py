@@ -1,4 +1,4 @@
-"""The command line `edge-agent`: run, join, status, doctor, volume, profile, tune, switch, version.
+"""The command line `edge-agent`: run, join, status, doctor, volume, upgrade, profile, tune, ...
 
 Called by `agent/__main__.py`. Exit codes: 0 done (or joined already), 1 it did not work, 2 usage or
 settings. Of `doctor`: 0 all well, 1 warnings, 2 what must be mended. Of `tune --check`: 3 it would
@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(
         dest="verb",
         required=True,
-        metavar="run|join|status|doctor|volume|profile|tune|switch|version",
+        metavar="run|join|status|doctor|volume|upgrade|profile|tune|switch|version",
     )
 
     def verb(name: str, text: str) -> argparse.ArgumentParser:
@@ -68,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     volume = verb("volume", "Local data of replicas on this box: nothing else ever deletes it.")
     volume.add_argument("action", choices=("list", "delete"))
     volume.add_argument("name", nargs="?", default="", metavar="NAMESPACE/REPLICA/VOLUME")
+    upgrade = verb("upgrade", "Upgrades of this agent that orchestrators order.")
+    upgrade.add_argument("action", choices=("status", "apply"), help="`apply` is for systemd")
     _hardware_verbs(verbs)
     switch = verb("switch", "Run the dead-man's switch of this box in the foreground.")
     switch.add_argument(
@@ -126,6 +128,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from agent.doctor import command
 
         return command.run(config, as_json=options.output == "json", quiet=options.quiet)
+    if options.verb == "upgrade":
+        from agent.upgrade import command as upgrading
+
+        applies = options.action == "apply"
+        return upgrading.apply(config) if applies else upgrading.status(config)
     if options.verb == "switch":
         return _wait_for_switch(config) if options.wait else _switch(config)
     if options.verb == "join":

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent import connection_policy as policy
+from agent import state_form
 from agent.config import AgentConfig
 from agent.domain.plan import ParsedPlan
 from agent.identity_store import IdentityStore, NotJoined, SubprocessPlanVerifier
@@ -41,6 +42,9 @@ from agent.state import PlanKeeper
 from agent.status_file import StatusFile
 from agent.supervisor import Supervisor, SupervisorConfig
 from agent.trim import trim
+from agent.upgrade import box as upgrade_box
+from agent.upgrade.desk import Desk
+from agent.upgrade.files import UpgradeFiles
 from polder.overrides import Override
 from polder.v1 import agent_pb2, common_pb2
 
@@ -68,8 +72,9 @@ def make_runtime(kind: str, config: AgentConfig) -> Runtime:
 async def run(config: AgentConfig, runtime_kind: str = "cri", profile: str = "") -> None:
     """Until SIGTERM or SIGINT. `profile` names the box's hardware profile.
 
-    Raises Locked, IdentityFailure and OSError at the start.
+    Raises Locked, LaterState, IdentityFailure and OSError at the start.
     """
+    state_form.check(config.state_dir)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -155,13 +160,18 @@ class Agent:
         self._affairs = Affairs(book.journal, book.directory)
         sources = ReplicaSources(self.supervisor, runtime)
         self.relays = RelayHub(sources)
+        self.upgrades = Desk(
+            UpgradeFiles(config.state_dir), store, lambda: upgrade_box.here(config, inventory.arch)
+        )
         self.client = SessionClient(
             store,
             self.node,
             self.relays,
             on_state=self._connection_changed,
             affairs=self._affairs,
+            upgrades=self.upgrades,
         )
+        self.upgrades.publish = self.client.publish_upgrade
         self.node.intake = PlanIntake(self.keeper, self._acknowledge)
         self.site = assembly.assemble(
             config, store, certificate, runtime, self.supervisor, self.node, self.client
@@ -235,6 +245,7 @@ class Agent:
             self._look_around(),
             self._keep_status(),
             self._sign_of_life(),
+            self.upgrades.run(),
             _become_small(),
         ]
         if self.local is not None:

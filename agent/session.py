@@ -33,6 +33,7 @@ from agent.session_stream import (
     SessionEnded,
     SessionStream,
     Timing,
+    Upgrades,
 )
 from polder.v1 import agent_pb2, common_pb2
 
@@ -56,6 +57,7 @@ class SessionClient:
         dice: Callable[[], float] = random.random,
         on_state: Callable[[ConnectionState], None] = lambda _state: None,
         affairs: Affairs | None = None,
+        upgrades: Upgrades | None = None,
     ) -> None:
         self._store = store
         self._node = node
@@ -64,6 +66,7 @@ class SessionClient:
         self._dice = dice
         self._on_state = on_state
         self._affairs = affairs
+        self._upgrades = upgrades
         self._events = EventQueue()
         self._current: SessionStream | None = None
         self._open: set[SessionStream] = set()  # two while one takes over from the other
@@ -115,6 +118,11 @@ class SessionClient:
         """Of local operators: `affairs` knows them. Nothing to do without a session, as above."""
         if self._current is not None:
             self._current.changes_waiting()
+
+    def publish_upgrade(self) -> None:
+        """As `publish_changes`: `upgrades` knows."""
+        if self._current is not None:
+            self._current.upgrade_waiting()
 
     def publish_ack(self, ack: agent_pb2.PlanAck) -> None:
         """Lost without a session: the next Hello names the generation in use."""
@@ -207,7 +215,7 @@ class SessionClient:
         )
         stream = SessionStream(
             channel, endpoint, self._node, self._events, self._relays.start, timing, self._hear,
-            self._stands, self._affairs,
+            self._stands, self._affairs, self._upgrades,
         )  # fmt: skip
         self._open.add(stream)
         self._number += 1
@@ -242,6 +250,7 @@ class SessionClient:
         )
         self._hear(stream, welcome.endpoints)
         stream.changes_waiting()
+        stream.upgrade_waiting()
         self._attempts = policy.at(self._attempts, stream.endpoint)
         self._wait_for_age(stream)
         facts = {"endpoint": stream.endpoint, "member": welcome.member, "region": welcome.region}

@@ -122,6 +122,18 @@ class Affairs(Protocol):
     def directory(self, said: agent_pb2.SiteDirectory) -> None: ...
 
 
+class Upgrades(Protocol):
+    """What a session carries of upgrades of this agent. Nothing here may block."""
+
+    def told(self, channel: grpc.aio.Channel, said: agent_pb2.AgentUpgrade) -> None:
+        """Packages are fetched over the channel."""
+        ...
+
+    def status(self) -> agent_pb2.UpgradeStatus | None:
+        """How far it has come; None: there was never any."""
+        ...
+
+
 class SessionStream:
     """Use: `welcome = await open()`, then `await serve()`; `close()` from anywhere."""
 
@@ -129,6 +141,7 @@ class SessionStream:
         self, channel: grpc.aio.Channel, endpoint: str, node: Node, events: EventQueue,
         relay: Relay, timing: Timing, told: Told = lambda _stream, _endpoints: None,
         stands: Stands = lambda _stream, _standing: None, affairs: Affairs | None = None,
+        upgrades: Upgrades | None = None,
     ) -> None:  # fmt: skip
         self.channel = channel
         self.endpoint = endpoint
@@ -141,6 +154,8 @@ class SessionStream:
         self._stands = stands
         self._affairs = affairs
         self._changes_wait = False
+        self._upgrades = upgrades
+        self._upgrade_waits = False
         self._timing = timing
         self._outbox = Outbox()
         self._wake = asyncio.Event()
@@ -258,6 +273,11 @@ class SessionStream:
         self._changes_wait = True
         self._wake.set()
 
+    def upgrade_waiting(self) -> None:
+        """What is told of it is what holds when it is sent."""
+        self._upgrade_waits = True
+        self._wake.set()
+
     async def renew(self, csr: bytes) -> agent_pb2.RenewResponse:
         """Ask for a new certificate. Raises TimeoutError, and SessionEnded when the stream ends."""
         if self._renewed is not None and not self._renewed.done():
@@ -310,6 +330,8 @@ class SessionStream:
                     self._affairs.directory(message.site_directory)
                 case "local_changes_taken" if self._affairs is not None:
                     self._affairs.taken(message.local_changes_taken)
+                case "upgrade" if self._upgrades is not None:
+                    self._upgrades.told(self.channel, message.upgrade)
                 case "goodbye":
                     return _end_of_goodbye(message.goodbye)
                 case "welcome":
@@ -353,6 +375,10 @@ class SessionStream:
             self._changes_wait = False
             if (changes := self._affairs.changes()) is not None:
                 await self._send(agent_pb2.SessionRequest(local_changes=changes))
+        if self._upgrade_waits and self._upgrades is not None:
+            self._upgrade_waits = False
+            if (status := self._upgrades.status()) is not None:
+                await self._send(agent_pb2.SessionRequest(upgrade=status))
         while (batch := self._events.take()) is not None:
             try:
                 await self._send(agent_pb2.SessionRequest(events=batch))

@@ -1,6 +1,7 @@
-"""What the running agent leaves for `edge-agent status`: one small file, rewritten on change.
+"""What the running agent leaves for `edge-agent status` and for the installer of upgrades.
 
-It is not synced: after a power cut the previous one, or none, is good enough.
+One small file, rewritten on change. It is not synced: after a power cut the previous one, or none,
+is good enough.
 """
 
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.session_stream import ConnectionState
+from polder import __version__
 
 NAME = "status.json"
 # While all is well the file still says now and then that it is: few writes spare the flash.
@@ -32,7 +34,7 @@ class StatusFile:
         `site`: peers and standbys, see `agent/site/loop.py`.
         """
         facts = {**asdict(connection), "plan_generation": generation, "replicas_running": running}
-        facts |= {**site, "pid": os.getpid()}
+        facts |= {**site, "pid": os.getpid(), "version": __version__}
         stable = {k: v for k, v in facts.items() if k not in ("last_contact", "clock_skew_s")}
         now = time.monotonic()
         if stable == self._written and now - self._written_at < REFRESH_S:

@@ -31,10 +31,10 @@ from polder.roles import parse_role
 from polder.signing import (
     UntrustedSignature,
     identity_of,
-    is_authority,
     sign,
     validity,
     verify_by,
+    verify_by_authority,
     verify_chain,
 )
 
@@ -136,17 +136,8 @@ def verify_grant(
 
     Only a CA may sign one: operators and nodes have certificates of the same roots.
     """
-    if len(token.chain) > 1:
-        raise UntrustedSignature("BadChain", "the root or a region's CA signs such a token")
     message = BREAK_GLASS_CONTEXT + token.grant
-    if token.chain:
-        begins, _ = validity(token.chain)
-        signer = verify_chain(token.chain, roots_der, max(at, begins))
-        if not is_authority(signer):
-            raise UntrustedSignature("WrongSigner", "whoever signed the token is no CA")
-        verify_by(signer, token.signature, message)
-    else:
-        _verify_by_any(roots_der, token.signature, message)
+    verify_by_authority(message, token.signature, token.chain, roots_der, at)
     try:
         grant = read_grant(token.grant)
     except InvalidGrant as error:
@@ -158,16 +149,6 @@ def verify_grant(
         ended = _moment(grant.expires_at_ms / 1000)
         raise UntrustedSignature("ExpiredGrant", f"the token was good until {ended}")
     return grant, _slow(at, grant.issued_at_ms / 1000, "this node")
-
-
-def _verify_by_any(roots_der: Sequence[bytes], signature: bytes, message: bytes) -> None:
-    for der in roots_der:
-        try:
-            verify_by(x509.load_der_x509_certificate(der), signature, message)
-            return
-        except (UntrustedSignature, ValueError):
-            continue
-    raise UntrustedSignature("BadSignature", "no root of this installation signed the token")
 
 
 def _identity(leaf: x509.Certificate, trust_domain: str) -> Identity:

@@ -127,6 +127,40 @@ def verify_by(signer: x509.Certificate, signature: bytes, message: bytes) -> Non
         raise UntrustedSignature("BadSignature", text) from error
 
 
+def verify_by_authority(
+    message: bytes,
+    signature: bytes,
+    chain_der: Sequence[bytes],
+    roots_der: Sequence[bytes],
+    at: float,
+) -> None:
+    """Raises UntrustedSignature unless a CA signed the message: a root, or with a chain a region's.
+
+    At `at` (unix seconds), or at the beginning of the CA's validity if that is later: our
+    authorities do not date ahead, so that the clock is slow.
+    """
+    if len(chain_der) > 1:
+        raise UntrustedSignature("BadChain", "only the root or a region's CA may sign this")
+    if not chain_der:
+        _verify_by_any(roots_der, signature, message)
+        return
+    begins, _ = validity(chain_der)
+    signer = verify_chain(chain_der, roots_der, max(at, begins))
+    if not is_authority(signer):
+        raise UntrustedSignature("WrongSigner", "whoever signed this is no CA")
+    verify_by(signer, signature, message)
+
+
+def _verify_by_any(roots_der: Sequence[bytes], signature: bytes, message: bytes) -> None:
+    for der in roots_der:
+        try:
+            verify_by(x509.load_der_x509_certificate(der), signature, message)
+            return
+        except (UntrustedSignature, ValueError):
+            continue
+    raise UntrustedSignature("BadSignature", "no root of this installation signed this")
+
+
 def validity(chain_der: Sequence[bytes]) -> tuple[float, float]:
     """From when to when (unix seconds) all certificates of a chain are valid by what they say
     themselves. Raises UntrustedSignature for one that cannot be read."""

@@ -107,7 +107,8 @@ class Reach:
 class Standing:
     """The agent's own: identity, directories, process. `open_paths` are readable by others.
 
-    `error`: there is an identity, and it cannot be read.
+    `error`: there is an identity, and it cannot be read. `upgrade_watched`: orders of the fleet
+    would be carried out here, None on a box that cannot; `upgrade_trouble`: how the last failed.
     """
 
     joined: bool = False
@@ -119,6 +120,8 @@ class Standing:
     machine_id: str = ""
     open_paths: tuple[str, ...] = ()
     switch_answers: bool | None = None
+    upgrade_watched: bool | None = None
+    upgrade_trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)

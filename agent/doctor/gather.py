@@ -31,6 +31,9 @@ from agent.identity_store import IdentityFailure, IdentityStore, NodeIdentity, N
 from agent.inventory import Box, machine_id
 from agent.notify import holder_of
 from agent.site import switch_ask
+from agent.upgrade.box import unfit
+from agent.upgrade.files import OUTCOME, UpgradeFiles
+from agent.upgrade.order import outcome_of
 
 STA_UNSYNC = 0x40
 
@@ -68,6 +71,8 @@ def gather(config: AgentConfig, profile: Profile, box: Box) -> Facts:
             machine_id=machine_id(box),
             open_paths=tuple(_open_paths(config.state_dir)),
             switch_answers=_switch_answers(config.state_dir),
+            upgrade_watched=_upgrade_watched(config.state_dir),
+            upgrade_trouble=_upgrade_trouble(config.state_dir),
         ),
     )
 
@@ -318,6 +323,20 @@ def _switch_answers(state_dir: Path) -> bool | None:
     except OSError:
         return False
     return True
+
+
+def _upgrade_watched(state_dir: Path) -> bool | None:
+    if unfit(state_dir):
+        return None
+    return run_tool("systemctl", "is-active", "edge-upgrade.path").strip() == "active"
+
+
+def _upgrade_trouble(state_dir: Path) -> str:
+    """Empty when the last one was well, or there was none."""
+    outcome = outcome_of(UpgradeFiles(state_dir).read(OUTCOME))
+    if outcome is None or not outcome.reason:
+        return ""
+    return f"{outcome.version}: {outcome.phase}: {outcome.reason}: {outcome.message}"
 
 
 def _port(listen: str) -> int:

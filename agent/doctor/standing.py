@@ -13,6 +13,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     yield from certificates(facts)
     yield from machine_id(facts)
     yield from agent(facts)
+    yield from upgrades(facts)
 
 
 def runtime(facts: Facts) -> Iterator[Finding]:
@@ -109,3 +110,23 @@ def agent(facts: Facts) -> Iterator[Finding]:
         )
     elif found.switch_answers:
         yield Finding("switch", OK, "the dead-man's switch answers")
+
+
+def upgrades(facts: Facts) -> Iterator[Finding]:
+    found = facts.standing
+    if found.upgrade_watched is False:
+        yield Finding(
+            "upgrades",
+            WARNING,
+            "nobody carries out upgrades of the fleet here: edge-upgrade.path is not active",
+            "`systemctl enable --now edge-upgrade.path`",
+        )
+    elif found.upgrade_watched:
+        yield Finding("upgrades", OK, "upgrades of the fleet are carried out here")
+    if found.upgrade_trouble:
+        yield Finding(
+            "upgrades",
+            NOTE,
+            f"the last upgrade failed: {found.upgrade_trouble}",
+            "look at `journalctl -u edge-upgrade -u edge-agent`, then `edgectl agent resume`",
+        )
