@@ -287,18 +287,33 @@ def renewal_retry_s(not_after: float, now: float, failures: int, *, dice: float)
     return max(1.0, min(ceiling, (not_after - now) / 2)) * (0.5 + dice / 2)
 
 
-def certificate_trouble(not_before: float, not_after: float, now: float) -> str:
-    """What an operator must know about the certificate at `now`; empty when it is well.
+CERTIFICATE_CONDITIONS = ("CertificateNotYetValid", "CertificateExpired", "CertificateExpiring")
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateTrouble:
+    """`condition`: one of CERTIFICATE_CONDITIONS; `reason` as a condition has it."""
+
+    condition: str
+    reason: str
+    message: str
+
+
+def certificate_trouble(
+    not_before: float, not_after: float, now: float
+) -> CertificateTrouble | None:
+    """What an operator must know about the certificate at `now`; None when it is well.
 
     Two thirds of its life without a renewal is trouble while there is still time to act.
     """
     if now < not_before - 300:
-        return "the certificate is not valid yet: is this box's clock right?"
+        text = "the certificate is not valid yet: is this box's clock right?"
+        return CertificateTrouble("CertificateNotYetValid", "ClockBehind", text)
     if now > not_after:
-        return (
-            f"the certificate ran out {int(now - not_after)} s ago: orchestrators will refuse this "
-            "node (join again with a new token and --force); containers keep running"
-        )
+        text = f"the certificate ran out {int(now - not_after)} s ago: orchestrators will refuse "
+        text += "this node (join again with a new token and --force); containers keep running"
+        return CertificateTrouble("CertificateExpired", "Expired", text)
     if now > not_before + (not_after - not_before) * 2 / 3:
-        return f"the certificate runs out in {int(not_after - now)} s and was not renewed"
-    return ""
+        text = f"the certificate runs out in {int(not_after - now)} s and was not renewed"
+        return CertificateTrouble("CertificateExpiring", "NotRenewed", text)
+    return None

@@ -344,10 +344,11 @@ class Agent:
     def _check_certificate(self) -> None:
         identity = self._store.load()
         trouble = policy.certificate_trouble(identity.not_before, identity.not_after, time.time())
-        if trouble:
-            self.supervisor.conditions.set("CertificateExpiring", "NotRenewed", trouble)
-        else:
-            self.supervisor.conditions.clear("CertificateExpiring")
+        for type_ in policy.CERTIFICATE_CONDITIONS:
+            if trouble is not None and trouble.condition == type_:
+                self.supervisor.conditions.set(type_, trouble.reason, trouble.message)
+            else:
+                self.supervisor.conditions.clear(type_)
 
     async def _keep_status(self) -> None:
         while True:

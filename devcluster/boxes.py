@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +33,14 @@ class CommandError(Exception):
 
 @dataclass(slots=True)
 class AgentProcess:
-    """One agent. `containerd` is None when its runtime is simulated."""
+    """One agent. `containerd` is None when its runtime is simulated. `run_by` gives what runs it by
+    another program."""
 
     name: str
     daemon: Daemon
     containerd: PrivateContainerd | None
     state_dir: Path
+    run_by: Callable[[Sequence[str]], Daemon]
     netns: str = ""
 
     @property
@@ -115,7 +117,7 @@ class Boxes:
         folder = self.directory / name
         state_dir = folder / "state"
         containerd = None
-        command = [*launcher, EDGE_AGENT, "run", "--state-dir", str(state_dir)]
+        command = ["run", "--state-dir", str(state_dir)]
         command += ["--log-dir", str(folder / "pods"), "--log-format", "logfmt"]
         if not netns and "local_listen" not in settings:  # such boxes share the machine's ports
             settings = f'local_listen = ""\n{settings}'
@@ -128,10 +130,14 @@ class Boxes:
             command += ["--runtime-socket", containerd.socket]
         else:
             command += ["--runtime", runtime]
-        daemon = Daemon(
-            f"agent-{name}", self.directory, command, marker=str(state_dir), netns=netns
-        )
-        self.agents[name] = AgentProcess(name, daemon, containerd, state_dir, netns)
+
+        def run_by(program: Sequence[str]) -> Daemon:
+            words = [*launcher, *program, *command]
+            marker = str(state_dir)
+            return Daemon(f"agent-{name}", self.directory, words, marker=marker, netns=netns)
+
+        daemon = run_by((EDGE_AGENT,))
+        self.agents[name] = AgentProcess(name, daemon, containerd, state_dir, run_by, netns)
         return self.agents[name]
 
     def join(self, name: str, *, site: str = SITE) -> None:
@@ -144,9 +150,14 @@ class Boxes:
         command += ["--token-file", "-", "--node", name]
         run([*command, "--state-dir", str(state_dir)], dict(os.environ), stdin=token)
 
-    def start_agent(self, name: str) -> None:
-        """Returns once the process runs; `edgectl wait` tells when the node is Ready."""
+    def start_agent(self, name: str, *, program: Sequence[str] = (EDGE_AGENT,)) -> None:
+        """Returns once the process runs; `edgectl wait` tells when the node is Ready.
+
+        program: what runs the agent, until the next start.
+        """
         agent = self.agents[name]
+        if not agent.pid:
+            agent.daemon = agent.run_by(program)
         agent.daemon.start(lambda: agent.pid != 0)
 
     def containers_of(self, box: str) -> dict[str, int]:

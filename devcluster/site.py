@@ -177,8 +177,9 @@ class LocalSite(Boxes):
 
     # --- down ------------------------------------------------------------------------------------
 
-    def stop(self, *, wipe: bool = True) -> None:
-        """Everything that runs, the namespaces and links; with `wipe` the directory, too."""
+    def stop(self, *, wipe: bool = True, keep_logs: bool = False) -> None:
+        """Everything that runs, the namespaces and links; with `wipe` the directory, too, but with
+        `keep_logs` for what its processes logged."""
         for node in self.nodes:
             residue.kill_namespace(Path(self.network.netns(node)).name)
         self.stop_boxes(wipe=wipe)
@@ -186,5 +187,11 @@ class LocalSite(Boxes):
             self._orchestrator.stop(signal.SIGKILL)
         residue.remove_cgroup(self.name)
         self.network.stop()
-        if wipe:
+        if wipe and not keep_logs:
             shutil.rmtree(self.directory, ignore_errors=True)
+        elif wipe:
+            for path in self.directory.glob("*"):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.suffix != ".log":
+                    path.unlink()

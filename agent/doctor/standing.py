@@ -64,14 +64,14 @@ def certificates(facts: Facts) -> Iterator[Finding]:
     trouble = connection_policy.certificate_trouble(
         found.not_before, found.not_after, facts.clock.now
     )
-    if trouble:
+    if trouble is not None:
         if facts.clock.now < found.not_before:
             return  # the clock is wrong, and is told of
         over = facts.clock.now > found.not_after
         yield Finding(
             "certificates",
             FAILURE if over else WARNING,
-            f"{found.node}: {trouble}",
+            f"{found.node}: {trouble.message}",
             "`edge-agent join --force` with a new token"
             if over
             else "see that an orchestrator can be reached: it is renewed by itself then",

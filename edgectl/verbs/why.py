@@ -9,7 +9,7 @@ from edgectl.invocation import Invocation
 from edgectl.output import structured
 from edgectl.plain import plain
 from edgectl.requests import ask
-from edgectl.resources import reference
+from edgectl.resources import Item, reference
 from edgectl.text import Table, safe, since
 from edgectl.verbs.apply import read_files
 from polder.v1 import operator_pb2
@@ -49,11 +49,20 @@ def _narrowed(invocation: Invocation) -> operator_pb2.WhyRequest:
 
 def _of_target(invocation: Invocation) -> operator_pb2.WhyResponse:
     wanted = targets.parse(invocation.options.targets, names_needed=True)
-    if len(wanted) != 1 or wanted[0].info.name != "Workload":
-        raise UsageError("ask about one workload at a time, such as workload/hello")
+    if len(wanted) != 1 or wanted[0].info.name not in ("Workload", "Replica"):
+        raise UsageError("ask about one workload or replica at a time, such as workload/hello")
+    name = wanted[0].name
+    if wanted[0].info.name == "Replica":
+        name = _workload_of(invocation, name)
     request = _narrowed(invocation)
-    request.ref.CopyFrom(reference("Workload", invocation.namespace, wanted[0].name))
+    request.ref.CopyFrom(reference("Workload", invocation.namespace, name))
     return invocation.client.why(request)
+
+
+def _workload_of(invocation: Invocation, replica: str) -> str:
+    """The answer is about all replicas of a workload, each by its name."""
+    answer = invocation.client.get(reference("Replica", invocation.namespace, replica))
+    return str(Item(answer.resource, answer.now_ms).spec["workload"])
 
 
 def _of_files(invocation: Invocation) -> operator_pb2.WhyResponse:

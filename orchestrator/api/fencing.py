@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import isinf
 
+import grpc
+
 from orchestrator.authz import Caller, require
 from orchestrator.cache import Cache
 from orchestrator.catching_up import catch_up
 from orchestrator.domain.fences import UIDS_MAX, Fence
 from orchestrator.domain.liveness import Periods
+from orchestrator.domain.overrides import decisions
 from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
 from orchestrator.records import AssignmentRecord, StopRecord
-from orchestrator.refusals import conflict, in_use, not_found
+from orchestrator.refusals import Refused, conflict, in_use, not_found
 from orchestrator.store import keys
 from orchestrator.store.port import Compare, CompareTarget, Put, Store
 from polder.manifest.quantity import format_duration
@@ -59,7 +62,7 @@ class Fencing:
     async def fence(
         self, caller: Caller, request: operator_pb2.FenceRequest
     ) -> operator_pb2.FenceResponse:
-        """Raises Refused (Forbidden, NotFound, InUse, Conflict) and StoreError."""
+        """Raises Refused (Forbidden, NotFound, InUse, StoppedLocally, Conflict) and StoreError."""
         namespace, replica = request.namespace, request.replica
         require(caller, Level.OPERATOR, namespace, f"fence {replica}")
         for _ in range(_ATTEMPTS):
@@ -81,16 +84,33 @@ class Fencing:
         raise conflict("the fence kept changing", "try again")
 
     def _meant(self, namespace: str, replica: str) -> list[_Stay]:
-        """The stays of which nothing is known. Raises Refused when there are none."""
+        """The stays of which nothing is known. Raises Refused when there are none, or it is of no
+        use."""
         found = list(self._stays(namespace, replica))
         if not found:
             hint = "edgectl get replicas shows them; only those of failover.exclusive are fenced"
             raise not_found(f"no exclusive replica {namespace}/{replica} has a node", hint)
-        for stay in found:
-            if not stay.stopping and self.fleet.is_live(stay.node, self.periods.silent_after_s):
+        for stay in [stay for stay in found if not stay.stopping]:
+            if self.fleet.is_live(stay.node, self.periods.silent_after_s):
                 hint = f"to move it: edgectl drain {stay.node}"
                 raise in_use(f"node {stay.node} is heard, and has it", hint)
+            self._check_wanted(stay, replica)
         return found
+
+    def _check_wanted(self, stay: _Stay, replica: str) -> None:
+        """What operators of its site stopped is placed nowhere, wherever it does not run. Raises
+        Refused."""
+        node = self.cache.resource("Node", "", stay.node)
+        site = str(node.spec.get("site", "")) if node is not None else ""
+        stopped = decisions(self.cache.kept(keys.OVERRIDES)).stopped
+        found = stopped.get((site, stay.workload_uid, replica))
+        if found is not None:
+            raise Refused(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "StoppedLocally",
+                f"{replica} is {found}: it would be placed nowhere",
+                f"`edgectl override drop {replica}` takes that back; then fence it",
+            )
 
     def _stays(self, namespace: str, replica: str) -> Iterator[_Stay]:
         for placement in self.cache.placements():

@@ -15,8 +15,8 @@ LOG_LINES = 25
 
 
 def _show_ends_of_logs(folder: Path) -> None:
-    for log in sorted(folder.glob("*.log")):
-        print(f"\n--- {log.name}, its last {LOG_LINES} lines")
+    for log in sorted((*folder.glob("*.log"), *folder.glob("*/*.log"))):
+        print(f"\n--- {log.relative_to(folder)}, its last {LOG_LINES} lines")
         for line in log.read_text(errors="replace").splitlines()[-LOG_LINES:]:
             print(line[:500])
 

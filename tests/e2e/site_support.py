@@ -116,7 +116,7 @@ def scene_in(directory: Path, *, deaf: bool = False, **start: Any) -> Iterator[S
             made.whole()
             yield made
     finally:
-        site.stop()
+        site.stop(keep_logs=True)
 
 
 def keeps(scene: Scene, port: int, nodes: list[str], seconds: float) -> None:

@@ -51,7 +51,7 @@ def pair(directory: Path) -> Iterator[LocalSite]:
         site.start()
         yield site
     finally:
-        site.stop()
+        site.stop(keep_logs=True)
 
 
 def test_of_two_nodes_none_takes_an_exclusive_replica_over_and_says_so(pair: LocalSite) -> None:
@@ -93,7 +93,7 @@ def test_a_site_of_one_node_holds_by_its_own_vote_and_comes_back_alone(directory
             site.heal()
             assert register.overlaps() == []
     finally:
-        site.stop()
+        site.stop(keep_logs=True)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def trio(directory: Path) -> Iterator[LocalSite]:
         site.start(images=(hello_image(), writer_image()))
         yield site
     finally:
-        site.stop()
+        site.stop(keep_logs=True)
 
 
 def test_a_standby_without_the_image_is_skipped(trio: LocalSite) -> None:

@@ -354,6 +354,12 @@ class FakeOperatorApi(operator_pb2_grpc.OperatorServiceServicer):
 
     def Regions(self, request: Any, context: Any) -> operator_pb2.RegionsResponse:
         self._begin("Regions", request, context)
+    def Why(self, request: Any, context: Any) -> operator_pb2.WhyResponse:
+        self._begin("Why", request, context)
+        found = self._found(request.ref, context).metadata
+        told = operator_pb2.WorkloadDiagnosis(namespace=found.namespace, name=found.name)
+        return operator_pb2.WhyResponse(workloads=[told], now_ms=now_ms())
+
         return self.regions
 
     def Drill(self, request: Any, context: Any) -> Iterator[operator_pb2.DrillResponse]:

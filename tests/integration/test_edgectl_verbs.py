@@ -429,6 +429,17 @@ def test_drain_waits_for_what_can_move(fake: FakeInstallation, run: Run) -> None
     assert "1 left; replica/hello-0: Running" in err or not err
 
 
+def test_why_of_a_replica_is_that_of_its_workload(fake: FakeInstallation, run: Run) -> None:
+    fake.api.put("Workload", "hello", {"replicas": 1})
+    fake.api.put("Replica", "hello-0", {"workload": "hello"})
+    assert run("why", "replica/hello-0")[:2] == run("why", "workload/hello")[:2]
+    code, out, _ = run("why", "replica/hello-0")
+    assert code == 0 and "workload/hello in namespace default" in out
+    assert run("why", "replica/other-0")[0] == 1
+    code, _, err = run("why", "replica/hello-0", "workload/hello")
+    assert code == 2 and "one workload or replica at a time" in err
+
+
 def test_drain_tells_what_remains_and_why(fake: FakeInstallation, run: Run) -> None:
     fake.api.put("Node", "edge-1", {"site": "s"}, {})
     unplaced = [{"replica": "hello-0", "message": "every other node lacks memory"}]

@@ -11,8 +11,10 @@ from edgectl import config_file
 from edgectl.__main__ import main
 from orchestrator.api.fencing import RISK
 from orchestrator.domain.fences import fenced_uids
+from orchestrator.domain.overrides import LocalOverride
 from orchestrator.records import AssignmentRecord, GroupRecord, NodePlacement, StopRecord
 from orchestrator.store import keys
+from polder.overrides import Override
 from polder.v1 import operator_pb2
 from tests.integration.edgectl_server import FakeInstallation
 from tests.integration.orchestrator_rig import Rig, refusal, running, until
@@ -72,6 +74,24 @@ async def test_what_is_heard_is_not_fenced(rig: Rig) -> None:
     refused = await refusal(fence(rig, force=True))
     assert refused.reason == "InUse" and "edgectl drain n1" in refused.detail.hint
     assert not fenced(rig)
+
+
+async def test_what_operators_of_its_site_stopped_is_not_fenced_but_dropped_first(rig: Rig) -> None:
+    """It would not be placed, whatever was vouched for; the command must not say that it is."""
+    await has(rig, NodePlacement("n1", 1, (HERE,)))
+    facts = {"stamp": 3, "node": "n1", "by": "operator/ann", "reason": "smoke", "at_ms": 5_000}
+    decision = Override("stopped", "true", "uid-db", "default", "db-0", **facts)  # type: ignore[arg-type]
+    elsewhere, there = LocalOverride("x", decision), LocalOverride("ams-1", decision)
+    for override in (elsewhere, there):
+        await rig.put(override.key, override.record().to_bytes())
+    for force in (False, True):
+        refused = await refusal(fence(rig, force))
+        assert refused.reason == "StoppedLocally" and "operator/ann" in str(refused)
+        assert "edgectl override drop db-0" in refused.detail.hint
+    assert not fenced(rig)
+    dropped = there.taken_back("operator/bob", "", 6_000)
+    await rig.put(dropped.key, dropped.record().to_bytes())
+    assert (await fence(rig, force=True)).fenced
 
 
 async def test_only_exclusive_replicas_are_fenced(rig: Rig) -> None:

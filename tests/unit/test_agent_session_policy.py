@@ -279,10 +279,18 @@ def test_failed_renewals_are_tried_more_often_near_the_end() -> None:
 
 
 def test_certificate_trouble_is_named_in_time() -> None:
-    assert policy.certificate_trouble(0, 900, 500) == ""
-    assert "was not renewed" in policy.certificate_trouble(0, 900, 700)
-    assert "containers keep running" in policy.certificate_trouble(0, 900, 1000)
-    assert "clock" in policy.certificate_trouble(10_000, 20_000, 0)
+    def told(not_before: float, not_after: float, now: float) -> tuple[str, str]:
+        found = policy.certificate_trouble(not_before, not_after, now)
+        assert found is not None and found.condition in policy.CERTIFICATE_CONDITIONS
+        return found.condition, found.message
+
+    assert policy.certificate_trouble(0, 900, 500) is None
+    condition, text = told(0, 900, 700)
+    assert condition == "CertificateExpiring" and "was not renewed" in text
+    condition, text = told(0, 900, 1000)
+    assert condition == "CertificateExpired" and "containers keep running" in text
+    condition, text = told(10_000, 20_000, 0)
+    assert condition == "CertificateNotYetValid" and "clock" in text
 
 
 # --- outbox ---------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """The pure parts of edgectl: selectors, jsonpath, tables, ages, changes, conditions, diffs."""
 
 import json
+from base64 import b64encode
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -265,6 +267,17 @@ def test_describe_claims_no_resources_of_a_node_that_never_reported() -> None:
     shown = "\n".join(describing.description(item("Node", status={"ready": None})))
     assert "not reported yet" in shown
     assert "CAPACITY" not in shown
+
+def test_describe_shows_what_a_nodes_certificate_is_known_by_and_not_all_of_it() -> None:
+    whole = b64encode(bytes(range(256)) * 2).decode()
+    for certificate, known in (
+        (whole, f"siteCertificate: sha256:{sha256(bytes(range(256)) * 2).hexdigest()}"),
+        ("odd", "siteCertificate: not readable"),
+    ):
+        status = {"inventory": {"arch": "arm64", "siteCertificate": certificate}}
+        shown = "\n".join(describing.description(item("Node", status=status)))
+        assert known in shown and whole not in shown
+
 
 
 def test_a_revoked_operator_is_not_active() -> None:
