@@ -5,14 +5,13 @@ Takes minutes, most of them for debootstrap: with POLDER_DEBIAN_ROOTS=DIR it use
 
 import asyncio
 import json
-import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from devcluster.emulation import arm64_programs, debian
 from polder.v1 import operator_pb2
 from tests.debian_root import DebianRoot, install
 from tests.integration.orchestrator_rig import Rig, ref, running
@@ -20,12 +19,6 @@ from tests.integration.test_package import build, builder
 
 pytestmark = [pytest.mark.long, pytest.mark.emulation, pytest.mark.timeout(1800)]
 
-INCLUDE = "python3,systemd,init-system-helpers,ca-certificates"
-BINFMT = Path("/proc/sys/fs/binfmt_misc")
-NAME = "polder-test-aarch64"
-# The ELF header of aarch64 and its mask, as in qemu's scripts/qemu-binfmt-conf.sh.
-MAGIC = r"\x7f\x45\x4c\x46\x02\x01\x01" + r"\x00" * 9 + r"\x02\x00\xb7\x00"
-MASK = r"\xff" * 7 + r"\x00" + r"\xff" * 8 + r"\xfe\xff\xff\xff"
 JOURNAL = "/etc/systemd/journald.conf.d/60-polder.conf"
 DEADLINE_S = 120.0
 
@@ -39,25 +32,9 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
 
 @pytest.fixture(scope="module")
 def emulated() -> Iterator[None]:
-    """arm64 programs run; `F`: the emulator is opened now, so it needs not be in any root."""
-    if not (BINFMT / "register").exists():
-        subprocess.run(["mount", "-t", "binfmt_misc", "none", str(BINFMT)], check=True)
-    ours = BINFMT / NAME
-    if not ours.exists():
-        line = f":{NAME}:M::{MAGIC}:{MASK}:/usr/bin/qemu-aarch64-static:FOC"
-        (BINFMT / "register").write_text(line)
-    yield
-    if ours.exists():
-        ours.write_text("-1")
-
-
-def debian(arch: str, folder: Path) -> Path:
-    kept = os.environ.get("POLDER_DEBIAN_ROOTS", "")
-    root = Path(kept or folder) / arch
-    if not (root / "etc" / "os-release").exists():
-        command = ["debootstrap", f"--arch={arch}", "--variant=minbase", f"--include={INCLUDE}"]
-        subprocess.run([*command, "bookworm", str(root)], check=True, stdout=subprocess.DEVNULL)
-    return root
+    """arm64 programs run."""
+    with arm64_programs():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +136,7 @@ def _life_of_a_board(root: DebianRoot, package: Path, token: str) -> None:
     said = install(root, package)
     assert "cannot" not in said and "not all" not in said
     assert root.run("dpkg", "--print-architecture").stdout == "arm64\n"
-    assert root.run("edge-agent", "version").stdout == "edge-agent 0.1.0\n"
+    assert root.run("edge-agent", "version").stdout == "edge-agent 0.1.0-1\n"
     report = json.loads(root.run("edge-agent", "doctor", "-o", "json", code=None).stdout)
     assert report["profile"] == "generic" and len(report["findings"]) > 8
     joined = root.run("edge-agent", "join", "--token", token).stdout
