@@ -201,6 +201,25 @@ class Client:
         request = operator_pb2.ForgetMemberRequest(member=member)
         return self._unary(lambda stub: stub.ForgetMember, request, writes=True)
 
+    def releases(self) -> operator_pb2.ReleasesResponse:
+        return self._unary(lambda stub: stub.Releases, operator_pb2.ReleasesRequest())
+
+    def delete_release(self, version: str) -> operator_pb2.DeleteReleaseResponse:
+        request = operator_pb2.DeleteReleaseRequest(version=version)
+        return self._unary(lambda stub: stub.DeleteRelease, request, writes=True)
+
+    def upgrade_agents(
+        self, request: operator_pb2.UpgradeAgentsRequest
+    ) -> operator_pb2.UpgradeAgentsResponse:
+        """A beginning is not sent twice: the second would be another upgrade."""
+        if request.dry_run or not request.HasField("begin"):
+            return self._unary(lambda stub: stub.UpgradeAgents, request, writes=not request.dry_run)
+        self.settle()
+        return self._unary(lambda stub: stub.UpgradeAgents, request, once=True)
+
+    def agent_upgrades(self) -> operator_pb2.AgentUpgradesResponse:
+        return self._unary(lambda stub: stub.AgentUpgrades, operator_pb2.AgentUpgradesRequest())
+
     def story(self, ref: common_pb2.ResourceRef) -> operator_pb2.StoryResponse:
         return self._unary(lambda stub: stub.Story, operator_pb2.StoryRequest(ref=ref))
 
@@ -229,6 +248,22 @@ class Client:
             yield from self._stub().Exec(requests)
         except grpc.RpcError as error:
             raise self._failure(error) from error
+
+    def put_release(
+        self, requests: Callable[[], Iterator[operator_pb2.PutReleaseRequest]]
+    ) -> operator_pb2.PutReleaseResponse:
+        """`requests` gives them from the beginning, for the next endpoint when one is lost."""
+        tries = 0
+        while True:
+            self.settle()
+            tries += 1
+            try:
+                return self._stub().PutRelease(requests())
+            except grpc.RpcError as error:
+                failed = self._failure(error)
+                if failed.code != "UNAVAILABLE" or tries >= self._tried:
+                    raise failed from error
+                self._next_endpoint()
 
     def settle(self) -> None:
         """Find an endpoint that answers. Before calls that must not be sent twice."""

@@ -25,12 +25,15 @@ from orchestrator.identity.authority import (
 from orchestrator.identity.break_glass import Wish, issue
 from orchestrator.identity.bundle import export_region, import_region, read_bundle
 from orchestrator.identity.etcd_authority import etcd_home, is_client, issue_etcd
-from orchestrator.identity.pem import UnusableFile, read_certificates
+from orchestrator.identity.pem import UnusableFile, read_certificates, write_file
+from orchestrator.identity.releases import DebianPackage, read_package
+from orchestrator.identity.releases import issue as issue_release
 from orchestrator.installation import describe_certificate
 from polder.identity import InvalidIdentity, MemberId, parse
 from polder.local_access import ACTIONS, LIFE_MAX_S
 from polder.manifest.names import LABEL, LABEL_HELP
 from polder.manifest.quantity import duration_s, format_duration
+from polder.release import InvalidRelease
 
 _COMMON_NAME_MAX = 64  # RFC 5280
 _TAKEN_UP = "Its members take it up within seconds, without a restart"
@@ -77,6 +80,7 @@ def add_ca(commands: Any) -> None:
         "--client", action="store_true", help="for an orchestrator, which only connects to etcd"
     )
     _add_break_glass(actions)
+    _add_sign_release(actions)
     _action(actions, "show", _show, "print what there is, as JSON")
 
 
@@ -106,6 +110,26 @@ def _add_break_glass(actions: Any) -> None:
         help=f"such as 2h; at most {format_duration(LIFE_MAX_S)}",
     )
     glass.add_argument("--region", default="", help="signed by its CA; default: by the root")
+
+
+def _add_sign_release(actions: Any) -> None:
+    release = _action(
+        actions,
+        "sign-release",
+        _sign_release,
+        "sign a version of the agent, so that boxes of this installation take it; nothing but the "
+        "packages and the CA's key is needed",
+    )
+    release.add_argument(
+        "--deb",
+        required=True,
+        action="append",
+        type=Path,
+        metavar="FILE",
+        help="a package of the version; once for each architecture",
+    )
+    release.add_argument("--out", required=True, type=Path, metavar="FILE", help="as v.release")
+    release.add_argument("--region", default="", help="signed by its CA; default: by the root")
 
 
 def _action(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -245,6 +269,30 @@ def _break_glass(options: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return 0
+
+
+def _sign_release(options: argparse.Namespace) -> int:
+    try:
+        packages = [read_package(path) for path in options.deb]
+        release, signed = issue_release(options.dir, options.region, packages, time.time())
+    except InvalidRelease as error:
+        raise ConfigError(str(error)) from error
+    write_file(options.out, f"{signed}\n".encode(), mode=0o644)
+    by = f"the CA of region {options.region}" if options.region else "the root"
+    _say(
+        f"{options.out}: version {release.version} of the agent for {release.trust_domain}, "
+        f"state schema {release.state_schema}, signed by {by}\n"
+        + "".join(_described(package) for package in packages)
+        + "Next, with edgectl, as an admin:\n"
+        f"  edgectl agent upload {options.out} "
+        + " ".join(f"--deb {package.path}" for package in packages)
+    )
+    return 0
+
+
+def _described(found: DebianPackage) -> str:
+    package = found.package
+    return f"  {package.arch}  sha256:{package.sha256}  {package.size} bytes  {found.path}\n"
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -87,6 +87,8 @@ class NodeObservation:
     replicas: dict[str, agent_pb2.ReplicaStatus] = field(default_factory=dict)
     # What it said of its standby roles; replaced, and never changed in place.
     standbys: Standbys = field(default_factory=lambda: NO_STANDBYS)
+    # What it said last of an upgrade of its agent; replaced, and never changed in place.
+    upgrade: agent_pb2.UpgradeStatus | None = None
     # Replica uids that the agent said are gone, until the leader has pruned their stops.
     gone: set[str] = field(default_factory=set)
     # By replica uid: whether it is ready, and since when as far as this process saw it change.

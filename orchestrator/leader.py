@@ -10,7 +10,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 from orchestrator.cache import Cache, Change
@@ -24,6 +24,7 @@ from orchestrator.fleet import Fleet
 from orchestrator.gateway.roles import RoleBook
 from orchestrator.leader_commit import Committed, Committer
 from orchestrator.leader_report import Reporter
+from orchestrator.leader_upgrades import LeaderUpgrades
 from orchestrator.leader_world import WorldBuilder
 from orchestrator.mesh.words import Clocks, Words
 from orchestrator.scheduling.decisions import Explanation, Plan
@@ -102,6 +103,7 @@ class Leader:
         self._worlds = WorldBuilder(cache, fleet, settings.periods, self._roles)
         self._memory = Memory()
         self._due_s = settings.idle_plan_every_s
+        self._upgrades = LeaderUpgrades(cache, fleet)
         self._committer = Committer(store, cache, fleet, clock, self._roles)
         self._reporter = Reporter(events, settings.member)
         self._term: Term | None = None
@@ -289,7 +291,10 @@ class Leader:
         moment = Moment(self._clock(), self._steady())
         world = self._worlds.build(moment.now, self._led_since, moment.steady)
         decided = await self._steer(world, moment)
-        self._memory, self._due_s = decided.memory, decided.due_s
+        upgrades = self._upgrades.batches(world, moment)
+        decided = replace(decided, batches=(*decided.batches, *upgrades))
+        self._memory = decided.memory
+        self._due_s = min(decided.due_s, self._upgrades.due_s)
         self._reporter.told(decided.tells)
         planned = time.monotonic()
         done = await self._commit(decided, world.snapshot, term)

@@ -246,6 +246,7 @@ class Committer:
             keys.identity("node", name),
             keys.node_status(name),
             keys.placement(name),
+            keys.agent_version(name),
         ]
         placement = records.get(name, NodePlacement(name))
         compare = Compare(extra[2], CompareTarget.MOD_REVISION, placement.store_revision)

@@ -31,6 +31,9 @@ WRITES = frozenset(
         "ResolveOverride",
         "EndDrill",
         "ForgetMember",
+        "PutRelease",
+        "DeleteRelease",
+        "UpgradeAgents",
     )
 )
 UNASKED = frozenset(("WhoAmI",))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from orchestrator.admin_context import AdminContext
+from orchestrator.api.agent_upgrades import AgentUpgrades
 from orchestrator.api.drilling import Drilling
 from orchestrator.api.fencing import Fencing
 from orchestrator.api.guards import Guards
@@ -21,6 +22,7 @@ from orchestrator.api.insight import Insight, build_insight
 from orchestrator.api.overriding import Overriding
 from orchestrator.api.regions import Regions
 from orchestrator.api.relaying import Relaying
+from orchestrator.api.releases import ReleaseDesk
 from orchestrator.api.rollouts import Rollouts
 from orchestrator.api.service import OperatorService
 from orchestrator.api.thinking import Thinking
@@ -308,7 +310,9 @@ class Orchestrator:
         )
 
     def _listeners(self, parts: Parts) -> Listeners:
-        self.insight = self._build_insight(parts)
+        thinking = Thinking(parts.cache, parts.fleet, self._clock, self.voice, parts.periods)
+        self._undo.callback(thinking.close)
+        self.insight = self._build_insight(parts, thinking)
         operators = OperatorService(
             parts.applier,
             parts.reading,
@@ -328,6 +332,10 @@ class Orchestrator:
                 parts.writes, parts.cache, parts.fleet, parts.periods, parts.events, self._clock
             ),
             Overriding(parts.writes, parts.cache, parts.events, self._clock),
+            self._release_desk(parts),
+            AgentUpgrades(
+                parts.writes, parts.cache, parts.fleet, thinking, parts.events, self._clock
+            ),
         )
         listeners = Listeners(parts, self.gateway, operators)
         listeners.serve_members(self.mesh.service)
@@ -358,9 +366,18 @@ class Orchestrator:
             self._clock,
         )
 
-    def _build_insight(self, parts: Parts) -> Insight:
-        thinking = Thinking(parts.cache, parts.fleet, self._clock, self.voice, parts.periods)
-        self._undo.callback(thinking.close)
+    def _release_desk(self, parts: Parts) -> ReleaseDesk:
+        return ReleaseDesk(
+            parts.writes,
+            parts.cache,
+            parts.fleet,
+            parts.authority,
+            parts.events,
+            self._clock,
+            running_version(),
+        )
+
+    def _build_insight(self, parts: Parts, thinking: Thinking) -> Insight:
         return build_insight(
             thinking,
             parts.catalog,

@@ -3,6 +3,7 @@
 A new verb is a `Verb` row in one of these modules and a function in `edgectl.verbs`.
 """
 
+from edgectl.options.agents import AGENTS
 from edgectl.options.changing import CHANGING
 from edgectl.options.client import CLIENT
 from edgectl.options.guards import GUARDS
@@ -12,4 +13,4 @@ from edgectl.options.regions import REGIONS
 from edgectl.options.rollouts import ROLLOUTS
 from edgectl.options.site import SITE
 
-VERBS = (*CHANGING, *ROLLOUTS, *READING, *NODES, *GUARDS, *REGIONS, *SITE, *CLIENT)
+VERBS = (*CHANGING, *ROLLOUTS, *READING, *NODES, *GUARDS, *REGIONS, *AGENTS, *SITE, *CLIENT)

@@ -12,6 +12,8 @@ DYNAMIC = {
     "kind": "kinds",
     "context": "contexts",
     "hold": "holds",
+    "release": "releases",
+    "upgrade": "upgrades",
 }
 _LOOKUP_TIMEOUT = "2s"  # a completion that takes longer is worse than none
 _MAX_NAMES = 500
@@ -58,6 +60,10 @@ def _words(invocation: Invocation, what: str) -> list[str]:
     if what == "holds":
         answer = invocation.client.guards("")
         return [*(hold.id for hold in answer.holds), *(s.id for s in answer.silences)]
+    if what == "releases":
+        return [release.version for release in invocation.client.releases().releases]
+    if what == "upgrades":
+        return [found.id for found in invocation.client.agent_upgrades().upgrades]
     words = [info.plural for info in KINDS.values()]
     for kind in ("Node", "Workload", "Replica"):
         namespace = invocation.namespace if KINDS[kind].namespaced else ""

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from grpc import aio
 
 from orchestrator.api.access import Access
+from orchestrator.api.agent_upgrades import AgentUpgrades
 from orchestrator.api.apply import Applier
 from orchestrator.api.deletion import Deleter
 from orchestrator.api.drilling import Drilling
@@ -21,6 +22,7 @@ from orchestrator.api.overriding import Overriding
 from orchestrator.api.reading import Reading
 from orchestrator.api.regions import Regions
 from orchestrator.api.relaying import Relaying
+from orchestrator.api.releases import ReleaseDesk
 from orchestrator.api.rollouts import Rollouts
 from orchestrator.api.watching import WatchHub
 from orchestrator.authz import caller_of
@@ -52,6 +54,8 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         drilling: Drilling,
         fencing: Fencing,
         overriding: Overriding,
+        releases: ReleaseDesk,
+        agent_upgrades: AgentUpgrades,
     ) -> None:
         self._applier = applier
         self._reading = reading
@@ -69,6 +73,8 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         self._drilling = drilling
         self._fencing = fencing
         self._overriding = overriding
+        self._releases = releases
+        self._agent_upgrades = agent_upgrades
 
     async def Apply(  # noqa: N802
         self, request: operator_pb2.ApplyRequest, context: Context
@@ -234,3 +240,28 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         self, request: operator_pb2.ForgetMemberRequest, context: Context
     ) -> operator_pb2.ForgetMemberResponse:
         return await self._regions.forget(caller_of(context), request)
+
+    async def PutRelease(  # noqa: N802
+        self, request_iterator: AsyncIterator[operator_pb2.PutReleaseRequest], context: Context
+    ) -> operator_pb2.PutReleaseResponse:
+        return await self._releases.put(caller_of(context), request_iterator)
+
+    async def Releases(  # noqa: N802
+        self, request: operator_pb2.ReleasesRequest, context: Context
+    ) -> operator_pb2.ReleasesResponse:
+        return self._releases.releases()
+
+    async def DeleteRelease(  # noqa: N802
+        self, request: operator_pb2.DeleteReleaseRequest, context: Context
+    ) -> operator_pb2.DeleteReleaseResponse:
+        return await self._releases.delete(caller_of(context), request)
+
+    async def UpgradeAgents(  # noqa: N802
+        self, request: operator_pb2.UpgradeAgentsRequest, context: Context
+    ) -> operator_pb2.UpgradeAgentsResponse:
+        return await self._agent_upgrades.upgrade(caller_of(context), request)
+
+    async def AgentUpgrades(  # noqa: N802
+        self, request: operator_pb2.AgentUpgradesRequest, context: Context
+    ) -> operator_pb2.AgentUpgradesResponse:
+        return self._agent_upgrades.upgrades()

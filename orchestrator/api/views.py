@@ -14,6 +14,7 @@ from orchestrator.api.index import Stopping
 from orchestrator.domain import reports
 from orchestrator.domain.liveness import Liveness, NodeLiveness
 from orchestrator.domain.maintenance import AT_WORK, Standing
+from orchestrator.domain.upgrade_state import BEGUN
 from orchestrator.fleet import NodeObservation
 from orchestrator.records import IdentityRecord, NodePlacement, NodeStatusRecord, StoredResource
 from polder.statuses import condition, empty_replica, of_agent, reported, usage
@@ -116,6 +117,8 @@ def _node_conditions(
         if holds:
             found.append(condition(kind, True, source, message=message, heard_ms=facts.mirror_ms))
     at_ms = status["lastSeenAt"]
+    if facts.observation is not None and facts.observation.upgrade is not None:
+        found.append(_upgrading(facts.observation.upgrade, node, at_ms, heard=heard))
     if strays := _strays(facts):
         found.append(
             condition(
@@ -128,6 +131,21 @@ def _node_conditions(
             )
         )
     return found + of_agent(heartbeat.conditions, node, at_ms, heard=heard)
+
+
+def _upgrading(said: agent_pb2.UpgradeStatus, node: str, at_ms: int, *, heard: bool) -> Status:
+    """How it is with an upgrade of its agent, as long as the agent has something to say of it."""
+    under_way = said.phase in BEGUN
+    parts = (f"to {said.version}", said.reason, said.message)
+    return condition(
+        "Upgrading",
+        under_way if heard else None,
+        f"agent/{node}",
+        reason=said.phase,
+        message=": ".join(part for part in parts if part),
+        since_ms=said.at_ms,
+        heard_ms=at_ms,
+    )
 
 
 def _strays(facts: NodeFacts) -> str:

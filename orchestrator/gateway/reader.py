@@ -41,7 +41,8 @@ class Renewer(Protocol):
 
 class SessionReader:
     """`on_inventory` stores an inventory that was checked, `on_local_changes` what operators did at
-    the node; they must not block. `shares`: replicas of others in which the node has a role."""
+    the node, `on_upgrade` how it is with an upgrade; they must not block. `shares`: replicas of
+    others in which the node has a role."""
 
     def __init__(
         self,
@@ -55,9 +56,11 @@ class SessionReader:
         on_inventory: Callable[[agent_pb2.NodeInventory], None],
         shares: Callable[[], Iterable[AssignmentRecord]] = tuple,
         on_local_changes: Callable[[agent_pb2.LocalChanges], None] = lambda _: None,
+        on_upgrade: Callable[[agent_pb2.UpgradeStatus], None] = lambda _: None,
     ) -> None:
         self._shares = shares
         self._on_local_changes = on_local_changes
+        self._on_upgrade = on_upgrade
         self._session = session
         self._cache = cache
         self._fleet = fleet
@@ -78,6 +81,7 @@ class SessionReader:
         seen.connected_at = now
         seen.acked_generation = hello.plan_generation
         seen.plan_error = ""
+        seen.upgrade = None  # it says it anew
         replicas: dict[str, agent_pb2.ReplicaStatus] = {}
         reports.on_our_clock(hello.replicas, int(now * 1000))
         self._told_refused(reports.merge(replicas, hello.replicas))
@@ -118,6 +122,8 @@ class SessionReader:
                     self._inventory(request.inventory)
                 case "local_changes":
                     self._on_local_changes(request.local_changes)
+                case "upgrade":
+                    self._on_upgrade(request.upgrade)
                 case _:
                     log.debug("message ignored", extra={"node": self._session.node, "kind": kind})
 

@@ -1,4 +1,4 @@
-"""The agents' side of the orchestrator: Join, Session and Relay.
+"""The agents' side of the orchestrator: Join, Session, Relay and Package.
 
 The front door (`orchestrator/rpc.py`) has authenticated the caller before anything here runs: which
 node it is comes from the certificate, never from a message.
@@ -23,11 +23,13 @@ from orchestrator.domain.bucket import Bucket
 from orchestrator.domain.pace import Pace
 from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
+from orchestrator.gateway.decision_proofs import DecisionProofs
 from orchestrator.gateway.directories import Directories
 from orchestrator.gateway.inventories import problems_of
 from orchestrator.gateway.local_changes import LocalChanges
 from orchestrator.gateway.monitor import Monitor
 from orchestrator.gateway.node_status import NodeStatusWriter
+from orchestrator.gateway.packages import Packages
 from orchestrator.gateway.plans import PlanPublisher
 from orchestrator.gateway.reader import SessionReader
 from orchestrator.gateway.relays import RelayBroker, UnknownRelay
@@ -37,6 +39,7 @@ from orchestrator.gateway.settings import GatewaySettings
 from orchestrator.gateway.signposts import Signposts
 from orchestrator.gateway.standing import Standing
 from orchestrator.gateway.superseding import Superseding
+from orchestrator.gateway.upgrades import Upgrades
 from orchestrator.identity.member import MemberCredentials
 from orchestrator.identity.nodes import NodeIdentities
 from orchestrator.records import StoredResource
@@ -88,6 +91,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         self.relays = RelayBroker(self.sessions)
         self._whereabouts = Whereabouts(cache, endpoints)
         self._roles = roles or RoleBook(cache)
+        proofs = DecisionProofs(credentials, clock)
         pace = Bucket(settings.plans_per_s, settings.plans_burst)
         self._plans = PlanPublisher(
             cache,
@@ -97,6 +101,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             self._whereabouts,
             pace,
             self._roles,
+            proofs,
             settings.autonomy_s,
         )
         self._signposts = Signposts(cache, self.sessions, self._whereabouts)
@@ -110,8 +115,17 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         )
         self._directories = Directories(cache, self.sessions)
         self._local_changes = LocalChanges(
-            store, cache, events, self.sessions, clock, settings.member, settings.retry_store_s
+            store,
+            cache,
+            events,
+            self.sessions,
+            clock,
+            settings.member,
+            settings.retry_store_s,
+            proofs,
         )
+        self._upgrades = Upgrades(cache, self.sessions, fleet, events, settings.member)
+        self._packages = Packages(store, cache)
         self._greeting = 0
         self._sent_away, self._sent_away_told_at = 0, -math.inf
         self._closed: agent_pb2.Goodbye | None = None  # what everybody is told who comes
@@ -126,6 +140,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             group.create_task(self._signposts.run(), name="signposts")
             group.create_task(self._directories.run(), name="site-directories")
             group.create_task(self._local_changes.run(), name="local-changes")
+            group.create_task(self._upgrades.run(), name="upgrades")
             group.create_task(self.standing.run(), name="standing")
             group.create_task(self._keep_pace(), name="pace")
 
@@ -229,6 +244,12 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         except UnknownRelay as error:
             raise not_found(str(error)) from error
 
+    async def Package(  # type: ignore[override]  # noqa: N802 - it writes, as Session does
+        self, request: agent_pb2.PackageRequest, context: Context
+    ) -> None:
+        """The bytes of a package. Raises Refused and StoreError."""
+        await self._packages.send(caller_of(context).node.node, request, context.write)
+
     # --- a session -------------------------------------------------------------------------------
 
     async def _greeted(
@@ -327,6 +348,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             partial(self._status_writer.report, session.node, version, boot_id),
             shares,
             lambda changes: self._local_changes.report(session, changes, shares),
+            lambda status: self._upgrades.report(session, status),
         )
         reading: asyncio.Task[None] | None = None
         try:
@@ -334,6 +356,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
             session.send(agent_pb2.SessionResponse(welcome=self._welcome(session)))
             self._directories.welcome(session)
             self._plans.welcome(session, hello.plan_generation)
+            self._upgrades.welcome(session)
             del hello
             reading = asyncio.create_task(
                 self._read(reader, session, requests), name=f"session-{session.node}"

@@ -97,8 +97,7 @@ class Authority:
     @property
     def region(self) -> str:
         """As the intermediate names it."""
-        found = self.intermediate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        return str(found[0].value).partition(" ")[2] if found else ""
+        return _region_named(self.intermediate)
 
     @property
     def private_key(self) -> ec.EllipticCurvePrivateKey:
@@ -161,6 +160,16 @@ def trust_domain_of(root: x509.Certificate) -> str:
     if not name.endswith(_ROOT_SUFFIX):
         raise UnusableFile("the root certificate was not made by `edge-orchestrator ca init`")
     return name.removesuffix(_ROOT_SUFFIX)
+
+
+def region_of(intermediate_der: bytes) -> str:
+    """Which region's CA a certificate is of. Raises ValueError for one that cannot be read."""
+    return _region_named(x509.load_der_x509_certificate(intermediate_der))
+
+
+def _region_named(intermediate: x509.Certificate) -> str:
+    found = intermediate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(found[0].value).partition(" ")[2] if found else ""
 
 
 _ROOT_SUFFIX = " Polder root"
@@ -252,6 +261,22 @@ def load_authority(directory: Path, region: str) -> Authority:
         )
     intermediate, key = _read_pair(home)
     return vouched(root, intermediate, key, str(home / "ca.crt"))
+
+
+def signing_key(
+    directory: Path, region: str, now: float
+) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey, tuple[bytes, ...]]:
+    """What signs what agents check alone: (root, key, chain), of the region's CA, or without a
+    region of the root. Raises UnusableFile when that key is not here, or has expired."""
+    if region:
+        authority = load_authority(directory, region)
+        if now >= authority.ends_at["region_ca"]:
+            raise UnusableFile(f"the CA of region {region} has expired: no agent would believe it")
+        return authority.root, authority.private_key, authority.chain_der
+    if not (directory / "root.key").exists():
+        raise UnusableFile(f"{directory} has no root.key: let a region's CA sign, by --region")
+    root, key = load_root(directory)
+    return root, key, ()
 
 
 def vouched(

@@ -8,8 +8,8 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.identity.authority import load_authority, load_root, trust_domain_of
-from orchestrator.identity.pem import UnusableFile, der
+from orchestrator.identity.authority import signing_key, trust_domain_of
+from orchestrator.identity.pem import der
 from polder.local_access import BreakGlassToken, Grant
 from polder.local_proofs import sign_grant
 
@@ -31,16 +31,7 @@ def issue(directory: Path, region: str, wish: Wish, now: float) -> tuple[Grant, 
 
     Raises UnusableFile when that key is not here, and InvalidGrant for what no token may allow.
     """
-    if region:
-        authority = load_authority(directory, region)
-        if now >= authority.ends_at["region_ca"]:
-            raise UnusableFile(f"the CA of region {region} has expired: no agent would believe it")
-        root, key, chain = authority.root, authority.private_key, authority.chain_der
-    else:
-        if not (directory / "root.key").exists():
-            raise UnusableFile(f"{directory} has no root.key: let a region's CA sign, by --region")
-        root, key = load_root(directory)
-        chain = ()
+    root, key, chain = signing_key(directory, region, now)
     grant = Grant(
         trust_domain=trust_domain_of(root),
         site=wish.site,

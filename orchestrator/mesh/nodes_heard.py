@@ -141,6 +141,7 @@ class NodesHeard:
         seen.agent_version, seen.plan_error = said.agent_version, said.plan_error
         seen.connected_at = said.connected_at_ms / 1000
         seen.acked_generation, seen.complete = said.acked_generation, said.hello_complete
+        seen.upgrade = said.upgrade if said.HasField("upgrade") else None
         if said.HasField("heartbeat"):
             seen.heartbeat, seen.heartbeat_at = said.heartbeat, self._clock()
         if said.whole:

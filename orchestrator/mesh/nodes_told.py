@@ -128,6 +128,7 @@ def _facts(seen: NodeObservation) -> member_pb2.NodeSaid:
         acked_generation=seen.acked_generation,
         plan_error=seen.plan_error,
         hello_complete=seen.complete,
+        upgrade=seen.upgrade,
     )
 
 

@@ -57,6 +57,7 @@ EXPECTED: dict[str, frozenset[str]] = {
     f"{P}AgentService/Join": frozenset(),  # on the mTLS port; the join port is tested below
     f"{P}AgentService/Session": frozenset(NODES),
     f"{P}AgentService/Relay": frozenset(NODES),
+    f"{P}AgentService/Package": frozenset(NODES),
     f"{P}{A}/Apply": frozenset({"operator", "admin"}),
     f"{P}{A}/Get": frozenset({"viewer", "operator", "admin"}),
     f"{P}{A}/List": frozenset({"viewer", "operator", "admin"}),
@@ -89,6 +90,11 @@ EXPECTED: dict[str, frozenset[str]] = {
     f"{P}{A}/Drill": frozenset({"admin"}),
     f"{P}{A}/EndDrill": frozenset({"admin"}),
     f"{P}{A}/ForgetMember": frozenset({"admin"}),
+    f"{P}{A}/PutRelease": frozenset({"admin"}),
+    f"{P}{A}/Releases": frozenset(OPERATORS),
+    f"{P}{A}/DeleteRelease": frozenset({"admin"}),
+    f"{P}{A}/UpgradeAgents": frozenset({"admin"}),
+    f"{P}{A}/AgentUpgrades": frozenset(OPERATORS),
     f"{P}MemberService/Follow": frozenset(MEMBERS),
     f"{P}MemberService/Forward": frozenset(MEMBERS),
 }
@@ -199,7 +205,9 @@ async def call(channel: aio.Channel, method: str) -> Answer:
         response_deserializer=response_class.FromString,
     )
     try:
-        if found.client_streaming:
+        if found.client_streaming and not found.server_streaming:
+            await invoke(_only(request), timeout=10)
+        elif found.client_streaming:
             await _first(invoke(_only(request), timeout=10))
         elif found.server_streaming:
             await _first(invoke(request, timeout=10))
