@@ -138,8 +138,10 @@ def _of_agents(agents: Mapping[str, int], fitting: Supported) -> str:
     wrong: defaultdict[str, list[str]] = defaultdict(list)
     for version, count in sorted(agents.items()):
         minor = minor_of(version)
+        if not version:
+            continue  # joined, and not heard of yet
         if minor is None:
-            wrong["not a release's version"].append(_counted(version or "no version", count))
+            wrong["not a release's version"].append(_counted(version, count))
         elif minor not in fitting.agents:
             newer = minor > fitting.agents.newest
             way = "upgrade the members first" if newer else "edgectl agent upgrade"

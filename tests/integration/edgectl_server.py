@@ -101,6 +101,7 @@ class FakeOperatorApi(operator_pb2_grpc.OperatorServiceServicer):
         self.slow_deletion = False
         self.conflicts = 0
         self.refuse: tuple[grpc.StatusCode, str] | None = None
+        self.unknown: tuple[str, ...] = ()  # calls that an older orchestrator does not have
         self.server_violations: list[tuple[int, str, str]] = []
         self.resizes: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
         # What Rollout answers: one after the other, and the last again and again.
@@ -110,6 +111,7 @@ class FakeOperatorApi(operator_pb2_grpc.OperatorServiceServicer):
         self.templates: dict[int, dict[str, Any]] = {}
         self.story: operator_pb2.StoryResponse | None = None
         self.regions = operator_pb2.RegionsResponse()
+        self.releases = operator_pb2.ReleasesResponse()
         # What one Drill after the other answers; a text breaks the stream there.
         self.drills: list[list[operator_pb2.DrillResponse | str]] = []
 
@@ -352,15 +354,19 @@ class FakeOperatorApi(operator_pb2_grpc.OperatorServiceServicer):
         assert self.story is not None
         return self.story
 
-    def Regions(self, request: Any, context: Any) -> operator_pb2.RegionsResponse:
-        self._begin("Regions", request, context)
     def Why(self, request: Any, context: Any) -> operator_pb2.WhyResponse:
         self._begin("Why", request, context)
         found = self._found(request.ref, context).metadata
         told = operator_pb2.WorkloadDiagnosis(namespace=found.namespace, name=found.name)
         return operator_pb2.WhyResponse(workloads=[told], now_ms=now_ms())
 
+    def Regions(self, request: Any, context: Any) -> operator_pb2.RegionsResponse:
+        self._begin("Regions", request, context)
         return self.regions
+
+    def Releases(self, request: Any, context: Any) -> operator_pb2.ReleasesResponse:
+        self._begin("Releases", request, context)
+        return self.releases
 
     def Drill(self, request: Any, context: Any) -> Iterator[operator_pb2.DrillResponse]:
         self._begin("Drill", request, context)
@@ -413,6 +419,8 @@ class FakeOperatorApi(operator_pb2_grpc.OperatorServiceServicer):
 
     def _begin(self, name: str, request: Any, context: Any) -> None:
         self.calls.append((name, request))
+        if name in self.unknown:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
         if self.refuse is not None:
             code, text = self.refuse
             self._fail(context, code, text, detail("Refused", "ask an admin"))

@@ -301,3 +301,70 @@ def test_events_of_a_region(fake: FakeInstallation, run: Run) -> None:
     assert run("events", "--for", "region/eu-west")[0] == 0
     (asked,) = fake.api.called("Events")
     assert (asked.object.kind, asked.object.name) == ("Region", "eu-west")
+
+
+# --- versions ---------------------------------------------------------------------------------
+
+
+def test_version_shows_every_member_and_the_agents(fake: FakeInstallation, run: Run) -> None:
+    three_members(fake)
+    fake.api.releases.nodes_by_version.update({"0.5.0": 9998, "0.10.0": 1, "0.4.7": 2})
+    code, out, err = run("version")
+    assert code == 0
+    assert out.splitlines()[1:5] == [
+        "server:    0.1.0",
+        "member:    local/m0",
+        "identity:  spiffe://polder.test/operator/ada",
+        "roles:     admin",
+    ]
+    # The one that is gone does not count; the one that answers has not said it is there.
+    assert out.splitlines()[5:] == [
+        "members:   0.1.0  local/m0",
+        "           0.5.0  eu-central/c1, eu-central/c2",
+        "agents:    0.4.7   2 nodes",
+        "           0.5.0   9998 nodes",
+        "           0.10.0  1 node",
+        "supported: <unknown>",
+    ]
+    assert "member m0 runs 0.1.0 and member c1 0.5.0" in err
+
+
+def test_version_says_what_is_supported_and_what_is_beyond(
+    fake: FakeInstallation, run: Run
+) -> None:
+    here = operator_pb2.MemberInfo(name="m0", region="local", version="0.1.0", present=True)
+    fake.api.regions.regions.add(name="local", members=[here])
+    fake.api.releases.nodes_by_version["0.2.0"] = 3
+    code, out, err = run("version")
+    assert code == 0
+    assert out.splitlines()[-1] == (
+        "supported: edgectl 0.0 to 0.2, members 0.0 to 0.2, agents 0.0 to 0.1"
+    )
+    said = (
+        "agents are supported at 0.0 to 0.1, and there are 3 at 0.2.0 (upgrade the members first)"
+    )
+    assert err == f"warning: {said}\n"
+    document = json.loads(run("version", "-o", "json")[1])
+    assert document["agents"] == {"0.2.0": 3}
+    assert document["supported"]["agents"] == "0.0 to 0.1"
+    assert document["members"] == [{"name": "m0", "region": "local", "version": "0.1.0"}]
+    assert document["warnings"] == [said]
+
+
+def test_version_of_an_orchestrator_that_does_not_know_the_calls(
+    fake: FakeInstallation, run: Run
+) -> None:
+    fake.api.unknown = ("Regions", "Releases")
+    code, out, err = run("version")
+    assert code == 0
+    assert "members:   0.1.0  local/m0" in out
+    assert "agents:    <unknown>" in out
+    assert "warning: agents: not known: " in err
+    assert "agents" not in json.loads(run("version", "-o", "json")[1])
+
+
+def test_version_of_edgectl_alone_asks_nobody(fake: FakeInstallation, run: Run) -> None:
+    code, out, err = run("version", "--client")
+    assert (code, err) == (0, "")
+    assert out.startswith("client:    ") and out.count("\n") == 1
+    assert fake.api.calls == []

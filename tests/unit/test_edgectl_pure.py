@@ -22,7 +22,6 @@ from edgectl import (
 from edgectl.errors import CliError, UsageError
 from edgectl.output import Printer
 from edgectl.resources import Item
-from edgectl.verbs.version import skew
 from polder.manifest import KINDS
 from polder.v1 import common_pb2
 
@@ -268,6 +267,7 @@ def test_describe_claims_no_resources_of_a_node_that_never_reported() -> None:
     assert "not reported yet" in shown
     assert "CAPACITY" not in shown
 
+
 def test_describe_shows_what_a_nodes_certificate_is_known_by_and_not_all_of_it() -> None:
     whole = b64encode(bytes(range(256)) * 2).decode()
     for certificate, known in (
@@ -277,7 +277,6 @@ def test_describe_shows_what_a_nodes_certificate_is_known_by_and_not_all_of_it()
         status = {"inventory": {"arch": "arm64", "siteCertificate": certificate}}
         shown = "\n".join(describing.description(item("Node", status=status)))
         assert known in shown and whole not in shown
-
 
 
 def test_a_revoked_operator_is_not_active() -> None:
@@ -430,13 +429,6 @@ def test_diff_shows_what_changes_and_hides_secrets() -> None:
     assert "value" not in shown
     assert "+    b: '*** (after)'" in shown
     assert "value" not in differences.unified("secret/s", None, new)
-
-
-def test_versions_too_far_apart() -> None:
-    assert skew("0.1.0", "0.2.7") == ""
-    assert "upgrade edgectl" in skew("0.1.0", "0.3.0")
-    assert "upgrade the orchestrator" in skew("1.0.0", "0.9.0")
-    assert "cannot be compared" in skew("0.1.0", "?")
 
 
 def test_durations_of_options() -> None:

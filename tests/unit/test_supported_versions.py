@@ -64,7 +64,8 @@ def test_what_is_supported_together_is_not_warned_about() -> None:
          "are 2 at 0.6.0 (upgrade the members first)"),
         ("0.5.0", {"a": "0.5.0", "b": "0.6.0"}, {"0.6.0": 1}, "upgrade the members first"),
         ("0.5.0", {"a": "0.5.0"}, {"0.2.9": 7}, "7 at 0.2.9 (edgectl agent upgrade)"),
-        ("0.5.0", {"a": "0.5.0"}, {"": 1}, "1 at no version (not a release's version)"),
+        ("0.5.0", {"a": "0.5.0"}, {"": 4, "0+source": 1}, "are 1 at 0+source (not a "
+         "release's version)"),
     ],
 )  # fmt: skip
 def test_what_is_not_is_warned_about_once(
