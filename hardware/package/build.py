@@ -11,6 +11,7 @@ import argparse
 import gzip
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,7 @@ LEFT_OUT = ("*.pyi", "py.typed", "*.c", "*.h", "*.pyx", "*.pxd", "*.proto")
 LEFT_OUT_FOLDERS = ("tests", "test")
 # Debian's interpreter and ours are one version: what it compiled need not be checked at each start.
 INVALIDATION = "unchecked-hash"
+VERSION_LINE = re.compile(r'^__version__ = ".*"$', re.MULTILINE)
 
 
 class BuildFailed(Exception):
@@ -110,14 +112,20 @@ def left_out(path: Path) -> bool:
     )
 
 
-def own_sources(site: Path) -> None:
-    """The packages that run on a box; neither the orchestrator nor edgectl."""
+def own_sources(site: Path, version: str) -> None:
+    """The packages that run on a box; neither the orchestrator nor edgectl. They say the package's
+    version: so two builds of one tree are told apart, also by whoever upgrades a fleet."""
     for package in OWN:
         for file in sorted((ROOT / package).rglob("*.py")):
             path = file.relative_to(ROOT)
             if not left_out(path):
                 (site / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, site / path)
+    named = site / "polder" / "__init__.py"
+    text, count = VERSION_LINE.subn(f'__version__ = "{version}"', named.read_text())
+    if count != 1:
+        raise BuildFailed("polder/__init__.py does not say its version in one line")
+    named.write_text(text)
 
 
 def environment(tree: Path, python: str) -> None:
@@ -157,7 +165,7 @@ def files(tree: Path, epoch: int) -> None:
     (tree / "usr" / "bin" / "edge-agent").symlink_to(f"/{PREFIX}/bin/edge-agent")
     units = tree / "usr" / "lib" / "systemd" / "system"
     units.mkdir(parents=True)
-    for unit in sorted((ROOT / "hardware" / "systemd").glob("*.service")):
+    for unit in sorted((ROOT / "hardware" / "systemd").iterdir()):
         shutil.copyfile(unit, units / unit.name)
     (tree / "etc" / "polder").mkdir(parents=True)
     shutil.copyfile(HERE / "agent.toml", tree / "etc" / "polder" / "agent.toml")
@@ -177,16 +185,20 @@ def files(tree: Path, epoch: int) -> None:
 
 def control(tree: Path, order: Order) -> None:
     """DEBIAN/: who it is, what it needs, its scripts."""
+    from agent.state_form import STATE_SCHEMA
+    from polder.release import PACKAGE_NAME, STATE_SCHEMA_FIELD
+
     folder = tree / "DEBIAN"
     folder.mkdir()
     kilobytes = sum(p.lstat().st_size for p in tree.rglob("*") if p.is_file()) // 1024 + 1
     above = f"{PYTHON.split('.')[0]}.{int(PYTHON.split('.')[1]) + 1}"
     (folder / "control").write_text(
-        "Package: polder-agent\n"
+        f"Package: {PACKAGE_NAME}\n"
         f"Version: {order.version}\n"
         f"Architecture: {order.arch}\n"
         "Maintainer: Polder <polder@localhost>\n"
         f"Installed-Size: {kilobytes}\n"
+        f"{STATE_SCHEMA_FIELD}: {STATE_SCHEMA}\n"
         f"Depends: python{PYTHON}, python3 (>= {PYTHON}), python3 (<< {above}~), libc6 (>= 2.34), "
         "init-system-helpers (>= 1.54)\n"
         "Recommends: containerd | cri-o, containernetworking-plugins, chrony | time-daemon\n"
@@ -198,8 +210,9 @@ def control(tree: Path, order: Order) -> None:
         " no orchestrator can be reached. After installing: edge-agent join --token-file FILE\n"
     )
     (folder / "conffiles").write_text("/etc/polder/agent.toml\n")
-    for name in ("postinst", "prerm", "postrm"):
-        shutil.copyfile(HERE / name, folder / name)
+    for name in ("preinst", "postinst", "prerm", "postrm"):
+        script = (HERE / name).read_text().replace("@STATE_SCHEMA@", str(STATE_SCHEMA))
+        (folder / name).write_text(script)
         (folder / name).chmod(0o755)
     sums = [
         f"{hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()}  "
@@ -223,6 +236,10 @@ def settle(tree: Path, epoch: int) -> None:
 
 def build(order: Order) -> Path:
     """The package's path. Raises BuildFailed and OSError."""
+    from polder.release import VERSION, VERSION_HELP
+
+    if VERSION.fullmatch(order.version) is None:
+        raise BuildFailed(f"{order.version!r} is not {VERSION_HELP}")
     order.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="polder-deb-") as folder:
         wheels = order.wheels or Path(folder) / "wheels"
@@ -231,7 +248,7 @@ def build(order: Order) -> Path:
         tree = Path(folder) / "tree"
         for wheel in check_wheels(fitting(wheels.glob("*.whl"), order.arch)):
             unpack(wheel, tree / SITE)
-        own_sources(tree / SITE)
+        own_sources(tree / SITE, order.version)
         environment(tree, order.python)
         files(tree, order.epoch)
         control(tree, order)

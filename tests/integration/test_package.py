@@ -12,12 +12,19 @@ from types import ModuleType
 
 import pytest
 
+from agent.state_form import STATE_SCHEMA
 from tests.debian_root import DebianRoot, install
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = ROOT / "hardware" / "systemd"
 # `systemd-analyze security`, 0 is best. The agent mounts for the runtime: no mount namespace.
-EXPOSURE_MAX = {"edge-agent": 5.2, "edge-switch": 2.6, "edge-join": 2.3, "edge-tune": 1.6}
+EXPOSURE_MAX = {
+    "edge-agent": 5.2,
+    "edge-switch": 2.6,
+    "edge-join": 2.3,
+    "edge-tune": 1.6,
+    "edge-upgrade": 2.6,
+}
 # Any of these gives a service a mount namespace of its own, systemd.exec(5).
 NAMESPACING = re.compile(
     r"^(Protect(System|Home|KernelTunables|KernelModules|KernelLogs|ControlGroups|Proc)|"
@@ -146,6 +153,22 @@ def test_only_what_runs_on_a_box_is_in_it(package: Path) -> None:
     assert "./opt/polder-agent/share/polder/profiles/generic.toml" in paths
 
 
+def test_it_says_which_form_of_state_it_writes_and_that_of_itself(package: Path) -> None:
+    fields = "Version", "Polder-State-Schema"
+    said = subprocess.run(
+        ["dpkg-deb", "-f", package, *fields], capture_output=True, text=True, check=True
+    ).stdout
+    assert said == f"Version: 0.1.0-1\nPolder-State-Schema: {STATE_SCHEMA}\n"
+
+
+def test_a_version_that_dpkg_or_a_store_would_not_take_is_refused(
+    wheels: Path, tmp_path: Path
+) -> None:
+    order = builder.Order("amd64", tmp_path, "v0.2/1", FIXED_EPOCH, wheels, "python3")
+    with pytest.raises(builder.BuildFailed, match=r"0\.2\.0-1"):
+        builder.build(order)
+
+
 def test_a_wheel_that_is_not_the_one_we_know_is_refused(wheels: Path, tmp_path: Path) -> None:
     folder = tmp_path / "wheels"
     shutil.copytree(wheels, folder)
@@ -209,9 +232,10 @@ def test_installed_upgraded_removed_and_purged(
         "systemctl daemon-reload",
         "deb-systemd-invoke start edge-switch.service",
         "deb-systemd-invoke start edge-agent.service",
+        "deb-systemd-invoke start edge-upgrade.path",
     ]
     assert root.run("stat", "-c", "%a %U", "/var/lib/polder-agent").stdout == "700 root\n"
-    assert root.run("edge-agent", "version").stdout == "edge-agent 0.1.0\n"
+    assert root.run("edge-agent", "version").stdout == "edge-agent 0.1.0-1\n"
     assert root.run("edge-agent", "profile").stdout.startswith("name              test-box")
     assert "RuntimeWatchdogSec=60" in root.run("cat", WATCHDOG).stdout
     assert root.exists("/etc/systemd/system/multi-user.target.wants/edge-agent.service")
@@ -227,12 +251,13 @@ def test_installed_upgraded_removed_and_purged(
         "systemctl daemon-reload",
         "deb-systemd-invoke restart edge-switch.service",
         "deb-systemd-invoke restart edge-agent.service",
+        "deb-systemd-invoke restart edge-upgrade.path",
     ]
     assert root.run("cat", "/etc/polder/agent.toml").stdout == 'log_level = "warning"\n'
 
     root.run("dpkg", "--remove", "polder-agent")
     assert [call for call in root.calls() if "stop" in call] == [
-        "deb-systemd-invoke stop edge-agent.service",
+        "deb-systemd-invoke stop edge-upgrade.path edge-agent.service",
         "deb-systemd-invoke stop edge-switch.service",
     ]
     assert not root.exists("/opt/polder-agent") and not root.exists("/usr/bin/edge-agent")
@@ -263,6 +288,35 @@ def test_the_installed_agent_runs_and_is_small_of_modules(root: DebianRoot, pack
     assert "has not joined" in said and "Traceback" not in said
     listed = root.run("edge-agent", "volume", "list", "--state-dir", "/s")
     assert "Traceback" not in listed.stdout
+
+
+@pytest.mark.dpkg
+def test_a_downgrade_across_a_form_of_the_state_is_refused(
+    root: DebianRoot, package: Path, newer: Path
+) -> None:
+    install(root, newer)
+    root.put("/var/lib/polder-agent/schema", f"{STATE_SCHEMA}\n")
+    install(root, package)  # the same form: any version goes
+    root.put("/elsewhere/schema", f"{STATE_SCHEMA + 1}\n")
+    root.put("/etc/polder/agent.toml", '#state_dir = "/x"\nstate_dir = "/elsewhere"\n')
+    said = install(root, newer, "--force-confold", code=1)
+    assert f"form {STATE_SCHEMA + 1}" in said and "Nothing was changed" in said
+    shown = root.run("dpkg-query", "-W", "-f", "${db:Status-Abbrev}${Version}", "polder-agent")
+    assert shown.stdout == "ii 0.1.0-1"
+    assert root.run("edge-agent", "version").stdout == "edge-agent 0.1.0-1\n"
+    # Whoever forces dpkg has an agent that says so, and reads nothing.
+    run = "timeout -s TERM 20 edge-agent run --runtime simulated --log-format json"
+    assert f"has form {STATE_SCHEMA + 1}" in root.run("sh", "-c", f"{run}; true").stdout
+    root.put("/elsewhere/schema", "garbage\n")
+    install(root, newer, "--force-confold")
+
+
+@pytest.mark.dpkg
+def test_without_systemd_it_says_that_nobody_upgrades_it(root: DebianRoot, package: Path) -> None:
+    install(root, package)
+    said = root.run("edge-agent", "upgrade", "status").stdout
+    assert "version      0.1.0-1" in said and "systemd does not run here" in said
+    assert "no upgrade is ordered" in root.run("edge-agent", "upgrade", "apply").stdout
 
 
 @pytest.mark.dpkg
