@@ -15,14 +15,15 @@ JSON object on stdout, with raw frames behind it. Exit code 0 also when the answ
     verify-plan  {at, trust_domain, roots: N}, [plan, signature, N roots, chain...] -> {signer}
     verify-release {at, trust_domain, roots: N}, [release, signature, N roots, chain...]
                  -> {version}
+    sign         {}, [key, message]     -> {}, [signature]
 
-and for operators at the site (`agent/local/door.py`, ADR 26):
+and for operators at the site (`agent/local/door.py`, ADR 26, and `agent/site/proofs.py`, ADR 27):
 
-    sign-introduction   {}, [key, message] -> {}, [signature]
     verify-operator     {at, heard_at, trust_domain, roots: N},
                         [message, signature, N roots, chain...]
                         -> {name, serial, roles, begins, ends, warning}
     verify-break-glass  {at, trust_domain, site, token}, [roots...] -> {grant, warning}
+    verify-overrides    {at, trust_domain, site, overrides}, [roots...] -> {unproven: {place: why}}
 """
 
 import datetime
@@ -181,7 +182,7 @@ def release(header: dict[str, object], parts: Sequence[bytes]) -> Answer:
     return {"version": found.version}, []
 
 
-def sign_introduction(_header: dict[str, object], parts: Sequence[bytes]) -> Answer:
+def sign_message(_header: dict[str, object], parts: Sequence[bytes]) -> Answer:
     """With the node's own key, as it was read with its certificate: between two readings both may
     be renewed."""
     pem, message = parts
@@ -239,15 +240,33 @@ def break_glass(header: dict[str, object], parts: Sequence[bytes]) -> Answer:
     return {"grant": grant_bytes(grant).decode(), "warning": warning}, []
 
 
+def decisions(header: dict[str, object], parts: Sequence[bytes]) -> Answer:
+    """Which decisions of operators were not written by the nodes that they name."""
+    from polder.override_proofs import unproven
+    from polder.overrides import BadOverride, from_body
+
+    told = header["overrides"]
+    if not isinstance(told, list):
+        raise ValueError("no overrides")
+    try:
+        overrides = [from_body(body) for body in told]
+    except BadOverride as error:
+        raise Refused("BadOverride", str(error)) from error
+    at, trust_domain = float(str(header["at"])), str(header["trust_domain"])
+    found = unproven(overrides, str(header["site"]), parts, at, trust_domain)
+    return {"unproven": {str(place): why for place, why in found.items()}}, []
+
+
 COMMANDS: dict[str, Callable[[dict[str, object], Sequence[bytes]], Answer]] = {
     "new-key": new_key,
     "new-site-key": new_site_key,
     "inspect": inspect,
     "verify-plan": verify,
     "verify-release": release,
-    "sign-introduction": sign_introduction,
+    "sign": sign_message,
     "verify-operator": operator,
     "verify-break-glass": break_glass,
+    "verify-overrides": decisions,
 }
 
 

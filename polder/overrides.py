@@ -11,10 +11,16 @@ same. Pure; see ADR 27 and `Override` in `proto/polder/v1/plan.proto`.
 
 An empty value takes a decision back. It stays as a tombstone for a while, since an older value may
 come from a node that was away.
+
+Who wrote it is signed: `signed_bytes`, with the key of the node, or of an orchestrator where there
+is none (`override_proofs.py`).
 """
 
+import base64
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from dataclasses import field as part
 from typing import Any
 
 from polder.v1 import plan_pb2
@@ -26,6 +32,7 @@ FIELDS = (STOPPED, PLACED_ON, FROZEN)
 TRUE = "true"
 
 OVERRIDES_MAX = 1_000  # of one site
+SHARE_MAX = 400  # that were decided at one node of it: one that lies does not take all places
 TOMBSTONE_S = 7 * 86_400.0
 STAMP_MAX = 1 << 40  # of what a site decides: far above what operators can do
 STAMP_FAR = STAMP_MAX // 2  # nobody comes so far but by a lie, which is not to carry others along
@@ -35,6 +42,8 @@ STAMP_LIMIT = (
 REASON_MAX = 500
 CONFLICT_MAX = 1_000
 NAME_MAX = 253
+CONTEXT = b"polder.v1.Override\0"  # keeps a signature from being valid for anything else
+SIGNATURE_MAX, CHAIN_MAX, CERTIFICATE_MAX = 100, 4, 4_096
 _LONGEST = {
     "id": 100,
     "workload_uid": NAME_MAX,
@@ -59,8 +68,17 @@ class BadOverride(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """A signature, and the certificates of its key: leaf first, DER."""
+
+    signature: bytes
+    chain: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Override:
-    """One decision. As the message of the same name; `at_ms` is a wall clock's, for people.
+    """One decision. As the message of the same name; `at_ms` is a wall clock's, for people. With
+    another `proof` it is the same decision.
 
     Raises BadOverride for what cannot be meant. `stamp` 0: not written anywhere yet.
     """
@@ -79,6 +97,7 @@ class Override:
     base_revision: int = 0
     base_epoch: int = 0
     conflict: str = ""
+    proof: Proof | None = part(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if wrong := _wrong(self):
@@ -122,7 +141,18 @@ def _wrong(found: Override) -> str:
         return f"stamp {found.stamp} is out of range"
     if min(found.at_ms, found.base_revision, found.base_epoch) < 0:
         return "a number in it is negative"
+    if found.proof is not None and not _is_small(found.proof):
+        return "its proof is too large"
     return ""
+
+
+def _is_small(proof: Proof) -> bool:
+    lengths = [len(der) for der in proof.chain]
+    return (
+        len(proof.signature) <= SIGNATURE_MAX
+        and len(lengths) <= CHAIN_MAX
+        and max(lengths, default=0) <= CERTIFICATE_MAX
+    )
 
 
 def words(found: Override) -> str:
@@ -150,26 +180,58 @@ def next_stamp(*known: Iterable[Override]) -> int:
 
 # ---- forms ----
 
+_PLAIN = tuple(name for name in Override.__slots__ if name != "proof")
+_Plain = dict[str, Any]
+
+
+def signed_bytes(override: Override, site: str) -> bytes:
+    """What its writer signs: all that it decided, and where. A conflict is said by others."""
+    said = {name: found for name, found in _plain(override).items() if name != "conflict"}
+    return CONTEXT + json.dumps({"at_site": site, **said}, sort_keys=True).encode()
+
 
 def to_message(override: Override) -> plan_pb2.Override:
-    return plan_pb2.Override(**to_body(override))
+    message = plan_pb2.Override(**_plain(override))
+    if override.proof is not None:
+        message.proof.signature = override.proof.signature
+        message.proof.certificate_chain.extend(override.proof.chain)
+    return message
 
 
 def from_message(message: plan_pb2.Override) -> Override:
     """Raises BadOverride."""
-    return Override(**{name: getattr(message, name) for name in Override.__slots__})
+    proof = None
+    if message.HasField("proof"):
+        proof = Proof(message.proof.signature, tuple(message.proof.certificate_chain))
+    return Override(**{name: getattr(message, name) for name in _PLAIN}, proof=proof)
 
 
 def to_body(override: Override) -> dict[str, Any]:
     """For JSON; what is empty is left out."""
-    return {name: found for name in Override.__slots__ if (found := getattr(override, name))}
+    body = _plain(override)
+    if override.proof is not None:
+        body["proof"] = [_text(part) for part in (override.proof.signature, *override.proof.chain)]
+    return body
 
 
 def from_body(body: Mapping[str, Any]) -> Override:
     """What `to_body` made. Raises BadOverride for anything else."""
     try:
-        return Override(**({"value": ""} | dict(body)))
+        plain: _Plain = {"value": ""} | dict(body)
+        parts = plain.pop("proof", None)
+        if parts:
+            signature, *chain = (base64.b64decode(part, validate=True) for part in parts)
+            plain["proof"] = Proof(signature, tuple(chain))
+        return Override(**plain)
     except BadOverride:
         raise
     except (TypeError, ValueError) as error:
         raise BadOverride(str(error)) from error
+
+
+def _plain(override: Override) -> _Plain:
+    return {name: found for name in _PLAIN if (found := getattr(override, name))}
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()

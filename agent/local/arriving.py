@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from agent.local.tries import address_of
+from agent.local.tries import address_of, network_of
 
 ARRIVING_S = 10.0
-FROM_ONE_ADDRESS = 16  # calls with one message that are not answered yet
+FROM_ONE_NETWORK = 16  # calls with one message that are not answered yet
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -35,17 +35,17 @@ class Arriving(grpc.aio.ServerInterceptor):
             return handler  # type: ignore[no-any-return]
 
         async def hear(requests: AsyncIterator[Any], context: Any) -> Any:
-            address = address_of(context.peer())
-            if self._open[address] >= FROM_ONE_ADDRESS:
+            network = network_of(address_of(context.peer()))
+            if self._open[network] >= FROM_ONE_NETWORK:
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls at once")
-            self._open[address] += 1
+            self._open[network] += 1
             try:
                 request = await _first(requests, context)
                 return await handler.unary_unary(request, context)
             finally:
-                self._open[address] -= 1
-                if not self._open[address]:
-                    del self._open[address]
+                self._open[network] -= 1
+                if not self._open[network]:
+                    del self._open[network]
 
         return grpc.stream_unary_rpc_method_handler(
             hear, handler.request_deserializer, handler.response_serializer

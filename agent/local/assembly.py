@@ -79,6 +79,6 @@ def assemble(
             plan=plan,
         )
     )
-    reach = Reach(relays, replicas, door, directory, journal, moments)
+    reach = Reach(relays, replicas, door, directory, journal)
     changing = Changing(site, replicas, journal)
     return LocalServer(listen, certificate, door, showing, reach, changing), showing

@@ -7,6 +7,7 @@ site than elsewhere.
 
 from dataclasses import dataclass
 
+from agent.local.moments import Moment
 from polder.local_access import Grant
 from polder.roles import Level, Role, level_in
 
@@ -43,6 +44,13 @@ class Caller:
         """For how long the credential is good from `at` on. None: it expired before, and is let in
         all the same."""
         return self.ends_at - at if self.ends_at > at else None
+
+    def good(self, moment: Moment) -> bool:
+        """Whether it would still be let in: by certificate, also if that expired since an
+        orchestrator was last heard."""
+        if self.grant is not None:
+            return self.ends_at > moment.at
+        return self.ends_at >= moment.heard_at
 
     def may(self, action: str, namespace: str, workload: str) -> bool:
         """`action`: READ or one of VERBS. Without a namespace it is of the whole site."""

@@ -14,7 +14,8 @@ from agent.local.journal import NOWHERE, Journal, NotWritten, Target, named
 from agent.local.refusals import Refused as CallRefused
 from agent.local.refusals import invalid, not_allowed, not_found, not_now, unavailable
 from agent.local.replicas import Replicas
-from agent.site.loop import Refused, SiteLoop
+from agent.site.deciding import Refused
+from agent.site.loop import SiteLoop
 from polder.overrides import (
     FROZEN,
     PLACED_ON,

@@ -25,7 +25,7 @@ from agent.identity_store import (
 )
 from agent.local.callers import Caller
 from agent.local.directory import Directory
-from agent.local.journal import Journal, NotWritten
+from agent.local.journal import ENTER, Journal, NotWritten
 from agent.local.moments import Moments
 from agent.local.refusals import (
     Code,
@@ -44,12 +44,11 @@ from polder.v1 import local_pb2
 
 log = logging.getLogger(__name__)
 
-ENTER = "enter"
 CHALLENGE_S = 60.0
 CHALLENGES_MAX = 256
 SESSION_S = 600.0
 SESSIONS_MAX = 16
-WRONG_TRIES = 3  # a minute and address
+WRONG_TRIES = 3  # a minute and address; see Tries for networks
 CALLS = 60  # likewise, of Introduce and Enter together, right or wrong
 PROOFS_AT_ONCE = 2
 PROOFS_WAITING = 8
@@ -109,7 +108,7 @@ class Door:
             parts = [identity.key_pem, introduction(nonce, self._certificate)]
             async with self._proof():
                 _, (signature,) = await self._store.credentials(
-                    "sign-introduction", {}, parts, timeout_s=CALL_TIMEOUT_S
+                    "sign", {}, parts, timeout_s=CALL_TIMEOUT_S
                 )
             chain = from_pem(identity.chain_pem)
         except (IdentityFailure, ValueError) as error:
@@ -204,8 +203,7 @@ class Door:
             of = Counter([caller.by, *(one.caller.by for one in self._sessions.values())])
             ranks = {key: (-of[one.caller.by], one.until) for key, one in self._sessions.items()}
             del self._sessions[min(ranks, key=lambda key: ranks[key])]
-        left_s = caller.left_s(self._moments().at)
-        length_s = SESSION_S if left_s is None else min(SESSION_S, left_s)
+        length_s = min(SESSION_S, self.left_s(caller))
         key = os.urandom(32).hex()
         self._sessions[key] = Session(caller, now + length_s)
         return key, length_s
@@ -221,11 +219,20 @@ class Door:
         self.check(found.caller)
         return found.caller
 
+    def left_s(self, caller: Caller) -> float:
+        """For how long its credential is good. One that is let in although it expired is so for
+        a session at a time."""
+        left_s = caller.left_s(self._moments().at)
+        return SESSION_S if left_s is None else left_s
+
     def check(self, caller: Caller) -> None:
-        """Raises Refused once the caller was revoked; also for what runs since before that."""
+        """Raises Refused once the caller was revoked, or would not be let in any more; also for
+        what runs since before that."""
         if self._directory.revoked(caller.serial):
             text = f"{caller.by} was revoked meanwhile"
             raise unauthenticated("Revoked", text, "have a new certificate issued")
+        if not caller.good(self._moments()):
+            raise unauthenticated("Expired", f"{caller.by} has expired", _HINTS["Expired"])
 
     async def _operator(self, proof: local_pb2.OperatorProof) -> tuple[Caller, str]:
         deadline = self._challenges.pop(proof.challenge, 0.0)

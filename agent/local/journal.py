@@ -1,7 +1,8 @@
 """What operators did through this node, on the disk: for the orchestrator, and for those who come.
 
 `door.py`, `reach.py` and `changing.py` write it, the session carries up what was not taken yet
-(`affairs.py`), Recall shows it. Bounded: the oldest go first, and how many went unheard is told.
+(`affairs.py`), Recall shows it. Bounded, and how many went unheard is told: whoever has most
+entries loses its own, first that it entered, so that nobody pushes out what others did.
 
 Its form is that of the site's memory (`agent/site/memory.py`): a name for each entry.
 """
@@ -9,7 +10,7 @@ Its form is that of the site's memory (`agent/site/memory.py`): a name for each 
 import asyncio
 import contextlib
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ BATCH = 100  # in one message
 REFUSALS = 10  # of one caller, in a minute
 TEXT_MAX = 500
 NAME_MAX = 253
+ENTER = "enter"
 _PREFIX = "entry/"
 _TAKEN, _DROPPED = "taken", "dropped"
 
@@ -148,15 +150,24 @@ class Journal:
         return self._entries[-1].sequence if self._entries else 0
 
     async def _make_room(self) -> None:
-        while self._entries:
-            oldest, size = self._entries[0], len(self._entries)
-            if size <= (KEPT if oldest.sequence <= self._taken else ENTRIES_MAX):
-                return
-            if oldest.sequence > self._taken:
+        while (gone := self._superfluous()) is not None:
+            if gone.sequence > self._taken:
                 self._dropped += 1
                 await self._memory.save(_DROPPED, {"n": self._dropped})
-            self._entries.popleft()
-            await self._memory.save(_name(oldest.sequence), {})
+            self._entries.remove(gone)
+            await self._memory.save(_name(gone.sequence), {})
+
+    def _superfluous(self) -> agent_pb2.JournalEntry | None:
+        """What is taken goes first, then of whoever has most: that it entered, then the oldest."""
+        size = len(self._entries)
+        if size > KEPT and self._entries[0].sequence <= self._taken:
+            return self._entries[0]
+        if size <= ENTRIES_MAX:
+            return None
+        ((most, _),) = Counter(entry.by for entry in self._entries).most_common(1)
+        theirs = [entry for entry in self._entries if entry.by == most]
+        older = theirs[:-1] or theirs  # the newest has the number after which the next is counted
+        return next((entry for entry in older if entry.verb == ENTER), older[0])
 
 
 def _name(sequence: int) -> str:

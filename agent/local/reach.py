@@ -5,13 +5,13 @@ who may, the journal, and that a stream ends with the credential that opened it.
 """
 
 import asyncio
+import contextlib
 from typing import Any, NoReturn
 
 from agent.local.callers import READ, Caller
 from agent.local.directory import Directory
 from agent.local.door import Door
 from agent.local.journal import Journal, named
-from agent.local.moments import Moments
 from agent.local.refusals import Refused, invalid, unauthenticated, unavailable
 from agent.local.replicas import Replicas
 from agent.relay import TOO_MANY, RelaySources, carry
@@ -19,6 +19,7 @@ from polder.v1 import agent_pb2, local_pb2
 
 STREAMS_MAX = 8
 OPEN_S = 10.0
+LOOK_EVERY_S = 15.0  # whether the caller would still be let in
 EXEC, LOGS = "exec", "logs"
 
 
@@ -45,7 +46,7 @@ class _Wire:
 
 
 class Reach:
-    """`moments`: by what time credentials are judged."""
+    """Some streams at once."""
 
     def __init__(
         self,
@@ -54,14 +55,12 @@ class Reach:
         door: Door,
         directory: Directory,
         journal: Journal,
-        moments: Moments,
     ) -> None:
         self._sources = sources
         self._replicas = replicas
         self._door = door
         self._directory = directory
         self._journal = journal
-        self._moments = moments
         self._running = 0
 
     async def serve(self, caller: Caller, context: Any) -> None:
@@ -133,9 +132,11 @@ class Reach:
     async def _out(self, caller: Caller) -> NoReturn:
         """Raises Refused once the credential is worth nothing any more."""
         try:
-            async with asyncio.timeout(caller.left_s(self._moments().at)):
+            async with asyncio.timeout(self._door.left_s(caller)):
                 while True:
                     self._door.check(caller)
-                    await self._directory.news()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK_EVERY_S):
+                            await self._directory.news()
         except TimeoutError:
             raise unauthenticated("Expired", f"{caller.by} has expired meanwhile") from None

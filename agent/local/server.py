@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import grpc
 
 from agent.conditions import Conditions
+from agent.connections import Crowd, at_most
 from agent.local.arriving import Arriving
 from agent.local.callers import Caller
 from agent.local.changing import Changing
@@ -36,13 +37,14 @@ LISTEN_RETRY_S = 5.0
 REQUEST_MAX_BYTES = 128 << 10  # a piece of a command's input has 32 KiB; anybody may send so much
 RESPONSE_MAX_BYTES = 32 << 20
 CALLS_MAX = 64
+CONNECTIONS_MAX = 128
 HEAR_OUT_S = 0.25
 _OPTIONS = [
     ("grpc.max_send_message_length", RESPONSE_MAX_BYTES),
     ("grpc.max_receive_message_length", REQUEST_MAX_BYTES),
     ("grpc.max_concurrent_streams", 16),
-    ("grpc.max_connection_idle_ms", 300_000),
-    ("grpc.server_handshake_timeout_ms", 10_000),  # anybody may connect
+    ("grpc.max_connection_idle_ms", 60_000),
+    *at_most(CONNECTIONS_MAX),  # anybody may connect
     # A caller that vanished in the middle of a command keeps no stream: half a minute.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -80,7 +82,7 @@ class LocalServer(local_pb2_grpc.LocalServiceServicer):
         """Until cancelled. A port that is taken is tried again."""
         while True:
             try:
-                server = await self._start()
+                server, port = await self._start()
                 break
             except CannotListen as error:
                 text = f"operators cannot reach this node itself: {error}"
@@ -88,24 +90,25 @@ class LocalServer(local_pb2_grpc.LocalServiceServicer):
                 await asyncio.sleep(LISTEN_RETRY_S)
         conditions.clear(CONDITION)
         try:
-            await server.wait_for_termination()
+            await Crowd(port, CONNECTIONS_MAX // 2).run()
         finally:
             await server.stop(None)
 
-    async def _start(self) -> grpc.aio.Server:
+    async def _start(self) -> tuple[grpc.aio.Server, int]:
+        """With the port."""
         server = grpc.aio.server(
             options=_OPTIONS, interceptors=[Arriving()], maximum_concurrent_rpcs=CALLS_MAX
         )
         local_pb2_grpc.add_LocalServiceServicer_to_server(self, server)
         pair = [(self._certificate.key_pem, self._certificate.pem)]
         try:
-            server.add_secure_port(self._listen, grpc.ssl_server_credentials(pair))
+            port = server.add_secure_port(self._listen, grpc.ssl_server_credentials(pair))
             await server.start()
         except RuntimeError as error:
             await server.stop(None)
             raise CannotListen(f"{self._listen}: {error}") from error
         log.info("listening for operators", extra={"address": self._listen})
-        return server
+        return server, port
 
     # ---- before anybody is let in ----
 

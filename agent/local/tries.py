@@ -1,5 +1,6 @@
-"""How often somebody may try: so many times in a minute, by address. Used by `door.py`.
+"""How often somebody may try: so many times in a minute, by address or name.
 
+`door.py` counts callers so, `journal.py` what is refused, `agent/site/deciding.py` words of peers.
 No clock in here: `now` is seconds of one that never goes back.
 """
 
@@ -8,6 +9,7 @@ from collections import deque
 from urllib.parse import unquote
 
 WINDOW_S = 60.0
+OF_NETWORK = 4  # times as often from one IPv6 network: a host has all addresses of it
 ADDRESSES_MAX = 1_024
 
 
@@ -21,22 +23,34 @@ class Tries:
 
     def wait_s(self, address: str, now: float) -> float:
         """For how long it must wait; 0: it may try."""
-        times = self._recent(address, now)
-        return times[0] + WINDOW_S - now if len(times) >= self._limit else 0.0
+        waits = [0.0]
+        for who, limit in self._counted(address):
+            times = self._recent(who, now)
+            if len(times) >= limit:
+                waits.append(times[-limit] + WINDOW_S - now)
+        return max(waits)
 
     def note(self, address: str, now: float) -> None:
-        times = self._recent(address, now)
-        times.append(now)
-        self._times.pop(address, None)
-        self._times[address] = times  # the last one is the youngest
-        if len(self._times) > ADDRESSES_MAX:
+        for who, _ in self._counted(address):
+            times = self._recent(who, now)
+            times.append(now)
+            self._times.pop(who, None)
+            self._times[who] = times  # the last one is the youngest
+        while len(self._times) > ADDRESSES_MAX:
             self._times.pop(next(iter(self._times)))
 
     def forgive(self, address: str) -> None:
         """The last one was right after all."""
-        times = self._times.get(address)
-        if times:
-            times.pop()
+        for who, _ in self._counted(address):
+            times = self._times.get(who)
+            if times:
+                times.pop()
+
+    def _counted(self, address: str) -> list[tuple[str, int]]:
+        """Where it counts, and how much is too much there."""
+        network = network_of(address)
+        alone = [(address, self._limit)]
+        return [*alone, (network, OF_NETWORK * self._limit)] if network != address else alone
 
     def _recent(self, address: str, now: float) -> deque[float]:
         times = self._times.get(address, deque())
@@ -46,16 +60,26 @@ class Tries:
 
 
 def address_of(peer: str) -> str:
-    """Of what gRPC calls a peer ("ipv4:10.0.0.7:5123"), without the port. Of IPv6 the network: one
-    host has all of its addresses."""
+    """Of what gRPC calls a peer ("ipv4:10.0.0.7:5123"), without the port."""
     kind, _, rest = peer.partition(":")
     host = unquote(rest).rpartition(":")[0].strip("[]").partition("%")[0]
-    if kind != "ipv6":
-        return host
-    try:
-        packed = socket.inet_pton(socket.AF_INET6, host)
-    except OSError:
+    packed = _packed(host) if kind == "ipv6" else None
+    if packed is None:
         return host
     if packed.startswith(b"\0" * 10 + b"\xff\xff"):  # IPv4 in disguise
         return socket.inet_ntop(socket.AF_INET, packed[12:])
-    return packed[:8].hex()
+    return socket.inet_ntop(socket.AF_INET6, packed)
+
+
+def network_of(address: str) -> str:
+    """The 64 bits that an IPv6 address has in common with all others of its host; anything else is
+    its own network."""
+    packed = _packed(address) if ":" in address else None
+    return address if packed is None else packed[:8].hex()
+
+
+def _packed(host: str) -> bytes | None:
+    try:
+        return socket.inet_pton(socket.AF_INET6, host)
+    except OSError:
+        return None

@@ -19,6 +19,7 @@ from agent.site.loop import SiteLoop
 from agent.site.memory import Memory
 from agent.site.network import Network, endpoints
 from agent.site.prefetch import Prefetch
+from agent.site.proofs import NodeProofs
 from agent.site.surroundings import Surroundings
 from agent.site.switch_client import SwitchClient, places
 from agent.supervisor import Supervisor
@@ -100,6 +101,7 @@ def assemble(
             publish=client.publish_standbys,
             boot_id=node.boot_id,
         ),
+        NodeProofs(store),
     )
     confined = runtime.makes_cgroups
     supervisor.use_guard(

@@ -50,13 +50,12 @@ from agent.domain.site.messages import (
     Disarm,
     Event,
     Instruction,
-    OperatorDecided,
     OrchestratorHeard,
+    Overrides,
     PeerClosed,
     PeerOpened,
     PeerSaid,
     PlanInUse,
-    Refusal,
     RunsHere,
     Said,
     Save,
@@ -73,9 +72,11 @@ from agent.domain.site.refusing import find
 from agent.site.abilities import Judge, Judged, deaf
 from agent.site.alone import NAME as ALONE
 from agent.site.alone import Alone, save_every_s
+from agent.site.deciding import Deciding, Refused
 from agent.site.memory import Memory
 from agent.site.network import Network
 from agent.site.prefetch import Prefetch
+from agent.site.proofs import Proofs
 from agent.site.restarts import NAME as RESTARTS
 from agent.site.restarts import Restarts
 from agent.site.surroundings import Surroundings
@@ -93,14 +94,6 @@ RENEW_S = 1.0  # for leases to be renewed before the agent ends
 SAVE_S = 1.5  # and for what is to be saved
 
 
-class Refused(Exception):
-    """What a local operator wants is not done. `reason`: CamelCase, see `refusing.py`."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.message)
-        self.reason, self.message = refusal.reason, refusal.message
-
-
 class SiteLoop:
     """Owns a SiteMachine. All methods belong to one event loop."""
 
@@ -114,6 +107,7 @@ class SiteLoop:
         judge: Judge,
         switch: SwitchClient,
         around: Surroundings,
+        proofs: Proofs,
     ) -> None:
         self._node = node
         self._machine = SiteMachine(node)
@@ -131,7 +125,7 @@ class SiteLoop:
         self._judged: dict[Key, Judged] = {}
         self._told: list[agent_pb2.StandbyStatus] = []
         self._restarts = Restarts(memory, supervisor)
-        self._changes: dict[str, asyncio.Future[Answer]] = {}
+        self._deciding = Deciding(self._machine, proofs, self._handle, supervisor.report)
         self._overrides: tuple[Override, ...] = ()
         self.on_overrides: Callable[[tuple[Override, ...]], None] = lambda _overrides: None
         self._acts: deque[Arm | Disarm | Decide] = deque()
@@ -197,25 +191,12 @@ class SiteLoop:
 
     def check(self, wanted: Override) -> None:
         """Raises Refused if `change` would. Changes nothing."""
-        refusal = self._machine.refusal(wanted, boottime())
-        if refusal is not None:
-            raise Refused(refusal)
+        self._deciding.check(wanted)
 
     async def change(self, wanted: Override) -> Override:
         """As it stands on the disk, with its stamp and what it rests on; it is in force then, and
         peers are told. With the id of a change that was made: that one. Raises Refused."""
-        if not wanted.id:
-            raise Refused(Refusal("NoId", "a change needs an id, so that it is made once only"))
-        waiting = self._changes.get(wanted.id)
-        if waiting is None:
-            waiting = self._changes[wanted.id] = asyncio.get_running_loop().create_future()
-            self._handle(OperatorDecided(wanted))
-        if self._failed.done():
-            raise Refused(Refusal("Restarting", "this agent is about to begin anew"))
-        answer = await asyncio.shield(waiting)
-        if answer.override is None:
-            raise Refused(answer.refusal or Refusal("Unknown", "it was not made"))
-        return answer.override
+        return await self._deciding.change(wanted)
 
     async def restart(self, key: Key, id: str, why: str, *, dry_run: bool = False) -> None:
         """Exchange what runs of the replica here for the same again, once for each id. Returns when
@@ -273,6 +254,7 @@ class SiteLoop:
             group.create_task(self._judge_now_and_then(), name="judge")
             group.create_task(self._see_the_runtime(), name="runtime")
             group.create_task(self._mind_the_switch(), name="switch")
+            group.create_task(self._deciding.run(), name="decisions")
             group.create_task(self._fail(), name="failure")
 
     async def stop(self) -> None:
@@ -289,20 +271,22 @@ class SiteLoop:
 
     # ---- the machine ----
 
-    def _handle(self, event: Event) -> None:
+    def _handle(self, event: Event) -> bool:
+        """False: the machine has failed, and hears nothing more."""
         if self._failed.done():
-            return
+            return False
         now = boottime()
         try:
             for instruction in self._machine.handle(event, now):
                 self._do(instruction)
         except Exception as error:
             self._failed.set_exception(error)
-            return
+            return False
         self._set_timer(now)
         overrides, self._overrides = self._overrides, self._machine.overrides()
         if self._overrides is not overrides:
             self.on_overrides(self._overrides)
+        return True
 
     async def _fail(self) -> None:
         await self._failed
@@ -316,9 +300,8 @@ class SiteLoop:
             case Arm() | Disarm() | Decide():
                 self._acts.append(instruction)
                 self._act.set()
-            case Answer(id):
-                if (waiting := self._changes.pop(id, None)) is not None:
-                    waiting.set_result(instruction)
+            case Answer():
+                self._deciding.answered(instruction)
             case Tell():
                 self._tell(instruction)
             case Condition(type_, message):
@@ -351,6 +334,9 @@ class SiteLoop:
         self._handle(PeerClosed(node))
 
     def _said(self, node: str, said: Said) -> None:
+        if isinstance(said, Overrides):
+            self._deciding.hear(node, said)
+            return
         self._handle(PeerSaid(node, said))
 
     def _look(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from agent.connections import Crowd, at_most
 from agent.domain.roster import Peer
 from agent.identity_store import from_pem, to_pem
 from agent.site.certificate import SiteCertificate
@@ -20,10 +21,13 @@ log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 4 << 20
 STREAMS_MAX = 256
+CONNECTIONS_MAX = 320  # one for each peer, and some that are on their way out
 _OPTIONS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_concurrent_streams", 4),
+    ("grpc.max_connection_idle_ms", 60_000),
+    *at_most(CONNECTIONS_MAX),
     # Two agents of one box that share a port by mistake: the second is told so.
     ("grpc.so_reuseport", 0),
 ]
@@ -46,6 +50,7 @@ class SiteServer(site_pb2_grpc.SiteServiceServicer):
         self._nodes: dict[bytes, str] = {}  # by certificate, DER
         self._trusted = b""
         self._server: grpc.aio.Server | None = None
+        self._thinning: asyncio.Task[None] | None = None
 
     @property
     def listens(self) -> bool:
@@ -62,6 +67,8 @@ class SiteServer(site_pb2_grpc.SiteServiceServicer):
             await self._start()
 
     async def stop(self) -> None:
+        if self._thinning is not None:
+            self._thinning.cancel()
         if self._server is not None:
             server, self._server = self._server, None
             await server.stop(None)
@@ -73,12 +80,13 @@ class SiteServer(site_pb2_grpc.SiteServiceServicer):
             self._who_may_call(), self._who_may_call, require_client_authentication=True
         )
         try:
-            server.add_secure_port(self._listen, credentials)
+            port = server.add_secure_port(self._listen, credentials)
             await server.start()
         except RuntimeError as error:
             await server.stop(None)
             raise CannotListen(f"{self._listen}: {error}") from error
         self._server = server
+        self._thinning = asyncio.create_task(Crowd(port, CONNECTIONS_MAX - 64).run())
         log.info("listening for the site", extra={"address": self._listen})
 
     def _who_may_call(self) -> grpc.ServerCertificateConfiguration:

@@ -149,7 +149,7 @@ class Overriding:
 
 def _info(override: LocalOverride, names: Mapping[str, str]) -> operator_pb2.OverrideInfo:
     return operator_pb2.OverrideInfo(
-        override=to_message(override.decision),
+        override=to_message(replace(override.decision, proof=None)),
         site=override.site,
         workload=names.get(override.decision.workload_uid, ""),
         heard_ms=override.heard_ms,

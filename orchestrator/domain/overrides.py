@@ -83,6 +83,7 @@ class LocalOverride:
             reason=reason[:REASON_MAX],
             at_ms=now_ms,
             conflict="",
+            proof=None,
         )
         return replace(self, decision=decision, heard_ms=now_ms, judged=True, accepted="")
 

@@ -8,6 +8,7 @@ follows from them is the leader's (`domain/overrides_step.py`).
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,16 +17,31 @@ from typing import TypeVar
 
 from orchestrator.cache import Cache
 from orchestrator.catching_up import catch_up
-from orchestrator.domain.overrides import ORCHESTRATOR, LocalOverride, merged, read, said
+from orchestrator.domain.overrides import (
+    ORCHESTRATOR,
+    LocalOverride,
+    merged,
+    overrides_in,
+    read,
+    said,
+)
 from orchestrator.domain.reports import NAME_MAX, event_object
 from orchestrator.event_records import EventRecord
 from orchestrator.events import Recorder
+from orchestrator.gateway.decision_proofs import DecisionProofs
 from orchestrator.gateway.sessions import LiveSession, Sessions
 from orchestrator.records import AssignmentRecord
 from orchestrator.store import keys
 from orchestrator.store.port import Compare, CompareTarget, Op, Put, Store, StoreError
 from polder.journal import words
-from polder.overrides import OVERRIDES_MAX, REASON_MAX, STAMP_MAX, BadOverride
+from polder.overrides import (
+    OVERRIDES_MAX,
+    REASON_MAX,
+    SHARE_MAX,
+    STAMP_MAX,
+    BadOverride,
+    Override,
+)
 from polder.v1 import agent_pb2, common_pb2, plan_pb2
 
 log = logging.getLogger(__name__)
@@ -34,6 +50,8 @@ ENTRIES_MAX = 2_000
 """Of one node that wait to be written; later ones come again, since they are not acknowledged."""
 _IN_TRANSACTION = 50
 _ATTEMPTS = 5
+DISTRUSTED_S = 10.0
+"""For so long nothing more is heard of the decisions that a node brings, after some were forged."""
 T = TypeVar("T")
 _WARNING, _NORMAL = common_pb2.EVENT_TYPE_WARNING, common_pb2.EVENT_TYPE_NORMAL
 
@@ -67,6 +85,7 @@ class LocalChanges:
         clock: Callable[[], float],
         member: str,
         retry_s: float,
+        proofs: DecisionProofs,
     ) -> None:
         self._store = store
         self._cache = cache
@@ -75,6 +94,8 @@ class LocalChanges:
         self._clock = clock
         self._source = f"gateway/{member}"
         self._retry_s = retry_s
+        self._proofs = proofs
+        self._distrusted: dict[str, float] = {}  # by node, until when
         self._due: dict[str, _Waiting] = {}
         self._wake = asyncio.Event()
 
@@ -83,7 +104,8 @@ class LocalChanges:
         waiting = self._due.get(session.node)
         if waiting is None or waiting.session is not session:
             waiting = self._due[session.node] = _Waiting(session, shares)
-        waiting.overrides = list(changes.overrides[:OVERRIDES_MAX]) or waiting.overrides
+        if self._distrusted.get(session.node, 0.0) <= self._clock():
+            waiting.overrides = list(changes.overrides[:OVERRIDES_MAX]) or waiting.overrides
         for entry in changes.entries:
             if len(waiting.entries) >= ENTRIES_MAX:
                 break
@@ -127,6 +149,7 @@ class LocalChanges:
 
     async def _write(self, waiting: _Waiting) -> None:
         """Raises StoreError and _Again."""
+        await self._drop_unproven(waiting)
         await self._write_overrides(waiting)
         for batch in _batches(sorted(waiting.entries)):
             await self._write_entries(waiting, [waiting.entries[number] for number in batch])
@@ -136,6 +159,35 @@ class LocalChanges:
             waiting.session.send(agent_pb2.SessionResponse(local_changes_taken=taken))
 
     # --- overrides -------------------------------------------------------------------------------
+
+    async def _drop_unproven(self, waiting: _Waiting) -> None:
+        """And what is known. A node brings what others decided, too, but decides in its own name
+        only."""
+        session, now = waiting.session, self._clock()
+        fresh: list[Override] = []
+        messages: list[plan_pb2.Override] = []
+        unread: list[plan_pb2.Override] = []
+        for message in waiting.overrides:
+            try:
+                heard = said(message, session.identity.site, int(now * 1000))
+            except BadOverride:
+                unread.append(message)  # told when the others are written
+                continue
+            if merged(self._known(heard.key), heard) is not None:
+                fresh.append(heard.decision)
+                messages.append(message)
+        unproven = await self._proofs.unproven(fresh, session.identity.site)
+        proven = (one for place, one in enumerate(messages) if place not in unproven)
+        waiting.overrides = [*unread, *proven]
+        if not unproven:
+            return
+        at, why = next(iter(unproven.items()))
+        name = fresh[at].node or "the orchestrator"
+        text = f"{len(unproven)} decisions are not signed by whom they name, {name}: {why}"
+        self._tell(session.node, "LocalOverrideUnproven", text)
+        log.warning("decisions are not proven: %s", why, extra={"node": session.node})
+        self._distrusted = {one: end for one, end in self._distrusted.items() if end > now}
+        self._distrusted[session.node] = now + DISTRUSTED_S
 
     async def _write_overrides(self, waiting: _Waiting) -> None:
         for _ in range(_ATTEMPTS):
@@ -179,15 +231,19 @@ class LocalChanges:
 
     def _fitting(self, session: LiveSession, found: list[LocalOverride]) -> list[LocalOverride]:
         """Those for which there is room. What is known already always is."""
-        room = OVERRIDES_MAX - self._count(session.identity.site) if found else 0
+        kept = self._kept(session.identity.site) if found else []
+        room, shares = OVERRIDES_MAX - len(kept), Counter(one.decision.node for one in kept)
         due = []
         for item in found:
+            node = item.decision.node
             if not item.store_revision:
-                if room <= 0:
-                    text = f"more than {OVERRIDES_MAX} overrides; not taken: {_named(item)}"
+                if room <= 0 or (node and shares[node] >= SHARE_MAX):
+                    limit = SHARE_MAX if room > 0 else OVERRIDES_MAX
+                    text = f"more than {limit} overrides; not taken: {_named(item)}"
                     self._tell(session.node, "LocalOverrideRefused", text)
                     continue
                 room -= 1
+                shares[node] += 1
             due.append(item)
         return due
 
@@ -220,9 +276,10 @@ class LocalChanges:
         record = self._cache.kept_at(key)
         return read(record) if record is not None else None
 
-    def _count(self, site: str) -> int:
+    def _kept(self, site: str) -> list[LocalOverride]:
         prefix = keys.overrides_of(site)
-        return sum(record.key.startswith(prefix) for record in self._cache.kept(keys.OVERRIDES))
+        kept = self._cache.kept(keys.OVERRIDES)
+        return overrides_in(record for record in kept if record.key.startswith(prefix))
 
     # --- the journal -----------------------------------------------------------------------------
 

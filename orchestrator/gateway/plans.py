@@ -15,6 +15,7 @@ from orchestrator.domain.bucket import Bucket
 from orchestrator.events import Recorder
 from orchestrator.fact_book import FactBook
 from orchestrator.gateway.compose import CannotCompose, Surroundings, compose
+from orchestrator.gateway.decision_proofs import DecisionProofs
 from orchestrator.gateway.roles import RoleBook
 from orchestrator.gateway.sessions import LiveSession, Sessions
 from orchestrator.gateway.signed_facts import SignedFacts
@@ -47,6 +48,7 @@ class PlanPublisher:
         whereabouts: Whereabouts,
         pace: Bucket,
         roles: RoleBook,
+        proofs: DecisionProofs,
         autonomy_s: float,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -59,6 +61,7 @@ class PlanPublisher:
         self._whereabouts = whereabouts
         self._pace = pace
         self._roles = roles
+        self._proofs = proofs
         self._autonomy_s = autonomy_s
         self._steady = steady
         self._facts = SignedFacts(cache, FactBook(cache))
@@ -156,7 +159,7 @@ class PlanPublisher:
             self._facts.demands_at(session.identity.site),
             partial(self._cache.resource, "Config"),
             self._facts.of_node(session.node, session.identity.site),
-            self._roles.add_to,
+            self._add_roles,
         )
         if len(payload) > MAX_PLAN_BYTES:
             message = f"the plan takes {len(payload)} bytes; {MAX_PLAN_BYTES} can be sent"
@@ -167,6 +170,10 @@ class PlanPublisher:
             certificate_chain=credentials.chain_der,
             generation=placement.generation,
         )
+
+    def _add_roles(self, plan: plan_pb2.NodePlan, node: str) -> None:
+        self._roles.add_to(plan, node)
+        self._proofs.sign_in(plan)
 
     def _tell(self, node: str, reason: str, message: str) -> None:
         if self._failed.get(node) == message:

@@ -24,7 +24,13 @@ from orchestrator.events import EventRecorder
 from orchestrator.fleet import Fleet
 from orchestrator.gateway.service import AgentGateway
 from orchestrator.gateway.settings import GatewaySettings
-from orchestrator.identity.authority import create_region, create_root, load_authority
+from orchestrator.identity.authority import (
+    Authority,
+    LeafRequest,
+    create_region,
+    create_root,
+    load_authority,
+)
 from orchestrator.identity.join_tokens import JoinTokens
 from orchestrator.identity.member import SERVER_NAME, MemberIdentity
 from orchestrator.identity.nodes import JoinSettings, NodeIdentities
@@ -37,8 +43,10 @@ from orchestrator.rpc import FrontDoor
 from orchestrator.store import keys
 from orchestrator.store.port import Delete, Put, Store
 from orchestrator.store.sqlite import open_sqlite
-from polder.identity import MemberId
+from polder.identity import MemberId, NodeId
 from polder.manifest import PodTemplate, decode, digest
+from polder.override_proofs import signed
+from polder.overrides import from_message, to_message
 from polder.signing import verify_plan
 from polder.v1 import agent_pb2, agent_pb2_grpc, plan_pb2
 
@@ -83,6 +91,7 @@ class Region:
     gateway: AgentGateway
     leader: Leader
     roots_der: list[bytes]
+    authority: Authority
     port: int = 0
     operator_writes: int = 0
 
@@ -135,6 +144,14 @@ class Region:
         return [e.reason for e in self.events.list(kind=kind, namespace=namespace, name=name)]
 
     # --- nodes -----------------------------------------------------------------------------------
+
+    def signed(self, said: plan_pb2.Override, by: str = "", site: str = "s1") -> plan_pb2.Override:
+        """A decision with the proof of the node that it names, or of another one."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        identity = NodeId(TRUST_DOMAIN, site, by or said.node)
+        request = LeafRequest(identity, key.public_key(), 3_600.0)
+        chain = self.authority.issue(request, time.time()).chain_der
+        return to_message(signed(from_message(said), site, key, chain))
 
     async def join(self, node: str, site: str = "s1") -> "Agent":
         if self.cache.resource("Site", "", site) is None:
@@ -341,7 +358,7 @@ async def region(
     try:
         yield Region(
             store, cache, fleet, events, nodes, tokens, calls, member, gateway, leader,
-            list(authority.roots_der), port,
+            list(authority.roots_der), authority, port,
         )  # fmt: skip
     finally:
         await server.stop(0)

@@ -205,7 +205,7 @@ async def test_calls_that_never_arrive_keep_nobody_out(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Anybody may connect, and gRPC would wait for what is called for without end."""
-    monkeypatch.setattr(arriving, "FROM_ONE_ADDRESS", 2)
+    monkeypatch.setattr(arriving, "FROM_ONE_NETWORK", 2)
     monkeypatch.setattr(arriving, "ARRIVING_S", 0.5)
     client = await node.client()
     begin = client.channel.stream_unary("/polder.v1.LocalService/Enter")

@@ -21,7 +21,8 @@ def override(where: Site, field: str, value: str = "true", **more: Any) -> plan_
 
 
 async def say(where: Site, node: str, *overrides: plan_pb2.Override) -> None:
-    changes = agent_pb2.LocalChanges(overrides=overrides)
+    signed = [where.home.signed(one) for one in overrides]
+    changes = agent_pb2.LocalChanges(overrides=signed)
     await where.agents[node].say(local_changes=changes)
 
 

@@ -15,9 +15,10 @@ from orchestrator.records import StoredResource
 from orchestrator.store import keys
 from orchestrator.store.around import StoreAround
 from orchestrator.store.port import Compare, Op, Put, Store, StoreUnavailable, TxnResult
-from polder.overrides import STAMP_MAX
+from polder.override_proofs import unproven
+from polder.overrides import SHARE_MAX, STAMP_MAX, BadOverride, from_message
 from polder.v1 import agent_pb2, plan_pb2
-from tests.integration.gateway_harness import Agent, Region, eventually, region
+from tests.integration.gateway_harness import TRUST_DOMAIN, Agent, Region, eventually, region
 
 SETTINGS = GatewaySettings("m1", "eu", "test", heartbeat_s=5.0, retry_store_s=0.05)
 
@@ -56,8 +57,16 @@ class Lone:
         entries: tuple[agent_pb2.JournalEntry, ...] = (),
         dropped: int = 0,
     ) -> None:
-        changes = agent_pb2.LocalChanges(overrides=overrides, entries=entries, dropped=dropped)
+        signed = [self.signed(one) for one in overrides]
+        changes = agent_pb2.LocalChanges(overrides=signed, entries=entries, dropped=dropped)
         await self.agent.say(local_changes=changes)
+
+    def signed(self, override: plan_pb2.Override) -> plan_pb2.Override:
+        """By the node that it names, unless it is signed; what nobody understands by nobody."""
+        try:
+            return override if override.HasField("proof") else self.home.signed(override)
+        except BadOverride:
+            return override
 
     def all_taken(self) -> list[int]:
         """Up to which entries the agent was told that it may forget them."""
@@ -236,3 +245,65 @@ async def test_a_record_that_changed_meanwhile_is_merged_and_not_overwritten(lon
     await eventually(
         lambda: [r.decision.stamp for r in lone.known()] == [9], "the greater one counts"
     )
+
+
+# ---- who wrote it ----
+
+
+async def test_a_node_decides_in_its_own_name_only_and_carries_what_others_signed(
+    lone: Lone,
+) -> None:
+    of_b = lone.home.signed(lone.override(node="b", stamp=3))
+    await lone.say(of_b)
+    assert (await lone.planned("true")).node == "b"
+    forged = lone.home.signed(lone.override(value="", node="b", stamp=4), by="a")
+    await lone.say(forged, entries=(entry(1),))
+    await eventually(lambda: lone.taken() == 1, "it was looked at")
+    (record,) = lone.known()
+    assert (record.decision.stamp, record.decision.value) == (3, "true")
+    (told,) = [e for e in lone.home.events.list(name="a") if e.reason == "LocalOverrideUnproven"]
+    assert "whom they name, b" in told.message and "node/a signed it" in told.message
+
+
+@pytest.mark.parametrize("change", ["value", "site", "nobody"])
+async def test_what_was_changed_or_is_of_another_site_or_unsigned_is_not_taken(
+    lone: Lone, change: str
+) -> None:
+    forged = lone.home.signed(lone.override(), site="s2" if change == "site" else "s1")
+    if change == "value":
+        forged.reason = "another"
+    if change == "nobody":
+        forged.proof.Clear()
+    await lone.say(forged, entries=(entry(1),))
+    await eventually(lambda: lone.taken() == 1, "it was looked at")
+    assert not lone.known() and "LocalOverrideUnproven" in lone.home.reasons("Node", "a")
+
+
+async def test_what_is_decided_here_is_signed_for_the_nodes_of_the_site(lone: Lone) -> None:
+    await lone.say(lone.override())
+    await lone.planned("true")
+    (known,) = lone.known()
+    back = known.taken_back("operator/eve", "not now", int(time.time() * 1000))
+    await lone.home.store.txn([], [Put(back.key, back.record().to_bytes())])
+    planned = await lone.planned("")
+    override = from_message(planned)
+    assert (override.node, override.by) == ("", "operator/eve") and override.proof is not None
+    roots = lone.home.roots_der
+    assert not unproven([override], "s1", roots, time.time(), TRUST_DOMAIN)
+    assert unproven([override], "s2", roots, time.time(), TRUST_DOMAIN)
+
+
+async def test_one_node_does_not_take_all_places_of_its_site(lone: Lone) -> None:
+    item = lone.override()
+    full = []
+    for number in range(SHARE_MAX):
+        one = said(lone.override(replica=f"web-{number + 5}"), "s1", 5)
+        full.append(Put(one.key, one.record().to_bytes()))
+    for start in range(0, SHARE_MAX, 50):
+        await lone.home.store.txn([], full[start : start + 50])
+    await eventually(lambda: len(lone.known()) == SHARE_MAX, "they are known")
+    await lone.say(item, lone.override(replica="web-1", node="b"), entries=(entry(1),))
+    await eventually(lambda: lone.taken() == 1, "it was looked at")
+    found = {record.decision.replica: record.decision.node for record in lone.known()}
+    assert "web-0" not in found and found["web-1"] == "b"
+    assert "LocalOverrideRefused" in lone.home.reasons("Node", "a")

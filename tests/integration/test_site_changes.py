@@ -1,25 +1,30 @@
 """What a local operator decides at a node, through the loop that runs its machine, and its disk."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.domain.plan import STOPPED_LOCALLY, ParsedPlan
+from agent.domain.roster import Peer
+from agent.domain.site.messages import Overrides
+from agent.identity_store import IdentityFailure
 from agent.inventory import Amounts
 from agent.runtime.simulated import SimulatedRuntime
+from agent.site import deciding
 from agent.site.abilities import Judge
-from agent.site.loop import Refused, SiteLoop
+from agent.site.deciding import COMPLAINTS, LOOKS, Refused
+from agent.site.loop import SiteLoop
 from agent.site.memory import Memory
 from agent.site.network import Network
 from agent.site.prefetch import Prefetch
 from agent.site.surroundings import Surroundings
 from agent.site.switch_client import SwitchClient
 from agent.supervisor import Supervisor, SupervisorConfig
-from polder.overrides import FROZEN, PLACED_ON, STOPPED, TRUE, Override
-from polder.v1 import agent_pb2, site_pb2
+from polder.overrides import FROZEN, PLACED_ON, STOPPED, TRUE, Override, Proof
+from polder.v1 import agent_pb2, common_pb2, site_pb2
 from tests.integration.agent_fakes import eventually
 from tests.sim.agent_plans import IDENTITY, assignment, plan
 
@@ -32,11 +37,37 @@ def stop(id: str, value: str = TRUE) -> Override:
     return Override(STOPPED, value, KEY[0], "default", KEY[1], id, by="operator/ann", reason="why")
 
 
+class Signatures:
+    """In the place of the node's key. `slow`: what happens while it signs."""
+
+    def __init__(self) -> None:
+        self.slow: Callable[[], None] = lambda: None
+        self.trouble = ""
+
+    async def sign(self, override: Override) -> Override:
+        await asyncio.sleep(0)
+        self.slow()
+        if self.trouble:
+            raise IdentityFailure(self.trouble)
+        return replace(override, proof=Proof(override.node.encode(), ()))
+
+    async def unproven(self, overrides: Sequence[Override]) -> Mapping[int, str]:
+        await asyncio.sleep(0)
+        if self.trouble:
+            raise IdentityFailure(self.trouble)
+        return {
+            place: "it is forged"
+            for place, one in enumerate(overrides)
+            if one.proof is None or one.proof.signature != one.node.encode()
+        }
+
+
 class Agent:
     """One life of the part of an agent that decides; the box's runtime and its disk outlive it."""
 
     def __init__(self, directory: Path, runtime: SimulatedRuntime) -> None:
         self.directory = directory
+        self.signatures = Signatures()
         config = SupervisorConfig(NODE, "nl-utr-1", "amd64", directory, directory / "logs")
         self.supervisor = Supervisor(runtime, config, list_every_s=0.1)
         self.heard: list[tuple[Override, ...]] = []
@@ -55,8 +86,11 @@ class Agent:
             Judge(self.supervisor.settings),
             SwitchClient(directory / "site", directory / "table"),
             around,
+            self.signatures,
         )
         self.loop.on_overrides = self.heard.append
+        self.events: list[common_pb2.Event] = []
+        self.supervisor.on_event = self.events.append
         self.supervisor.on_status = lambda _changed, _gone: self.loop.replicas_changed()
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -193,3 +227,124 @@ async def test_a_restart_runs_the_same_in_another_container(agent: Agent) -> Non
     with pytest.raises(Refused) as refused:
         await agent.loop.restart(("w", "zz-0"), "y", "operator/ann")
     assert refused.value.reason == "NotHere"
+
+
+# ---- what is signed, and what peers say ----
+
+
+async def test_what_is_decided_is_signed_and_stays_so_on_the_disk(
+    agent: Agent, runtime: SimulatedRuntime
+) -> None:
+    made = await agent.loop.change(stop("x"))
+    assert made.proof == Proof(NODE.encode(), ())
+    await agent.kill()
+    again = await Agent(agent.directory, runtime).start()
+    assert [one.proof for one in again.loop.overrides()] == [made.proof]
+    await again.kill()
+
+
+async def test_what_cannot_be_signed_is_not_decided(agent: Agent) -> None:
+    agent.signatures.trouble = "no process"
+    with pytest.raises(Refused, match="no process") as refused:
+        await agent.loop.change(stop("x"))
+    assert refused.value.reason == "NotWritable" and agent.loop.overrides() == ()
+    agent.signatures.trouble = ""
+    assert (await agent.loop.change(stop("x"))).stamp == 1
+
+
+async def test_what_happens_while_it_is_signed_is_no_reason_to_refuse_it(agent: Agent) -> None:
+    """Of another stamp by now: it is drafted and signed again."""
+    frozen = Override(FROZEN, TRUE, id="f", stamp=9)
+
+    def meanwhile() -> None:
+        agent.signatures.slow = lambda: None
+        agent.loop.use_plan(replace(PLAN, generation=PLAN.generation + 1, overrides=(frozen,)))
+
+    agent.signatures.slow = meanwhile
+    made = await agent.loop.change(stop("x"))
+    assert made.stamp == 10 and made.proof == Proof(NODE.encode(), ())
+
+
+async def test_several_at_once_are_all_made(agent: Agent) -> None:
+    made = await asyncio.gather(
+        agent.loop.change(stop("x")),
+        agent.loop.change(Override(FROZEN, TRUE, id="f")),
+        agent.loop.change(replace(stop("y"), value="")),
+        return_exceptions=True,
+    )
+    refused = made[2]  # nothing was stopped yet when it was looked at, or it was
+    assert isinstance(made[0], Override) and isinstance(made[1], Override), made
+    assert isinstance(refused, Override) or (
+        isinstance(refused, Refused) and refused.reason == "NotStopped"
+    )
+
+
+PEER = "box-2"
+WITH_PEER = replace(
+    PLAN, generation=PLAN.generation + 1, site=replace(PLAN.site, peers={PEER: Peer(PEER, (), b"")})
+)
+
+
+def said(*overrides: Override) -> Overrides:
+    return Overrides(overrides)
+
+
+def signed(by: str, override: Override, node: str = "") -> Override:
+    return replace(override, node=node or by, proof=Proof(by.encode(), ()))
+
+
+@pytest.fixture
+async def among_peers(agent: Agent) -> Agent:
+    agent.loop.use_plan(WITH_PEER)
+    return agent
+
+
+def hear(agent: Agent, *overrides: Override) -> None:
+    """As the network hands it in."""
+    agent.loop._said(PEER, said(*overrides))
+
+
+async def test_what_a_peer_passes_on_counts_if_its_writer_signed_it(among_peers: Agent) -> None:
+    agent = among_peers
+    forged = signed(PEER, Override(FROZEN, TRUE, id="f", stamp=5), node="box-3")
+    true = signed("box-3", replace(stop("x"), stamp=4, conflict="a peer cannot know"))
+    hear(agent, forged, true)
+    await eventually(lambda: agent.loop.overrides())
+    (known,) = agent.loop.overrides()
+    assert (known.id, known.node, known.conflict) == ("x", "box-3", "")
+    await eventually(lambda: agent.phase() == agent_pb2.REPLICA_PHASE_STOPPED)
+    (told,) = [e for e in agent.events if e.reason == "OverrideUnproven"]
+    assert f"{PEER} says" in told.message and "it is forged" in told.message
+
+
+async def test_a_peer_that_forges_without_end_costs_so_many_looks_a_minute(
+    among_peers: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, looks = among_peers, 0
+    unproven = agent.signatures.unproven
+
+    async def counted(overrides: Sequence[Override]) -> Mapping[int, str]:
+        nonlocal looks
+        looks += 1
+        return await unproven(overrides)
+
+    monkeypatch.setattr(agent.signatures, "unproven", counted)
+    for stamp in range(1, 200):
+        hear(agent, signed(PEER, Override(FROZEN, TRUE, id="f", stamp=stamp), node="box-3"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert looks == LOOKS and agent.loop.overrides() == ()
+    assert len([e for e in agent.events if e.reason == "OverrideUnproven"]) == COMPLAINTS
+
+
+async def test_a_look_that_fails_is_taken_again(
+    among_peers: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deciding, "RETRY_S", 0.05)
+    agent = among_peers
+    agent.signatures.trouble = "no process"
+    hear(agent, signed("box-3", replace(stop("x"), stamp=4)))
+    await asyncio.sleep(0.02)
+    assert agent.loop.overrides() == ()
+    agent.signatures.trouble = ""
+    await eventually(lambda: agent.loop.overrides())

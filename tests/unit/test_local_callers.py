@@ -3,7 +3,7 @@
 import pytest
 
 from agent.local.callers import VERBS, Caller
-from agent.local.tries import ADDRESSES_MAX, Tries, address_of
+from agent.local.tries import ADDRESSES_MAX, OF_NETWORK, Tries, address_of, network_of
 from polder.local_access import ACTIONS, Grant
 from polder.roles import parse_role
 
@@ -108,7 +108,8 @@ def test_of_very_many_addresses_the_oldest_is_forgotten() -> None:
     [
         ("ipv4:10.0.0.7:51234", "10.0.0.7"),
         ("ipv6:%5B::ffff:10.0.0.7%5D:51234", "10.0.0.7"),
-        ("ipv6:[::1]:51234", "0000000000000000"),
+        ("ipv6:[::1]:51234", "::1"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:1", "fe80::1"),
         ("unix:", ""),
     ],
 )
@@ -116,8 +117,26 @@ def test_an_address_is_that_of_the_host(peer: str, address: str) -> None:
     assert address_of(peer) == address
 
 
-def test_all_addresses_of_one_network_are_one() -> None:
-    one = address_of("ipv6:%5B2001:db8:7:8::1%5D:1")
-    assert one == address_of("ipv6:%5B2001:db8:7:8:ffff::9%5D:2")
-    assert one != address_of("ipv6:%5B2001:db8:7:9::1%5D:1")
-    assert one == address_of("ipv6:%5B2001:db8:7:8::1%25eth0%5D:1")
+def test_a_neighbour_in_the_same_network_does_not_lock_the_others_out_at_once() -> None:
+    tries = Tries(3)
+    for _ in range(3):
+        tries.note("2001:db8:7:8::1", 0.0)
+    assert tries.wait_s("2001:db8:7:8::1", 1.0) == 59.0
+    assert tries.wait_s("2001:db8:7:8::9", 1.0) == 0
+
+
+def test_who_has_a_whole_network_gets_no_more_tries_for_each_address() -> None:
+    tries = Tries(3)
+    for number in range(3 * OF_NETWORK):
+        assert tries.wait_s(f"2001:db8:7:8::{number}", 1.0) == 0
+        tries.note(f"2001:db8:7:8::{number}", 1.0)
+    assert tries.wait_s("2001:db8:7:8::ffff", 2.0) == 59.0
+    assert tries.wait_s("2001:db8:7:9::1", 2.0) == 0
+    tries.forgive("2001:db8:7:8::0")
+    assert tries.wait_s("2001:db8:7:8::ffff", 2.0) == 0
+
+
+def test_ipv4_addresses_are_hosts_of_their_own() -> None:
+    assert network_of("10.0.0.7") == "10.0.0.7" and network_of("") == ""
+    assert network_of("2001:db8:7:8::1") == network_of("2001:db8:7:8:ffff::9")
+    assert network_of("2001:db8:7:8::1") != network_of("2001:db8:7:9::1")

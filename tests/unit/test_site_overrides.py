@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from agent.domain.plan import consider
 from agent.domain.site.messages import OperatorDecided, Overrides, PeerSaid, Save, Saved
-from agent.domain.site.overrides import DONE_MAX, NAME, RETRY_S, Decisions
+from agent.domain.site.overrides import DONE_MAX, NAME, OVERTAKEN, RETRY_S, Decisions
 from agent.site.codec import BadMessage, decode, encode
 from polder.identity import NodeId
 from polder.overrides import (
@@ -17,7 +17,9 @@ from polder.overrides import (
     FROZEN,
     OVERRIDES_MAX,
     PLACED_ON,
+    SHARE_MAX,
     SITE,
+    STAMP_FAR,
     STAMP_LIMIT,
     STAMP_MAX,
     STOPPED,
@@ -25,6 +27,7 @@ from polder.overrides import (
     TRUE,
     BadOverride,
     Override,
+    Proof,
     Register,
     from_body,
     from_message,
@@ -279,13 +282,17 @@ def test_a_tombstone_goes_after_a_week_and_is_not_brought_back() -> None:
     assert decisions.forget(100.0 + TOMBSTONE_S) and decisions.all() == ()
     decisions.heard([buried], 101.0 + TOMBSTONE_S)
     body = saves(decisions, 101.0 + TOMBSTONE_S, token=2)
-    assert body["known"] == [] and body["floor"] == 5 and decisions.next_due() is None
+    assert body["known"] == [] and body["floors"] == {"b": 5} and decisions.next_due() is None
     decisions.decide(stopped(id="x"), 102.0 + TOMBSTONE_S)
     assert from_body(saves(decisions, 102.0 + TOMBSTONE_S, token=3)["known"][0]).stamp == 6
 
 
-def many(count: int, value: str = TRUE) -> list[Override]:
-    return [stopped(n + 1, "b", value, replica=f"r{n}") for n in range(count)]
+def many(count: int, value: str = TRUE, *, first: str = "r") -> list[Override]:
+    """Decided at some nodes, none of which has more than its share."""
+    return [
+        stopped(n + 1, f"n{n % 5}", value, replica=f"{first}{n}", id=f"{first}-{n}")
+        for n in range(count)
+    ]
 
 
 def test_tombstones_make_room_the_oldest_first() -> None:
@@ -301,7 +308,7 @@ def test_tombstones_make_room_the_oldest_first() -> None:
 def test_two_full_nodes_do_not_tell_each_other_the_same_for_ever() -> None:
     one, two = Decisions("a"), Decisions("b")
     one.heard(many(OVERRIDES_MAX, ""), 0.0)
-    two.heard([stopped(o.stamp, "b", "", replica=f"q{o.stamp}") for o in many(OVERRIDES_MAX)], 0.0)
+    two.heard(many(OVERRIDES_MAX, "", first="q"), 0.0)
     for rounds in range(1, 10):
         news = False
         for decisions, other in ((one, two), (two, one)):
@@ -330,6 +337,90 @@ def test_nothing_is_decided_beyond_the_bound_nor_taken_up_from_others() -> None:
     assert decisions.decide(frozen(id="z"), 0.0) is None  # there is room again
 
 
+def liars(count: int, value: str = TRUE, start: int = 0) -> list[Override]:
+    return [
+        stopped(STAMP_FAR - 1, "liar", value, replica=f"l{start + n}", id=f"l{start + n}")
+        for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize("value", [TRUE, ""])
+def test_a_node_that_lies_takes_no_more_than_its_share(value: str) -> None:
+    decisions = Decisions("a")
+    honest = [*many(300), *many(200, "", first="q")]
+    decisions.heard(honest, 0.0)
+    decisions.heard(liars(OVERRIDES_MAX, value), 0.0)
+    decisions.forget(0.0)
+    saves(decisions)
+    assert sum(one.node == "liar" for one in decisions.all()) == SHARE_MAX
+    assert {one.id for one in honest} <= {one.id for one in decisions.all()}
+    assert decisions.decide(frozen(id="x"), 0.0) is None
+    saves(decisions, token=2)
+    assert decisions.frozen() is not None
+
+
+def test_what_a_liar_takes_back_makes_room_for_its_own_alone() -> None:
+    decisions = Decisions("a")
+    decisions.heard([stopped(7, "b", "", id="honest")], 0.0)
+    for start in range(0, 3 * SHARE_MAX, SHARE_MAX):
+        decisions.heard(liars(SHARE_MAX, "", start), 0.0)
+        decisions.forget(0.0)
+    saves(decisions)
+    assert sum(one.node == "liar" for one in decisions.all()) == SHARE_MAX
+    # The floor of its stamps is its own: what others took back is still taken up.
+    decisions.heard([stopped(8, "b", "", replica="later", id="later")], 0.0)
+    saves(decisions, token=2)
+    assert {"honest", "later"} <= {one.id for one in decisions.all()}
+
+
+def test_of_one_message_what_makes_room_comes_first() -> None:
+    decisions = Decisions("a")
+    full = [stopped(1, "b", replica=f"r{n}", id=f"r{n}") for n in range(SHARE_MAX)]
+    decisions.heard(full, 0.0)
+    another = stopped(3, "b", replica="another", id="another")
+    taken_over = stopped(2, "c", "", replica="r0", id="c")
+    decisions.heard([another, taken_over], 0.0)
+    saves(decisions)
+    assert {"another", "c"} <= {one.id for one in decisions.all()}
+
+
+def test_who_has_its_share_is_told_to_ask_another_node() -> None:
+    decisions = Decisions("a")
+    for number in range(SHARE_MAX):
+        assert decisions.decide(stopped(replica=f"r{number}", id=f"{number}"), 0.0) is None
+    answer = decisions.decide(stopped(id="x"), 0.0)
+    assert answer is not None and answer.refusal is not None
+    assert answer.refusal.reason == "TooMany" and "ask another node" in answer.refusal.message
+
+
+# ---- what is signed ----
+
+PROOF = Proof(b"signed", (b"leaf",))
+
+
+def test_what_is_signed_is_made_as_it_was_drafted() -> None:
+    decisions = Decisions("a")
+    draft = decisions.draft(stopped(id="x"))
+    assert isinstance(draft, Override) and (draft.stamp, draft.node) == (1, "a")
+    assert decisions.decide(replace(draft, proof=PROOF), 0.0) is None
+    again = Decisions("a")
+    again.read(saves(decisions), 1.0)
+    known = again.stopped(KEY)
+    assert known == draft and known is not None and known.proof == PROOF
+
+
+def test_a_draft_that_was_overtaken_is_not_made() -> None:
+    decisions = Decisions("a")
+    draft = decisions.draft(stopped(id="x"))
+    assert isinstance(draft, Override)
+    decisions.heard([frozen(1, "b", id="y")], 0.0)
+    answer = decisions.decide(replace(draft, proof=PROOF), 0.0)
+    assert answer is not None and answer.refusal == OVERTAKEN
+    again = decisions.draft(stopped(id="x"))
+    assert isinstance(again, Override) and again.stamp == 2
+    assert decisions.decide(replace(again, proof=PROOF), 0.0) is None
+
+
 def test_a_peer_that_uses_all_stamps_up_keeps_operators_from_nothing_else() -> None:
     decisions = Decisions("a")
     decisions.heard([frozen(STAMP_MAX, "b"), stopped(STAMP_MAX, "b", "", replica="r9")], 0.0)
@@ -350,7 +441,7 @@ def test_a_peer_that_uses_all_stamps_up_keeps_operators_from_nothing_else() -> N
     assert decisions.decide(frozen(id="z"), TOMBSTONE_S + 1) is None
 
 
-@pytest.mark.parametrize("body", [{}, {"known": [7, None, {"field": "x"}], "floor": "high"}])
+@pytest.mark.parametrize("body", [{}, {"known": [7, None, {"field": "x"}], "floors": "high"}])
 def test_a_memory_that_cannot_be_read_is_left_out(body: dict[str, Any]) -> None:
     decisions = Decisions("a")
     decisions.read(body, 0.0)

@@ -155,10 +155,9 @@ class SiteMachine:
         """What operators decided at the site; what was taken back lately, too."""
         return self._operating.decisions.all()
 
-    def refusal(self, wanted: Override, now: float) -> Refusal | None:
-        """Why an operator's change would not be made now; None: it would."""
-        looked = self._look(wanted, now)
-        return looked if isinstance(looked, Refusal) else None
+    def draft(self, wanted: Override, now: float) -> Override | Refusal:
+        """As an operator's change would be written down now, or why it would not be made."""
+        return self._operating.draft(wanted, now, self._look)
 
     def abilities(self) -> tuple[Ability, ...]:
         """Of every role, whether this node could take it over now: what only the machine knows is

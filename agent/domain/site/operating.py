@@ -22,7 +22,7 @@ from agent.domain.site.messages import (
     Send,
 )
 from agent.domain.site.operators import told
-from agent.domain.site.overrides import NAME, Decisions
+from agent.domain.site.overrides import NAME, OVERTAKEN, Decisions
 from agent.domain.site.peers import Peers
 from polder.overrides import Override
 
@@ -66,12 +66,22 @@ class Operating:
             out += self.tell(self._peers.open())
         return out, self._show(out) or news
 
+    def draft(self, wanted: Override, now: float, look: Look) -> Override | Refusal:
+        """As `OperatorDecided` would have it written down now, or why it would not."""
+        if (made := self.decisions.made(wanted.id)) is not None:
+            return made
+        looked = look(wanted, now)
+        return looked if isinstance(looked, Refusal) else self.decisions.draft(looked)
+
     def _decide(self, wanted: Override, now: float, look: Look) -> list[Instruction]:
-        """One that was made already is answered as it was then."""
+        """One that was made already is answered as it was then. What is signed must still rest on
+        what it rested on when it was drafted."""
         made = self.decisions.made(wanted.id)
         looked = look(wanted, now) if made is None else wanted
         if isinstance(looked, Refusal):
             return [Answer(wanted.id, None, looked)]
+        if wanted.proof is not None and looked != wanted:
+            return [Answer(wanted.id, None, OVERTAKEN)]
         answer = self.decisions.decide(looked, now)
         return [answer] if answer is not None else []
 

@@ -5,11 +5,15 @@ of `polder/overrides.py`. One of an operator or a peer takes effect, and is told
 on the disk; what a plan says stands there with the plan. What could not be written down is taken
 back when an operator waits for it, and tried again when a peer said it.
 
-Tombstones go after a while, and sooner when there are too many, the lowest stamps first. `floor` is
-the highest stamp that went so: an unknown tombstone at or below it is not taken up again, or two
-nodes would keep each other's alive for ever.
+Tombstones go after a while, and sooner when there are too many, the lowest stamps first. Of each
+node `floors` has the highest stamp that went so: an unknown tombstone of it at or below that is not
+taken up again, or two nodes would keep each other's alive for ever.
+
+Of what was decided at one node so many are kept (SHARE_MAX), and its own tombstones make room for
+them: one that lies leaves the places of the others alone.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +24,7 @@ from polder.overrides import (
     FROZEN,
     OVERRIDES_MAX,
     PLACED_ON,
+    SHARE_MAX,
     SITE,
     STAMP_FAR,
     STAMP_MAX,
@@ -42,7 +47,12 @@ NOT_WRITABLE = Refusal("NotWritable", "this node cannot write it down: nothing w
 TOO_MANY = Refusal(
     "TooMany", f"{OVERRIDES_MAX} decisions of operators stand at this site: take some back first"
 )
+TOO_MANY_HERE = Refusal(
+    "TooMany",
+    f"{SHARE_MAX} decisions that were made at this node stand: take some back, or ask another node",
+)
 USED_UP = Refusal("StampsUsedUp", "no stamp is left: an orchestrator has to take this one back")
+OVERTAKEN = Refusal("Overtaken", "something was decided, or happened, meanwhile: try again")
 
 
 @dataclass(slots=True)
@@ -65,7 +75,7 @@ class Decisions:
         self._waiting: dict[str, _Waiting] = {}
         self._asked: dict[int, dict[Register, Override]] = {}
         self._all: tuple[Override, ...] = ()
-        self._floor = 0
+        self._floors: dict[str, int] = {}  # by node
         self._dirty = False
         self._retry_at = 0.0
 
@@ -129,22 +139,31 @@ class Decisions:
         for item in body.get("done", ()):
             if (found := _read(item)) is not None:
                 self._done[found.id] = found
-        floor = body.get("floor", 0)
-        self._floor = floor if isinstance(floor, int) else 0
+        floors = body.get("floors", {})
+        if isinstance(floors, dict):
+            self._floors = {node: one for node, one in floors.items() if isinstance(one, int)}
         self._changed()
 
+    def draft(self, wanted: Override) -> Override | Refusal:
+        """As `decide` would write it down, so that it can be signed before."""
+        stamp = self._next_stamp(wanted.register)
+        if stamp > STAMP_MAX:
+            return USED_UP
+        override = replace(wanted, stamp=stamp, node=self._node, conflict="")
+        return self._no_room(override) or override
+
     def decide(self, wanted: Override, now: float) -> Answer | None:
-        """An operator's change at this node. None: it is answered once it is on the disk."""
+        """An operator's change at this node; if it is signed, as it was drafted. None: it is
+        answered once it is on the disk."""
         if wanted.id in self._waiting:
             return None
         if (done := self.made(wanted.id)) is not None:
             return Answer(wanted.id, done)
-        stamp = self._next_stamp(wanted.register)
-        if stamp > STAMP_MAX:
-            return Answer(wanted.id, None, USED_UP)
-        override = replace(wanted, stamp=stamp, node=self._node, conflict="")
-        if not self._has_room(override):
-            return Answer(wanted.id, None, TOO_MANY)
+        override = self.draft(wanted)
+        if isinstance(override, Refusal):
+            return Answer(wanted.id, None, override)
+        if override.proof is not None and override != wanted:
+            return Answer(wanted.id, None, OVERTAKEN)
         self._waiting[wanted.id] = _Waiting(override, self._wanted.get(override.register))
         self._put(override, now, force=False)
         self._dirty, self._retry_at = True, now
@@ -155,8 +174,8 @@ class Decisions:
         peer that lies must not use the numbers up for all others."""
         known = (*self._wanted.values(), *self._done.values())
         stamp = next_stamp(override for override in known if override.stamp < STAMP_FAR)
-        if self._floor < STAMP_FAR:
-            stamp = max(stamp, self._floor + 1)
+        floors = (floor for floor in self._floors.values() if floor < STAMP_FAR)
+        stamp = max(stamp, 1 + max(floors, default=0))
         own = self._wanted.get(register)
         return max(stamp, next_stamp([own])) if own is not None else stamp
 
@@ -167,7 +186,9 @@ class Decisions:
 
     def heard(self, told: Iterable[Override], now: float) -> None:
         """From a peer. Above STAMP_MAX only the orchestrator writes, and its plans say so."""
-        for override in newer((one for one in told if one.stamp <= STAMP_MAX), self._wanted):
+        found = newer((one for one in told if one.stamp <= STAMP_MAX), self._wanted)
+        # What takes the place of another one first: it may make room in somebody's share.
+        for override in sorted(found, key=lambda one: one.register not in self._wanted):
             if self._welcome(override):
                 self._put(override, now, force=False)
                 self._dirty = True
@@ -190,28 +211,50 @@ class Decisions:
     def forget(self, now: float) -> bool:
         """Drop tombstones that are old, and those that are too many. Whether any went."""
         old = [register for register, at in self._buried.items() if now >= at + TOMBSTONE_S]
-        extra = len(self._wanted) - len(old) - OVERRIDES_MAX
-        if extra > 0:
-            rest = sorted(self._buried.keys() - set(old), key=lambda r: self._wanted[r].stamp)
-            old += rest[:extra]
+        if len(self._wanted) - len(old) > SHARE_MAX:
+            old += self._too_many(set(old))
         for register in old:
-            self._floor = max(self._floor, self._wanted[register].stamp)
-            del self._buried[register], self._wanted[register]
+            gone = self._wanted.pop(register)
+            self._floors[gone.node] = max(self._floors.get(gone.node, 0), gone.stamp)
+            del self._buried[register]
             self._force.pop(register, None)
         if old:
             self._dirty = True
             self._changed()
         return bool(old)
 
+    def _too_many(self, old: set[Register]) -> list[Register]:
+        """Tombstones that have to go beside those: first of nodes that have more than their share.
+        The orchestrator is no node of the site."""
+        buried = sorted(self._buried.keys() - old, key=lambda r: self._wanted[r].stamp)
+        kept = [one.node for register, one in self._wanted.items() if register not in old]
+        sizes, extra = Counter(kept), len(kept) - OVERRIDES_MAX
+        found: dict[Register, None] = {}
+        for register in buried:
+            node = self._wanted[register].node
+            if node and sizes[node] > SHARE_MAX:
+                sizes[node] -= 1
+                found[register] = None
+        rest = [register for register in buried if register not in found]
+        return [*found, *rest[: max(0, extra - len(found))]]
+
     def _welcome(self, override: Override) -> bool:
         """Whether what is new here is to be taken up."""
         if override.register in self._wanted:
             return True
-        return self._has_room(override) if override.stands else override.stamp > self._floor
+        if override.stands:
+            return self._no_room(override) is None
+        return override.stamp > self._floors.get(override.node, 0)
 
-    def _has_room(self, override: Override) -> bool:
-        standing = len(self._wanted) - len(self._buried)
-        return not override.stands or override.register in self._wanted or standing < OVERRIDES_MAX
+    def _no_room(self, override: Override) -> Refusal | None:
+        """Why there is no place for it; None: there is. What stands already has its own."""
+        if not override.stands or override.register in self._wanted:
+            return None
+        if len(self._wanted) - len(self._buried) >= OVERRIDES_MAX:
+            return TOO_MANY
+        standing = (one for one in self._wanted.values() if one.stands)
+        share = sum(one.node == override.node for one in standing)
+        return TOO_MANY_HERE if override.node and share >= SHARE_MAX else None
 
     def _put(self, override: Override, now: float, *, force: bool) -> None:
         register = override.register
@@ -237,7 +280,7 @@ class Decisions:
         body = {
             "known": [to_body(override) for override in self._wanted.values()],
             "done": [to_body(override) for override in self._done.values()],
-            "floor": self._floor,
+            "floors": self._floors,
         }
         return Save(token, NAME, body)
 
