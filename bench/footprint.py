@@ -16,7 +16,7 @@ from bench import memory
 from bench.report import emit, progress
 from devcluster import residue
 from devcluster.client import apply_request, workload
-from devcluster.image import HELLO, hello_image
+from devcluster.image import HELLO, hello_image, host_architecture
 from devcluster.site import LocalSite
 from devcluster.site_watch import answering, lacking
 from polder.v1 import operator_pb2_grpc
@@ -33,8 +33,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--containers", type=int, default=10, help="on each node")
     parser.add_argument("--peers", type=int, default=2, help="other nodes of its site")
     parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--arch", choices=("amd64", "arm64"), help="arm64 is emulated elsewhere")
     parser.add_argument("--json", action="store_true", help="one JSON object (always so)")
     options = parser.parse_args(argv)
+    if options.arch not in (None, host_architecture()):
+        return _emulated(parser, options)
     nodes = [f"node-{letter}" for letter in "abcdefghi"[: 1 + options.peers]]
     with tempfile.TemporaryDirectory(prefix="polder-bench-") as folder:
         site = LocalSite(Path(folder), nodes=nodes)
@@ -43,6 +46,15 @@ def main(argv: list[str]) -> int:
         finally:
             site.stop()
     emit("footprint", {**result, "containers": options.containers, "peers": options.peers})
+    return 0
+
+
+def _emulated(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from bench import footprint_arm
+
+    if options.arch != footprint_arm.ARCH:
+        parser.error(f"{options.arch} is not emulated on this machine")
+    emit("footprint", footprint_arm.measure(options.containers))
     return 0
 
 

@@ -7,6 +7,7 @@ package on another architecture. Needs what `preflight.missing_emulation` names.
 import fcntl
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,3 +54,12 @@ def debian(arch: str, folder: Path) -> Path:
             subprocess.run([*command, "bookworm", str(root)], check=True, stdout=subprocess.DEVNULL)
             made.write("bookworm\n")
     return root
+
+
+def agent_package(out: Path) -> Path:
+    """The agent's package for arm64, built anew. Raises CalledProcessError; why is on stderr."""
+    script = Path(__file__).resolve().parents[1] / "hardware" / "package" / "build.py"
+    command = [sys.executable, str(script), "--arch", "arm64", "--out", str(out)]
+    subprocess.run([*command, "--compression=gzip"], check=True, stdout=subprocess.DEVNULL)
+    (package,) = out.glob("*_arm64.deb")
+    return package

@@ -5,13 +5,14 @@ all passed; 1: some did not; 2: this machine cannot.
 """
 
 import argparse
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from devcluster import preflight
 from devcluster.debian_root import Root
-from devcluster.emulation import arm64_programs, debian
+from devcluster.emulation import agent_package, arm64_programs, debian
 from tests.arm import box
 from tests.arm.suite import agent_tests
 
@@ -37,7 +38,7 @@ def main() -> int:
         folder = Path(temporary)
         try:
             return _run(folder, files, ["-k", options.k] if options.k else [])
-        except box.NotBuilt as error:
+        except subprocess.CalledProcessError as error:
             _say(f"cannot be made: {error}")
             return 2
 
@@ -45,7 +46,7 @@ def main() -> int:
 def _run(folder: Path, files: list[str], more: list[str]) -> int:
     _say("a Debian of arm64, the agent's package for it, and what runs tests")
     lower = debian("arm64", folder)
-    package = box.build_package(SOURCES, folder)
+    package = agent_package(folder)
     wheels = box.fetch_tools(folder / "wheels")
     with Root(str(lower)) as root:
         box.furnish(root, SOURCES, package, wheels)
