@@ -1,5 +1,6 @@
-"""How many connections others hold to a port of this node. `agent/site/server.py` and
-`agent/local/server.py` have one `Crowd` each.
+"""How many connections others hold to a port of this node, in all and from one address.
+
+`agent/site/server.py` and `agent/local/server.py` have one `Crowd` each.
 
 Whoever reaches the box can connect, and is nobody until later. gRPC bounds how many there are
 in all (`at_most`), so that they do not eat the box's memory; but one neighbour could have all of

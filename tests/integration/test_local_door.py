@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent.local import arriving
+from agent.local import arriving, reach
 from agent.local import door as doors
 from agent.local.server import REQUEST_MAX_BYTES
 from agent.local.tries import Tries
@@ -199,6 +199,37 @@ async def test_who_was_revoked_is_put_out_and_stays_out(node: Node, ann: Client)
     with pytest.raises(Refusal) as refused:  # it is on the disk
         await late.enter(person)
     assert refused.value.reason == "Revoked"
+
+
+@pytest.mark.parametrize("how", ["heard", "over", "session"])
+async def test_what_an_expired_certificate_opened_has_an_end(
+    node: Node, ann: Client, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It is let in while nobody could get another one: not when an orchestrator is heard again or
+    the autonomy is over, and for a session at a time."""
+    monkeypatch.setattr(reach, "LOOK_EVERY_S", 0.05)
+    moments = node.agent.local._door._moments
+    monkeypatch.setattr(moments, "_alone_s", lambda: 600.0)
+    if how == "session":
+        monkeypatch.setattr(doors, "SESSION_S", 3.0)
+    eve = await node.entered(Person(node.ca, "eve", "operator:umc", life_s=10, age_s=60))
+    path = Path(node.agent.supervisor.find("u-triage").log_path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("2026-11-22T13:00:00.000000000Z stdout F hello\n")
+    logs = agent_pb2.LogOptions(tail_lines=-1, follow=True)
+    stream = eve.reach(local_pb2.ReachOpen(namespace="umc", replica="triage-0", logs=logs))
+    assert (await anext(stream)).stdout == b"hello\n"
+    if how != "session":
+        alone_s = 0.0 if how == "heard" else 8 * 86_400.0
+        monkeypatch.setattr(moments, "_alone_s", lambda: alone_s)
+    with pytest.raises(Refusal) as refused:
+        await asyncio.wait_for(anext(stream), SLOW_S)
+    assert refused.value.reason == "Expired"
+    if how != "session":
+        with pytest.raises(Refusal) as refused:
+            await eve.show()
+        assert refused.value.reason == "Expired"
+    await ann.show()
 
 
 async def test_calls_that_never_arrive_keep_nobody_out(

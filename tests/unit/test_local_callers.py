@@ -3,6 +3,7 @@
 import pytest
 
 from agent.local.callers import VERBS, Caller
+from agent.local.moments import Moment
 from agent.local.tries import ADDRESSES_MAX, OF_NETWORK, Tries, address_of, network_of
 from polder.local_access import ACTIONS, Grant
 from polder.roles import parse_role
@@ -68,6 +69,25 @@ def test_everybody_who_is_in_sees_the_node() -> None:
 def test_what_is_left_of_a_credential() -> None:
     assert person("admin").left_s(40.0) == 60.0
     assert person("admin").left_s(140.0) is None  # it was let in although it had expired
+
+
+@pytest.mark.parametrize(
+    ("at", "heard_at", "good"),
+    [
+        (40.0, 40.0, True),
+        (140.0, 140.0, False),  # an orchestrator is heard, or the autonomy is over
+        (140.0, 90.0, True),  # nobody could get another one since
+        (140.0, 101.0, False),
+    ],
+)
+def test_a_certificate_is_good_for_as_long_as_it_would_be_let_in(
+    at: float, heard_at: float, good: bool
+) -> None:
+    assert person("admin").good(Moment(at, heard_at)) == good
+
+
+def test_a_token_ends_when_it_says() -> None:
+    assert holder("stop").good(Moment(0.5, 0.0)) and not holder("stop").good(Moment(1.0, 0.0))
 
 
 # --- tries ----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from agent.local import journal as journals
 from agent.local.callers import Caller
 from agent.local.directory import REVOKED_MAX, Directory
-from agent.local.journal import Journal, NotWritten, Target
+from agent.local.journal import ENTER, Journal, NotWritten, Target
 from agent.local.moments import Moments
 from agent.site.memory import Memory
 from polder.v1 import agent_pb2
@@ -93,6 +93,30 @@ async def test_a_full_journal_loses_its_oldest_and_says_so(
     await again.taken(5)
     assert again.waiting() == ([], 0)
     assert reopened(tmp_path)[0].waiting() == ([], 0)
+
+
+async def test_nobody_pushes_out_what_others_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journals, "ENTRIES_MAX", 10)
+    journal, _ = reopened(tmp_path)
+    await write(journal, 3)  # of ann
+    eve = Caller("operator/eve", "2", 0.0)
+    await journal.write(eve, "exec", detail="rm -r /data")
+    for _ in range(100):
+        await journal.write(eve, ENTER)
+    again, _ = reopened(tmp_path)
+    found = [(entry.by, entry.verb) for entry in again]
+    assert found.count(("operator/ann", "stop")) == 3
+    assert found.count(("operator/eve", "exec")) == 1  # not even one's own deed by entering
+    assert len(found) == 10 and again.waiting()[1] == 94
+    for _ in range(20):
+        await journal.write(eve, "exec", detail="true")
+    left = [entry for entry in journal if entry.by == "operator/ann"]
+    assert len(left) == 3 and [e.sequence for e in journal][-1] == 124
+    assert journal.waiting()[1] == 114
+    await journal.taken(124)
+    assert journal.waiting() == ([], 0)
 
 
 async def test_of_what_was_taken_the_latest_are_kept_for_those_who_come(
