@@ -102,6 +102,11 @@ async def test_a_member_in_between_answers_every_verb(three: World, tmp_path: Pa
     assert "web-0" in described and "unknown" not in described
     assert "proving" in await hands.say("rollout", "status", "workload/web", "--watch=false")
 
+    versions = await hands.say("version")
+    assert all(member.name in versions for member in (leader, holder, asked))
+    assert "agents:    test  1 node" in versions
+    assert "1 at test (not a release's version)" in versions
+
     frozen = await hands.say("freeze", "--reason", "a test")
     assert "frozen" in frozen
     assert "a test" in await Hands(tmp_path, three, leader).say("guards")
