@@ -83,6 +83,14 @@ class DebianRoot(Root):
             time.sleep(0.2)
         raise AssertionError("systemd did not come up")
 
+    def cut_power(self) -> None:
+        """All that runs ends at once, and what was below /run is gone. `boot` comes after it."""
+        assert self._system is not None
+        self._system.kill()
+        self._system.wait()
+        self._system, self._init = None, 0
+        self.run("find", "/run", "-xdev", "-mindepth", "1", "-delete")
+
     def pretend_systemd(self) -> None:
         """As if systemd ran; what it is asked is in `calls`."""
         self.run("mkdir", "-p", "/run/systemd/system")

@@ -89,9 +89,9 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def build(wheels: Path, out: Path, arch: str) -> Path:
+def build(wheels: Path, out: Path, arch: str, version: str = "0.1.0-1") -> Path:
     python = builder.right_python("")
-    order = builder.Order(arch, out, "0.1.0-1", FIXED_EPOCH, wheels, python, "gzip")
+    order = builder.Order(arch, out, version, FIXED_EPOCH, wheels, python, "gzip")
     made = builder.build(order)
     assert isinstance(made, Path)
     return made
