@@ -68,7 +68,8 @@ def _build(options: argparse.Namespace) -> int:
     commit = resolve(ROOT, "HEAD")
     left_out = uncommitted(ROOT)
     if left_out:
-        print(f"warning: not in the release, since not committed: {', '.join(left_out)}")
+        text = f"warning: not committed, so not in the release: {', '.join(left_out)}"
+        print(text, file=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
     # Beside its place, and put there whole: half a release never looks like one.
     with tempfile.TemporaryDirectory(prefix=".release-", dir=options.out) as folder:

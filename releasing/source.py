@@ -36,8 +36,8 @@ def resolve(repository: Path, revision: str) -> str:
 
 
 def uncommitted(repository: Path) -> list[str]:
-    """Paths whose content is not that of the last commit."""
-    said = run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=repository)
+    """Paths that are not as the last commit has them, or that it does not have."""
+    said = run(["git", "status", "--porcelain"], cwd=repository)
     return [line[3:] for line in said.splitlines()]
 
 

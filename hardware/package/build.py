@@ -152,7 +152,7 @@ def environment(tree: Path, python: str) -> None:
     run(command, env={"PYTHONHASHSEED": "0", "PATH": os.environ["PATH"]})
 
 
-def files(tree: Path, epoch: int) -> None:
+def files(tree: Path) -> None:
     """What goes elsewhere than into the environment."""
     profiles = tree / PREFIX / "share" / "polder" / "profiles"
     profiles.mkdir(parents=True)
@@ -179,8 +179,8 @@ def files(tree: Path, epoch: int) -> None:
         "Files: *\nCopyright: the authors of Polder\nLicense: Apache-2.0\n"
         + "".join(f" {line}\n" if line.strip() else " .\n" for line in licence.splitlines())
     )
-    changes = f"polder-agent\n\n  * See the history of the source at {epoch}.\n"
-    (docs / "changelog.gz").write_bytes(gzip.compress(changes.encode(), 9, mtime=0))
+    changes = (ROOT / "CHANGELOG.md").read_bytes()
+    (docs / "changelog.gz").write_bytes(gzip.compress(changes, 9, mtime=0))
 
 
 def control(tree: Path, order: Order) -> None:
@@ -250,7 +250,7 @@ def build(order: Order) -> Path:
             unpack(wheel, tree / SITE)
         own_sources(tree / SITE, order.version)
         environment(tree, order.python)
-        files(tree, order.epoch)
+        files(tree)
         control(tree, order)
         settle(tree, order.epoch)
         package = order.out / f"polder-agent_{order.version}_{order.arch}.deb"

@@ -104,7 +104,7 @@ def test_a_release_is_of_a_commit_and_of_nothing_else(
     assert uncommitted(repository.root) == []
     (repository.root / "polder/__init__.py").write_text("raise SystemExit")
     (repository.root / "polder/new.py").write_text("")
-    assert uncommitted(repository.root) == ["polder/__init__.py"]
+    assert uncommitted(repository.root) == ["polder/__init__.py", "polder/new.py"]
     source = check_out(repository.root, commit, tmp_path / "clone")
     assert (source.version, source.commit, source.epoch) == ("1.2.3", commit, 1_790_000_000)
     assert source.changes.startswith("- First line.")
