@@ -126,7 +126,7 @@ def _lines(found: Versions) -> Iterator[tuple[str, str]]:
         yield "agents:", _UNKNOWN
     else:
         counts = {v: f"{n} node{'s' * (n != 1)}" for v, n in found.agents.items()}
-        yield from _by_version("agents:", counts)
+        yield from _by_version("agents:", counts or {"none": ""})
     fitting = supported(found.by_member.values())
     spans = (("edgectl", fitting.edgectl), ("members", fitting.members), ("agents", fitting.agents))
     texts = [f"{name} {span}" for name, span in spans if span is not None]
@@ -137,5 +137,5 @@ def _by_version(name: str, what: Mapping[str, str]) -> Iterator[tuple[str, str]]
     """A line for each version, the name before the first."""
     width = max((len(version or _UNKNOWN) for version in what), default=0)
     for version, text in sorted(what.items(), key=lambda item: version_order(item[0])):
-        yield name, f"{version or _UNKNOWN:<{width}}  {text}"
+        yield name, f"{version or _UNKNOWN:<{width}}  {text}".rstrip()
         name = ""

@@ -334,6 +334,7 @@ def test_version_says_what_is_supported_and_what_is_beyond(
 ) -> None:
     here = operator_pb2.MemberInfo(name="m0", region="local", version="0.1.0", present=True)
     fake.api.regions.regions.add(name="local", members=[here])
+    assert "agents:    none\n" in run("version")[1]
     fake.api.releases.nodes_by_version["0.2.0"] = 3
     code, out, err = run("version")
     assert code == 0
