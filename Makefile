@@ -42,7 +42,7 @@ proof-chart: ## The Helm chart on a real API server (needs Go), and images for a
 proof-arm: ## The agent on an emulated Debian arm64: its tests, joining, memory (an hour)
 	@tools/bootstrap.sh --system --tests
 	@$(PY) -m tests.arm
-	@$(PY) -m pytest -m long tests/integration/test_package_boots.py -k arm64
+	@$(PY) -m pytest -m long -k arm64 tests/integration/test_package_boots.py tests/integration/test_images_arm64.py
 	@$(PY) -m bench footprint --arch arm64 --json
 
 release: ## Wheel, packages, images, chart, bills of materials and checksums of the last commit, into dist/
