@@ -127,8 +127,9 @@ def _written(before: Upgrade, decided: Decision, moment: Moment) -> tuple[Batch,
 def _tells(before: Upgrade, decided: Decision) -> Iterator[Tell]:
     upgrade = decided.upgrade
     for node, failure in decided.lost[:TELLS_PER_STEP]:
-        text = f"upgrade {upgrade.id} to {upgrade.version}: {failure.message or failure.reason}"
-        yield Tell("Node", "", node, True, f"Upgrade{failure.reason}", text)
+        why = ": ".join(part for part in (failure.reason, failure.message) if part)
+        text = f"upgrade {upgrade.id} to {upgrade.version}: {why}"
+        yield Tell("Node", "", node, True, "UpgradeFailed", text)
     reason = "UpgradeWave"
     if upgrade.phase is not before.phase:
         reason = f"Upgrade{upgrade.phase}"

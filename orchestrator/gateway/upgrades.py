@@ -12,7 +12,6 @@ from orchestrator.cache import Cache, Change
 from orchestrator.domain import releases
 from orchestrator.domain.upgrade_state import (
     BEGUN,
-    FAILED,
     INSTALLING,
     Told,
     Upgrade,
@@ -54,7 +53,7 @@ class Upgrades:
         self._fleet = fleet
         self._events = events
         self._source = f"gateway/{member}"
-        self._changed: dict[str, None] = {}  # nodes
+        self._changed: dict[str, str] = {}  # by node, the upgrade of which an order went
         self._recorded: dict[str, tuple[str, int, str]] = {}  # by node, what was told of it last
         self._wake = asyncio.Event()
         cache.subscribe(self._on_changes)
@@ -71,10 +70,10 @@ class Upgrades:
             await asyncio.sleep(_COALESCE_S)
             self._wake.clear()
             changed, self._changed = self._changed, {}
-            for count, node in enumerate(changed, start=1):
+            for count, (node, gone) in enumerate(changed.items(), start=1):
                 session = self._sessions.get(node)
                 if session is not None and not session.is_closed():
-                    self._tell(session)
+                    self._tell(session, gone)
                 if count % _BATCH == 0:
                     await asyncio.sleep(_PAUSE_S)
 
@@ -116,16 +115,16 @@ class Upgrades:
                 return found
         return None
 
-    def _tell(self, session: LiveSession) -> None:
-        """What stands for its node now; nothing, when it runs that already."""
+    def _tell(self, session: LiveSession, gone: str = "") -> None:
+        """What stands for its node now; nothing, when it runs that already. `gone`: the upgrade of
+        which its order was taken away."""
         seen, told = self._fleet.get(session.node), self._told(session.node)
-        if told is None:
-            if seen is not None and seen.upgrade is not None and seen.upgrade.phase not in FAILED:
-                self._withdraw(session, seen.upgrade.id)
-            return
-        upgrade = self._upgrade(told.upgrade)
+        upgrade = self._upgrade(told.upgrade if told is not None else gone)
         version = seen.agent_version if seen is not None else ""
         if upgrade is None or version == upgrade.version:
+            return
+        if told is None:
+            self._withdraw(session, upgrade.id)
             return
         wanted, present = self._signed(upgrade.version), self._signed(version)
         if wanted is None or present is None:
@@ -156,7 +155,9 @@ class Upgrades:
     def _on_changes(self, changes: list[Change]) -> None:
         for change in changes:
             if change.key.startswith(keys.AGENT_VERSIONS) and _differs(change):
-                self._changed[change.key.removeprefix(keys.AGENT_VERSIONS)] = None
+                before = change.previous if change.value is None else None
+                gone = told_in(before).upgrade if isinstance(before, KeptRecord) else ""
+                self._changed[change.key.removeprefix(keys.AGENT_VERSIONS)] = gone
                 self._wake.set()
 
     def _record(self, node: str, said: agent_pb2.UpgradeStatus) -> None:

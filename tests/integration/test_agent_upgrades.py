@@ -1,292 +1,370 @@
-"""An agent that is told to become another version: real sessions, real signatures, real downloads,
-and an installer that is the test."""
+"""Upgrades of the fleet against a real orchestrator; the boxes are simulated."""
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from agent.domain.upgrade import Here
-from agent.identity_store import IdentityStore
-from agent.relay import RelayHub
-from agent.session import SessionClient
-from agent.upgrade import fetch
-from agent.upgrade.desk import Desk
-from agent.upgrade.files import ORDER, OUTCOME, TAKEN, UpgradeFiles
-from agent.upgrade.order import half_of
-from polder.release import Package, Release
-from polder.release_proofs import sign_release
-from polder.v1 import agent_pb2
-from tests.integration.agent_fakes import DOMAIN, Ca, Orchestrator, eventually, write_identity
-from tests.integration.test_agent_session_client import QUICK, FakeNode, NoSources
+from orchestrator.identity.authority import create_root
+from orchestrator.identity.releases import issue, read_package
+from orchestrator.store import keys
+from polder.v1 import agent_pb2, operator_pb2
+from tests.integration.orchestrator_rig import Rig, ref, refusal, running, until
+from tests.integration.upgrade_boxes import Box, boxes, package, signed, upload, upload_requests
 
-OLD, NEW = "0.1.0-1", "0.2.0-1"
-PACKAGES = {version: version.encode() * 200_000 for version in (OLD, NEW)}
-SHA256 = {version: hashlib.sha256(data).hexdigest() for version, data in PACKAGES.items()}
-
-
-class Store(Orchestrator):
-    """With packages, as a member serves them. `cut_after`: a call ends after so many bytes."""
-
-    def __init__(self, ca: Ca) -> None:
-        super().__init__(ca)
-        self.packages = {SHA256[version]: data for version, data in PACKAGES.items()}
-        self.offsets: dict[str, list[int]] = {}
-        self.cut_after = 0
-        self.held = asyncio.Event()  # set: packages are served
-        self.held.set()
-
-    async def Package(self, request, context):  # type: ignore[no-untyped-def]
-        self.offsets.setdefault(request.sha256, []).append(request.offset)
-        await self.held.wait()
-        data = self.packages[request.sha256][request.offset :]
-        sent = 0
-        for start in range(0, len(data), 1 << 18):
-            if self.cut_after and sent >= self.cut_after:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "the member stops")
-            part = data[start : start + (1 << 18)]
-            yield agent_pb2.PackageResponse(data=part)
-            sent += len(part)
+OLD, NEW, BAD = "0.1.0-1", "0.2.0-1", "0.3.0-1"
 
 
 @pytest.fixture
-def ca() -> Ca:
-    return Ca()
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with running(tmp_path) as made:
+        yield made
 
 
-@pytest.fixture
-async def store(ca: Ca) -> AsyncIterator[Store]:
-    served = Store(ca)
-    await served.start()
-    yield served
-    await served.stop()
+# --- releases -------------------------------------------------------------------------------------
 
 
-def signed(ca: Ca, version: str, schema: int = 1, arch: str = "amd64") -> agent_pb2.SignedRelease:
-    package = Package(arch, SHA256[version], len(PACKAGES[version]))
-    made = sign_release(Release(DOMAIN, version, schema, (package,), 1), ca.key, ())
-    return agent_pb2.SignedRelease(release=made.release, signature=made.signature)
+async def test_a_release_is_brought_shown_and_deleted(rig: Rig, tmp_path: Path) -> None:
+    paths = [package(tmp_path, NEW, arch) for arch in ("amd64", "arm64")]
+    release, found = signed(rig, paths, region=rig.config.region)
+    answer = await rig.admin().PutRelease(upload_requests(found))
+    assert (answer.version, answer.created) == (NEW, True)
+    amd64 = read_package(paths[0]).package
+    again = upload_requests(found, amd64.sha256, paths[0].read_bytes())
+    assert not (await rig.admin().PutRelease(again)).created
+    (shown,) = (await rig.admin().Releases(operator_pb2.ReleasesRequest())).releases
+    assert shown.version == NEW and shown.signed_by == rig.config.region
+    assert {p.arch: p.complete for p in shown.packages} == {"amd64": True, "arm64": False}
+    cache = rig.orchestrator.parts.cache
+    assert not any(key.startswith(keys.PACKAGES) for key in cache._values), "in the mirror"
+    await rig.admin().DeleteRelease(operator_pb2.DeleteReleaseRequest(version=NEW))
+    assert not (await rig.admin().Releases(operator_pb2.ReleasesRequest())).releases
+    left = await rig.orchestrator.parts.store.range(keys.PACKAGES)
+    assert not left.entries
+    assert release.state_schema == 1
 
 
-def telling(ca: Ca, **changes: Any) -> agent_pb2.AgentUpgrade:
-    facts = {"id": "u1", "attempt": 1, "patience_s": 60}
-    facts |= {"wanted": signed(ca, NEW), "present": signed(ca, OLD)}
-    return agent_pb2.AgentUpgrade(**(facts | changes))
+async def test_a_box_gets_the_bytes_from_where_it_left_off(rig: Rig, tmp_path: Path) -> None:
+    await rig.site()
+    release = await upload(rig, tmp_path, NEW)
+    data = package(tmp_path, NEW).read_bytes()
+    stub = rig.agents(await rig.node("n1"))
+    sha256 = release.packages[0].sha256
+    for offset in (0, 1, 262_143, 262_144, 300_000, len(data) - 1, len(data)):
+        request = agent_pb2.PackageRequest(sha256=sha256, offset=offset)
+        got = b"".join([part.data async for part in stub.Package(request)])
+        assert got == data[offset:], offset
+    for request, reason in (
+        (agent_pb2.PackageRequest(sha256=sha256, offset=len(data) + 1), "InvalidArgument"),
+        (agent_pb2.PackageRequest(sha256=sha256, offset=-1), "InvalidArgument"),
+        (agent_pb2.PackageRequest(sha256="0" * 64), "NotFound"),
+        (agent_pb2.PackageRequest(sha256="../../leader"), "NotFound"),
+    ):
+        assert (await refusal(stub.Package(request))).reason == reason
 
 
-class Box:
-    """One agent process: everything of it that has to do with upgrades."""
+async def test_few_download_at_once(rig: Rig, tmp_path: Path) -> None:
+    await rig.site()
+    release = await upload(rig, tmp_path, NEW, size=24 << 20)
+    request = agent_pb2.PackageRequest(sha256=release.packages[0].sha256)
+    # Nobody reads on: flow control holds each, with a part in memory.
+    open_calls = []
+    for number in range(8):
+        call = rig.agents(await rig.node(f"n{number}")).Package(request)
+        assert (await call.read()).data
+        open_calls.append(call)
+    ninth = rig.agents(await rig.node("n8"))
+    refused = await refusal(ninth.Package(request))
+    assert refused.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert refused.reason == "TooManyDownloads"
+    open_calls[0].cancel()
 
-    def __init__(self, state_dir: Path, here: Here | None = None, **options: Any) -> None:
-        options = {"poll_s": 0.02, "retry_s": 0.05, **options}
-        self.files = UpgradeFiles(state_dir)
-        identity = IdentityStore(state_dir)
-        self.desk = Desk(self.files, identity, lambda: here or Here(OLD, "amd64", 1), **options)
-        self.client = SessionClient(
-            identity, FakeNode(), RelayHub(NoSources()), timing=QUICK, upgrades=self.desk
+    async def comes() -> bool:
+        call = ninth.Package(request)
+        try:
+            return bool((await call.read()).data)
+        except grpc.aio.AioRpcError:
+            return False
+        finally:
+            call.cancel()
+
+    deadline = time.monotonic() + 10
+    while not await comes():
+        assert time.monotonic() < deadline, "a place that is free is given"
+        await asyncio.sleep(0.05)
+
+
+async def test_what_is_not_believed_or_does_not_fit_is_refused(rig: Rig, tmp_path: Path) -> None:
+    path = package(tmp_path, NEW)
+    create_root(tmp_path / "foreign", rig.authority.trust_domain, time.time())
+    _, foreign = issue(tmp_path / "foreign", "", [read_package(path)], time.time())
+    refused = await refusal(rig.admin().PutRelease(upload_requests(foreign)))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "BadSignature")
+    assert "sign-release" in refused.detail.hint
+
+    release, found = signed(rig, [path])
+    data, sha256 = path.read_bytes(), release.packages[0].sha256
+    wrong = data[:-1] + bytes([data[-1] ^ 1])
+    for body, reason, words in (
+        (wrong, "WrongPackage", "not the one that was signed"),
+        (data + b"more", "InvalidArgument", "larger than its release says"),
+        (data[:-10], "InvalidArgument", "ended early"),
+    ):
+        refused = await refusal(rig.admin().PutRelease(upload_requests(found, sha256, body)))
+        assert refused.reason == reason and words in refused.message
+        (shown,) = (await rig.admin().Releases(operator_pb2.ReleasesRequest())).releases
+        assert not shown.packages[0].complete
+    other = hashlib.sha256(b"other").hexdigest()
+    refused = await refusal(rig.admin().PutRelease(upload_requests(found, other, data)))
+    assert "of no package of this release" in refused.message
+
+
+async def test_a_version_is_one_thing(rig: Rig, tmp_path: Path) -> None:
+    await upload(rig, tmp_path, NEW)
+    changed = package(tmp_path / "changed", NEW, Section="other")
+    _, found = signed(rig, [changed])
+    refused = await refusal(rig.admin().PutRelease(upload_requests(found)))
+    assert refused.reason == "InUse" and "another package of 0.2.0-1 for amd64" in refused.message
+    # Another architecture may be added.
+    both = [package(tmp_path, NEW), package(tmp_path, NEW, "arm64")]
+    _, found = signed(rig, both)
+    await rig.admin().PutRelease(upload_requests(found))
+    (shown,) = (await rig.admin().Releases(operator_pb2.ReleasesRequest())).releases
+    assert {p.arch: p.complete for p in shown.packages} == {"amd64": True, "arm64": False}
+
+
+# --- upgrades -------------------------------------------------------------------------------------
+
+
+def begin(version: str = NEW, **more: Any) -> operator_pb2.UpgradeAgentsRequest:
+    dry_run = more.pop("dry_run", False)
+    asked = {"waves_permille": [1000], "at_once_permille": 0, "soak_s": 0, **more}
+    return operator_pb2.UpgradeAgentsRequest(
+        begin=operator_pb2.BeginUpgrade(version=version, **asked), dry_run=dry_run
+    )
+
+
+async def state(rig: Rig) -> operator_pb2.AgentUpgradeState:
+    """Of the newest."""
+    found = await rig.admin().AgentUpgrades(operator_pb2.AgentUpgradesRequest())
+    first: operator_pb2.AgentUpgradeState = found.upgrades[0]
+    return first
+
+
+async def comes_to(
+    rig: Rig, phase: str, look: Callable[[], None] = lambda: None
+) -> operator_pb2.AgentUpgradeState:
+    deadline = time.monotonic() + 60
+    while (found := await state(rig)).phase != phase:
+        look()
+        assert time.monotonic() < deadline, f"never {phase}: {found}"
+        await asyncio.sleep(0.02)
+    return found
+
+
+async def known(rig: Rig, version: str, count: int) -> None:
+    """Until the orchestrator has heard so many boxes say a version, and what they are."""
+    cache = rig.orchestrator.parts.cache
+
+    def reported() -> bool:
+        return all(cache.node_status(node.name) for node in cache.resources("Node"))
+
+    await until(reported, "all have reported")
+
+    async def counted() -> int:
+        answer = await rig.admin().Releases(operator_pb2.ReleasesRequest())
+        return int(answer.nodes_by_version[version])
+
+    deadline = time.monotonic() + 20
+    while await counted() != count:
+        assert time.monotonic() < deadline, f"{count} nodes with {version}"
+        await asyncio.sleep(0.02)
+
+
+async def test_a_fleet_is_upgraded_in_waves(rig: Rig, tmp_path: Path) -> None:
+    for version in (OLD, NEW):
+        await upload(rig, tmp_path, version)
+    async with boxes(rig, tmp_path / "boxes", 4, 3, OLD) as fleet:
+        await known(rig, OLD, 12)
+        answer = await rig.admin().UpgradeAgents(
+            begin(waves_permille=[100, 500, 1000], at_once_permille=250, soak_s=1)
         )
-        self.desk.publish = self.client.publish_upgrade
+        assert answer.state.nodes == 12 and not answer.warnings
+        most, by_site, waves = 0, Counter[str](), set()
 
-    async def __aenter__(self) -> "Box":
-        self.tasks = [asyncio.create_task(self.desk.run()), asyncio.create_task(self.client.run())]
-        return self
+        def look() -> None:
+            nonlocal most
+            busy = [box for box in fleet if box.installing]
+            most = max(most, len(busy))
+            for site, count in Counter(box.site for box in busy).items():
+                by_site[site] = max(by_site[site], count)
+            done = sum(box.version == NEW for box in fleet)
+            waves.add(done)
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.client.stop(flush_s=0.2)
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-
-
-def said(store: Store) -> list[agent_pb2.UpgradeStatus]:
-    """Of all sessions."""
-    return [status for visit in store.visits for status in visit.of("upgrade")]  # type: ignore[misc]
-
-
-def phases(store: Store) -> list[str]:
-    found = [status.phase for status in said(store)]
-    return [phase for at, phase in enumerate(found) if not at or found[at - 1] != phase]
-
-
-async def tell(store: Store, message: agent_pb2.AgentUpgrade, visit: int = 0) -> None:
-    await eventually(lambda: len(store.visits) > visit)
-    store.visits[visit].say(upgrade=message)
-
-
-def install(files: UpgradeFiles, phase: str = "Done", reason: str = "") -> None:
-    """What the box's installer leaves behind."""
-    order = files.take()
-    assert order is not None
-    outcome = {
-        "id": order["id"], "attempt": order["attempt"], "version": order["wanted"]["version"],
-        "phase": phase, "reason": reason, "message": "", "at_ms": 1,
-    }  # fmt: skip
-    files.write(OUTCOME, outcome)
-    files.remove(TAKEN)
+        for box in fleet:
+            box.work_s = 0.3
+        found = await comes_to(rig, "Done", look)
+        assert (found.done, found.failed, found.waiting) == (12, 0, 0)
+        assert {box.version for box in fleet} == {NEW}
+        assert 1 <= most <= 3, "never more than the share at once"
+        assert max(by_site.values()) == 1, "one of a site"
+        assert {2, 6} <= waves, f"it stopped at each wave, and soaked: {sorted(waves)}"
+        whole = package(tmp_path, NEW).read_bytes()
+        assert all(box.fetched[0] == whole for box in fleet)
+        # Its orders are swept.
+        cache = rig.orchestrator.parts.cache
+        await until(lambda: not cache.kept(keys.AGENT_VERSIONS), "orders swept")
+        await known(rig, NEW, 12)
+        shown = await rig.admin().Get(operator_pb2.GetRequest(ref=ref("Node", "s0-n0")))
+        conditions = json.loads(shown.resource.status_json)["conditions"]
+        (upgrading,) = (item for item in conditions if item["type"] == "Upgrading")
+        assert (upgrading["status"], upgrading["reason"]) == (False, "Done")
+        assert upgrading["message"] == "to 0.2.0-1"
 
 
-async def test_it_fetches_both_packages_orders_and_tells_what_became_of_it(
-    tmp_path: Path, ca: Ca, store: Store
+async def test_a_bad_version_pauses_it_and_goes_no_further(rig: Rig, tmp_path: Path) -> None:
+    for version in (OLD, BAD):
+        await upload(rig, tmp_path, version)
+    async with boxes(rig, tmp_path / "boxes", 3, 2, OLD) as fleet:
+        await known(rig, OLD, 6)
+        for box in fleet:
+            box.bad.add(BAD)
+        await rig.admin().UpgradeAgents(begin(BAD, waves_permille=[100, 1000]))
+        found = await comes_to(rig, "Paused")
+        assert found.reason == "TooManyFailed" and "NotWell" in found.message
+        assert (found.done, found.failed) == (0, 1)
+        assert found.shown[0].reason == "NotWell" and found.shown[0].phase == "Failed"
+        assert {box.version for box in fleet} == {OLD}
+        assert sum(bool(box.told) for box in fleet) == 1
+        # Only that one tries once more after a resume, and it comes through now.
+        for box in fleet:
+            box.bad.clear()
+        await rig.admin().UpgradeAgents(operator_pb2.UpgradeAgentsRequest(resume=found.id))
+        found = await comes_to(rig, "Done")
+        assert (found.done, found.failed) == (6, 0)
+        assert max(order.attempt for box in fleet for order in box.told) == 2
+        events = rig.orchestrator.parts.events
+        reasons = {event.reason for event in events.list()}
+        assert {"UpgradeRolledBack", "UpgradePaused", "UpgradeDone", "UpgradeFailed"} <= reasons
+
+
+async def test_without_a_way_back_it_is_refused(rig: Rig, tmp_path: Path) -> None:
+    await upload(rig, tmp_path, NEW)
+    async with boxes(rig, tmp_path / "boxes", 1, 2, OLD):
+        await known(rig, OLD, 2)
+        refused = await refusal(rig.admin().UpgradeAgents(begin()))
+        assert refused.code is grpc.StatusCode.FAILED_PRECONDITION
+        assert refused.reason == "MissingPackages"
+        assert "no package of 0.1.0-1 for amd64 is here, for s0-n0, s0-n1" in refused.message
+        assert "edgectl agent upload" in refused.detail.hint
+        refused = await refusal(rig.admin().UpgradeAgents(begin("9.9")))
+        assert refused.reason == "NotFound" and "there are: 0.2.0-1" in refused.message
+
+
+async def test_a_dry_run_begins_nothing_and_a_second_one_is_refused(
+    rig: Rig, tmp_path: Path
 ) -> None:
-    write_identity(tmp_path, ca, [store.endpoint])
-    async with Box(tmp_path) as box:
-        await tell(store, telling(ca))
-        await eventually(lambda: box.files.exists(ORDER), 20)
-        order = box.files.read(ORDER)
-        assert order is not None
-        assert half_of(order, "wanted", "amd64").release.version == NEW
-        for version, data in PACKAGES.items():
-            assert box.files.package(SHA256[version]).read_bytes() == data
-        box.files.take()
-        await eventually(lambda: phases(store) == ["Downloading", "Installing"])
-    (tmp_path / "schema").unlink()  # as if the old one had written none
-    # dpkg ends the agent; the new one takes up where it was.
-    async with Box(tmp_path, Here(NEW, "amd64", 1)) as box:
-        await eventually(lambda: len(store.visits) == 2 and store.visits[1].of("upgrade"))
-        assert said(store)[-1].phase == "Installing"
-        assert not (tmp_path / "schema").exists(), "on trial: the old one must be able to read it"
-        install(box.files)
-        await eventually(lambda: phases(store)[-1] == "Done")
-        assert (tmp_path / "schema").read_text() == "1\n"
-        last = said(store)[-1]
-        assert (last.id, last.attempt, last.version) == ("u1", 1, NEW)
-    # And again after each Welcome.
-    async with Box(tmp_path, Here(NEW, "amd64", 1)):
-        await eventually(lambda: len(store.visits) == 3 and store.visits[2].of("upgrade"))
-        assert said(store)[-1].phase == "Done"
-
-
-async def test_an_outcome_is_final_until_it_is_told_anew(
-    tmp_path: Path, ca: Ca, store: Store
-) -> None:
-    write_identity(tmp_path, ca, [store.endpoint])
-    async with Box(tmp_path) as box:
-        await tell(store, telling(ca))
-        await eventually(lambda: box.files.exists(ORDER), 20)
-        install(box.files, "RolledBack", "NotWell")
-        await eventually(lambda: phases(store)[-1:] == ["RolledBack"])
-        await tell(store, telling(ca))  # after another Welcome, say
-        await tell(store, telling(ca, attempt=2))
-        await eventually(lambda: box.files.exists(ORDER), 20)
-        order = box.files.read(ORDER)
-        assert order is not None and order["attempt"] == 2
-        fetched = store.offsets[SHA256[NEW]]
-        assert fetched == [0], "what is here is not fetched again"
-
-
-async def test_what_was_fetched_before_a_break_is_not_fetched_again(
-    tmp_path: Path, ca: Ca, store: Store
-) -> None:
-    write_identity(tmp_path, ca, [store.endpoint])
-    store.cut_after = 1 << 19
-    async with Box(tmp_path) as box:
-        await tell(store, telling(ca))
-        await eventually(lambda: box.files.exists(ORDER), 20)
-    offsets = store.offsets[SHA256[NEW]]
-    assert len(offsets) == 3 and offsets == [0, 1 << 19, 1 << 20]
-    troubles = [status.message for status in said(store) if status.phase == "Downloading"]
-    assert any("UNAVAILABLE" in message for message in troubles)
-
-
-async def test_a_session_that_ends_ends_no_download(tmp_path: Path, ca: Ca, store: Store) -> None:
-    write_identity(tmp_path, ca, [store.endpoint])
-    store.held.clear()
-    async with Box(tmp_path) as box:
-        await tell(store, telling(ca))
-        await eventually(lambda: store.offsets)
-        store.visits[0].say(goodbye=agent_pb2.Goodbye(reason="Restarting"))
-        await tell(store, telling(ca), visit=1)
-        store.held.set()
-        await eventually(lambda: box.files.exists(ORDER), 20)
+    for version in (OLD, NEW):
+        await upload(rig, tmp_path, version)
+    async with boxes(rig, tmp_path / "boxes", 1, 1, NEW) as fleet:
+        await known(rig, NEW, 1)
+        answer = await rig.admin().UpgradeAgents(begin(OLD, dry_run=True))
+        assert "go back to 0.1.0-1" in answer.warnings[0]
+        assert not (await rig.admin().AgentUpgrades(operator_pb2.AgentUpgradesRequest())).upgrades
+        fleet[0].work_s = 60.0
+        first = (await rig.admin().UpgradeAgents(begin(OLD))).state
+        await until(lambda: fleet[0].installing, "it installs")
+        refused = await refusal(rig.admin().UpgradeAgents(begin(OLD)))
+        assert refused.reason == "InUse" and first.id in refused.message
+        for version in (OLD, NEW):
+            request = operator_pb2.DeleteReleaseRequest(version=version)
+            assert (await refusal(rig.admin().DeleteRelease(request))).reason == "InUse"
+        wrong = operator_pb2.UpgradeAgentsRequest(pause="7-beef")
+        assert (await refusal(rig.admin().UpgradeAgents(wrong))).reason == "NotFound"
+        ended = operator_pb2.UpgradeAgentsRequest(abort=first.id)
+        answer = await rig.admin().UpgradeAgents(ended)
+        assert answer.state.phase == "Aborted" and answer.state.under_way == 1
+        assert (await rig.admin().UpgradeAgents(ended)).state.phase == "Aborted", "again"
 
 
 @pytest.mark.parametrize(
-    ("changes", "here", "reason"),
+    ("wrong", "words"),
     [
-        ({"foreign": True}, Here(OLD, "amd64", 1), "BadSignature"),
-        ({"tampered": True}, Here(OLD, "amd64", 1), "BadSignature"),
-        ({}, Here(OLD, "amd64", 2), "OlderState"),
-        ({}, Here(OLD, "arm64", 1), "OtherArchitecture"),
-        ({}, Here("0.0.9-1", "amd64", 1), "OtherPresent"),
-        ({}, Here(OLD, "amd64", 1, "no package"), "NotPackaged"),
+        ({"waves_permille": []}, "waves are"),
+        ({"waves_permille": [100]}, "the last is 100%"),
+        ({"waves_permille": [100, 100, 1000]}, "rising"),
+        ({"waves_permille": [0, 1000]}, "rising"),
+        ({"at_once_permille": 2000}, "0% to 100%"),
+        ({"soak_s": -1}, "soak"),
+        ({"patience_s": 1}, "patience"),
+        ({"failures_max": -1}, "may fail"),
+        ({"sites": ["nowhere"]}, "there is no site 'nowhere'"),
+        ({"nodes": ["nobody"]}, "there is no node 'nobody'"),
     ],
 )
-async def test_what_must_not_be_is_refused_and_nothing_is_fetched(
-    tmp_path: Path, ca: Ca, store: Store, changes: dict[str, bool], here: Here, reason: str
-) -> None:
-    write_identity(tmp_path, ca, [store.endpoint])
-    message = telling(ca)
-    if "foreign" in changes:
-        message.wanted.CopyFrom(signed(Ca("another"), NEW))
-    if "tampered" in changes:
-        message.wanted.release = message.wanted.release.replace(b"0.2.0", b"0.2.1")
-    async with Box(tmp_path, here) as box:
-        await tell(store, message)
-        await eventually(lambda: said(store), 20)
-        assert (said(store)[-1].phase, said(store)[-1].reason) == ("Refused", reason)
-        assert not store.offsets
-        await eventually(lambda: box.files.exists(OUTCOME))
-    async with Box(tmp_path, here):
-        await eventually(lambda: len(store.visits) == 2 and store.visits[1].of("upgrade"))
-        assert said(store)[-1].reason == reason
+async def test_what_none_may_ask(rig: Rig, wrong: dict[str, Any], words: str) -> None:
+    refused = await refusal(rig.admin().UpgradeAgents(begin(**wrong)))
+    assert words in refused.message
 
 
-async def test_a_package_that_is_not_what_was_signed_is_refused(
-    tmp_path: Path, ca: Ca, store: Store
-) -> None:
-    write_identity(tmp_path, ca, [store.endpoint])
-    store.packages[SHA256[NEW]] = b"x" * len(PACKAGES[NEW])
-    async with Box(tmp_path) as box:
-        await tell(store, telling(ca))
-        await eventually(lambda: phases(store)[-1:] == ["Refused"], 20)
-        assert said(store)[-1].reason == "BadPackage"
-        assert not box.files.part(SHA256[NEW]).exists() and not box.files.exists(ORDER)
+async def test_a_pause_calls_back_who_has_not_begun(rig: Rig, tmp_path: Path) -> None:
+    for version in (OLD, NEW):
+        await upload(rig, tmp_path, version)
+    async with boxes(rig, tmp_path / "boxes", 1, 1, OLD) as fleet:
+        await known(rig, OLD, 1)
+        box = fleet[0]
+        hold = _Held(box)
+        first = (await rig.admin().UpgradeAgents(begin())).state
+        await until(lambda: bool(box.told), "it is told")
+        await rig.admin().UpgradeAgents(operator_pb2.UpgradeAgentsRequest(pause=first.id))
+        await until(lambda: box.told[-1].withdrawn, "its order is withdrawn")
+        hold.release()
+        assert (await state(rig)).waiting + (await state(rig)).done == 0
+        await rig.admin().UpgradeAgents(operator_pb2.UpgradeAgentsRequest(resume=first.id))
+        assert (await comes_to(rig, "Done")).done == 1
 
 
-async def test_a_package_that_does_not_end_is_refused(tmp_path: Path, ca: Ca, store: Store) -> None:
-    write_identity(tmp_path, ca, [store.endpoint])
-    store.packages[SHA256[NEW]] = PACKAGES[NEW] * 2
-    async with Box(tmp_path):
-        await tell(store, telling(ca))
-        await eventually(lambda: phases(store)[-1:] == ["Refused"], 20)
-        assert said(store)[-1].reason == "BadPackage"
+class _Held:
+    """A box that takes long to begin."""
+
+    def __init__(self, box: Box) -> None:
+        self._go = asyncio.Event()
+        become = box._become
+
+        async def later(said: agent_pb2.AgentUpgrade) -> None:
+            await self._go.wait()
+            await become(said)
+
+        box._become = later  # type: ignore[method-assign]
+
+    def release(self) -> None:
+        self._go.set()
 
 
-async def test_without_room_nothing_is_fetched(
-    tmp_path: Path, ca: Ca, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_identity(tmp_path, ca, [store.endpoint])
-    monkeypatch.setattr(fetch, "ROOM_LEFT_BYTES", 1 << 60)
-    async with Box(tmp_path):
-        await tell(store, telling(ca))
-        await eventually(lambda: phases(store)[-1:] == ["Refused"], 20)
-        assert said(store)[-1].reason == "NoRoom" and not store.offsets
-
-
-async def test_it_is_withdrawn_while_packages_come(tmp_path: Path, ca: Ca, store: Store) -> None:
-    write_identity(tmp_path, ca, [store.endpoint])
-    store.held.clear()
-    async with Box(tmp_path) as box:
-        await tell(store, telling(ca))
-        await eventually(lambda: store.offsets)
-        await tell(store, agent_pb2.AgentUpgrade(id="u1", withdrawn=True))
-        await eventually(lambda: box.desk.status() is None)
-        store.held.set()
-        await tell(store, telling(ca, id="u2"))
-        await eventually(lambda: box.files.exists(ORDER), 20)
-        order = box.files.read(ORDER)
-        assert order is not None and order["id"] == "u2"
-
-
-async def test_an_order_that_nobody_takes_is_taken_back(
-    tmp_path: Path, ca: Ca, store: Store
-) -> None:
-    write_identity(tmp_path, ca, [store.endpoint])
-    async with Box(tmp_path, untaken_s=0.1) as box:
-        await tell(store, telling(ca))
-        await eventually(lambda: phases(store)[-1:] == ["Refused"], 20)
-        assert said(store)[-1].reason == "NoInstaller" and not box.files.exists(ORDER)
+async def test_a_restarted_orchestrator_goes_on(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        for version in (OLD, NEW):
+            await upload(rig, tmp_path, version)
+        async with boxes(rig, tmp_path / "boxes", 2, 2, OLD) as fleet:
+            await known(rig, OLD, 4)
+            for box in fleet:
+                box.work_s = 0.3
+            await rig.admin().UpgradeAgents(begin(waves_permille=[500, 1000], soak_s=1))
+            await until(lambda: any(box.version == NEW for box in fleet), "one came through")
+            await rig.orchestrator.stop()
+            again = type(rig.orchestrator)(rig.config)
+            await again.start()
+            rig.orchestrator = again
+            try:
+                found = await comes_to(rig, "Done")
+            finally:
+                await again.stop()
+            assert (found.done, found.failed) == (4, 0)
+            assert all(len({o.attempt for o in box.told}) == 1 for box in fleet)
