@@ -89,7 +89,9 @@ class DebianRoot(Root):
         self._system.kill()
         self._system.wait()
         self._system, self._init = None, 0
-        self.run("find", "/run", "-xdev", "-mindepth", "1", "-delete")
+        run, sys = f"{self.base}/root/run", f"{self.base}/root/sys"
+        script = f"umount -lR {run} && umount -lR {sys} && mount -t tmpfs none {run}"
+        subprocess.run([*self.entering(), "sh", "-c", script], check=True)
 
     def pretend_systemd(self) -> None:
         """As if systemd ran; what it is asked is in `calls`."""
