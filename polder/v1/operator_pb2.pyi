@@ -3454,7 +3454,9 @@ class BeginUpgrade(_message.Message):
     patience_s: _builtins.int
     """For a new agent to be well, before its box goes back by itself. 0: as the orchestrator has it."""
     failures_max: _builtins.int
-    """It pauses when more failed."""
+    """It pauses when more failed. -1: none may in fleets of less than a hundred, and else one in a
+    hundred of those whose wave has come.
+    """
     @_builtins.property
     def waves_permille(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Cumulative shares of the chosen nodes, in thousandths, rising; the last is 1000."""
