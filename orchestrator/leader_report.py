@@ -23,6 +23,7 @@ _WARNING = common_pb2.EVENT_TYPE_WARNING
 _ALARMING = {
     Cause.NODE_LOST,
     Cause.UNSATISFIABLE,
+    Cause.IMAGE_PLATFORM,
     Cause.UNTOLERATED,
     Cause.NON_COMPLIANT,
     Cause.PREEMPTED,

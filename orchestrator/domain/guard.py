@@ -31,6 +31,7 @@ EXPLICIT = frozenset(
         Cause.REPLACED,
         Cause.JOB_RETRY,
         Cause.JOB_FAILED,
+        Cause.IMAGE_PLATFORM,
     }
 )
 """Stops that were asked for, or after which as much runs as before. All others are counted, also

@@ -34,6 +34,7 @@ class Cause(StrEnum):
     NODE_DELETED = "NodeDeleted"
     UNTOLERATED = "Untolerated"
     UNSATISFIABLE = "Unsatisfiable"
+    IMAGE_PLATFORM = "ImagePlatform"  # it never started: its image is not for the node
     NON_COMPLIANT = "NonCompliant"  # its site no longer meets its policy; a replacement is ready
     PREEMPTED = "Preempted"  # its room goes to a workload of higher priority
     REPLACEMENT_FAILED = (

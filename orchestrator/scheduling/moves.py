@@ -194,7 +194,7 @@ class Moves(Exclusives):
             return None
         assert holder.row is not None
         if text := self._wrong_image(holder):
-            return Cause.UNSATISFIABLE, text
+            return Cause.IMAGE_PLATFORM, text
         if not self._staying()[holder.row]:
             broken = filters.reasons(filters.STAYING_RULES, self._table, self._need, holder.row)
             if broken:

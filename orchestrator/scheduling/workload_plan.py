@@ -150,7 +150,7 @@ class WorkloadPlan(Changes):
             if broken:
                 return cause_of(broken), broken[0].text
             if text := self._wrong_image(holder):
-                return Cause.UNSATISFIABLE, text
+                return Cause.IMAGE_PLATFORM, text
         mode, count = self._workload.mode.value, self._workload.count
         return Cause.SCALED_DOWN, f"workload {self._workload.name} now asks for {mode}: {count}"
 

@@ -156,7 +156,7 @@ def test_one_per_node_goes_from_where_it_cannot_run_and_does_not_come_back() -> 
     fleet.want("web", mode=Mode.PER_NODE)
     plans = [fleet.step() for _ in range(3)]
     stops = [stop for plan in plans for stop in plan.stop]
-    assert [(stop.node, stop.cause) for stop in stops] == [("pi", Cause.UNSATISFIABLE)]
+    assert [(stop.node, stop.cause) for stop in stops] == [("pi", Cause.IMAGE_PLATFORM)]
     fleet.settle()
     assert fleet.world.where() == {"web-one": "one", "web-two": "two"}
 
