@@ -1,36 +1,57 @@
 """Gives back the memory that only the start needed. `agent/service.py` calls it now and then.
 
-Loading Python and gRPC touches 18 MB of their code; a running agent uses a third of it. The rest
+Loading Python and gRPC touches 20 MB of their files; a running agent uses a fifth of it. The rest
 stays resident until the kernel runs short, memory that containers could have had. On clean, private
 mappings of files madvise(MADV_DONTNEED) drops those pages; what is used after all comes back from
-the page cache, or from the file, by itself (madvise(2)).
+the page cache, or from the file, by itself (madvise(2)). The allocator keeps what was freed between
+things that live on: malloc_trim(3) gives that back, too.
 
-Only executable mappings without a single anonymous page are touched: pages of any other kind may
-hold what the dynamic linker wrote into them.
+Only read-only mappings without a single anonymous page are touched: pages of any other kind may
+hold what the dynamic linker or the program wrote into them.
+
+What comes back comes in pieces of 64 KB, since the kernel maps what lies around a page that is
+missed, but never beyond the mapping. So large ones are divided: advice that is of no consequence
+for them (whether to dump them) is given to every other window of 16 KB. Measured: 5 of 37 MB, for
+1,500 mappings instead of 200, some 0.3 MB in the kernel.
 """
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-MADV_DONTNEED = 4
+MADV_DONTNEED, MADV_DONTDUMP = 4, 16
+WINDOW = max(16_384, os.sysconf("SC_PAGE_SIZE"))
+LARGE = 16 * WINDOW
+_READ_ONLY = ("r-xp", "r--p")
+
+Span = tuple[int, int]
+"""Start and end."""
 
 
-def clean_code(smaps: Iterable[str]) -> Iterator[tuple[int, int]]:
-    """(start, end) of the mappings in the text of /proc/PID/smaps that can be read again."""
-    span: tuple[int, int] | None = None
+def clean_files(smaps: Iterable[str]) -> Iterator[Span]:
+    """The mappings in the text of /proc/PID/smaps that can be read again."""
+    span: Span | None = None
     for line in smaps:
         words = line.split()
         if not words[0].endswith(":"):  # a mapping's first line: range, permissions, ..., path
-            is_code = len(words) > 5 and words[1] == "r-xp" and ".so" in words[5]
+            is_file = len(words) > 5 and words[1] in _READ_ONLY and words[5].startswith("/")
             start, _, end = words[0].partition("-")
-            span = (int(start, 16), int(end, 16)) if is_code and words[-1] != "(deleted)" else None
+            span = (int(start, 16), int(end, 16)) if is_file and words[-1] != "(deleted)" else None
         elif words[0] == "Anonymous:" and span is not None:
             if words[1] == "0":
                 yield span
             span = None
+
+
+def windows(spans: Iterable[Span]) -> Iterator[Span]:
+    """Every other window of those that are large; none of what is divided already."""
+    for start, end in spans:
+        if end - start >= LARGE:
+            for at in range(start, end, 2 * WINDOW):
+                yield at, min(at + WINDOW, end)
 
 
 def trim() -> None:
@@ -39,8 +60,15 @@ def trim() -> None:
         import ctypes
 
         libc = ctypes.CDLL(None, use_errno=True)
-        spans = list(clean_code(Path("/proc/self/smaps").read_text().splitlines()))
-        for start, end in spans:
-            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED)
+
+        def advise(spans: Iterable[Span], advice: int) -> None:
+            for start, end in spans:
+                libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice)
+
+        with Path("/proc/self/smaps").open() as smaps:
+            spans = list(clean_files(smaps))
+        advise(spans, MADV_DONTNEED)
+        advise(windows(spans), MADV_DONTDUMP)
+        libc.malloc_trim(ctypes.c_size_t(0))
     except (OSError, ImportError, AttributeError, ValueError) as error:
         log.debug("memory not given back", extra={"error": str(error)})

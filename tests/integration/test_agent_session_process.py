@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from agent.hardware import shelf
+from bench import memory
 from polder.v1 import agent_pb2, plan_pb2
 from tests.integration.agent_fakes import DOMAIN, Ca, Orchestrator, eventually, write_identity
 
 AGENT = [sys.executable, "-m", "agent"]
 TEMPLATE = json.dumps({"containers": [{"name": "app", "image": "app:1"}]}).encode()
-PSS_MAX_MB = 40.0
+PSS_MAX_MB = 34.0  # the switch has the rest of 40
 
 
 def plan(generation: int, replicas: int) -> plan_pb2.NodePlan:
@@ -42,13 +43,6 @@ def plan(generation: int, replicas: int) -> plan_pb2.NodePlan:
         ],
         assignment_count=replicas,
     )
-
-
-def pss_mb(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError("no Pss")
 
 
 class Process:
@@ -125,7 +119,8 @@ async def test_runs_a_plan_stays_small_and_stops_gracefully(tmp_path, server, ag
     maps = Path(f"/proc/{agent.pid}/maps").read_text()
     for unwanted in ("_ssl.", "libssl", "libcrypto", "cryptography"):
         assert unwanted not in maps
-    assert pss_mb(agent.pid) <= PSS_MAX_MB
+    if os.geteuid() == 0:  # it gives back what the start needed after some seconds
+        await eventually(lambda: memory.alone([agent.pid]).pss_mb <= PSS_MAX_MB, 60)
 
     await eventually(lambda: json.loads(status_of(tmp_path).stdout)["session"])
     shown = json.loads(status_of(tmp_path).stdout)

@@ -11,7 +11,6 @@ from agent import connection_policy as policy
 from agent.connection_policy import Attempts
 from agent.outbox import BATCH_REPLICAS, EventQueue, Outbox, Overflow
 from agent.plan_intake import PlanIntake
-from agent.trim import clean_code
 from polder.v1 import agent_pb2, common_pb2, plan_pb2
 
 THREE = Attempts(("a", "b", "c"))
@@ -400,25 +399,3 @@ async def test_a_refused_plan_is_not_tried_twice() -> None:
     keeper = SlowKeeper("BadSignature")
     intake, acks = await settle(keeper, 7)
     assert keeper.offered == [7] and not acks[-1].accepted and intake.lag == 0
-
-
-# --- memory ---------------------------------------------------------------------------------------
-
-
-def test_only_clean_code_is_given_back() -> None:
-    smaps = """\
-1000-2000 r-xp 00000000 fe:00 12   /lib/a.so.1
-Rss:                   4 kB
-Anonymous:             0 kB
-2000-3000 r--p 00000000 fe:00 12   /lib/a.so.1
-Anonymous:             0 kB
-3000-4000 r-xp 00000000 fe:00 13   /lib/patched.so
-Anonymous:             4 kB
-4000-5000 r-xp 00000000 fe:00 14   /lib/gone.so (deleted)
-Anonymous:             0 kB
-5000-6000 rw-p 00000000 00:00 0
-Anonymous:             4 kB
-6000-7000 r-xp 00000000 00:00 0   [vdso]
-Anonymous:             0 kB
-"""
-    assert list(clean_code(smaps.splitlines())) == [(0x1000, 0x2000)]
