@@ -277,6 +277,8 @@ def _sign_release(options: argparse.Namespace) -> int:
         release, signed = issue_release(options.dir, options.region, packages, time.time())
     except InvalidRelease as error:
         raise ConfigError(str(error)) from error
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}") from error
     write_file(options.out, f"{signed}\n".encode(), mode=0o644)
     by = f"the CA of region {options.region}" if options.region else "the root"
     _say(

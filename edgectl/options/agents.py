@@ -55,10 +55,11 @@ def _upgrade(p: Parser) -> None:
     )
     p.add_argument(
         "--failures",
-        default=0,
+        default=-1,
         type=int,
         metavar="N",
-        help="it pauses when more nodes than this failed (default 0)",
+        help="it pauses when more nodes than this failed (default 0; of a hundred nodes and more "
+        "one in a hundred of those whose wave has come)",
     )
     p.add_argument(
         "--site", action="append", default=[], metavar="SITE", help="only these; may be repeated"
@@ -123,7 +124,7 @@ AGENTS = (
                 "begin an upgrade in waves; boxes that do not come through go back by themselves",
                 _upgrade,
                 "agent:upgrade",
-                example="agent upgrade --version 0.2.0-1 --waves 1%%,10%%,100%%",
+                example="agent upgrade --version 0.2.0-1 --waves 1%,10%,100%",
             ),
             Verb(
                 "status",

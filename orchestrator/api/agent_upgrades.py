@@ -20,6 +20,7 @@ from orchestrator.catching_up import catch_up
 from orchestrator.domain.freezes import freezes_in
 from orchestrator.domain.releases import Releases, releases_in
 from orchestrator.domain.upgrade_state import (
+    FAILURES_BY_SHARE,
     FAILURES_LIMIT,
     PATIENCE_S,
     WHOLE,
@@ -173,7 +174,7 @@ class AgentUpgrades:
         if not PATIENCE_S_MIN <= patience_s <= PATIENCE_S_MAX:
             least, most = format_duration(PATIENCE_S_MIN), format_duration(PATIENCE_S_MAX)
             raise invalid(f"the patience for one box is {least} to {most}", "--patience 5m")
-        if not 0 <= begin.failures_max <= FAILURES_LIMIT:
+        if not FAILURES_BY_SHARE <= begin.failures_max <= FAILURES_LIMIT:
             raise invalid(f"up to {FAILURES_LIMIT} nodes may fail", "--failures 0")
         sites, nodes = tuple(dict.fromkeys(begin.sites)), tuple(dict.fromkeys(begin.nodes))
         if len(sites) + len(nodes) > NAMED_MAX:

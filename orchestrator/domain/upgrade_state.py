@@ -16,6 +16,8 @@ WHOLE = 1000
 PATIENCE_S = 300
 """For a new agent to be well, before its box goes back by itself."""
 FAILURES_LIMIT = 1000
+FAILURES_BY_SHARE = -1
+""""How many may fail" that goes by the size of the fleet: see `upgrades.failures_allowed`."""
 
 
 class Phase(StrEnum):

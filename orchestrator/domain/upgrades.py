@@ -32,6 +32,8 @@ from math import ceil
 
 from orchestrator.domain.upgrade_state import (
     FAILED,
+    FAILURES_BY_SHARE,
+    FAILURES_LIMIT,
     INSTALLING,
     WHOLE,
     Failure,
@@ -170,6 +172,14 @@ def _beside_dark(judged: Judged, dark: Mapping[str, str]) -> Judged:
     return Judged(judged.box, Standing.WAITING, "SiteNotWell", text)
 
 
+def failures_allowed(upgrade: Upgrade, count: int) -> int:
+    """With more failed of `count` boxes it pauses."""
+    if upgrade.failures_max != FAILURES_BY_SHARE:
+        return upgrade.failures_max
+    share = reach(upgrade, count, upgrade.wave) // 100
+    return min(share, FAILURES_LIMIT) if count >= 100 else 0
+
+
 def counts(judged: Iterable[Judged]) -> Counter[Standing]:
     return Counter(item.standing for item in judged)
 
@@ -198,10 +208,9 @@ def step(upgrade: Upgrade, boxes: Iterable[Box], now: float, *, frozen: bool = F
     before = upgrade
     upgrade = _noted(upgrade, judged, now)
     lost = tuple((n, f) for n, f in upgrade.failed.items() if before.failed.get(n) != f)
-    if upgrade.phase is Phase.RUNNING and len(upgrade.failed) > upgrade.failures_max:
-        text = (
-            f"{len(upgrade.failed)} failed, of {upgrade.failures_max} that may: {_named(upgrade)}"
-        )
+    allowed = failures_allowed(upgrade, len(ordered))
+    if upgrade.phase is Phase.RUNNING and len(upgrade.failed) > allowed:
+        text = f"{len(upgrade.failed)} failed, of {allowed} that may: {_named(upgrade)}"
         upgrade = upgrade.paused("TooManyFailed", text)
         return Decision(upgrade, withdraw=_idle(judged), news=(text,), lost=lost)
     if upgrade.phase is Phase.PAUSED:

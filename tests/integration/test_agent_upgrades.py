@@ -304,7 +304,7 @@ async def test_a_dry_run_begins_nothing_and_a_second_one_is_refused(
         ({"at_once_permille": 2000}, "0% to 100%"),
         ({"soak_s": -1}, "soak"),
         ({"patience_s": 1}, "patience"),
-        ({"failures_max": -1}, "may fail"),
+        ({"failures_max": -2}, "may fail"),
         ({"sites": ["nowhere"]}, "there is no site 'nowhere'"),
         ({"nodes": ["nobody"]}, "there is no node 'nobody'"),
     ],

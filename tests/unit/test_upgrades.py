@@ -22,6 +22,7 @@ from orchestrator.domain.upgrades import (
     Decision,
     Standing,
     at_once_limit,
+    failures_allowed,
     in_order,
     judge,
     reach,
@@ -186,6 +187,14 @@ def test_how_far_waves_reach(count: int, wave: int, reached: int) -> None:
 )
 def test_how_many_may_be_under_way(count: int, wave: int, at_once: int, limit: int) -> None:
     assert at_once_limit(replace(UPGRADE, wave=wave, at_once=at_once), count) == limit
+
+
+@pytest.mark.parametrize(
+    ("count", "wave", "allowed"), [(99, 2, 0), (100, 0, 0), (100, 2, 1), (10_000, 1, 10)]
+)
+def test_how_many_may_fail_by_share(count: int, wave: int, allowed: int) -> None:
+    upgrade = replace(UPGRADE, wave=wave, failures_max=-1)
+    assert failures_allowed(upgrade, count) == allowed
 
 
 def test_a_wave_is_spread_over_sites() -> None:
