@@ -98,20 +98,29 @@ def issue(
 
 
 def _control_fields(path: Path, file: BinaryIO) -> dict[str, str]:
+    """Of a package that is whole: each member is as long as it says, and the files are there."""
+    found: dict[str, str] = {}
+    names = []
     for name, size in _members(path, file):
-        if not name.startswith("control.tar"):
-            file.seek(size + size % 2, io.SEEK_CUR)
-            continue
-        if size > _CONTROL_MAX:
-            break
-        try:
-            with tarfile.open(fileobj=io.BytesIO(file.read(size))) as archive:
-                control = archive.extractfile("./control")
-                text = control.read().decode() if control is not None else ""
-        except (tarfile.TarError, KeyError, UnicodeDecodeError, EOFError) as error:
-            raise InvalidRelease(f"{path}: its {name} cannot be read: {error}") from error
-        return _fields(text)
-    raise InvalidRelease(f"{path} is no Debian package")
+        names.append(name.partition(".")[0])
+        start = file.tell()
+        if name.startswith("control.tar") and size <= _CONTROL_MAX:
+            found = _fields(_control(path, name, file.read(size)))
+        file.seek(start + size + size % 2)
+    if names != ["debian-binary", "control", "data"]:
+        raise InvalidRelease(f"{path} is no Debian package, or not a whole one")
+    if file.tell() > path.stat().st_size:
+        raise InvalidRelease(f"{path} was cut off")
+    return found
+
+
+def _control(path: Path, name: str, data: bytes) -> str:
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            control = archive.extractfile("./control")
+            return control.read().decode() if control is not None else ""
+    except (tarfile.TarError, KeyError, UnicodeDecodeError, EOFError) as error:
+        raise InvalidRelease(f"{path}: its {name} cannot be read: {error}") from error
 
 
 def _members(path: Path, file: BinaryIO) -> Iterator[tuple[str, int]]:
