@@ -18,6 +18,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent import connection_policy as policy
 from agent import state_form
@@ -42,11 +43,13 @@ from agent.state import PlanKeeper
 from agent.status_file import StatusFile
 from agent.supervisor import Supervisor, SupervisorConfig
 from agent.trim import trim
-from agent.upgrade import box as upgrade_box
-from agent.upgrade.desk import Desk
 from agent.upgrade.files import UpgradeFiles
+from agent.upgrade.upgrades import Upgrades
 from polder.overrides import Override
 from polder.v1 import agent_pb2, common_pb2
+
+if TYPE_CHECKING:
+    from agent.upgrade.desk import Desk
 
 log = logging.getLogger(__name__)
 
@@ -160,9 +163,7 @@ class Agent:
         self._affairs = Affairs(book.journal, book.directory)
         sources = ReplicaSources(self.supervisor, runtime)
         self.relays = RelayHub(sources)
-        self.upgrades = Desk(
-            UpgradeFiles(config.state_dir), store, lambda: upgrade_box.here(config, inventory.arch)
-        )
+        self.upgrades = Upgrades(UpgradeFiles(config.state_dir), self._upgrade_desk)
         self.client = SessionClient(
             store,
             self.node,
@@ -226,6 +227,14 @@ class Agent:
             publish(event)
 
         return server, saw
+
+    def _upgrade_desk(self) -> "Desk":
+        from agent.upgrade import box
+        from agent.upgrade.desk import Desk
+
+        config, arch = self._config, self.node.inventory.arch
+        files = UpgradeFiles(config.state_dir)
+        return Desk(files, self._store, lambda: box.here(config, arch))
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Until `stopping` is set. Containers run on afterwards."""

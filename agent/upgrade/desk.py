@@ -1,8 +1,8 @@
 """Upgrades of this agent: hears what it is to become, gets it ready, and lets the box install it.
 
-`agent/service.py` runs one Desk for as long as the agent lives; `agent/session_stream.py` hands in
-what an orchestrator says and asks what to answer. What follows from what is pure
-(`agent/domain/upgrade.py`). The installer is no part of the agent: it ends it.
+`upgrades.py` makes one Desk once there is something to do, and hands in what an orchestrator says.
+What follows from what is pure (`agent/domain/upgrade.py`). The installer is no part of the agent:
+it ends it.
 """
 
 import asyncio
@@ -50,7 +50,8 @@ UNTAKEN_S = 120.0  # systemd starts the installer within a second
 
 
 class Desk:
-    """`here` tells what runs on this box, `publish` that there is something to say."""
+    """First `boot`, then `run`. `here` tells what runs on this box, `publish` that there is
+    something to say."""
 
     def __init__(
         self,
@@ -109,12 +110,11 @@ class Desk:
 
     async def run(self) -> None:
         """Until cancelled. What goes wrong with an upgrade never ends the agent."""
-        await self._boot()
         while True:
             self._changed.clear()
             if self._state.phase in (Phase.IDLE, Phase.ENDED):
-                await self._changed.wait()
                 await self._settle()
+                await self._changed.wait()
                 continue
             state = self._state
             work = asyncio.create_task(self._work(state))
@@ -128,9 +128,8 @@ class Desk:
                 await asyncio.gather(work, changed, return_exceptions=True)
             if event is not None and self._state is state:  # else it is about what was before
                 self._feed(event)
-                await self._settle()
 
-    async def _boot(self) -> None:
+    async def boot(self) -> None:
         """As the disk has it: an order that is the installer's, or what became of the last one."""
         files = self._files
         outcome = outcome_of(files.read(OUTCOME))
@@ -147,7 +146,6 @@ class Desk:
             if outcome is None or outcome.key != telling.key:
                 self._state = State(Phase.INSTALLING, telling, version)
                 self._since_ms = _now_ms()
-        await self._settle()
 
     def _feed(self, event: Event) -> None:
         before = self._state
