@@ -28,7 +28,7 @@ T = TypeVar("T")
 PAGE_SIZE = 500
 SILENCE_S = 3.0  # a call without an answer for so long: does its endpoint live?
 PROBE_S = 1.5
-ROUNDS_S = 10.0  # endpoints that live, and cannot reach their store, are asked for so long
+ROUNDS_S = 8.0  # endpoints that live, and cannot reach their store, are asked for so long
 
 _LOOK = (
     "it may have been done, or be done a moment from now: edgectl get shows whether; apply and "
@@ -343,12 +343,14 @@ class Client:
                 return answer
 
     def _again(self, tries: int, lives: int, passed_s: float) -> bool:
-        """Whether to try the next endpoint; after each round, a moment later."""
-        if tries % self._tried:
+        """Whether to try the next endpoint; after each round, a moment later. All of them once, and
+        then until the time is over: who waits is told within ten seconds."""
+        if tries < self._tried:
             return True
         if self._tried == 1 or not lives or passed_s >= min(ROUNDS_S, self._timeout_s):
             return False
-        time.sleep(random.uniform(0.1, 0.5))
+        if tries % self._tried == 0:
+            time.sleep(random.uniform(0.1, 0.5))
         return True
 
     def _attempt(

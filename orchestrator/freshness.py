@@ -23,9 +23,14 @@ READ_AGAIN_S = 0.5
 """And this long when the last question failed: nobody shall wait for each of many reads."""
 WRITE_S = 5.0
 """A writer, who gets nothing else: an election of etcd's fits in."""
+WRITE_AGAIN_S = 1.0
+"""And this long where the Store has been away for that time already: whoever writes goes on to the
+other members, and shall hear within ten seconds if none of them can."""
 _ASKED_AT_ONCE_MAX = 2
-_UNASKED_S = 5.0
-"""Without callers the Store is asked this often, so that the age of an idle mirror is true."""
+_PAUSE_S = 0.5
+_UNASKED_S = 2.0
+"""Without callers the Store is asked this often, so that the age of an idle mirror is true, and
+/readyz and those who watch hear soon of a Store that is away."""
 
 
 class Freshness:
@@ -59,12 +64,13 @@ class Freshness:
 
     async def to_write(self) -> float:
         """As `to_read`, for who decides by the mirror what to write, and waits longer for it."""
-        return await self._reach(WRITE_S)
+        left_s = WRITE_S - self.age_s if self._failing else WRITE_S
+        return await self._reach(max(WRITE_AGAIN_S, left_s))
 
     async def run(self) -> None:
         """Until it is cancelled."""
         while True:
-            await asyncio.sleep(_UNASKED_S)
+            await asyncio.sleep(max(_PAUSE_S, _UNASKED_S - self.age_s))
             if self.age_s >= _UNASKED_S:
                 await self.to_read()
 

@@ -94,6 +94,7 @@ def build_parts(
     operators = OperatorIdentities(writes, authority, clock, config.operator_certificate_life)
     calls = LiveCalls(cache, clock)
     explaining = Explaining(index)
+    freshness = Freshness(store, cache)
     periods = Periods(config.silent_after, config.lost_after)
     catalog = Catalog(cache, fleet, index, clock, explaining, periods)
     access = Access(
@@ -121,11 +122,13 @@ def build_parts(
         applier=Applier(writes, cache, index, clock),
         reading=Reading(catalog, clock),
         deleter=Deleter(writes, cache, index, clock),
-        hub=WatchHub(catalog, clock, explaining.fingerprints),
+        hub=WatchHub(
+            catalog, clock, explaining.fingerprints, lambda: freshness.behind_s, config.member_name
+        ),
         access=access,
         periods=periods,
         registry=build_registry(config, store, clock, version),
-        freshness=Freshness(store, cache),
+        freshness=freshness,
         writes=writes,
     )
 

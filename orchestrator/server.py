@@ -438,9 +438,10 @@ class Orchestrator:
             return "starting or stopping"
         if self.playing.active:
             return "a drill: the region plays dead"
-        if self.parts.cache.healthy:
-            return ""
-        return self.parts.cache.doubt or "the store cannot be read"
+        if not self.parts.cache.healthy:
+            return self.parts.cache.doubt or "the store cannot be read"
+        behind_s = self.parts.freshness.behind_s  # the mirror's watch notices later
+        return f"the store has not answered for {behind_s:.0f} s" if behind_s else ""
 
     async def _end_calls(self, listeners: Listeners) -> None:
         grace_s = self._config.shutdown_grace

@@ -39,8 +39,9 @@ from orchestrator.store.port import (
 
 log = logging.getLogger(__name__)
 
-WRITE_S = 15.0
-"""A write is tried this long before its operator is told that the outcome is unknown."""
+WRITE_S = 9.0
+"""A write is tried this long before its operator is told that the outcome is unknown: what was sent
+to an etcd that died takes 6 s, and one more try."""
 IDENTIFIER_MAX = 64
 _MARK_TTL_S = 900.0
 _LEASE_SHARED_S = 90.0

@@ -3,6 +3,9 @@
 The hub turns changes of the mirror and of the fleet into keys, and each watcher collects the keys
 that it has not read yet: a slow reader gets the newest state of each key once, and costs one entry
 per key, never one per change. Values are composed when they are sent.
+
+A member that loses its Store hears of no change any more, and says so: it ends what is watched, so
+that readers go on at a member that hears, or are told here that what they see is old.
 """
 
 import asyncio
@@ -19,7 +22,7 @@ from orchestrator.authz import Caller, may_read
 from orchestrator.cache import Change
 from orchestrator.domain.liveness import Liveness
 from orchestrator.records import AssignmentRecord, NodePlacement, StopRecord, StoredResource
-from orchestrator.refusals import exhausted
+from orchestrator.refusals import exhausted, unavailable
 from orchestrator.store import keys
 from polder.manifest import KINDS
 from polder.v1 import common_pb2, operator_pb2
@@ -28,6 +31,8 @@ COALESCE_S = 0.1
 WATCHERS_MAX = 1_000
 PENDING_MAX = 50_000
 _TICK_S = 1.0
+LOST_S = 5.0
+"""A Store that did not answer for so long has been lost; shorter, it is slow."""
 
 Key = tuple[str, str]
 
@@ -52,6 +57,7 @@ class Watcher:
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         self.everything = False
+        self.lost = False
         self._keys: dict[Key, None] = {}
         self._news = asyncio.Event()
 
@@ -62,6 +68,11 @@ class Watcher:
         if len(self._keys) > PENDING_MAX:
             self.everything = True
             self._keys.clear()
+        self._news.set()
+
+    def lose(self) -> None:
+        """There will be no news here."""
+        self.lost = True
         self._news.set()
 
     async def wait(self) -> tuple[list[Key], bool]:
@@ -83,12 +94,17 @@ class WatchHub:
         catalog: Catalog,
         clock: Callable[[], float],
         explained: Callable[[], dict[Key, int]],
+        behind_s: Callable[[], float],
+        member: str,
     ) -> None:
         """`explained`: the workloads that the leader explains, each with a number that changes
-        with its explanation."""
+        with its explanation. `behind_s`: for how long the Store has not answered; 0: it does."""
         self._catalog = catalog
         self._clock = clock
         self._explained = explained
+        self._behind_s = behind_s
+        self._member = member
+        self._lost = False
         self._watchers: defaultdict[str, set[Watcher]] = defaultdict(set)
         self._touched: set[str] = set()
         self._liveness: dict[str, Liveness] = {}
@@ -103,7 +119,9 @@ class WatchHub:
     async def watch(
         self, caller: Caller, request: operator_pb2.WatchRequest
     ) -> AsyncIterator[operator_pb2.WatchResponse]:
-        """Raises Refused (Forbidden, BadKind, BadSelector, TooManyWatches)."""
+        """Raises Refused (Forbidden, BadKind, BadSelector, TooManyWatches), and StoreUnavailable
+        once the Store is lost. What begins after that goes on, and its reader knows that it is old.
+        """
         check_scope(caller, request.kind, request.namespace)
         selector = parse_selector(request.label_selector)
         scope = Scope(request.kind, request.namespace, request.name, selector)
@@ -122,6 +140,12 @@ class WatchHub:
             )
             while True:
                 changed, everything = await watcher.wait()
+                if watcher.lost:
+                    raise unavailable(
+                        "StoreUnavailable",
+                        f"member {self._member} cannot read its store: it hears of no changes",
+                        "edgectl goes through its endpoints by itself",
+                    )
                 if everything:
                     changed = sorted({*self._initial(caller, scope), *sent})
                 for key in changed:
@@ -182,6 +206,7 @@ class WatchHub:
         while True:
             await asyncio.sleep(COALESCE_S)
             ticks += 1
+            self._notice_loss()
             if not self.watchers:
                 self._touched.clear()
                 continue
@@ -192,6 +217,15 @@ class WatchHub:
             touched, self._touched = self._touched, set()
             for node in touched:
                 self._mark_node(node)
+
+    def _notice_loss(self) -> None:
+        behind_s = self._behind_s()
+        if not behind_s:
+            self._lost = False
+        elif not self._lost and behind_s >= LOST_S:
+            self._lost = True
+            for watcher in [one for found in self._watchers.values() for one in found]:
+                watcher.lose()
 
     def _notice_silence(self) -> None:
         for node in self._catalog.cache.resources("Node"):

@@ -14,6 +14,7 @@ from edgectl.client import Client
 from edgectl.config import Connection
 from edgectl.errors import CallError
 from edgectl.following import follow
+from edgectl.watching import Watch
 from polder.errors import detail
 from polder.metadata import AGE_KEY, MEMBER_KEY, REPEATED_KEY, REQUEST_KEY
 from polder.v1 import common_pb2, operator_pb2
@@ -32,6 +33,7 @@ class Api(FakeOperatorApi):
         self.open = threading.Event()
         self.trailing: tuple[tuple[str, str], ...] = ()
         self.away = False  # from its store
+        self.away_s = 0.0  # for so long it looks for that first
         self.stops = False  # just when a call has reached it
 
     def _begin(self, name: str, request: Any, context: Any) -> None:
@@ -44,6 +46,7 @@ class Api(FakeOperatorApi):
         if self.stops and name == "Apply":
             context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
         if self.away and name == "Apply":
+            time.sleep(self.away_s)
             context.set_trailing_metadata(detail("StoreUnavailable", "try another member"))
             context.abort(grpc.StatusCode.UNAVAILABLE, "nothing was written")
 
@@ -174,8 +177,43 @@ def test_a_member_without_its_store_sends_writers_on(several: Several) -> None:
     begun = time.monotonic()
     with pytest.raises(CallError, match="nothing was written") as raised:
         client.apply([document()])
-    assert 8.0 < time.monotonic() - begun < 15.0, "they live: they may find their store again"
+    assert 7.0 < time.monotonic() - begun < 10.0, "they live: they may find their store again"
     assert not raised.value.unknown
+    client.close()
+
+
+def test_without_any_store_a_writer_is_told_within_ten_seconds(several: Several) -> None:
+    """The first waits for an election, the others know by then that it is away."""
+    for api, away_s in zip(several.apis, (5.0, 1.0), strict=True):
+        api.away, api.away_s = True, away_s
+    client = several.client()
+
+    def first_knows_too() -> None:
+        several.apis[0].away_s = 1.0
+
+    timer = threading.Timer(5.5, first_knows_too)
+    timer.start()
+    begun = time.monotonic()
+    with pytest.raises(CallError, match="nothing was written"):
+        client.apply([document()])
+    assert time.monotonic() - begun < 10.0
+    assert several.apis[1].said("Apply"), "each of them was asked"
+    client.close()
+
+
+def test_a_watch_goes_on_where_the_store_can_be_read(several: Several) -> None:
+    first, second = several.apis
+    client = several.client()
+    told: list[str] = []
+    request = operator_pb2.WatchRequest(kind="Node")
+    watch = Watch(client, request, on_break=lambda error: told.append(error.message)).changes()
+    assert [next(watch).type for _ in range(2)] == ["ADDED", "SYNCED"]
+    for _, stream in first.watchers:
+        stream.put("break")  # as a member does that lost its store
+    second.put("Node", "new", {}, {"ready": True})
+    assert next(one.item for one in watch if one.item is not None and one.item.name == "new")
+    (said,) = told
+    assert said.endswith("stream broken") and second.said("Watch")
     client.close()
 
 

@@ -180,6 +180,32 @@ async def test_the_leader_loses_its_store_and_another_takes_over(
         assert not a.orchestrator.failed.is_set()
 
 
+async def test_who_cannot_read_it_says_so_soon(
+    cluster: EtcdCluster, ca: Path, tmp_path: Path, proxy: Proxy
+) -> None:
+    """Writers within ten seconds at all members together, watchers and /readyz as well."""
+    async with two(cluster, ca, tmp_path, proxy, both_behind=True) as (a, b):
+        admin = a.admin_credentials()
+        watch = b.operators(admin).Watch(operator_pb2.WatchRequest(kind="Namespace"))
+        while (await watch.read()).type != operator_pb2.WATCH_TYPE_SYNCED:
+            pass
+        assert a.orchestrator._trouble() == b.orchestrator._trouble() == ""
+        proxy.mute()
+        begun = time.monotonic()
+        for rig in (a, b):
+            refused = await failure(
+                rig.operators(admin).Apply(apply_request(manifest("Namespace", "nowhere")))
+            )
+            assert refused.code() is grpc.StatusCode.UNAVAILABLE
+        assert time.monotonic() - begun < 10.0
+        assert "has not answered for" in a.orchestrator._trouble()
+        with pytest.raises(aio.AioRpcError, match="hears of no changes"):
+            async with asyncio.timeout(20):
+                await watch.read()
+        await proxy.restore()
+        await until(lambda: not a.orchestrator._trouble(), "a is ready again", 40)
+
+
 async def test_everybody_loses_it_and_it_comes_back(
     cluster: EtcdCluster, ca: Path, tmp_path: Path, proxy: Proxy
 ) -> None:

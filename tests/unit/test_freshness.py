@@ -141,6 +141,26 @@ async def test_without_an_answer_the_age_is_told_and_the_next_wait_is_short(
     assert await reader == 0.0 and world.freshness.age_s == 0.0
 
 
+async def test_a_writer_is_refused_soon_where_the_store_has_been_away_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(freshness, "READ_S", 0.01)
+    world = World()
+    waited: list[float] = []
+    reach = world.freshness._reach
+
+    async def noted(limit_s: float) -> float:
+        waited.append(limit_s)
+        return await reach(min(limit_s, 0.01))
+
+    monkeypatch.setattr(world.freshness, "_reach", noted)
+    await world.freshness.to_write()
+    for age in (2.0, 1.5, 60.0):
+        world.time += age
+        await world.freshness.to_write()
+    assert waited == [freshness.WRITE_S, 3.0, 1.5, freshness.WRITE_AGAIN_S]
+
+
 async def test_a_store_that_refuses_is_as_good_as_one_that_is_silent() -> None:
     world = World()
     world.time += 7.0
