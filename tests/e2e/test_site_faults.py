@@ -120,3 +120,18 @@ def test_an_agent_that_is_restarted_keeps_what_it_holds(scene: Scene, uplink: st
         scene.site.start_agent(holder)
         stays_so(scene, holder, QUIET_S)
         assert scene.last().stay == taken.stay
+
+
+def test_a_holder_that_dies_after_a_restart_of_its_agent_is_succeeded_as_soon_as_any_other(
+    scene: Scene, uplink: str
+) -> None:
+    """What voters granted it for the restart is no reason to wait."""
+    with scene.no_overlap():
+        holder, before = scene.holder(), scene.last().epoch
+        scene.site.agents[holder].daemon.stop()
+        scene.site.start_agent(holder)
+        eventually(lambda: scene.last().epoch > before, "it has it anew", LEASE_OVER_S)
+        scene.whole()
+        began = time.monotonic()
+        scene.site.kill_node(holder)
+        scene.taken_over(scene.others(holder), began)

@@ -53,7 +53,12 @@ def run(directory: Path, *command: str) -> str:
 
 @pytest.mark.parametrize(
     ("defines", "states_min"),
-    [("RIVAL=3", 200_000), ("RIVAL=1", 500_000), ("RIVAL=1 ONE_GROUP TRIES=2", 3_000)],
+    [
+        ("RIVAL=3", 200_000),
+        ("RIVAL=1", 500_000),
+        ("RIVAL=1 ONE_GROUP TRIES=2", 3_000),
+        ("RIVAL=1 ONE_GROUP TRIES=2 BOUND", 3_000_000),
+    ],
 )
 def test_no_two_hold_it_and_epochs_rise(tmp_path: Path, defines: str, states_min: int) -> None:
     found = check(tmp_path, defines)
@@ -68,6 +73,8 @@ def test_no_two_hold_it_and_epochs_rise(tmp_path: Path, defines: str, states_min
         "NO_WAIT RIVAL=3",
         "FORGET RIVAL=1 ONE_GROUP",
         "GIVE_BACK RIVAL=1 ONE_GROUP TRIES=2",
+        "UNARMED RIVAL=1 ONE_GROUP TRIES=2 BOUND",
+        "LATE RIVAL=1 ONE_GROUP TRIES=2 BOUND",
     ],
 )
 def test_a_broken_variant_is_found(tmp_path: Path, defines: str) -> None:
