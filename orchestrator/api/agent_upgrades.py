@@ -34,6 +34,7 @@ from orchestrator.domain.upgrades_step import Agent, boxes_of
 from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
 from orchestrator.leader_upgrades import known_agents
+from orchestrator.records import MemberRecord
 from orchestrator.refusals import Refused, conflict, in_use, invalid, not_found
 from orchestrator.scheduling.snapshot import Node, Snapshot
 from orchestrator.scheduling.tick import Moment, World
@@ -41,6 +42,7 @@ from orchestrator.store import keys
 from orchestrator.store.port import Compare, CompareTarget, Delete, Op, Put, Store
 from polder.manifest.quantity import format_duration
 from polder.release import version_order
+from polder.skew import minor_of, supported
 from polder.v1 import common_pb2, operator_pb2
 
 WAVES_MAX = 20
@@ -218,7 +220,7 @@ class AgentUpgrades:
             hint = f"edgectl agent upload FILE --deb PACKAGE; {_FOR_THE_WAY_BACK}"
             code = grpc.StatusCode.FAILED_PRECONDITION
             raise Refused(code, "MissingPackages", text, hint)
-        return list(_warnings(upgrade, chosen, look))
+        return list(_warnings(upgrade, chosen, look, self.cache.members()))
 
     async def _commit(
         self, before: Upgrade | None, after: Upgrade, forget: Iterable[Upgrade] = ()
@@ -323,7 +325,9 @@ def _missing(upgrade: Upgrade, chosen: Iterable[Box], look: _Look) -> list[str]:
     return found
 
 
-def _warnings(upgrade: Upgrade, chosen: list[Box], look: _Look) -> Iterable[str]:
+def _warnings(
+    upgrade: Upgrade, chosen: list[Box], look: _Look, members: Iterable[MemberRecord]
+) -> Iterable[str]:
     if all(box.version == upgrade.version for box in chosen):
         yield f"all {len(chosen)} nodes run {upgrade.version} already"
     unknown = [box.name for box in chosen if not box.version]
@@ -339,6 +343,10 @@ def _warnings(upgrade: Upgrade, chosen: list[Box], look: _Look) -> Iterable[str]
             f"{len(later)} nodes run a later version and go back to {upgrade.version}, such as "
             f"{later[0]}; a box refuses that whose state the older version cannot read"
         )
+    fits = supported(member.version for member in members).agents
+    version = minor_of(upgrade.version)
+    if fits is not None and version is not None and version not in fits:
+        yield f"agents of {upgrade.version} are not supported beside these members: {fits} are"
     if look.freezes:
         yield "a freeze stands: nothing begins until edgectl thaw"
 

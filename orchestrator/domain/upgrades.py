@@ -46,7 +46,7 @@ from orchestrator.domain.upgrade_state import (
 QUIET_PATIENCES = 3
 """A box that was told and is not heard for so many patiences has failed: it installs, goes back and
 has a patience to spare in that time."""
-SLOW_S = 3600.0
+SLOW_S = 4 * 3600.0
 """One that is heard, and has neither come through nor failed after so long, has failed."""
 SITE_SHARE = 100
 """Of a site's boxes at once, where the upgrade says nothing."""
