@@ -22,11 +22,11 @@ from agent.identity_store import CredentialsRefused, IdentityFailure, IdentitySt
 from agent.inventory import Box, architecture
 from agent.state_form import form_on_disk
 from agent.upgrade import box, desk
-from agent.upgrade.files import INSTALLER, ORDER, OUTCOME, TAKEN, UpgradeFiles, sha256_of
+from agent.upgrade.files import INSTALLER, LOG, ORDER, OUTCOME, TAKEN, UpgradeFiles, sha256_of
 from agent.upgrade.installer import AGAIN, only_one
 from agent.upgrade.order import Half, UnreadableOrder, half_of, outcome_of, telling_of
 from polder import __version__
-from polder.release import PACKAGE_NAME, InvalidRelease
+from polder.release import PACKAGE_NAME, InvalidRelease, read_release
 
 OK = 0
 PYTHON = "/usr/bin/python3"
@@ -60,7 +60,7 @@ def apply(config: AgentConfig) -> int:
             return _say("no upgrade is ordered")
         with only_one(files) as mine:
             if not mine:
-                return _say("another one is at it")
+                return _say("another one is at it", AGAIN)
             if not _prepared(config, files):
                 return OK
         os.execv(PYTHON, [PYTHON, "-I", str(files.folder / INSTALLER)])  # noqa: S606
@@ -87,6 +87,7 @@ def _prepared(config: AgentConfig, files: UpgradeFiles) -> bool:
     except Refusal as error:
         _end(files, telling, error.reason, str(error))
         return False
+    files.remove(LOG)
     files.write_bytes(INSTALLER, archive(config.state_dir))
     return True
 
@@ -96,7 +97,8 @@ def _end(files: UpgradeFiles, telling: Telling | None, reason: str, message: str
     _say(f"{reason}: {message}")
     if telling is not None:
         now_ms, cut = int(time.time() * 1000), message[:MAX_MESSAGE]
-        ended = Outcome(telling.id, telling.attempt, "", "Refused", reason, cut, now_ms)
+        version = read_release(telling.wanted.release).version
+        ended = Outcome(telling.id, telling.attempt, version, "Refused", reason, cut, now_ms)
         files.write(OUTCOME, asdict(ended))
     files.remove(INSTALLER, TAKEN)
 

@@ -140,7 +140,7 @@ class Desk:
             try:
                 telling = telling_of(order)
                 version = read_release(telling.wanted.release).version
-            except (UnreadableOrder, InvalidRelease) as error:
+            except UnreadableOrder as error:
                 log.warning("the order cannot be read", extra={"error": str(error)})
                 return
             if outcome is None or outcome.key != telling.key:

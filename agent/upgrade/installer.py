@@ -360,7 +360,7 @@ def main(state_dir: Path) -> int:
     with only_one(files) as mine:
         if not mine:
             sys.stderr.write("edge-upgrade: another one is at it\n")
-            return DONE
+            return AGAIN
         try:
             return Installer(files, DebianSystem(files, wait), wait=wait).run()
         except Stopped:

@@ -50,15 +50,13 @@ def _half(signed: SignedRelease, package: Package) -> dict[str, Any]:
 
 
 def telling_of(order: Mapping[str, Any]) -> Telling:
-    """What the order followed from. Raises UnreadableOrder."""
+    """What the order followed from; its releases can be read. Raises UnreadableOrder."""
     try:
-        return Telling(
-            str(order["id"]),
-            int(order["attempt"]),
-            _signed(order["wanted"]),
-            _signed(order["present"]),
-            int(order["patience_s"]),
-        )
+        wanted, present = _signed(order["wanted"]), _signed(order["present"])
+        for signed in (wanted, present):
+            read_release(signed.release)
+        id_, attempt, patience_s = str(order["id"]), order["attempt"], order["patience_s"]
+        return Telling(id_, int(attempt), wanted, present, int(patience_s))
     except (KeyError, TypeError, ValueError) as error:
         raise UnreadableOrder(f"{type(error).__name__}: {error}") from error
 

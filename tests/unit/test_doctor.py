@@ -188,6 +188,20 @@ def test_one_trouble_is_one_finding_with_its_fix(
     assert exit_code([found]) == EXIT_CODES[level]
 
 
+def test_upgrades_of_the_fleet_need_somebody_who_carries_them_out() -> None:
+    def found(**facts: Any) -> list[tuple[str, str]]:
+        standing = replace(WELL.standing, **facts)
+        findings = command.diagnose(replace(WELL, standing=standing))
+        return [(f.level, f.what) for f in findings if f.check == "upgrades"]
+
+    assert found() == [], "a box that is no package is upgraded by hand"
+    assert [level for level, _ in found(upgrade_watched=True)] == [OK]
+    ((level, what),) = found(upgrade_watched=False)
+    assert level == WARNING and "edge-upgrade.path" in what
+    failed = found(upgrade_watched=True, upgrade_trouble="0.2.0-1: RolledBack: NotWell: x")
+    assert failed[1] == (NOTE, "the last upgrade failed: 0.2.0-1: RolledBack: NotWell: x")
+
+
 def test_what_the_box_does_not_say_is_no_trouble() -> None:
     quiet = {"kernel": replace(WELL.kernel, modules=None), "reaches": (), "drives": ()}
     assert sick({**quiet, "clock": Clock(NOW, synchronised=None)}) == []
