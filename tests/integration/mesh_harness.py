@@ -234,7 +234,7 @@ async def member(
     made = Member(
         store, cache, fleet, events, nodes,
         JoinTokens(store, cache, authority, time.time, ("127.0.0.1:2",)),
-        calls, identity, gateway, leader, list(authority.roots_der), port,
+        calls, identity, gateway, leader, list(authority.roots_der), authority, port,
         name=name, mesh=mesh, server=server, proxy=line,
     )  # fmt: skip
     record = MemberRecord(name, "eu", "1.0", (), (), f"127.0.0.1:{line.port}")
