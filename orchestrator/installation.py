@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from orchestrator.config import Config
 from orchestrator.domain.endpoints import addresses, nearest
+from orchestrator.founding import found_under, note
 from orchestrator.identity.authority import (
     Authority,
     Issued,
@@ -113,7 +114,7 @@ async def prepare_store(
     mark = {"schema": SCHEMA, "trustDomain": authority.trust_domain, "root": root}
     entry = await store.get(keys.INSTALLATION)
     if entry is None:
-        await _check_empty(store, config)
+        await _check_empty(store, config, authority)
         namespace = StoredResource(
             kind="Namespace",
             namespace="",
@@ -131,7 +132,7 @@ async def prepare_store(
             return 0
         entry = await store.get(keys.INSTALLATION)
         if entry is None:
-            await _check_empty(store, config)
+            await _check_empty(store, config, authority)
     found = read_mark(entry.value) if entry is not None else {}
     if found.get("root") != root:
         raise WrongInstallation(
@@ -139,6 +140,8 @@ async def prepare_store(
             "operators of it would all be refused. Put the right CA there, or choose another "
             "data_dir, or store"
         )
+    if config.shares_store:
+        await note(config, authority.roots_der[0])
     return epoch_base(entry.value) if entry is not None else 0
 
 
@@ -156,7 +159,7 @@ def read_mark(value: bytes) -> dict[str, Any]:
     return found
 
 
-async def _check_empty(store: Store, config: Config) -> None:
+async def _check_empty(store: Store, config: Config, authority: Authority) -> None:
     """Whether a Store without an installation may become one. Raises WrongInstallation."""
     if await store.get(keys.MIGRATION) is not None:
         raise WrongInstallation(
@@ -171,6 +174,15 @@ async def _check_empty(store: Store, config: Config) -> None:
             f"{config.etcd_prefix}: was etcd lost, or is the address or the prefix another?",
             "Restore etcd from a snapshot; or move an SQLite installation there with "
             f"`edge-orchestrator migrate`; or move {admin.name} away to begin anew.",
+        )
+    other = await found_under(config, authority.roots_der[0]) if config.shares_store else ""
+    if other:
+        raise WrongInstallation(
+            f"the installation of this CA is in {config.store_address} under {other}, and "
+            f"etcd_prefix is {config.etcd_prefix}: a second one of the same CA is not founded",
+            f'Set etcd_prefix = "{other}". A second installation needs a CA of its own '
+            "(`edge-orchestrator ca init`). Should the one that is there be forgotten: stop its "
+            f"members, and `etcdctl del --prefix {other}/`.",
         )
 
 

@@ -1,6 +1,7 @@
 """Orchestrator members as processes over one etcd: started, frozen, killed, upgraded, called."""
 
 import base64
+import contextlib
 import json
 import signal
 import subprocess
@@ -16,10 +17,12 @@ import grpc
 from grpc import aio
 
 from devcluster.ports import free_port
+from orchestrator import founding
 from orchestrator.identity.authority import create_region, create_root
 from orchestrator.identity.member import SERVER_NAME
 from orchestrator.store import keys
 from orchestrator.store.etcd.adapter import EtcdStore, open_etcd
+from orchestrator.store.etcd.pb import rpc_pb2, rpc_pb2_grpc
 from polder.v1 import operator_pb2_grpc
 from tests.integration.etcd_server import EtcdCluster
 from tests.integration.orchestrator_rig import read_context
@@ -36,8 +39,25 @@ def make_ca(folder: Path, *regions: str) -> Path:
     return folder
 
 
+def forget_installations(cluster: EtcdCluster) -> None:
+    """Those before: of one CA there is one in an etcd, and tests make many. One that is not
+    reached has none that could be in the way."""
+    tls = cluster.client_tls
+    credentials = grpc.ssl_channel_credentials(
+        tls.ca.read_bytes(), tls.key.read_bytes(), tls.certificate.read_bytes()
+    )
+    start = f"{founding.REGISTER}/".encode()
+    request = rpc_pb2.DeleteRangeRequest(key=start, range_end=start[:-1] + b"0")
+    for member in cluster.members:
+        channel = grpc.secure_channel(member.endpoint, credentials)
+        with contextlib.suppress(grpc.RpcError), channel:
+            rpc_pb2_grpc.KVStub(channel).DeleteRange(request, timeout=5)
+            return
+
+
 def etcd_settings(cluster: EtcdCluster, prefix: str) -> dict[str, Any]:
-    """How a member's configuration says where etcd is."""
+    """How a member's configuration says where etcd is. Whatever was founded before is forgotten."""
+    forget_installations(cluster)
     settings = cluster.settings(prefix)
     return {
         "store": "etcd:" + ",".join(settings.endpoints),

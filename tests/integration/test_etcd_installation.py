@@ -8,14 +8,23 @@ from typing import Any
 
 import pytest
 
+from orchestrator import founding
 from orchestrator.installation import WrongInstallation
 from orchestrator.server import Orchestrator
 from orchestrator.store import keys
 from orchestrator.store.etcd.adapter import EtcdStore, open_etcd
-from orchestrator.store.port import Compare, Op, Put, StoreUnavailable, TxnResult
+from orchestrator.store.port import (
+    Compare,
+    Delete,
+    Op,
+    Put,
+    StoreUnavailable,
+    StoreUnusable,
+    TxnResult,
+)
 from polder.v1 import operator_pb2
 from tests.integration.etcd_server import EtcdCluster
-from tests.integration.members_rig import etcd_settings, make_ca
+from tests.integration.members_rig import etcd_settings, forget_installations, make_ca
 from tests.integration.orchestrator_rig import config_for, ref, running, until
 
 pytestmark = pytest.mark.etcd
@@ -144,3 +153,78 @@ async def test_init_does_not_wait_for_etcd(ca: Path, tmp_path: Path) -> None:
     config = config_for(tmp_path, **at_etcd(dead, "/x", ca))
     with pytest.raises(StoreUnavailable):
         await Orchestrator(config).prepare()
+
+
+# ---- one installation of a CA ----
+
+
+async def test_a_mistyped_prefix_founds_no_second_installation(
+    cluster: EtcdCluster, ca: Path, tmp_path: Path
+) -> None:
+    settings = at_etcd(cluster, "/right", ca)
+    typo = {**settings, "member": "b", "region": "north", "etcd_prefix": "/rihgt"}
+    async with running(tmp_path / "a", **settings):
+        with pytest.raises(WrongInstallation, match="under /right, and etcd_prefix is") as caught:
+            await Orchestrator(config_for(tmp_path / "b", **typo)).start()
+        assert 'etcd_prefix = "/right"' in caught.value.hint
+    # Nor while nobody runs, and nothing was written there.
+    with pytest.raises(WrongInstallation):
+        await Orchestrator(config_for(tmp_path / "b", **typo)).start()
+    store = await open_etcd(cluster.settings("/rihgt"))
+    try:
+        assert not (await store.range("/")).entries
+    finally:
+        await store.close()
+
+
+async def test_what_was_deleted_is_in_nobodys_way(
+    cluster: EtcdCluster, ca: Path, tmp_path: Path
+) -> None:
+    settings = at_etcd(cluster, "/gone", ca)
+    async with running(tmp_path / "a", **settings):
+        pass
+    store = await open_etcd(cluster.settings("/gone"))
+    await store.txn([], [Delete(keys.INSTALLATION)])
+    await store.close()
+    async with running(tmp_path / "b", **{**settings, "etcd_prefix": "/anew"}):
+        pass
+    with pytest.raises(WrongInstallation, match="under /anew"):
+        await Orchestrator(config_for(tmp_path / "c", **{**settings, "etcd_prefix": "/x"})).start()
+
+
+async def test_one_that_was_made_before_there_was_a_register_is_noted_by_its_next_start(
+    cluster: EtcdCluster, ca: Path, tmp_path: Path
+) -> None:
+    settings = at_etcd(cluster, "/older", ca)
+    async with running(tmp_path / "a", **settings):
+        pass
+    forget_installations(cluster)
+    async with running(tmp_path / "a", **settings):
+        with pytest.raises(WrongInstallation, match="under /older"):
+            await Orchestrator(
+                config_for(tmp_path / "b", **{**settings, "etcd_prefix": "/y"})
+            ).start()
+
+
+async def test_another_ca_may_have_its_own_beside_it(
+    cluster: EtcdCluster, ca: Path, tmp_path: Path
+) -> None:
+    settings = at_etcd(cluster, "/ours", ca)
+    theirs = {**settings, "etcd_prefix": "/theirs", "ca_dir": str(make_ca(tmp_path / "ca"))}
+    async with running(tmp_path / "a", **settings), running(tmp_path / "b", **theirs):
+        pass
+
+
+async def test_who_may_touch_its_own_prefix_only_is_warned(
+    cluster: EtcdCluster,
+    ca: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def refused(*_: object, **__: object) -> None:
+        raise StoreUnusable("reading at etcd: etcdserver: permission denied")
+
+    monkeypatch.setattr(founding, "open_address", refused)
+    async with running(tmp_path / "a", **at_etcd(cluster, "/alone", ca)):
+        assert "permission denied" in caplog.text
