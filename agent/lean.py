@@ -10,12 +10,17 @@ import contextlib
 import json
 import os
 import sys
+import typing
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
-# OpenSSL costs 5 MB and is not needed: gRPC brings its own TLS, and hashes exist without it.
-# asyncio and hashlib are made to work without these modules. A test holds us to it.
-_UNUSED = ("ssl", "_ssl", "_hashlib")
+# OpenSSL costs 5 MB and is not needed: gRPC brings its own TLS, and hashes exist without it. Nor
+# are archives that shutil could make. asyncio, hashlib and shutil are made to work without these
+# modules. A test holds us to it.
+_UNUSED = ("ssl", "_ssl", "_hashlib", "bz2", "_bz2", "lzma", "_lzma")
+# protobuf imports its messages in pure Python, too, with 15 modules that only they use.
+_IN_PYTHON = "google.protobuf.internal.python_message"
 
 _ENVIRONMENT = {
     "GRPC_ENABLE_FORK_SUPPORT": "0",  # its fork handlers wait for threads; we only ever spawn
@@ -37,10 +42,20 @@ def start(settings: dict[str, object]) -> NoReturn:
     os.execve(sys.executable, command, environment)  # noqa: S606 - our own interpreter
 
 
-def main() -> int:
-    """The agent itself. Returns the exit code."""
+def _leave_out() -> None:
+    """What would be imported and is never used: 7 MB. Before anything that imports it."""
     for name in _UNUSED:
         sys.modules[name] = None  # type: ignore[assignment]
+    sys.modules["typing_extensions"] = typing  # gRPC takes one name from it, which is in both
+    from google.protobuf.internal import api_implementation
+
+    if api_implementation.Type() == "upb":  # the one in C is there
+        sys.modules[_IN_PYTHON] = ModuleType(_IN_PYTHON)
+
+
+def main() -> int:
+    """The agent itself. Returns the exit code."""
+    _leave_out()
     settings = json.loads(os.environ.pop("POLDER_AGENT_SETTINGS"))
     with contextlib.suppress(OSError):  # only the name that `top` shows
         Path("/proc/self/comm").write_text("edge-agent")
