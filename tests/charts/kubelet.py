@@ -148,6 +148,7 @@ class Kubelet:
         (home / "hosts").write_text("127.0.0.1 localhost\n")
         mounts += [("/proc", "proc", "rw"), ("/dev", "dev", "rw")]
         mounts += [(str(home / "hosts"), "etc/hosts", "ro"), *self._mounts(item, container, gid)]
+        mounts.sort(key=lambda mount: mount[1].count("/"))  # one may be below another, such as /tmp
         (home / "mounts").write_text("".join(" ".join(m) + "\n" for m in mounts))
         environment |= self._environment(item, container)
         netns = self._network(address)
