@@ -172,6 +172,7 @@ class Installer:
             try:
                 self._system.install(self._checked(present))
             except Trouble as error:
+                _say(f"cannot go back yet: {error}")
                 self._note(back_trouble=str(error)[:MAX_MESSAGE])
                 return AGAIN
             self._note(step="settle")
@@ -196,6 +197,9 @@ class Installer:
         raise Trouble(f"{path.name} is not what was signed: is the disk well?")
 
     def _note(self, **facts: Any) -> None:
+        if "step" in facts and facts["step"] != self._order.get("step"):
+            said = f"{self._order['wanted']['version']}: {facts['step']}"
+            _say(": ".join(filter(None, (said, str(facts.get("message", ""))))))
         self._order |= facts
         self._files.write(TAKEN, self._order)
 
@@ -214,6 +218,7 @@ class Installer:
             "at_ms": int(self._wall() * 1000),
         }
         self._files.write(OUTCOME, outcome)
+        _say(" ".join(filter(None, (outcome["version"], phase, reason, message))))
         return self._clean_up()
 
     def _clean_up(self) -> int:
@@ -223,6 +228,12 @@ class Installer:
         self._files.keep_packages([self._order[kept]["sha256"]])
         self._files.remove(INSTALLER, TAKEN)
         return DONE
+
+
+def _say(message: str) -> None:
+    """In the journal."""
+    sys.stderr.write(f"edge-upgrade: {message}\n")
+    sys.stderr.flush()
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +294,7 @@ class DebianSystem:
         try:
             self._run(["dpkg", "--configure", "--pending", "--force-confold"], DPKG_S)
         except Trouble as error:  # what it is about is installed anew anyway
-            sys.stderr.write(f"edge-upgrade: {error}\n")
+            _say(str(error))
 
     def seen(self) -> Seen:
         """What an agent says that has ended meanwhile does not count."""
@@ -359,12 +370,12 @@ def main(state_dir: Path) -> int:
 
     with only_one(files) as mine:
         if not mine:
-            sys.stderr.write("edge-upgrade: another one is at it\n")
+            _say("another one is at it")
             return AGAIN
         try:
             return Installer(files, DebianSystem(files, wait), wait=wait).run()
         except Stopped:
             return AGAIN
         except (OSError, Trouble) as error:
-            sys.stderr.write(f"edge-upgrade: {error}\n")
+            _say(str(error))
             return AGAIN

@@ -38,6 +38,8 @@ class Upgrades:
         """What comes before the desk is there waits for it, the latest only."""
         if self._desk is not None:
             self._desk.told(channel, said)
+        elif said.withdrawn:
+            self._heard = []
         else:
             self._heard = [(channel, said)]
             self._asked.set()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agent import durable
+from agent.upgrade import installer
 from agent.upgrade.command import archive
 from agent.upgrade.files import INSTALLER, ORDER, OUTCOME, TAKEN, UpgradeFiles
 from agent.upgrade.installer import AGAIN, DONE, STARTS_MAX, Installer, Seen, Trouble
@@ -126,10 +127,9 @@ def run(files: UpgradeFiles, box: Box, tries: int = 12) -> int:
     code = AGAIN
     for _ in range(tries):
         try:
-            installer = Installer(
+            code = Installer(
                 files, box, clock=lambda: box.now, wait=box.wait, wall=lambda: box.now
-            )
-            code = installer.run()
+            ).run()
         except PowerCut:
             box.boots += 1
             continue
@@ -276,3 +276,29 @@ def test_the_copy_runs_with_nothing_but_the_standard_library(tmp_path: Path) -> 
     command = [sys.executable, "-I", "-S", str(tmp_path / "copy.pyz")]
     done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
     assert (done.returncode, done.stderr) == (DONE, "")
+
+
+def test_it_waits_for_whoever_else_changes_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the lock that apt takes, too; and nobody else has it afterwards."""
+    lock = tmp_path / "lock-frontend"
+    monkeypatch.setattr(installer, "FRONTEND_LOCK", lock)
+    take = (
+        "import fcntl, sys; file = open(sys.argv[1], 'a')\n"
+        "fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB); print('mine', flush=True)\n"
+        "sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", take, str(lock)]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout is not None and other.stdout.readline() == b"mine\n"
+    waited: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        other.communicate()
+
+    assert installer.DebianSystem(UpgradeFiles(tmp_path), wait).alone()
+    assert waited == [installer.POLL_S]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert b"BlockingIOError" in done.stderr
