@@ -173,6 +173,50 @@ def test_a_planned_restart_keeps_it() -> None:
     assert {box for _, box, *_ in (line.split() for line in world.log)} == {"a"}
 
 
+def restarted() -> World:
+    """a holds it, and its agent is back from a planned restart; its switch is armed for 15 s."""
+    world = site(drift=0.01)
+    world.want("a")
+    world.run(1, held_by(world, "a"))
+    desk = world.boxes["a"].desk
+    assert desk is not None
+    world.act("a", desk.restarting(world.now("a")))
+    assert world.run(0.2, lambda: world.boxes["a"].armed > world.now("a") + 14)
+    world.crash("a", node=False)
+    world.boot("a", same_boot=True)
+    world.want("a")
+    assert world.run(1, lambda: len(world.epochs) == 2)
+    assert world.boxes["a"].armed > world.now("a") + 13
+    return world
+
+
+@pytest.mark.parametrize("armed", [True, False])
+def test_a_crash_after_a_planned_restart_is_like_any_other_once_the_switch_has_its_end(
+    armed: bool,
+) -> None:
+    world = restarted()
+    if armed:
+        world.bound("a")
+        world.run(0.2)
+    world.crash("a", node=False)
+    world.want("b")
+    assert world.run(4, held_by(world, "b")) == armed
+    assert world.run(15, held_by(world, "b")), "and then in any case"
+
+
+def test_to_free_voters_before_the_switch_is_armed_would_make_two() -> None:
+    """That the world would see it."""
+    world = restarted()
+    box = world.boxes["a"]
+    assert box.desk is not None
+    world.act("a", box.desk.bounded(KEY, box.epoch, world.now("a")))
+    world.run(0.2)
+    world.crash("a", node=False)
+    world.want("b")
+    with pytest.raises(AssertionError, match=r"b begins at .* while .'a'. runs"):
+        world.run(15, held_by(world, "b"))
+
+
 def test_a_killed_agent_that_is_back_soon_has_it_again() -> None:
     world = site()
     world.want("a")
