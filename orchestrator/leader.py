@@ -291,7 +291,7 @@ class Leader:
         moment = Moment(self._clock(), self._steady())
         world = self._worlds.build(moment.now, self._led_since, moment.steady)
         decided = await self._steer(world, moment)
-        upgrades = self._upgrades.batches(world, moment)
+        upgrades = await self._upgrades.batches(world, moment)
         decided = replace(decided, batches=(*decided.batches, *upgrades))
         self._memory = decided.memory
         self._due_s = min(decided.due_s, self._upgrades.due_s)

@@ -3,9 +3,10 @@
 Called by the leader in each tick; `known_agents` also by the operator API, which shows the same.
 The decisions are pure (`domain/upgrades_step.py`). A step walks over all nodes, and agents speak
 all the time: it is taken at most once in a second, and of large fleets more rarely, so that it
-costs the sessions little.
+costs the sessions little. With many nodes it is thought through in a thread.
 """
 
+import asyncio
 import time
 from collections.abc import Iterable
 from math import inf
@@ -20,6 +21,8 @@ from orchestrator.store import keys
 
 EVERY_S = 1.0
 BUSY_SHARE_MAX = 0.05
+INLINE_MAX = 500
+"""Nodes."""
 
 
 class LeaderUpgrades:
@@ -31,7 +34,7 @@ class LeaderUpgrades:
         self._next_at = -inf
         self.due_s = inf
 
-    def batches(self, world: World, moment: Moment) -> tuple[Batch, ...]:
+    async def batches(self, world: World, moment: Moment) -> tuple[Batch, ...]:
         """What is to be written now; as a rule nothing."""
         self.due_s = inf
         orders = self._cache.kept(keys.AGENT_VERSIONS)
@@ -42,7 +45,10 @@ class LeaderUpgrades:
             return ()
         started = time.perf_counter()
         agents = known_agents(self._cache, self._fleet, world.snapshot.nodes)
-        found = upgrade_batches(world, agents, moment)
+        if len(agents) <= INLINE_MAX:
+            found = upgrade_batches(world, agents, moment)
+        else:
+            found = await asyncio.to_thread(upgrade_batches, world, agents, moment)
         spent_s = time.perf_counter() - started
         self._next_at = moment.steady + max(EVERY_S, spent_s / BUSY_SHARE_MAX)
         return found

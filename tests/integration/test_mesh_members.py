@@ -66,6 +66,24 @@ async def test_every_member_knows_a_node_and_its_replicas(tmp_path: Path) -> Non
             await eventually(lambda one=one: one.liveness("n1") == "Lost", "it is lost")
 
 
+async def test_how_it_is_with_an_upgrade_reaches_every_member(tmp_path: Path) -> None:
+    """The leader need not have the session of a box that fails."""
+    async with members(tmp_path, "a", "b") as (a, b):
+        agent = await connected(a, b)
+        for phase in ("Installing", "RolledBack"):
+            said = agent_pb2.UpgradeStatus(id="1-aaaa", version="2", phase=phase, attempt=3)
+            await agent.say(upgrade=said)
+            for one in (a, b):
+                seen = one.fleet.observe("n1")
+                await eventually(lambda seen=seen, said=said: seen.upgrade == said, phase)
+        # A new session that says nothing of it: there is nothing to say any more.
+        await agent.disconnect()
+        await agent.connect()
+        for one in (a, b):
+            seen = one.fleet.observe("n1")
+            await eventually(lambda seen=seen: seen.connected and seen.upgrade is None, "forgotten")
+
+
 async def test_a_member_that_comes_later_is_told_everything(tmp_path: Path) -> None:
     async with members(tmp_path, "a", "b") as (a, b):
         agents = [await connected(a, b, node=f"n{i}") for i in range(5)]
