@@ -2,15 +2,18 @@
 
 import asyncio
 import gc
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
+from agent import connections
 from agent.local import arriving, reach
 from agent.local import door as doors
-from agent.local.server import REQUEST_MAX_BYTES
+from agent.local.server import CONNECTIONS_MAX, REQUEST_MAX_BYTES
 from agent.local.tries import Tries
 from polder.signing import UntrustedSignature
 from polder.v1 import agent_pb2, local_pb2
@@ -230,6 +233,48 @@ async def test_what_an_expired_certificate_opened_has_an_end(
             await eve.show()
         assert refused.value.reason == "Expired"
     await ann.show()
+
+
+async def test_a_neighbour_with_very_many_connections_keeps_nobody_out(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says nothing, or nothing that TLS understands."""
+    monkeypatch.setattr(connections, "LOOK_EVERY_S", 0.05)
+    held = []
+    for _ in range(2 * CONNECTIONS_MAX):
+        one = socket.socket()
+        one.bind(("127.0.0.9", 0))
+        one.connect(("127.0.0.1", node.port))
+        held.append(one)
+    client = await node.client()
+
+    async def is_in() -> bool:
+        try:
+            await client.enter(Person(node.ca, "ann", "admin"))
+        except Refusal as refused:
+            assert refused.code is grpc.StatusCode.UNAVAILABLE, refused
+            return False
+        return True
+
+    try:
+        async with asyncio.timeout(SLOW_S):
+            while not await is_in():  # noqa: ASYNC110 - nothing tells when there is room
+                await asyncio.sleep(0.05)
+        assert sum(map(is_open, held)) <= connections.EACH
+    finally:
+        for one in held:
+            one.close()
+
+
+def is_open(one: socket.socket) -> bool:
+    """The other side has not ended it."""
+    one.setblocking(False)
+    try:
+        return one.recv(1) != b""
+    except BlockingIOError:
+        return True
+    except ConnectionError:
+        return False
 
 
 async def test_calls_that_never_arrive_keep_nobody_out(

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from polder.v1 import local_pb2
+from polder.override_proofs import signed
+from polder.overrides import FROZEN, TRUE, Override, to_message
+from polder.v1 import local_pb2, plan_pb2
 from tests.integration.agent_fakes import Ca, Orchestrator, eventually
 from tests.integration.local_rig import Client, Person, Refusal, token
 from tests.integration.site_rig import SLOW_S, Box, Rig
@@ -138,3 +140,52 @@ async def test_a_proof_for_one_node_is_worth_nothing_at_another(site: Site) -> N
         await second.show()
     assert refused.value.reason == "UnknownSession"
     await second.enter(token(site.ca, "read", "default"))  # of the site, so at each of its nodes
+
+
+async def test_a_decision_comes_by_detours_and_its_writers_signature_with_it(site: Site) -> None:
+    """Whoever was away hears of it from a node that heard it, though who decided it is gone."""
+    a, b, c = await site.start("a", "b", "c")
+    await site.use(site.assignment(APP, ["b", "a", "c"]))
+    await eventually(lambda: b.ready(APP) and c.able(APP), SLOW_S)
+    await site.settled()
+    in_ = await site.enter()
+    await c.end()
+    said = await in_["a"].change("stop", f"default/{APP}", reason="leaks")
+    await sees(in_["b"], lambda r: r.status.reason == "StoppedLocally")
+    await a.end()
+    c.start()
+    await eventually(lambda: c.visit is not None and overrides(c), SLOW_S)
+    (heard,) = overrides(c)
+    assert (heard.id, heard.node, heard.reason) == (said.override.id, "a", "leaks")
+    assert heard.proof == said.override.proof and heard.proof.signature
+
+
+@pytest.mark.parametrize("signs", [True, False])
+async def test_what_an_orchestrator_decided_is_passed_on_if_it_signed_it(
+    site: Site, signs: bool
+) -> None:
+    """A plan is believed for what it says; a peer that says what stood in its plan is not."""
+    a, b = await site.start("a", "b")
+    item = site.assignment(APP, ["a", "b"])
+    await site.use(item)
+    await eventually(lambda: a.ready(APP) and b.able(APP), SLOW_S)
+    await site.settled()
+    freeze = Override(FROZEN, TRUE, id="f", stamp=3, by="operator/eve", reason="storm")
+    if signs:
+        freeze = signed(freeze, "s1", site.orchestrator.key, site.orchestrator.chain)
+    roster = [site.peer(name) for name in site.boxes]
+    assert b.visit is not None
+    b.visit.say(plan=site.plan("b", roster, [item], overrides=[to_message(freeze)]))
+    await eventually(lambda: b.condition("Frozen"), SLOW_S)
+    if signs:
+        await eventually(lambda: a.condition("Frozen"), SLOW_S)
+    else:
+        await eventually(lambda: a.events("OverrideUnproven"), SLOW_S)
+        assert "nobody signed it" in a.events("OverrideUnproven")[0]
+        assert not a.condition("Frozen")
+
+
+def overrides(box: Box) -> list[plan_pb2.Override]:
+    """As its agent told the orchestrator last."""
+    said = box.visit.of("local_changes") if box.visit is not None else []
+    return list(said[-1].overrides) if said else []  # type: ignore[attr-defined]
