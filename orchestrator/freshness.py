@@ -77,8 +77,7 @@ class Freshness:
     async def _reach(self, limit_s: float) -> float:
         asked_at, revision = self._monotonic(), self._store.known_revision()
         if revision and self._cache.revision >= revision:
-            self._current_at = asked_at
-            return 0.0
+            return self._is_current(asked_at)
         try:
             async with asyncio.timeout(limit_s):
                 if not revision:
@@ -89,6 +88,9 @@ class Freshness:
                 log.warning("the mirror cannot be brought up to date: %s", error or "no answer")
             self._failing = True
             return self.age_s
+        return self._is_current(asked_at)
+
+    def _is_current(self, asked_at: float) -> float:
         if self._failing:
             log.info("the mirror is current again")
         self._failing = False

@@ -192,3 +192,18 @@ async def test_who_writes_alone_asks_nothing() -> None:
     world.cache.reach(11)
     assert await reader == 0.0
     assert not world.store.asked
+
+
+async def test_a_mirror_that_was_late_once_is_not_behind_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a Store that only this process writes, too: /readyz goes by it."""
+    monkeypatch.setattr(freshness, "READ_S", 0.01)
+    world = World()
+    world.store.known = 11
+    world.time += 3.0
+    assert await world.read() == 3.0 and world.freshness.behind_s == 3.0
+    world.cache.reach(11)
+    assert await world.read() == 0.0
+    world.time += 1.0
+    assert world.freshness.behind_s == 0.0
