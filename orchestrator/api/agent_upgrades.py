@@ -88,13 +88,16 @@ class AgentUpgrades:
                 return operator_pb2.UpgradeAgentsResponse(state=self._state(after, self._look()))
         raise conflict("the upgrade kept changing", "edgectl agent status, and try again")
 
-    def upgrades(self) -> operator_pb2.AgentUpgradesResponse:
-        """Newest first. Raises Refused while nothing has been read from the Store."""
-        known = upgrades_in(self.cache.kept(keys.UPGRADES))
+    async def upgrades(self) -> operator_pb2.AgentUpgradesResponse:
+        """Newest first. Raises Refused (Busy; NotReady while nothing was read from the Store)."""
+        known = upgrades_in(self.cache.kept(keys.UPGRADES))[: HISTORY_MAX + 1]
         look = self._look() if any(u.is_active for u in known) else None
-        return operator_pb2.AgentUpgradesResponse(
-            upgrades=[self._state(upgrade, look) for upgrade in known[: HISTORY_MAX + 1]]
-        )
+
+        def states() -> list[operator_pb2.AgentUpgradeState]:
+            return [self._state(upgrade, look) for upgrade in known]
+
+        found = await self.thinking.ask(states) if look is not None else states()
+        return operator_pb2.AgentUpgradesResponse(upgrades=found)
 
     # --- steering --------------------------------------------------------------------------------
 

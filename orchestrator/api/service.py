@@ -264,4 +264,4 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
     async def AgentUpgrades(  # noqa: N802
         self, request: operator_pb2.AgentUpgradesRequest, context: Context
     ) -> operator_pb2.AgentUpgradesResponse:
-        return self._agent_upgrades.upgrades()
+        return await self._agent_upgrades.upgrades()

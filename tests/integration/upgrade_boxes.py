@@ -71,7 +71,10 @@ def _tar(control: bytes) -> bytes:
 
 
 def signed(rig: Rig, paths: Sequence[Path], region: str = "") -> tuple[Release, SignedRelease]:
+    """By the root, where its key is; else by the region of the rig."""
     packages = [read_package(path) for path in paths]
+    if not (rig.config.ca_path / "root.key").exists():
+        region = rig.config.region
     return issue(rig.config.ca_path, region, packages, time.time())
 
 

@@ -1,0 +1,51 @@
+"""Releases and upgrades where several members share an etcd: any of them takes, gives and tells."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from polder.v1 import operator_pb2
+from tests.integration.etcd_server import EtcdCluster
+from tests.integration.members_rig import etcd_settings, make_ca
+from tests.integration.orchestrator_rig import running
+from tests.integration.test_agent_upgrades import NEW, OLD, begin, comes_to, known
+from tests.integration.upgrade_boxes import boxes, package, upload
+
+pytestmark = pytest.mark.etcd
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[EtcdCluster]:
+    made = EtcdCluster(tmp_path / "etcd")
+    made.start()
+    yield made
+    made.stop()
+
+
+async def test_what_one_member_takes_another_gives_and_whoever_leads_goes_on(
+    cluster: EtcdCluster, tmp_path: Path
+) -> None:
+    shared = {**etcd_settings(cluster, "/fleet"), "ca_dir": str(make_ca(tmp_path / "ca"))}
+    async with (
+        running(tmp_path / "a", **shared, member="a") as a,
+        running(tmp_path / "b", **shared, member="b") as b,
+    ):
+        b.admin_credentials = a.admin_credentials  # type: ignore[method-assign]
+        await upload(a, tmp_path, NEW, size=3 << 20)
+        await upload(b, tmp_path, OLD)
+        whole = package(tmp_path, NEW, size=3 << 20).read_bytes()
+        # The boxes are b's, and a leads: what they say has to reach it.
+        assert a.orchestrator.leader.is_leading
+        async with boxes(b, tmp_path / "boxes", 2, 2, OLD) as fleet:
+            await known(a, OLD, 4)
+            fleet[0].bad.add(NEW)
+            await a.admin().UpgradeAgents(begin(failures_max=1))
+            found = await comes_to(b, "Done")
+            assert (found.done, found.failed) == (3, 1)
+            assert found.shown[0].node == fleet[0].name and found.shown[0].reason == "NotWell"
+            assert fleet[0].version == OLD
+            assert all(box.fetched[0] == whole for box in fleet), "brought to a, given by b"
+        await b.admin().DeleteRelease(operator_pb2.DeleteReleaseRequest(version=NEW))
+        left = (await a.admin().Releases(operator_pb2.ReleasesRequest())).releases
+        assert [one.version for one in left] == [OLD]
