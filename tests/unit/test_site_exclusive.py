@@ -165,13 +165,20 @@ def test_voters_keep_to_what_they_granted_until_the_switch_has_it() -> None:
     assert {node for _, node, _ in bounded(site, "a")} == {"b", "c"}
 
 
-def test_an_agent_that_was_not_restarted_frees_nobody_of_anything() -> None:
+def test_voters_are_freed_also_of_what_did_not_reach_the_switch_any_more() -> None:
+    """They had granted it for the restart when the agent ended, and the switch was not armed."""
     site = healthy()
-    site.run(10)
+    until = site.boxes["a"].armed["p1"]
+    site.feed("a", Stopping())
+    site.run(0.002)
     site.stop_agent("a")
+    site.run(0.5)
+    assert site.boxes["a"].armed["p1"] == until
     site.start("a", same_boot=True)
-    site.run(10)
-    assert list(site.runs()) == ["a"] and not bounded(site, "a")
+    site.run(1)
+    site.kill("a")
+    site.run(6)
+    assert list(site.runs()) == ["b"]
 
 
 def test_nobody_is_freed_while_something_else_of_the_replica_may_run_for_long() -> None:

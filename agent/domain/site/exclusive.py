@@ -200,14 +200,13 @@ class Exclusives:
             held = self.desk.held(armed.key, now)
             if held is not None and held.epoch == armed.epoch and held.until != armed.until:
                 armed.until = held.until
-                sooner = held.until < self._inherited.get(uid, 0.0)
-                out.append(Arm(uid, held.until, tell=sooner))
+                out.append(Arm(uid, held.until, tell=uid in self._inherited))
         return out
 
     def _bound(self, uid: str, now: float) -> list[Instruction]:
-        """The switch ends that stay sooner than it was told by an earlier agent, which had its
-        lease renewed for a restart. Voters need not keep to that, if nothing else of the replica
-        may run for so long."""
+        """The switch ends that stay by this agent's word now. An earlier one may have asked for its
+        lease to be renewed for a restart: voters need not keep to that, if nothing else of the
+        replica may run for so long."""
         self._inherited.pop(uid, None)
         ours = self._armed.get(uid)
         held = self.desk.held(ours.key, now) if ours is not None else None
