@@ -15,7 +15,7 @@ from dataclasses import replace
 from orchestrator.config import Config
 from orchestrator.store import keys
 from orchestrator.store.address import open_address
-from orchestrator.store.port import Compare, CompareTarget, Put, Store, StoreUnusable
+from orchestrator.store.port import Compare, CompareTarget, Put, Store, StoreError, StoreUnusable
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +46,15 @@ async def found_under(config: Config, root_der: bytes) -> str:
 
 
 async def note(config: Config, root_der: bytes) -> None:
-    """An installation that is there, for those that are founded later. Raises StoreError."""
+    """An installation that is there, for those that are founded later. It is no reason not to start
+    that this cannot be written: etcd may be full."""
     key = _key(root_der)
     try:
         async with _opened(config, REGISTER) as register:
-            put = Put(key, _prefix(config).encode())
-            await register.txn([Compare.absent(key)], [put])
-    except StoreUnusable as error:
+            if await register.get(key) is None:
+                put = Put(key, _prefix(config).encode())
+                await register.txn([Compare.absent(key)], [put])
+    except StoreError as error:
         log.info("the installation's prefix is not noted: %s", error)
 
 
