@@ -21,7 +21,7 @@ mount -t overlay none -o lowerdir={lower},upperdir={base}/up,workdir={base}/work
 mount --rbind /dev {base}/root/dev && mount -t proc none {base}/root/proc &&
 mount -t tmpfs none {base}/root/run && {shared}echo ready && cat
 """
-_SHARE = "mkdir -p {base}/root{path} && mount --bind {path} {base}/root{path} && "
+_SHARE = "mkdir -p {base}/root{path} && mount --rbind {path} {base}/root{path} && "
 
 
 class Root:

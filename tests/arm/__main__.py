@@ -15,6 +15,7 @@ from devcluster.debian_root import Root
 from devcluster.emulation import agent_package, arm64_programs, debian
 from tests.arm import box
 from tests.arm.suite import agent_tests
+from tests.emulated import VARIABLE
 
 SOURCES = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 1800  # of one test, of which most take a tenth of a second natively
@@ -48,7 +49,7 @@ def _run(folder: Path, files: list[str], more: list[str]) -> int:
     lower = debian("arm64", folder)
     package = agent_package(folder)
     wheels = box.fetch_tools(folder / "wheels")
-    with Root(str(lower)) as root:
+    with Root(str(lower), shared=(Path("/sys"),)) as root:  # cgroups, for the switch
         box.furnish(root, SOURCES, package, wheels)
         version = root.run("edge-agent", "version").stdout.strip()
         machine = root.run("uname", "-m").stdout.strip()
@@ -65,7 +66,12 @@ def _run(folder: Path, files: list[str], more: list[str]) -> int:
             "no:cacheprovider",
         ]
         command += [f"--timeout={TIMEOUT_S}", "--durations=10", *more, *files]
-        environment = {"PYTHONPATH": box.WHEELS, "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/root"}
+        environment = {
+            VARIABLE: "yes",
+            "PYTHONPATH": box.WHEELS,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "HOME": "/root",
+        }
         return min(1, root.follow(*command, environment=environment))
 
 

@@ -17,7 +17,7 @@ from devcluster.debian_root import Root
 PYTHON = "/opt/polder-agent/bin/python3"
 SOURCES = "/src"
 WHEELS = "/opt/polder-tests"
-CARRIED = ("tests", "devcluster", "hardware", "docs", "proto", "pyproject.toml")
+CARRIED = ("tests", "devcluster", "bench", "hardware", "docs", "proto", "pyproject.toml")
 TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout", "pytest-rerunfailures", "hypothesis")
 PLATFORMS = ("manylinux2014_aarch64", "manylinux_2_28_aarch64", "manylinux_2_34_aarch64")
 

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 FOLDERS = ("tests/unit", "tests/integration", "tests/sim")
-OURS = ("tests", "devcluster")
+OURS = ("tests", "devcluster", "bench")
 """Packages whose modules are followed."""
 NEEDED = "agent"
-FOREIGN = ("orchestrator", "edgectl", "bench", "quickstart", "images")
+FOREIGN = ("orchestrator", "edgectl", "quickstart", "images", "devcluster.debian_root")
+"""The last: what installs packages does so on this machine."""
 
 
 def agent_tests(root: Path) -> list[str]:
@@ -29,7 +30,7 @@ def agent_tests(root: Path) -> list[str]:
 
 
 def _used(root: Path, module: str, known: dict[str, frozenset[str]]) -> frozenset[str]:
-    """Top-level packages that it imports, it or what it imports of OURS."""
+    """Packages that it imports, and modules of OURS: it, or one of those modules."""
     if module in known:
         return known[module]
     known[module] = frozenset()  # modules that import each other end here
@@ -39,7 +40,7 @@ def _used(root: Path, module: str, known: dict[str, frozenset[str]]) -> frozense
         if top not in OURS:
             found.add(top)
         elif _file(root, name).exists():
-            found |= _used(root, name, known)
+            found |= {name, *_used(root, name, known)}
     known[module] = frozenset(found)
     return known[module]
 

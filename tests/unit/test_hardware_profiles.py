@@ -228,7 +228,8 @@ def test_what_somebody_else_wrote_stays(tmp_path: Path) -> None:
 
 
 def test_purging_the_package_knows_every_file_that_tuning_writes() -> None:
-    script = (FOLDER.parent / "package" / "postrm").read_text()
+    sources = Path(__file__).resolve().parents[2]
+    script = (sources / "hardware" / "package" / "postrm").read_text()
     assert all(f"/{path}" in script for path in tuning.PATHS) and tuning.MARK in script
 
 
