@@ -23,7 +23,13 @@ from polder.v1 import operator_pb2
 from tests.debian_root import DebianRoot, install
 from tests.integration.orchestrator_rig import Rig, running
 from tests.integration.test_package import build, builder
-from tests.integration.test_package_boots import eventually, is_connected, main_pid, token_for
+from tests.integration.test_package_boots import (
+    DEADLINE_S,
+    eventually,
+    is_connected,
+    main_pid,
+    token_for,
+)
 
 pytestmark = [pytest.mark.long, pytest.mark.emulation, pytest.mark.timeout(1800)]
 
@@ -31,6 +37,9 @@ FIRST, GOOD, BAD, WORSE = "0.1.0-1", "0.2.0-1", "0.3.0-1", "0.4.0-1"
 STATE = "/var/lib/polder-agent"
 # A node that could start nothing is not upgraded, and there is no containerd in this root.
 SIMULATED = "[Service]\nExecStart=\nExecStart=/usr/bin/edge-agent run --runtime simulated\n"
+AT_IT = f"""
+while dpkg-query -W -f '${{db:Status-Abbrev}}' {PACKAGE_NAME} | grep -q ^ii; do sleep 0.02; done
+"""
 BEGIN = ("--waves", "100%", "--soak", "2s", "--patience", "45s")
 
 
@@ -199,10 +208,11 @@ def _three_upgrades(root: DebianRoot, hands: Hands, token: str) -> None:
     assert "carried out here" in found[0] and "InstallFailed" in found[1]
 
 
-@pytest.mark.parametrize("step", ["install", "try"])
+@pytest.mark.parametrize("step", ["install", "unpack", "try"])
 async def test_power_that_fails_in_the_middle_is_made_up_for_at_boot(
     packages: dict[str, Path], box: DebianRoot, tmp_path: Path, step: str
 ) -> None:
+    """Of the installer's steps; `unpack`: below /opt is some of either version."""
     async with running(tmp_path / "orchestrator") as rig:
         await rig.site()
         token = await token_for(rig, "box-1")
@@ -219,8 +229,12 @@ def _power_fails(root: DebianRoot, hands: Hands, token: str, step: str) -> None:
         taken = root.run("cat", f"{STATE}/upgrade/taken.json", code=None).stdout
         return f'"step": "{step}"' in taken
 
-    eventually(has_come_to, f"the installer comes to {step}")
+    if step == "unpack":  # it takes two seconds
+        root.run("timeout", f"{DEADLINE_S:g}", "sh", "-c", AT_IT)
+    else:
+        eventually(has_come_to, f"the installer comes to {step}")
     root.cut_power()
+    assert step != "unpack" or not version_of(root).startswith("ii")
     root.boot()
     eventually(lambda: runs(root, GOOD), "the box comes through after all")
     assert ended(hands, upgrade)["phase"] == "Done"
