@@ -5,6 +5,7 @@ installation signed it (ADR 31). Its packages follow in parts; a part that stand
 again as a whole, since a package is complete or begun anew.
 """
 
+import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,7 +19,7 @@ from orchestrator.domain.upgrade_state import Upgrade, upgrades_in
 from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
 from orchestrator.identity.authority import Authority, region_of
-from orchestrator.refusals import conflict, exhausted, in_use, invalid, not_found
+from orchestrator.refusals import conflict, exhausted, in_use, invalid, not_found, unavailable
 from orchestrator.store import keys
 from orchestrator.store.port import Compare, CompareTarget, Delete, Put, Store
 from polder.release import Package, Release, SignedRelease, version_order
@@ -28,6 +29,8 @@ from polder.v1 import common_pb2, operator_pb2
 
 RELEASES_MAX = 20
 UPLOADS_MAX = 2
+PAUSE_S_MAX = 60.0
+"""Between two messages of an upload."""
 _ATTEMPTS = 8
 _DELETED_AT_ONCE = 8
 _NORMAL = common_pb2.EVENT_TYPE_NORMAL
@@ -52,7 +55,7 @@ class ReleaseDesk:
 
     async def put(self, caller: Caller, requests: Requests) -> operator_pb2.PutReleaseResponse:
         """Raises Refused and StoreError."""
-        first = await anext(requests, None)
+        first = await _next(requests)
         if first is None or not first.HasField("release"):
             raise invalid("the first message of an upload must be its release")
         if self._uploads >= UPLOADS_MAX:
@@ -101,7 +104,7 @@ class ReleaseDesk:
     async def _take_packages(self, release: Release, requests: Requests) -> None:
         packages = {package.sha256: package for package in release.packages}
         upload: _Upload | None = None
-        async for request in requests:
+        while (request := await _next(requests)) is not None:
             part = request.part
             if upload is None:
                 package = packages.get(part.sha256)
@@ -214,6 +217,15 @@ class ReleaseDesk:
 
     def _record(self, caller: Caller, reason: str, text: str) -> None:
         self.events.record("Installation", "", "everything", _NORMAL, reason, text, caller.source)
+
+
+async def _next(requests: Requests) -> operator_pb2.PutReleaseRequest | None:
+    """None: that was all. Raises Refused when nothing comes for long: others wait for the place."""
+    try:
+        async with asyncio.timeout(PAUSE_S_MAX):
+            return await anext(requests, None)
+    except TimeoutError:
+        raise unavailable("UploadStopped", "nothing came for long", "upload it again") from None
 
 
 class _Upload:

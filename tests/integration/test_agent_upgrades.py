@@ -126,6 +126,25 @@ async def test_what_is_not_believed_or_does_not_fit_is_refused(rig: Rig, tmp_pat
     assert "of no package of this release" in refused.message
 
 
+async def test_who_stops_in_the_middle_keeps_nobody_else_from_it(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.api.releases.PAUSE_S_MAX", 0.5)
+    release, found = signed(rig, [package(tmp_path, NEW)])
+
+    async def stops() -> AsyncIterator[operator_pb2.PutReleaseRequest]:
+        async for request in upload_requests(found, release.packages[0].sha256, b"begin"):
+            yield request
+        await asyncio.sleep(60)
+
+    calls = [rig.admin().PutRelease(stops()) for _ in range(2)]
+    refused = await asyncio.gather(*(refusal(call) for call in calls))
+    assert {one.reason for one in refused} == {"UploadStopped"}
+    await upload(rig, tmp_path, NEW)
+    (shown,) = (await rig.admin().Releases(operator_pb2.ReleasesRequest())).releases
+    assert shown.packages[0].complete
+
+
 async def test_a_version_is_one_thing(rig: Rig, tmp_path: Path) -> None:
     await upload(rig, tmp_path, NEW)
     changed = package(tmp_path / "changed", NEW, Section="other")

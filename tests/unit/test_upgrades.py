@@ -485,6 +485,13 @@ class Story:
         assert max(self.installed.values(), default=0) <= 2, where
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(20))
 def test_stories(seed: int) -> None:
     Story(seed).run()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("hundred", range(5))
+def test_many_stories(hundred: int) -> None:
+    for seed in range(100 * hundred, 100 * (hundred + 1)):
+        Story(seed).run()
