@@ -17,7 +17,7 @@
     use_guard(f)                         why an exclusive stay must not start: the dead-man's switch
     views(), seen, now                   for the site: what runs; whether the runtime was seen
 
-Idle it does three things: a listing every other second, the probes that are due, and a look at log
+Idle it does three things: a listing every few seconds, the probes that are due, and a look at log
 sizes and disks every ten seconds. Nothing is translated to protobuf unless it changed.
 """
 
@@ -67,11 +67,12 @@ from polder.v1 import agent_pb2, common_pb2
 log = logging.getLogger(__name__)
 
 LIST_EVERY_S = 1.0
-# Listing is most of what an idle agent costs: when nothing has changed for a while it does so less
-# often, and a crash of what ran quietly is noticed so much later (at once, if the runtime has
-# events).
+# Listing is much of what an idle agent costs: when nothing has changed for a while it does so less
+# often, and a crash of what ran quietly is noticed so much later. If ends are heard it is at once;
+# a sandbox that died without its containers, or a runtime that did, is noticed later.
 QUIET_AFTER_S = 30.0
 QUIET_LIST_EVERY_S = 2.0
+HEARING_LIST_EVERY_S = 5.0
 EVENT_WAIT_S = 60.0
 RETRY_S = 1.0
 HOUSEKEEPING_S = 10.0
@@ -285,7 +286,10 @@ class Supervisor:
 
     def _list_pause_s(self) -> float:
         quiet = self._clock.steady() - self._active_at > QUIET_AFTER_S
-        return max(self._list_every_s, QUIET_LIST_EVERY_S) if quiet else self._list_every_s
+        if not quiet:
+            return self._list_every_s
+        pause_s = HEARING_LIST_EVERY_S if self._runtime.hears_ends else QUIET_LIST_EVERY_S
+        return max(self._list_every_s, pause_s)
 
     async def _hear(self) -> None:
         """The runtime's own events, where it has them, bring the next listing forward."""

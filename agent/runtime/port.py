@@ -244,6 +244,11 @@ class Runtime(Protocol):
         """Wait until containers may have changed, or the timeout; True when an event said so."""
         ...
 
+    @property
+    def hears_ends(self) -> bool:
+        """Of all that runs, as listed last, `changed` says at once when it ends."""
+        ...
+
     async def ensure_image(
         self, image: str, policy: PullPolicy, auth: RegistryAuth | None, arch: str
     ) -> str:

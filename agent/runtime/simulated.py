@@ -149,6 +149,10 @@ class SimulatedRuntime:
         self._changed.clear()
         return True
 
+    @property
+    def hears_ends(self) -> bool:
+        return True
+
     async def ensure_image(
         self, image: str, policy: PullPolicy, auth: RegistryAuth | None, arch: str
     ) -> str:

@@ -41,6 +41,7 @@ RUN = Path("/run")
 VERSION = 2  # of the program that comes with this agent
 ANSWER_S = 0.4
 PING_S = 1.0
+GREET_S = 10.0
 SILENT_S = 3.0
 START_S = 3.0  # for systemd's, if there is one, to come first
 RETRY_S = 0.1
@@ -173,12 +174,23 @@ class SwitchClient:
                     self._bring_up()
                     await asyncio.sleep(RETRY_S)
                     continue
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(PING_S):
-                        await self._ended.wait()
+                await self._rest()
         finally:
             self._forget_process()
             self._hang_up()
+
+    async def _rest(self) -> None:
+        """Until it ended, or has said nothing for a while: what arms it asks as well as a greeting,
+        which is due now and then all the same, for what it has."""
+        greeted_at = time.monotonic()
+        while not self._ended.is_set():
+            now = time.monotonic()
+            pause_s = min(self._heard_at + PING_S, greeted_at + GREET_S) - now
+            if pause_s <= 0:
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._ended.wait()
 
     # ---- asking ----
 

@@ -43,6 +43,25 @@ async def test_exit_shows_in_the_listing(cri: CriRuntime, pods: Pods) -> None:
     assert await eventually(seen, lambda code: code != 0) == 9
 
 
+async def test_an_end_is_heard_at_once(cri: CriRuntime, pods: Pods) -> None:
+    container_id, _ = await pods.shell("sleep 1000")
+    other, _ = await pods.shell("sleep 1000")
+    ids = {container_id, other}
+
+    async def phases() -> dict[str, ContainerPhase]:
+        return {c.id: c.phase for p in await cri.list_pods() for c in p.containers if c.id in ids}
+
+    await eventually(phases, lambda found: set(found.values()) == {ContainerPhase.RUNNING})
+    assert cri.hears_ends
+    while await cri.changed(0.5):  # what the starts have caused
+        continue
+    await cri.stop_container(container_id, 0.0)
+    assert await cri.changed(20.0)
+    expected = {container_id: ContainerPhase.EXITED, other: ContainerPhase.RUNNING}
+    await eventually(phases, lambda found: found == expected)
+    assert cri.hears_ends
+
+
 async def test_out_of_memory_is_named(cri: CriRuntime, pods: Pods) -> None:
     container_id, _ = await pods.shell("tail /dev/zero", resources=Resources(memory_bytes=16 << 20))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import grpc
 
 from agent.runtime.cri import errors, hostports, stubs, translate
+from agent.runtime.cri.ends import EndWatch
 from agent.runtime.cri.events import ChangeWaiter
 from agent.runtime.cri.observe import Observer
 from agent.runtime.cri.pb import api_pb2 as pb
@@ -72,8 +73,9 @@ class CriRuntime:
         self._runtime = stubs.runtime_service(self._channel)
         self._images = stubs.image_service(self._channel)
         self._pull_timeout_s = pull_timeout_s
-        self._observer = Observer(self._fetch_ip, self._fetch_container)
         self._changes = ChangeWaiter(self._runtime)
+        self._ends = EndWatch(self._changes.tell)
+        self._observer = Observer(self._fetch_ip, self._fetch_container, self._ends)
         self._port_check = asyncio.Lock()
         self._starting: dict[str, PodSpec] = {}
 
@@ -118,9 +120,9 @@ class CriRuntime:
         response = await self._runtime.PodSandboxStatus(request, timeout=QUICK_S)
         return response.status.network.ip
 
-    async def _fetch_container(self, container_id: str) -> pb.ContainerStatus:
-        request = pb.ContainerStatusRequest(container_id=container_id)
-        return (await self._runtime.ContainerStatus(request, timeout=QUICK_S)).status
+    async def _fetch_container(self, container_id: str) -> pb.ContainerStatusResponse:
+        request = pb.ContainerStatusRequest(container_id=container_id, verbose=True)
+        return await self._runtime.ContainerStatus(request, timeout=QUICK_S)
 
     async def container_status(self, container_id: str) -> ContainerState:
         """CRI does not tell the pod here: `pod_id` stays empty, `image` may be any alias.
@@ -128,12 +130,17 @@ class CriRuntime:
         Raises NotFound.
         """
         try:
-            return translate.container_state(await self._fetch_container(container_id), "")
+            found = await self._fetch_container(container_id)
+            return translate.container_state(found.status, "")
         except grpc.aio.AioRpcError as error:
             raise errors.general(error) from error
 
     async def changed(self, timeout_s: float) -> bool:
         return await self._changes.wait(timeout_s)
+
+    @property
+    def hears_ends(self) -> bool:
+        return self._observer.hears_ends
 
     # ---- images ----
 
@@ -409,6 +416,7 @@ class CriRuntime:
 
     async def close(self) -> None:
         """Drop the connection; containers run on."""
+        self._ends.close()
         await self._changes.close()
         await self._channel.close(None)
 

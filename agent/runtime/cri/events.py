@@ -37,6 +37,10 @@ class ChangeWaiter:
         self._changed.clear()
         return True
 
+    def tell(self) -> None:
+        """Something is known to have changed."""
+        self._changed.set()
+
     async def _read(self) -> None:
         while self._supported:
             try:

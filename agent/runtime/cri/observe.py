@@ -13,6 +13,7 @@ from typing import TypeVar
 import grpc
 
 from agent.runtime.cri import translate
+from agent.runtime.cri.ends import EndWatch
 from agent.runtime.cri.pb import api_pb2 as pb
 from agent.runtime.port import ContainerPhase, ContainerState, PodState
 
@@ -23,15 +24,20 @@ DETAIL_CALLS_AT_ONCE = 8
 
 T = TypeVar("T")
 FetchIp = Callable[[str], Awaitable[str]]
-FetchContainer = Callable[[str], Awaitable[pb.ContainerStatus]]
+FetchContainer = Callable[[str], Awaitable[pb.ContainerStatusResponse]]
 
 
 class Observer:
-    """Keeps details by id; both caches are pruned to what the last lists named."""
+    """Keeps details by id; both caches are pruned to what the last lists named.
 
-    def __init__(self, fetch_ip: FetchIp, fetch_container: FetchContainer) -> None:
+    `fetch_container` is verbose. `hears_ends`: `ends` would tell of every container that runs.
+    """
+
+    def __init__(self, fetch_ip: FetchIp, fetch_container: FetchContainer, ends: EndWatch) -> None:
+        self.hears_ends = False
         self._fetch_ip = fetch_ip
         self._fetch_container = fetch_container
+        self._ends = ends
         self._ips: dict[str, str] = {}
         self._containers: dict[str, ContainerState] = {}
 
@@ -51,6 +57,10 @@ class Observer:
         ]
         if stale or addressless:
             await self._refresh(stale, addressless)
+        running = ContainerPhase.RUNNING
+        self.hears_ends = self._ends.keep(
+            {known.id for known in self._containers.values() if known.phase is running}
+        )
         members: dict[str, list[ContainerState]] = {}
         for item in containers:
             state = self._containers.get(item.id)
@@ -77,11 +87,14 @@ class Observer:
 
         async def container(item: pb.Container) -> None:
             async with gate:
-                status = await _unless_gone(self._fetch_container(item.id))
-            if status is not None:
+                answer = await _unless_gone(self._fetch_container(item.id))
+            if answer is not None:
+                status = answer.status
                 # The list names the image as it was asked for; the status names any tag of it.
                 state = translate.container_state(status, item.pod_sandbox_id, item.image.image)
                 self._containers[item.id] = state
+                if state.phase is ContainerPhase.RUNNING:
+                    self._ends.begin(state.id, translate.pid_of(answer.info))
 
         async def address(pod_id: str) -> None:
             async with gate:

@@ -277,3 +277,11 @@ def image_architecture(info: Mapping[str, str]) -> str:
         return str(json.loads(info.get("info", "{}"))["imageSpec"]["architecture"])
     except (ValueError, KeyError, TypeError):
         return ""
+
+
+def pid_of(info: Mapping[str, str]) -> int:
+    """Of a container's first process, from a verbose ContainerStatus; 0 when it is not told."""
+    try:
+        return int(json.loads(info.get("info", "{}"))["pid"])
+    except (ValueError, KeyError, TypeError):
+        return 0
