@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from orchestrator.cache import Cache
 from orchestrator.domain.holds import HoldKind, holds_in
 from orchestrator.domain.overrides import overrides_in
+from orchestrator.domain.upgrade_state import Phase, upgrades_in
 from orchestrator.fleet import Fleet, NodeObservation
 from orchestrator.store import keys
 from orchestrator.store.around import StoreAround
@@ -166,6 +167,8 @@ class _FleetCollector(Collector):
         conflicts = sum(1 for override in standing if override.decision.conflict)
         text = "Decisions of sites that the orchestrator contradicts, and nobody has settled."
         yield _gauge("polder_override_conflicts", text, conflicts)
+        paused = sum(u.phase is Phase.PAUSED for u in upgrades_in(self._cache.kept(keys.UPGRADES)))
+        yield _gauge("polder_upgrades_paused", "Upgrades of agents that wait.", paused)
         refusing = sum(1 for node in known if node.plan_error)
         yield _gauge("polder_nodes_refusing_plans", "Nodes that refuse their plan.", refusing)
 

@@ -157,7 +157,7 @@ def _on_the_way(upgrade: Upgrade, box: Box, now: float, phase: str) -> Judged:
             text = f"was told, and has not been heard for {box.quiet_s:.0f} s"
             return Judged(box, Standing.FAILED, NOT_HEARD, text)
         return Judged(box, Standing.UNDER_WAY, NOT_HEARD, "no word from its agent")
-    if since_s > SLOW_S:
+    if box.told is not None and since_s > SLOW_S:
         text = f"was told {since_s / 60:.0f} minutes ago, and does not come through"
         return Judged(box, Standing.FAILED, "TooSlow", text)
     return Judged(box, Standing.UNDER_WAY, phase)

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+from prometheus_client import generate_latest
 
 from orchestrator.identity.authority import create_root
 from orchestrator.identity.releases import issue, read_package
@@ -263,6 +264,8 @@ async def test_a_bad_version_pauses_it_and_goes_no_further(rig: Rig, tmp_path: P
         assert (found.done, found.failed) == (0, 1)
         assert found.shown[0].reason == "NotWell" and found.shown[0].phase == "Failed"
         assert {box.version for box in fleet} == {OLD}
+        metrics = generate_latest(rig.orchestrator.parts.metrics.registry).decode()
+        assert "polder_upgrades_paused 1.0" in metrics
         assert sum(bool(box.told) for box in fleet) == 1
         # Only that one tries once more after a resume, and it comes through now.
         for box in fleet:

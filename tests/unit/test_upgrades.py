@@ -144,6 +144,7 @@ def said(phase: str, attempt: int = 1, upgrade: str = UPGRADE.id) -> Said:
         (replace(BOX, said=said("RolledBack", attempt=0)), 10, ("Next", "")),
         # Its order was taken back, and it had begun.
         (replace(BOX, said=said("Installing")), 10, ("UnderWay", "Installing")),
+        (replace(BOX, said=said("Installing")), SLOW_S + 1, ("UnderWay", "Installing")),
         (replace(BOX, said=said("Downloading")), 10, ("Next", "")),
     ],
 )
