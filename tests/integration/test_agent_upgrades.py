@@ -127,6 +127,19 @@ async def test_what_is_not_believed_or_does_not_fit_is_refused(rig: Rig, tmp_pat
     assert "of no package of this release" in refused.message
 
 
+async def test_what_is_here_is_not_written_over(rig: Rig, tmp_path: Path) -> None:
+    await rig.site()
+    release = await upload(rig, tmp_path, NEW)
+    path, sha256 = package(tmp_path, NEW), release.packages[0].sha256
+    _, found = signed(rig, [path])
+    wrong = bytes(len(path.read_bytes()))
+    refused = await refusal(rig.admin().PutRelease(upload_requests(found, sha256, wrong)))
+    assert refused.reason == "WrongPackage"
+    stub = rig.agents(await rig.node("n1"))
+    request = agent_pb2.PackageRequest(sha256=sha256)
+    assert b"".join([part.data async for part in stub.Package(request)]) == path.read_bytes()
+
+
 async def test_who_stops_in_the_middle_keeps_nobody_else_from_it(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
