@@ -26,6 +26,7 @@ a000-b000 r-xp 00000000 fe:00 16   /usr/bin/python3.11
 Anonymous:             0 kB
 """
 
+
 def test_only_what_can_be_read_again_is_given_back() -> None:
     found = list(clean_files(SMAPS.splitlines()))
     assert found == [(0x1000, 0x2000), (0x2000, 0x3000), (0xA000, 0xB000)]
