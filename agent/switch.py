@@ -123,7 +123,7 @@ def shut(directory: str, late: bool) -> bool:
                 continue  # it is gone
         write(directory + "/freezer.state", "THAWED")
         if late:
-            time.sleep(THAW_S)
+            select.poll().poll(1000 * THAW_S)  # time.sleep fails where the wall clock is faked
             write(directory + "/freezer.state", "FROZEN")
     return False
 
@@ -418,7 +418,7 @@ def rehearse() -> None:
     shut("/nowhere", late=False)
     open_again("/nowhere")
     os.kill(os.getpid(), 0)
-    time.sleep(0)
+    select.poll().poll(0)
 
 
 def hold_on() -> None:
