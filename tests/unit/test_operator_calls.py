@@ -11,7 +11,8 @@ from orchestrator.refusals import Refused
 
 READS = {
     "Get", "List", "Watch", "Logs", "Exec", "Events", "Why", "Plan", "Simulate", "Concentration",
-    "Compliance", "Rollout", "Guards", "Overrides", "Story", "Regions", "Drill",
+    "Compliance", "Rollout", "Guards", "Overrides", "Story", "Regions", "Drill", "Releases",
+    "AgentUpgrades",
 }  # fmt: skip
 
 
