@@ -71,7 +71,7 @@ class Desk:
         self._retry_s = retry_s
         self._untaken_s = untaken_s
         self._state = State()
-        self._trouble = ""  # why the packages do not come
+        self._trouble = ""  # why it does not get on
         self._since_ms = 0
         self._channel: grpc.aio.Channel | None = None
         self._changed = asyncio.Event()
@@ -236,7 +236,7 @@ class Desk:
     def _complain(self, message: str) -> None:
         if message != self._trouble:
             self._trouble = message
-            log.warning("packages of an upgrade do not come", extra={"error": message})
+            log.warning("an upgrade does not get on", extra={"error": message})
             self.publish()
 
     async def _install(self, state: State) -> Event:
@@ -250,10 +250,13 @@ class Desk:
         while True:
             # In this order: the outcome is there before the order goes.
             untaken = files.exists(ORDER)
+            taken = files.read(TAKEN)
             gone = not untaken and not files.exists(TAKEN)
             outcome = outcome_of(files.read(OUTCOME))
             if outcome is not None and outcome.key == state.telling.key:
                 return Ended(outcome)
+            if taken is not None and taken.get("back_trouble"):
+                self._complain(f"cannot go back: {taken['back_trouble']}")
             if gone:
                 return Failed("NoInstaller", "the order is gone, and nobody said what became of it")
             if untaken and loop.time() >= deadline and files.take_back():

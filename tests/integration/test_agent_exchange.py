@@ -289,6 +289,18 @@ async def test_it_is_withdrawn_while_packages_come(tmp_path: Path, ca: Ca, store
         assert order is not None and order["id"] == "u2"
 
 
+async def test_a_way_back_that_does_not_work_is_told(tmp_path: Path, ca: Ca, store: Store) -> None:
+    write_identity(tmp_path, ca, [store.endpoint])
+    async with Box(tmp_path) as box:
+        await tell(store, telling(ca))
+        await eventually(lambda: box.files.exists(ORDER), 20)
+        order = box.files.take()
+        assert order is not None
+        box.files.write(TAKEN, {**order, "step": "back", "back_trouble": "no room"})
+        await eventually(lambda: said(store)[-1].message == "cannot go back: no room")
+        assert said(store)[-1].phase == "Installing"
+
+
 async def test_an_order_that_nobody_takes_is_taken_back(
     tmp_path: Path, ca: Ca, store: Store
 ) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,24 @@ def test_a_good_order_begins_the_installer(ordered: Ordered, tmp_path: Path) -> 
     done = subprocess.run(command_line, capture_output=True, text=True, cwd="/", check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert not ordered.files.exists(TAKEN) and not pyz.exists()
+
+
+def test_a_box_that_goes_down_lets_the_installer_end_and_go_on_later(
+    ordered: Ordered, tmp_path: Path
+) -> None:
+    ordered.apply(ordered.order(tmp_path))
+    taken = ordered.files.read(TAKEN)
+    assert taken is not None
+    ordered.files.write(TAKEN, {**taken, "step": "try"})  # dpkg of this machine has nothing to do
+    pyz = ordered.files.folder / INSTALLER
+    installer = subprocess.Popen([sys.executable, "-I", "-S", str(pyz)], cwd="/")
+    deadline = time.monotonic() + 30
+    while (ordered.files.read(TAKEN) or {}).get("starts") != 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    installer.terminate()
+    assert installer.wait(30) == AGAIN
+    assert (ordered.files.read(TAKEN) or {})["step"] == "try" and pyz.exists()
 
 
 @pytest.mark.parametrize("half", ["wanted", "present"])
