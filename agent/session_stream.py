@@ -6,6 +6,7 @@ A stream never reconnects. It ends with a SessionEnd that says why, and whoever 
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 HELLO_MAX_BYTES = 12 << 20
 HEARTBEAT_MIN_S, HEARTBEAT_MAX_S = 0.1, 300.0
+UNPROVEN_MAX = 10  # batches of events, each of a hundred
 REFUSALS = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
 
 
@@ -149,6 +151,7 @@ class SessionStream:
         self.last_contact = 0.0  # unix seconds of the last message from the server
         self._node = node
         self._events = events
+        self._unproven: deque[tuple[float, agent_pb2.AgentEvents]] = deque(maxlen=UNPROVEN_MAX)
         self._relay = relay
         self._told = told
         self._stands = stands
@@ -230,6 +233,8 @@ class SessionStream:
                 # that we told goodbye reads what is on its way before it closes.
                 late, _ = await asyncio.wait({reader}, timeout=0.5)
                 end = reader.result() if late else end
+            if self._closing is None and not end.goodbye:
+                self._take_back_events()
             return self._closing or end
         finally:
             self.cancel()
@@ -385,6 +390,17 @@ class SessionStream:
             except BaseException:
                 self._events.give_back(batch)
                 raise
+            self._unproven.append((time.monotonic(), batch))
+
+    def _take_back_events(self) -> None:
+        """What was written to a connection that is dead, as far as that can be: nobody says what
+        arrived, and twice is better than never."""
+        timing = self._timing  # by this a dead one is noticed, and not to the second
+        since = time.monotonic() - 2 * (timing.keepalive_s + timing.keepalive_timeout_s)
+        while self._unproven:
+            sent_at, batch = self._unproven.pop()
+            if sent_at >= since:
+                self._events.give_back(batch)
 
     async def _send(self, request: agent_pb2.SessionRequest) -> None:
         assert self._call is not None

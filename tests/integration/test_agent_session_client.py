@@ -229,8 +229,31 @@ async def test_a_half_open_connection_is_noticed(tmp_path, ca, server) -> None:
     async with Running(tmp_path) as running:
         await eventually(lambda: running.client.state.connected)
         frozen.set()
+        running.client.publish_event(common_pb2.Event(reason="Swallowed"))
         await eventually(lambda: running.client.state.endpoint == server.endpoint)
+        await eventually(lambda: "Swallowed" in told(server))
     proxy.close()
+
+
+def told(server: Orchestrator) -> list[str]:
+    """Reasons of events, over all sessions."""
+    batches = [batch for visit in server.visits for batch in visit.of("events")]
+    return [event.reason for batch in batches for event in batch.events]  # type: ignore[attr-defined]
+
+
+async def test_what_was_told_is_not_told_again_when_a_session_ends_in_order(
+    tmp_path, ca, server
+) -> None:
+    write_identity(tmp_path, ca, [server.endpoint])
+    async with Running(tmp_path) as running:
+        await eventually(lambda: running.client.state.connected)
+        running.client.publish_event(common_pb2.Event(reason="Once"))
+        await eventually(lambda: told(server) == ["Once"])
+        server.visits[0].say(goodbye=agent_pb2.Goodbye(reason="Shutdown", retry_after_ms=1))
+        await eventually(lambda: len(server.visits) == 2 and running.client.state.connected)
+        running.client.publish_event(common_pb2.Event(reason="Later"))
+        await eventually(lambda: "Later" in told(server))
+    assert told(server) == ["Once", "Later"]
 
 
 async def test_renews_at_a_third_of_life_without_a_gap(tmp_path, ca, server) -> None:
