@@ -6,6 +6,9 @@ cost more memory than all probes together. No TLS.
 """
 
 import asyncio
+import contextlib
+import os
+import select
 import socket
 from urllib.parse import quote
 
@@ -60,10 +63,25 @@ async def _connect(operation: RunProbe, probe: Probe) -> Result:
     loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in operation.pod_ip else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
-        await loop.sock_connect(connection, (operation.pod_ip, operation.port))
+        await _open(loop, connection, (operation.pod_ip, operation.port))
         if probe.http is None:
             return True, ""
         return await _get(loop, connection, operation, probe.http.path)
+
+
+async def _open(
+    loop: asyncio.AbstractEventLoop, connection: socket.socket, address: tuple[str, int]
+) -> None:
+    """A pod is on this box: as a rule it has answered when connect returns, and nothing has to be
+    waited for."""
+    with contextlib.suppress(BlockingIOError):
+        connection.connect(address)
+    ready = select.poll()
+    ready.register(connection, select.POLLOUT)
+    if not ready.poll(0):
+        await loop.sock_connect(connection, address)
+    elif code := connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        raise OSError(code, os.strerror(code))
 
 
 async def _get(

@@ -41,6 +41,7 @@ RUN = Path("/run")
 VERSION = 2  # of the program that comes with this agent
 ANSWER_S = 0.4
 PING_S = 1.0
+IDLE_PING_S = 2.0  # with nothing armed; that it ended is heard at once in any case
 GREET_S = 10.0
 SILENT_S = 3.0
 START_S = 3.0  # for systemd's, if there is one, to come first
@@ -185,7 +186,8 @@ class SwitchClient:
         greeted_at = time.monotonic()
         while not self._ended.is_set():
             now = time.monotonic()
-            pause_s = min(self._heard_at + PING_S, greeted_at + GREET_S) - now
+            silent_s = PING_S if self._deadlines else IDLE_PING_S
+            pause_s = min(self._heard_at + silent_s, greeted_at + GREET_S) - now
             if pause_s <= 0:
                 return
             with contextlib.suppress(TimeoutError):

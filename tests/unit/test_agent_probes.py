@@ -1,6 +1,7 @@
 """Probes against real sockets on the loopback."""
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -69,6 +70,22 @@ async def test_a_path_cannot_smuggle_a_header() -> None:
     _, _, heard = await ask(b"HTTP/1.1 200 OK\r\n\r\n", "/a b\r\nEvil: 1?q=%20")
     assert heard.startswith(b"GET /a%20b%0D%0AEvil:%201?q=%20 HTTP/1.1\r\n")
     assert b"\r\nEvil" not in heard
+
+
+async def test_a_connection_that_takes_its_time() -> None:
+    """Nobody takes the connections that wait already: the kernel leaves ours unanswered."""
+    loop, prober = asyncio.get_running_loop(), Prober(SimulatedRuntime())
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            probe = {"tcp": {"port": port}}
+            passed, message = await prober.check(operation(probe, port))
+            assert (passed, message) == (False, "no answer within 0.3 s")
+            patient = asyncio.create_task(prober.check(operation(probe | {"timeout": "20s"}, port)))
+            await asyncio.sleep(0)
+            server.setblocking(False)
+            (await loop.sock_accept(server))[0].close()
+            assert await patient == (True, "")
 
 
 async def test_tcp_and_a_port_that_nobody_listens_on() -> None:
