@@ -14,6 +14,7 @@ from edgectl.text import NONE, Table, age, clock, safe
 from polder.v1 import operator_pb2
 
 _LOOK_EVERY_S = 2.0
+_INT32_MIN, _INT32_MAX = -(2**31), 2**31 - 1
 _FORMATS = ("", "json", "yaml")
 _NODES = ("NODE", "SITE", "STANDING", "VERSION", "TOLD", "REASON")
 _PAST = ("ID", "VERSION", "PHASE", "NODES", "DONE", "FAILED", "BEGAN")
@@ -100,13 +101,13 @@ def upgrade(invocation: Invocation) -> int:
         version=options.version,
         waves_permille=[permille(share, "--waves") for share in options.waves.split(",")],
         at_once_permille=permille(options.at_once, "--at-once"),
-        soak_s=round(option_seconds(options.soak, "--soak")),
-        failures_max=options.failures,
+        soak_s=_whole(option_seconds(options.soak, "--soak")),
+        failures_max=_whole(options.failures),
         sites=[name.removeprefix("site/") for name in options.site],
         nodes=[name.removeprefix("node/") for name in options.node],
     )
     if options.patience:
-        begin.patience_s = round(option_seconds(options.patience, "--patience"))
+        begin.patience_s = _whole(option_seconds(options.patience, "--patience"))
     request = operator_pb2.UpgradeAgentsRequest(begin=begin, dry_run=options.dry_run)
     answer = invocation.client.upgrade_agents(request)
     for text in answer.warnings:
@@ -135,9 +136,14 @@ def permille(text: str, option: str) -> int:
         share = float(number) * 10
     except ValueError:
         raise UsageError(f"{option}: {text!r} is no share", f"{option} 5%") from None
-    if not (0 <= share <= 1000 and share == round(share)):
+    if not 0 <= share <= 1000 or abs(share - round(share)) > 1e-6:
         raise UsageError(f"{option}: {text!r} is not 0% to 100%, in steps of 0.1%")
     return round(share)
+
+
+def _whole(number: float) -> int:
+    """As the request can carry it; what is more than that the server refuses with its limit."""
+    return round(min(max(number, _INT32_MIN), _INT32_MAX))
 
 
 def status(invocation: Invocation) -> int:
