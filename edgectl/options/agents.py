@@ -39,7 +39,8 @@ def _upgrade(p: Parser) -> None:
         "--at-once",
         default="5%",
         metavar="SHARE",
-        help="of the nodes, under way at the same time at most (default 5%%; at least one node; 0%%: as the wave)",
+        help="of the nodes, under way at the same time at most, and at least one node (default "
+        "5%%; 0%%: as the wave)",
     )
     p.add_argument(
         "--soak",
