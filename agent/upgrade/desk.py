@@ -117,17 +117,29 @@ class Desk:
                 await self._changed.wait()
                 continue
             state = self._state
-            work = asyncio.create_task(self._work(state))
-            changed = asyncio.create_task(self._changed.wait())
-            try:
-                await asyncio.wait({work, changed}, return_when=asyncio.FIRST_COMPLETED)
-                event = work.result() if work.done() else None
-            finally:
-                work.cancel()
-                changed.cancel()
-                await asyncio.gather(work, changed, return_exceptions=True)
-            if event is not None and self._state is state:  # else it is about what was before
+            event = await self._event_of(state)
+            if event is not None:
                 self._feed(event)
+
+    async def _event_of(self, state: State) -> Event | None:
+        """Of the phase's work; None: something else has come in between."""
+        work = asyncio.create_task(self._work(state))
+        try:
+            while self._is_at(state):
+                changed = asyncio.create_task(self._changed.wait())
+                await asyncio.wait({work, changed}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+                self._changed.clear()
+                if work.done() and self._is_at(state):
+                    return work.result()
+            return None
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+    def _is_at(self, state: State) -> bool:
+        """What only waits for the end of it changes nothing."""
+        return self._state.phase is state.phase and self._state.telling is state.telling
 
     async def boot(self) -> None:
         """As the disk has it: an order that is the installer's, or what became of the last one."""

@@ -289,6 +289,23 @@ async def test_it_is_withdrawn_while_packages_come(tmp_path: Path, ca: Ca, store
         assert order is not None and order["id"] == "u2"
 
 
+async def test_what_is_told_meanwhile_waits_for_the_installer(
+    tmp_path: Path, ca: Ca, store: Store
+) -> None:
+    write_identity(tmp_path, ca, [store.endpoint])
+    async with Box(tmp_path) as box:
+        await tell(store, telling(ca))
+        await eventually(lambda: box.files.exists(ORDER), 20)
+        await tell(store, telling(ca, id="u2"))
+        await tell(store, telling(ca, id="u3"))
+        box.files.take()
+        await eventually(lambda: len(store.visits[0].of("heartbeat")) > 2)
+        install(box.files, "RolledBack", "NotWell")
+        await eventually(lambda: box.files.exists(ORDER), 20)
+        order = box.files.read(ORDER)
+        assert order is not None and order["id"] == "u3"
+
+
 async def test_a_way_back_that_does_not_work_is_told(tmp_path: Path, ca: Ca, store: Store) -> None:
     write_identity(tmp_path, ca, [store.endpoint])
     async with Box(tmp_path) as box:
