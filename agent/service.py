@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 JOIN_POLL_S = 1.0
 SETTLE_S = 10.0
 LOOK_EVERY_S = 60.0  # inventory, certificate, a plan that could not be written
-STATUS_EVERY_S = 1.0  # what is as before is not written
+STATUS_EVERY_S = 2.0  # what is as before is not written
 TRIM_AFTER_S = 15.0
 TRIM_EVERY_S = 300.0  # handshakes with peers and orchestrators touch much code, and are seldom
 
