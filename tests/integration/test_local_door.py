@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from polder.v1 import agent_pb2, local_pb2
 from tests.integration.agent_fakes import Ca, Orchestrator, eventually
 from tests.integration.local_node import SLOW_S, Node
 from tests.integration.local_rig import HOUR_MS, Client, Person, Refusal, token
+from tests.integration.test_connections import connect, is_open
 
 
 @pytest.fixture
@@ -240,12 +240,7 @@ async def test_a_neighbour_with_very_many_connections_keeps_nobody_out(
 ) -> None:
     """It says nothing, or nothing that TLS understands."""
     monkeypatch.setattr(connections, "LOOK_EVERY_S", 0.05)
-    held = []
-    for _ in range(2 * CONNECTIONS_MAX):
-        one = socket.socket()
-        one.bind(("127.0.0.9", 0))
-        one.connect(("127.0.0.1", node.port))
-        held.append(one)
+    held = connect(node.port, "127.0.0.9", 2 * CONNECTIONS_MAX)
     client = await node.client()
 
     async def is_in() -> bool:
@@ -264,17 +259,6 @@ async def test_a_neighbour_with_very_many_connections_keeps_nobody_out(
     finally:
         for one in held:
             one.close()
-
-
-def is_open(one: socket.socket) -> bool:
-    """The other side has not ended it."""
-    one.setblocking(False)
-    try:
-        return one.recv(1) != b""
-    except BlockingIOError:
-        return True
-    except ConnectionError:
-        return False
 
 
 async def test_calls_that_never_arrive_keep_nobody_out(
