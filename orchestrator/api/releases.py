@@ -6,6 +6,7 @@ again as a whole, since a package is complete or begun anew.
 """
 
 import asyncio
+import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,9 +20,17 @@ from orchestrator.domain.upgrade_state import Upgrade, upgrades_in
 from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
 from orchestrator.identity.authority import Authority, region_of
-from orchestrator.refusals import conflict, exhausted, in_use, invalid, not_found, unavailable
+from orchestrator.refusals import (
+    Refused,
+    conflict,
+    exhausted,
+    in_use,
+    invalid,
+    not_found,
+    unavailable,
+)
 from orchestrator.store import keys
-from orchestrator.store.port import Compare, CompareTarget, Delete, Put, Store
+from orchestrator.store.port import Compare, CompareTarget, Delete, Put, Store, StoreError
 from polder.release import Package, Release, SignedRelease, version_order
 from polder.release_proofs import verify_release
 from polder.signing import UntrustedSignature
@@ -29,6 +38,7 @@ from polder.v1 import common_pb2, operator_pb2
 
 RELEASES_MAX = 20
 UPLOADS_MAX = 2
+HEAR_OUT_S = 5.0
 PAUSE_S_MAX = 60.0
 """Between two messages of an upload."""
 _ATTEMPTS = 8
@@ -67,6 +77,9 @@ class ReleaseDesk:
             release = self._verified(signed)
             created = await self._take(caller, release, signed)
             await self._take_packages(release, requests)
+        except (Refused, StoreError):
+            await _hear_out(requests)
+            raise
         finally:
             self._uploads -= 1
         return operator_pb2.PutReleaseResponse(version=release.version, created=created)
@@ -231,6 +244,15 @@ async def _next(requests: Requests) -> operator_pb2.PutReleaseRequest | None:
             return await anext(requests, None)
     except TimeoutError:
         raise unavailable("UploadStopped", "nothing came for long", "upload it again") from None
+
+
+async def _hear_out(requests: Requests) -> None:
+    """What is still on its way: a gRPC client that is refused while it writes may tell of the write
+    that failed, and not of the reason."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(HEAR_OUT_S):
+            async for _ in requests:
+                pass
 
 
 class _Upload:
