@@ -27,7 +27,7 @@ def _get(p: Parser) -> None:
 
 
 def _why(p: Parser) -> None:
-    targets(p, "workload/NAME", nargs="*")
+    targets(p, "workload/NAME or replica/NAME", nargs="*")
     files(p, required=False)
     completes(
         p.add_argument(
