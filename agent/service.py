@@ -58,7 +58,7 @@ SETTLE_S = 10.0
 LOOK_EVERY_S = 60.0  # inventory, certificate, a plan that could not be written
 STATUS_EVERY_S = 2.0  # what is as before is not written
 TRIM_AFTER_S = 15.0
-TRIM_EVERY_S = 300.0  # handshakes with peers and orchestrators touch much code, and are seldom
+TRIM_EVERY_S = 60.0  # handshakes with peers and orchestrators touch 4 MB of code, and are seldom
 
 
 def make_runtime(kind: str, config: AgentConfig) -> Runtime:

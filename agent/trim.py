@@ -26,6 +26,7 @@ MADV_DONTNEED, MADV_DONTDUMP = 4, 16
 WINDOW = max(16_384, os.sysconf("SC_PAGE_SIZE"))
 LARGE = 16 * WINDOW
 _READ_ONLY = ("r-xp", "r--p")
+_HEX = frozenset("0123456789abcdef")  # other lines begin with the capital of a name
 
 Span = tuple[int, int]
 """Start and end."""
@@ -34,14 +35,14 @@ Span = tuple[int, int]
 def clean_files(smaps: Iterable[str]) -> Iterator[Span]:
     """The mappings in the text of /proc/PID/smaps that can be read again."""
     span: Span | None = None
-    for line in smaps:
-        words = line.split()
-        if not words[0].endswith(":"):  # a mapping's first line: range, permissions, ..., path
+    for line in smaps:  # some 24 for each mapping: most are only skipped
+        if line[0] in _HEX:  # a mapping's first line: range, permissions, ..., path
+            words = line.split()
             is_file = len(words) > 5 and words[1] in _READ_ONLY and words[5].startswith("/")
             start, _, end = words[0].partition("-")
             span = (int(start, 16), int(end, 16)) if is_file and words[-1] != "(deleted)" else None
-        elif words[0] == "Anonymous:" and span is not None:
-            if words[1] == "0":
+        elif span is not None and line.startswith("Anonymous:"):
+            if line.split()[1] == "0":
                 yield span
             span = None
 
