@@ -13,8 +13,7 @@ JSON object on stdout, with raw frames behind it. Exit code 0 also when the answ
     new-site-key {path, identity, dns}      -> {}, [certificate]   likewise, signed with the key
     inspect      {key_path?}, [certificate] -> {identity, serial, not_before, not_after}
     verify-plan  {at, trust_domain, roots: N}, [plan, signature, N roots, chain...] -> {signer}
-    verify-release {at, trust_domain, roots: N}, [release, signature, N roots, chain...]
-                 -> {version}
+    verify-release {trust_domain}, [release, signature, roots...] -> {version}
     sign         {}, [key, message]     -> {}, [signature]
 
 and for operators at the site (`agent/local/door.py`, ADR 26, and `agent/site/proofs.py`, ADR 27):
@@ -167,16 +166,14 @@ def verify(header: dict[str, object], parts: Sequence[bytes]) -> Answer:
 
 
 def release(header: dict[str, object], parts: Sequence[bytes]) -> Answer:
-    """Whether a CA of the installation signed a release of the agent."""
+    """Whether the installation's root signed a release of the agent."""
     from polder.release import SignedRelease
     from polder.release_proofs import verify_release
 
-    payload, signature, *certificates = parts
-    roots = int(str(header["roots"]))
-    signed = SignedRelease(payload, signature, tuple(certificates[roots:]))
-    at, trust_domain = float(str(header["at"])), str(header["trust_domain"])
+    payload, signature, *roots = parts
+    signed = SignedRelease(payload, signature)
     try:
-        found = verify_release(signed, certificates[:roots], at, trust_domain)
+        found = verify_release(signed, roots, str(header["trust_domain"]))
     except UntrustedSignature as error:
         raise Refused(error.reason, str(error)) from error
     return {"version": found.version}, []

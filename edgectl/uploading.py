@@ -96,9 +96,7 @@ def _requests(
 def _head(files: Files) -> operator_pb2.PutReleaseRequest:
     signed = files.signed
     return operator_pb2.PutReleaseRequest(
-        release=agent_pb2.SignedRelease(
-            release=signed.release, signature=signed.signature, chain=signed.chain
-        )
+        release=agent_pb2.SignedRelease(release=signed.release, signature=signed.signature)
     )
 
 

@@ -118,7 +118,7 @@ def _add_sign_release(actions: Any) -> None:
         "sign-release",
         _sign_release,
         "sign a version of the agent, so that boxes of this installation take it; nothing but the "
-        "packages and the CA's key is needed",
+        "packages and the root's key is needed",
     )
     release.add_argument(
         "--deb",
@@ -129,7 +129,6 @@ def _add_sign_release(actions: Any) -> None:
         help="a package of the version; once for each architecture",
     )
     release.add_argument("--out", required=True, type=Path, metavar="FILE", help="as v.release")
-    release.add_argument("--region", default="", help="signed by its CA; default: by the root")
 
 
 def _action(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -274,16 +273,15 @@ def _break_glass(options: argparse.Namespace) -> int:
 def _sign_release(options: argparse.Namespace) -> int:
     try:
         packages = [read_package(path) for path in options.deb]
-        release, signed = issue_release(options.dir, options.region, packages, time.time())
+        release, signed = issue_release(options.dir, packages, time.time())
     except InvalidRelease as error:
         raise ConfigError(str(error)) from error
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}") from error
     write_file(options.out, f"{signed}\n".encode(), mode=0o644)
-    by = f"the CA of region {options.region}" if options.region else "the root"
     _say(
         f"{options.out}: version {release.version} of the agent for {release.trust_domain}, "
-        f"state schema {release.state_schema}, signed by {by}\n"
+        f"state schema {release.state_schema}, signed by the root\n"
         + "".join(_described(package) for package in packages)
         + "Next, with edgectl, as an admin:\n"
         f"  edgectl agent upload {options.out} "

@@ -5,7 +5,7 @@ signatures themselves are `release_proofs.py`, because the agent's long-running 
 cryptography. See ADR 31.
 
 A release names the packages of one version, one for each architecture, by their hashes. Its file is
-`polder-release1.` and base64url of the JSON {"release", "signature", "chain"}.
+`polder-release1.` and base64url of the JSON {"release", "signature"}.
 """
 
 import base64
@@ -134,18 +134,13 @@ def _whole(found: dict[str, object], name: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class SignedRelease:
-    """Not yet verified. `chain`: the region's CA that signed it, DER; empty: the root did."""
+    """Not yet verified."""
 
     release: bytes
     signature: bytes
-    chain: tuple[bytes, ...]
 
     def __str__(self) -> str:
-        body = {
-            "release": _encode(self.release),
-            "signature": _encode(self.signature),
-            "chain": [_encode(der) for der in self.chain],
-        }
+        body = {"release": _encode(self.release), "signature": _encode(self.signature)}
         return PREFIX + _encode(json.dumps(body, separators=(",", ":")).encode())
 
 
@@ -160,10 +155,9 @@ def read_signed(text: str) -> SignedRelease:
     try:
         body = json.loads(_decode(text[len(PREFIX) :]))
         release, signature = _decode(body["release"]), _decode(body["signature"])
-        chain = tuple(_decode(der) for der in body["chain"])
     except (binascii.Error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidRelease("the signed release is damaged: was it copied whole?") from error
-    return SignedRelease(release, signature, chain)
+    return SignedRelease(release, signature)
 
 
 def _encode(data: bytes) -> str:

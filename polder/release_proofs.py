@@ -1,4 +1,4 @@
-"""Signatures of releases: made by a CA of the installation, believed by whoever trusts its root.
+"""Signatures of releases: made with the installation's root, believed by whoever trusts it.
 
 Used by `edge-orchestrator ca sign-release`, by the orchestrator when a release is brought to it,
 and by the agent in its one-shot process (`agent/credentials.py`). The releases are those of
@@ -17,26 +17,22 @@ from polder.release import (
     read_release,
     release_bytes,
 )
-from polder.signing import UntrustedSignature, sign, verify_by_authority
+from polder.signing import UntrustedSignature, sign, verify_by_root
 
 
-def sign_release(
-    release: Release, key: ec.EllipticCurvePrivateKey, chain_der: Sequence[bytes]
-) -> SignedRelease:
-    """By the root's key without a chain, or by a region's with its certificate."""
+def sign_release(release: Release, key: ec.EllipticCurvePrivateKey) -> SignedRelease:
+    """`key`: the root's."""
     payload = release_bytes(release)
-    return SignedRelease(payload, sign(RELEASE_CONTEXT + payload, key), tuple(chain_der))
+    return SignedRelease(payload, sign(RELEASE_CONTEXT + payload, key))
 
 
-def verify_release(
-    signed: SignedRelease, roots_der: Sequence[bytes], at: float, trust_domain: str
-) -> Release:
+def verify_release(signed: SignedRelease, roots_der: Sequence[bytes], trust_domain: str) -> Release:
     """What was signed. Raises UntrustedSignature.
 
-    Only a CA may sign one: members, nodes and operators have certificates of the same roots.
+    Only a root may sign one: members hold the keys of their regions' CAs, and a member that was
+    broken into must not put software on every box.
     """
-    message = RELEASE_CONTEXT + signed.release
-    verify_by_authority(message, signed.signature, signed.chain, roots_der, at)
+    verify_by_root(RELEASE_CONTEXT + signed.release, signed.signature, roots_der)
     try:
         release = read_release(signed.release)
     except InvalidRelease as error:

@@ -142,7 +142,7 @@ def verify_by_authority(
     if len(chain_der) > 1:
         raise UntrustedSignature("BadChain", "only the root or a region's CA may sign this")
     if not chain_der:
-        _verify_by_any(roots_der, signature, message)
+        verify_by_root(message, signature, roots_der)
         return
     begins, _ = validity(chain_der)
     signer = verify_chain(chain_der, roots_der, max(at, begins))
@@ -151,7 +151,8 @@ def verify_by_authority(
     verify_by(signer, signature, message)
 
 
-def _verify_by_any(roots_der: Sequence[bytes], signature: bytes, message: bytes) -> None:
+def verify_by_root(message: bytes, signature: bytes, roots_der: Sequence[bytes]) -> None:
+    """Raises UntrustedSignature unless one of the roots itself signed the message."""
     for der in roots_der:
         try:
             verify_by(x509.load_der_x509_certificate(der), signature, message)

@@ -278,22 +278,18 @@ class Desk:
 
 
 async def verified(store: IdentityStore, signed: SignedRelease) -> Release:
-    """What a release says, if a CA of ours signed it. Raises CredentialsRefused, IdentityFailure,
+    """What a release says, if our root signed it. Raises CredentialsRefused, IdentityFailure,
     InvalidRelease, and ValueError for an identity that cannot be read."""
     identity = store.load()
     roots = from_pem(identity.roots_pem)
-    header: dict[str, object] = {
-        "at": time.time(),
-        "trust_domain": identity.id.trust_domain,
-        "roots": len(roots),
-    }
-    parts = [signed.release, signed.signature, *roots, *signed.chain]
+    header: dict[str, object] = {"trust_domain": identity.id.trust_domain}
+    parts = [signed.release, signed.signature, *roots]
     await store.credentials("verify-release", header, parts, timeout_s=CALL_TIMEOUT_S)
     return read_release(signed.release)
 
 
 def _signed(said: agent_pb2.SignedRelease) -> SignedRelease:
-    return SignedRelease(said.release, said.signature, tuple(said.chain))
+    return SignedRelease(said.release, said.signature)
 
 
 def _now_ms() -> int:

@@ -45,7 +45,6 @@ def _half(signed: SignedRelease, package: Package) -> dict[str, Any]:
         "sha256": package.sha256,
         "release": _encode(signed.release),
         "signature": _encode(signed.signature),
-        "chain": [_encode(der) for der in signed.chain],
     }
 
 
@@ -78,8 +77,7 @@ def half_of(order: Mapping[str, Any], name: str, arch: str) -> Half:
 
 
 def _signed(body: Mapping[str, Any]) -> SignedRelease:
-    chain = tuple(_decode(der) for der in body["chain"])
-    return SignedRelease(_decode(body["release"]), _decode(body["signature"]), chain)
+    return SignedRelease(_decode(body["release"]), _decode(body["signature"]))
 
 
 def outcome_of(body: Mapping[str, Any] | None) -> Outcome | None:

@@ -55,17 +55,16 @@ def releases(invocation: Invocation) -> int:
         (
             release.version,
             ", ".join(_package(package) for package in release.packages),
-            release.signed_by,
             age(release.issued_at_ms, now_ms),
             counts.pop(release.version, 0),
         )
         for release in answer.releases
     ]
-    rows += [(version or "<unknown>", NONE, NONE, "", n) for version, n in sorted(counts.items())]
+    rows += [(version or "<unknown>", NONE, "", n) for version, n in sorted(counts.items())]
     if not rows:
         print("There are no releases, and no nodes.", file=sys.stderr)
         return 0
-    for line in Table(("VERSION", "PACKAGES", "SIGNED BY", "AGE", "NODES")).lines(rows):
+    for line in Table(("VERSION", "PACKAGES", "AGE", "NODES")).lines(rows):
         print(line)
     if any(counts):
         print(

@@ -19,7 +19,7 @@ from orchestrator.domain.releases import PART_BYTES, Releases, StoredRelease, re
 from orchestrator.domain.upgrade_state import Upgrade, upgrades_in
 from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
-from orchestrator.identity.authority import Authority, region_of
+from orchestrator.identity.authority import Authority
 from orchestrator.refusals import (
     Refused,
     conflict,
@@ -73,7 +73,7 @@ class ReleaseDesk:
         self._uploads += 1
         try:
             sent = first.release
-            signed = SignedRelease(sent.release, sent.signature, tuple(sent.chain))
+            signed = SignedRelease(sent.release, sent.signature)
             release = self._verified(signed)
             created = await self._take(caller, release, signed)
             await self._take_packages(release, requests)
@@ -87,9 +87,9 @@ class ReleaseDesk:
     def _verified(self, signed: SignedRelease) -> Release:
         authority = self.authority
         try:
-            return verify_release(signed, authority.roots_der, self.clock(), authority.trust_domain)
+            return verify_release(signed, authority.roots_der, authority.trust_domain)
         except UntrustedSignature as error:
-            hint = "edge-orchestrator ca sign-release, where the CA's key is"
+            hint = "edge-orchestrator ca sign-release, where the root's key is"
             raise invalid(f"the release is not believed: {error}", hint, error.reason) from error
 
     async def _take(self, caller: Caller, release: Release, signed: SignedRelease) -> bool:
@@ -97,7 +97,7 @@ class ReleaseDesk:
         for _ in range(_ATTEMPTS):
             known = releases_in(self.cache.kept(keys.RELEASES))
             before = known.get(release.version)
-            stored = StoredRelease(release, signed, signer_of(signed), caller.source)
+            stored = StoredRelease(release, signed, caller.source)
             if before is None and len(known) >= RELEASES_MAX:
                 hint = "edgectl agent delete VERSION of one that no box needs"
                 raise exhausted("TooManyReleases", f"{len(known)} releases are here", hint)
@@ -109,8 +109,7 @@ class ReleaseDesk:
                 if before.signed == signed:
                     return False
             if await self._write(stored):
-                text = f"signed by {stored.signed_by}; {_listed(release)}"
-                self._record(caller, "ReleaseTaken", f"agent {release.version}: {text}")
+                self._record(caller, "ReleaseTaken", f"agent {release.version}: {_listed(release)}")
                 return before is None
         raise conflict("the release kept changing", "try again")
 
@@ -297,11 +296,6 @@ def read_at(cache: Cache, version: str) -> StoredRelease | None:
     return read(record) if record is not None else None
 
 
-def signer_of(signed: SignedRelease) -> str:
-    """Of one that was verified: "root", or the region whose CA signed."""
-    return region_of(signed.chain[0]) if signed.chain else "root"
-
-
 def _check_same(before: Release, after: Release) -> None:
     """A version is one thing: packages may be added to it, and none replaced. Raises Refused."""
     for package in before.packages:
@@ -328,7 +322,6 @@ def _told(stored: StoredRelease) -> operator_pb2.Release:
     return operator_pb2.Release(
         version=release.version,
         issued_at_ms=release.issued_at_ms,
-        signed_by=stored.signed_by,
         packages=[
             operator_pb2.ReleasePackage(
                 arch=package.arch,

@@ -24,11 +24,10 @@ PART_BYTES = 256 << 10
 
 @dataclass(frozen=True, slots=True)
 class StoredRelease:
-    """`complete`: hashes of the packages of which all is here. `signed_by`: "root" or a region."""
+    """`complete`: hashes of the packages of which all is here."""
 
     release: Release
     signed: SignedRelease
-    signed_by: str
     uploaded_by: str
     complete: frozenset[str] = frozenset()
     store_revision: int = field(default=0, compare=False)  # not part of the value
@@ -41,7 +40,6 @@ class StoredRelease:
     def record(self) -> KeptRecord:
         body = {
             "signed": str(self.signed),
-            "signed_by": self.signed_by,
             "uploaded_by": self.uploaded_by,
             "complete": sorted(self.complete),
         }
@@ -60,7 +58,6 @@ def read(record: KeptRecord) -> StoredRelease | None:
         return StoredRelease(
             read_release(signed.release),
             signed,
-            str(body["signed_by"]),
             str(body["uploaded_by"]),
             frozenset(str(sha256) for sha256 in body["complete"]),
             record.store_revision,

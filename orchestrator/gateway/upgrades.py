@@ -173,9 +173,7 @@ class Upgrades:
 
 
 def _message(signed: SignedRelease) -> agent_pb2.SignedRelease:
-    return agent_pb2.SignedRelease(
-        release=signed.release, signature=signed.signature, chain=signed.chain
-    )
+    return agent_pb2.SignedRelease(release=signed.release, signature=signed.signature)
 
 
 def _differs(change: Change) -> bool:

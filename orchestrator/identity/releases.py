@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from orchestrator.identity.authority import signing_key, trust_domain_of
+from orchestrator.identity.authority import load_root, trust_domain_of
+from orchestrator.identity.pem import UnusableFile
 from polder.release import (
     PACKAGE_BYTES_MAX,
     PACKAGE_NAME,
@@ -86,15 +87,17 @@ def release_of(packages: Iterable[DebianPackage], trust_domain: str, now: float)
 
 
 def issue(
-    directory: Path, region: str, packages: Iterable[DebianPackage], now: float
+    directory: Path, packages: Iterable[DebianPackage], now: float
 ) -> tuple[Release, SignedRelease]:
-    """Signed by the region's CA, or without a region by the root.
-
-    Raises UnusableFile when that key is not here, and InvalidRelease.
-    """
-    root, key, chain = signing_key(directory, region, now)
+    """Signed by the root. Raises UnusableFile when its key is not here, and InvalidRelease."""
+    if not (directory / "root.key").exists():
+        raise UnusableFile(
+            f"{directory} has no root.key, and boxes take software from nobody else: "
+            "sign where the root is kept; it needs the packages and no network"
+        )
+    root, key = load_root(directory)
     release = release_of(packages, trust_domain_of(root), now)
-    return release, sign_release(release, key, chain)
+    return release, sign_release(release, key)
 
 
 def _control_fields(path: Path, file: BinaryIO) -> dict[str, str]:

@@ -582,32 +582,26 @@ Global___AgentUpgrade: _TypeAlias = AgentUpgrade  # noqa: Y015
 
 @_typing.final
 class SignedRelease(_message.Message):
-    """Signed by the root's or a region's CA key, offline if need be: whoever keeps the keys decides what
-    software runs on the boxes. See polder/release.py.
+    """Signed by the installation's root, which is kept offline: whoever has its key decides what software
+    runs on the boxes, and no member can. See polder/release.py.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RELEASE_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
-    CHAIN_FIELD_NUMBER: _builtins.int
     release: _builtins.bytes
     """JSON."""
     signature: _builtins.bytes
-    @_builtins.property
-    def chain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Of the CA that signed, leaf first, without the root; DER. Empty: the root itself signed."""
-
     def __init__(
         self,
         *,
         release: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
-        chain: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "release", b"release", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["release", b"release", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

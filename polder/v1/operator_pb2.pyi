@@ -3307,12 +3307,9 @@ class Release(_message.Message):
 
     VERSION_FIELD_NUMBER: _builtins.int
     ISSUED_AT_MS_FIELD_NUMBER: _builtins.int
-    SIGNED_BY_FIELD_NUMBER: _builtins.int
     PACKAGES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     issued_at_ms: _builtins.int
-    signed_by: _builtins.str
-    """"root" or the region whose CA signed."""
     @_builtins.property
     def packages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReleasePackage]: ...
     def __init__(
@@ -3320,12 +3317,11 @@ class Release(_message.Message):
         *,
         version: _builtins.str = ...,
         issued_at_ms: _builtins.int = ...,
-        signed_by: _builtins.str = ...,
         packages: _abc.Iterable[Global___ReleasePackage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["issued_at_ms", b"issued_at_ms", "packages", b"packages", "signed_by", b"signed_by", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issued_at_ms", b"issued_at_ms", "packages", b"packages", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

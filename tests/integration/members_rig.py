@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from tests.integration.etcd_server import EtcdCluster
 from tests.integration.orchestrator_rig import read_context
 
 READY_S = 40.0
+OFFLINE = "offline"  # below a CA's folder: where its root is kept
 
 
 def make_ca(folder: Path, *regions: str) -> Path:
@@ -35,7 +37,9 @@ def make_ca(folder: Path, *regions: str) -> Path:
     create_root(folder, "polder.internal", time.time())
     for region in regions or ("local", "north", "south"):
         create_region(folder, region, time.time())
-    (folder / "root.key").unlink()
+    (folder / OFFLINE).mkdir()
+    shutil.copyfile(folder / "root.crt", folder / OFFLINE / "root.crt")
+    (folder / "root.key").rename(folder / OFFLINE / "root.key")
     return folder
 
 

@@ -69,7 +69,7 @@ async def store(ca: Ca) -> AsyncIterator[Store]:
 
 def signed(ca: Ca, version: str, schema: int = 1, arch: str = "amd64") -> agent_pb2.SignedRelease:
     package = Package(arch, SHA256[version], len(PACKAGES[version]))
-    made = sign_release(Release(DOMAIN, version, schema, (package,), 1), ca.key, ())
+    made = sign_release(Release(DOMAIN, version, schema, (package,), 1), ca.key)
     return agent_pb2.SignedRelease(release=made.release, signature=made.signature)
 
 

@@ -57,7 +57,7 @@ class Ordered:
     def release(self, version: str, path: Path) -> tuple[Release, SignedRelease]:
         package = Package(ARCH, sha256_of(path), path.stat().st_size)
         release = Release(DOMAIN, version, 1, (package,), 1)
-        return release, sign_release(release, self.ca.key, ())
+        return release, sign_release(release, self.ca.key)
 
     def order(self, folder: Path, **of_new: Any) -> dict[str, Any]:
         """Its packages are here. `of_new` changes what NEW's says of itself."""

@@ -26,6 +26,7 @@ from polder.release import Release, SignedRelease
 from polder.release_proofs import verify_release
 from polder.v1 import agent_pb2, agent_pb2_grpc, operator_pb2
 from tests.integration.gateway_harness import good_inventory
+from tests.integration.members_rig import OFFLINE
 from tests.integration.orchestrator_rig import Rig
 
 HEARTBEAT_S = 0.5
@@ -70,18 +71,15 @@ def _tar(control: bytes) -> bytes:
     return gzip.compress(out.getvalue(), mtime=0)
 
 
-def signed(rig: Rig, paths: Sequence[Path], region: str = "") -> tuple[Release, SignedRelease]:
-    """By the root, where its key is; else by the region of the rig."""
-    packages = [read_package(path) for path in paths]
-    if not (rig.config.ca_path / "root.key").exists():
-        region = rig.config.region
-    return issue(rig.config.ca_path, region, packages, time.time())
+def signed(rig: Rig, paths: Sequence[Path]) -> tuple[Release, SignedRelease]:
+    """By the root, where its key is kept."""
+    elsewhere = rig.config.ca_path / OFFLINE
+    home = elsewhere if elsewhere.exists() else rig.config.ca_path
+    return issue(home, [read_package(path) for path in paths], time.time())
 
 
 def message(found: SignedRelease) -> agent_pb2.SignedRelease:
-    return agent_pb2.SignedRelease(
-        release=found.release, signature=found.signature, chain=found.chain
-    )
+    return agent_pb2.SignedRelease(release=found.release, signature=found.signature)
 
 
 async def upload_requests(
@@ -242,9 +240,9 @@ class Box:
             await self._say(upgrade=self._status)
 
     def _verified(self, found: agent_pb2.SignedRelease) -> Release:
-        release = SignedRelease(found.release, found.signature, tuple(found.chain))
+        release = SignedRelease(found.release, found.signature)
         authority = self._rig.authority
-        return verify_release(release, authority.roots_der, time.time(), authority.trust_domain)
+        return verify_release(release, authority.roots_der, authority.trust_domain)
 
 
 @contextlib.asynccontextmanager

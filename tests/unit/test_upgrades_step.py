@@ -32,8 +32,8 @@ def stored(version: str, *complete: str) -> StoredRelease:
     """With the packages for these architectures here."""
     release = replace(RELEASE, version=version)
     here = frozenset(p.sha256 for p in release.packages if p.arch in complete)
-    signed = SignedRelease(release_bytes(release), b"signature", ())
-    return StoredRelease(release, signed, "root", "operator/ada", here)
+    signed = SignedRelease(release_bytes(release), b"signature")
+    return StoredRelease(release, signed, "operator/ada", here)
 
 
 def world(
