@@ -159,7 +159,7 @@ def _init(options: argparse.Namespace) -> int:
     _say(
         f"{options.dir}: the CA of region {options.region} is {'renewed' if renewed else 'ready'}. "
         + (f"{_TAKEN_UP}. " if renewed else "")
-        + "Keep root.key offline: only a new region and a rotation need it."
+        + "Keep root.key offline: only a new region, a rotation and a release of the agent need it."
     )
     return 0
 
