@@ -9,7 +9,7 @@ they pass; `HYPOTHESIS_PROFILE=explore` draws new ones. On a CI machine (`CI` is
 processes or containers that fails is run once more, since a busy machine can miss a deadline; the
 summary then shows it as RERUN.
 
-`make test` runs in three processes (`tools/side_by_side.py`): what is marked `machine` (all of
+`make test` runs in four processes (`tools/side_by_side.py`): what is marked `machine` (all of
 tests/e2e), `containerd` or `netns` stays together in one of them.
 """
 

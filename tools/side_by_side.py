@@ -1,33 +1,35 @@
-"""`make test` runs the tests in three processes at once, since most of them wait for something.
+"""`make test` runs the tests in four processes at once, since most of them wait for something.
 
-    first     whole programs, containers, network namespaces, one after the other. What they say is
-              shown as it comes
-    second    the other integration tests
-    third     everything else, which only calculates: unit tests, simulations, models, the chart
+    first           whole programs, containers, network namespaces, one after the other. What they
+                    say is shown as it comes
+    second, third   the other integration tests, every other file each
+    fourth          everything else, which only calculates: unit tests, simulations, models, chart
 
-What the second and the third said is shown when they have ended. The exit code is that of the first
-run that failed. Arguments go on to all.
+What the others said is shown when they have ended. The exit code is that of the first run that
+failed. Arguments go on to all.
 """
 
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO
 
 MACHINE = ["-m", "not long and (machine or containerd or netns)"]
-REST = "not long and not (machine or containerd or netns)"
-WAITING = ["tests/integration", "-m", REST]
-THINKING = ["--ignore=tests/integration", "-m", REST]
+REST = ["-m", "not long and not (machine or containerd or netns)"]
+INTEGRATION = Path("tests/integration")
+THINKING = [f"--ignore={INTEGRATION}", *REST]
 NOTHING_TO_DO = 5  # pytest's word for it
 
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code."""
     command = [sys.executable, "-m", "pytest", *arguments]
+    files = sorted(map(str, INTEGRATION.rglob("test_*.py")))
     running: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
     try:
-        for part in (WAITING, THINKING):
+        for part in ([*files[::2], *REST], [*files[1::2], *REST], THINKING):
             said = tempfile.TemporaryFile()  # noqa: SIM115 - ends with this process
             run = subprocess.Popen([*command, *part], stdout=said, stderr=subprocess.STDOUT)
             running.append((run, said))
@@ -38,9 +40,9 @@ def main(arguments: Sequence[str]) -> int:
             process.terminate()
             process.wait()
         raise
-    for _, said in running:
-        said.seek(0)
-        sys.stdout.buffer.write(said.read())
+    for _, output in running:
+        output.seek(0)
+        sys.stdout.buffer.write(output.read())
         sys.stdout.flush()
     failed = [code for code in codes if code not in (0, NOTHING_TO_DO)]
     return failed[0] if failed else 0
