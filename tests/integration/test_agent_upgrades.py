@@ -105,7 +105,7 @@ async def test_few_download_at_once(rig: Rig, tmp_path: Path) -> None:
 async def test_what_is_not_believed_or_does_not_fit_is_refused(rig: Rig, tmp_path: Path) -> None:
     path = package(tmp_path, NEW)
     create_root(tmp_path / "foreign", rig.authority.trust_domain, time.time())
-    _, foreign = issue(tmp_path / "foreign", "", [read_package(path)], time.time())
+    _, foreign = issue(tmp_path / "foreign", [read_package(path)], time.time())
     refused = await refusal(rig.admin().PutRelease(upload_requests(foreign)))
     assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "BadSignature")
     assert "sign-release" in refused.detail.hint

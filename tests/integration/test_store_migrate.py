@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.installation import SCHEMA
 from orchestrator.main import main
 from orchestrator.store import keys, migrate
 from orchestrator.store.etcd.adapter import open_etcd
@@ -206,7 +207,8 @@ async def test_an_installation_is_never_overwritten(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async def prepare() -> None:
         async with opened(tmp_path / "a.db") as source:
-            await source.txn([], [Put(keys.INSTALLATION, b"{}"), Put("/specs/a", b"1")])
+            mark = json.dumps({"schema": SCHEMA}).encode()
+            await source.txn([], [Put(keys.INSTALLATION, mark), Put("/specs/a", b"1")])
 
     asyncio.run(prepare())
     cluster = EtcdCluster(tmp_path / "etcd")

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,7 @@ from polder.manifest import PodTemplate
 from polder.v1 import agent_pb2
 
 CLOCK_ERROR_S = 0.01
+START_TRIES = 3
 
 
 class Checks:
@@ -39,8 +41,16 @@ class Checks:
         self._templates: dict[str, tuple[PodTemplate, bool]] = {}  # (template, runs once) by digest
         self._reported: dict[str, tuple[bool, float]] = {}  # ready, since when
         self._started: dict[str, set[str]] = {}  # names of containers that ran, by pod
+        self._refusals: Counter[tuple[str, str]] = Counter()  # starts that failed, by pod and name
 
     # ---- what happened ----
+
+    def refused(self, pod_id: str, name: str) -> None:
+        self._refusals[pod_id, name] += 1
+
+    def could_not_start(self, pod_id: str) -> bool:
+        """So often that what is to run once has failed by it, if one agent saw all of it."""
+        return any(pod == pod_id and n >= START_TRIES for (pod, _), n in self._refusals.items())
 
     def accepted(self, plan: ParsedPlan, pods: Sequence[PodState]) -> None:
         named = plan.assignments.keys() | plan.stops.keys()
@@ -107,7 +117,8 @@ class Checks:
             return f"told: {plan.stops[uid].cause}"
         if uid in plan.assignments:
             if plan.assignments[uid].run_once:
-                return "its neighbour failed" if failed(pod) else ""
+                ill = failed(pod) or self.could_not_start(pod.id)
+                return "its neighbour failed" if ill else ""
             changed = plan.assignments[uid].digest != pod.labels[labels.TEMPLATE_DIGEST]
             return "told: changed template" if changed else ""
         epoch = int(pod.labels[labels.EPOCH])
@@ -229,7 +240,11 @@ class WatchedRuntime(SimulatedRuntime):
         home = self.pod(pod_id)
         if home is not None:
             self._checks.may_start(home, spec, self.now())
-        container_id = await super().start_container(pod_id, pod, spec)
+        try:
+            container_id = await super().start_container(pod_id, pod, spec)
+        except ContainerFailure:
+            self._checks.refused(pod_id, spec.name)
+            raise
         started = self._find(container_id)
         if started is not None and started.phase is ContainerPhase.RUNNING:
             created = replace(started, phase=ContainerPhase.CREATED, started_at=0.0)

@@ -336,6 +336,8 @@ class World:
             pod = by_uid[uid]
             if wanted.once:
                 end, phase = outcome(pod, self.checks.template(pod)), reported[uid].phase
+                if not end and self.checks.could_not_start(pod.id):
+                    end = "failed"  # what goes on was run to its end by now
                 if not end or PHASES[end] != phase or reported[uid].ready or running(pod):
                     raise Violation(f"{uid} ended {end!r} and is reported as {reported[uid]}")
                 continue
