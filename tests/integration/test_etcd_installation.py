@@ -49,10 +49,12 @@ def at_etcd(cluster: EtcdCluster, prefix: str, ca: Path, **changes: Any) -> dict
 
 
 async def test_members_that_are_first_together_make_one_installation(
-    cluster: EtcdCluster, ca: Path, tmp_path: Path
+    cluster: EtcdCluster, tmp_path: Path
 ) -> None:
+    own = make_ca(tmp_path / "ca")  # its own, so that it may be first once more
+    there = f"/{tmp_path.name}"
     members = [
-        Orchestrator(config_for(tmp_path / name, **at_etcd(cluster, "/first", ca, member=name)))
+        Orchestrator(config_for(tmp_path / name, **at_etcd(cluster, there, own, member=name)))
         for name in ("a", "b", "c", "d")
     ]
     await asyncio.gather(*(member.start() for member in members))
