@@ -23,8 +23,9 @@ place: a full disk cannot stop that. A switch that is started again goes on wher
 ended; a second one waits for the first to end. After a reboot nothing runs and the table is void.
 
 Nothing here may wait: the disk is only touched in the page cache, the log only where there is room.
-Words instead of JSON, and `_signal` and `_socket` without what wraps them, keep it at 4 MB, besides
-what it shares with the agent; what only its start needed is given back.
+Words instead of JSON, and `_signal` and `_socket` without what wraps them, keep it small. What its
+start has read stays in memory, although most is not needed again: a page that must come from a disk
+that hangs is a deadline that is missed, and that is when the agent hangs as well.
 """
 
 import _signal  # type: ignore[import-not-found]  # `signal` brings enums: 0.7 MB
@@ -45,7 +46,6 @@ UID_MAX = 64
 AGAIN_S, WATCH_S = 0.01, 0.25  # between looks at what is not empty yet, and at what was once
 THAW_S = 0.001
 FORGET_S = 3600
-MADV_DONTNEED = 4
 MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
 TFD_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK
 TFD_TIMER_ABSTIME = 1
@@ -398,21 +398,6 @@ def say(text: str) -> None:
         return
 
 
-def give_back() -> None:
-    """Pages of files that the start has read, as `agent/trim.py` does for the agent; this program
-    stands alone. Not what was written to: it has anonymous pages."""
-    start = end = 0
-    with open("/proc/self/smaps") as lines:  # noqa: PTH123
-        for line in lines:
-            words = line.split()
-            if not words[0].endswith(":"):
-                is_file = len(words) > 5 and words[1] in ("r-xp", "r--p") and words[5][0] == "/"
-                first, _, last = words[0].partition("-")
-                start, end = (int(first, 16), int(last, 16)) if is_file else (0, 0)
-            elif words[:2] == ["Anonymous:", "0"] and end:
-                LIBC.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED)
-
-
 def rehearse() -> None:
     """Touch what a deadline needs: so it is in memory, and stays there, whatever the disk does."""
     shut("/nowhere", late=False)
@@ -423,10 +408,6 @@ def rehearse() -> None:
 
 def hold_on() -> None:
     """In memory, before others, and last to be killed for want of memory; as far as it may."""
-    try:
-        give_back()
-    except OSError as error:
-        say(f"its size: {error.strerror}")
     LIBC.mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT)
     rehearse()
     try:
