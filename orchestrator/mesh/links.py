@@ -29,11 +29,22 @@ TOLD_AFTER_S = 30.0
 """A member that dies keeps its lease for less."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Kept:
     record: MemberRecord
     link: Link
     task: "asyncio.Task[None]"
+    ending: bool = False
+
+    def end(self) -> None:
+        """Once: a second time would cut short what the first one makes it put in order.
+
+        `Task.cancelling` does not tell whether it was: a pause of the link that runs out in this
+        very moment counts there, too, and a link that is then left alone goes on for ever.
+        """
+        if not self.ending:
+            self.ending = True
+            self.task.cancel()
 
 
 class Links:
@@ -92,9 +103,9 @@ class Links:
                         await self._wake.wait()
         finally:
             unsubscribe()
+            for kept in self._links.values():
+                kept.end()
             tasks = [kept.task for kept in self._links.values()]
-            for task in tasks:
-                _cancel(task)
             await asyncio.gather(*tasks, return_exceptions=True)
             self._links.clear()
 
@@ -121,7 +132,7 @@ class Links:
                 if kept.task.done():
                     del self._links[name]
                 else:
-                    _cancel(kept.task)
+                    kept.end()
         for name, record in records.items():
             if name not in self._links and record.peer_endpoint:
                 link = Link(
@@ -180,9 +191,3 @@ class Links:
     def _record(self, member: str, severity: int, reason: str, text: str) -> None:
         source = f"mesh/{self._request.member}"
         self._events.record("Member", "", member, severity, reason, text, source)
-
-
-def _cancel(task: "asyncio.Task[None]") -> None:
-    """Once: a second time would cut short what the first one makes it put in order."""
-    if not task.cancelling():
-        task.cancel()

@@ -1,13 +1,18 @@
 """Links that begin and end: one for each member at a time, and nothing stays of one that ended."""
 
 import asyncio
+import contextlib
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.fleet import Fleet
 from orchestrator.mesh.link import Link
+from orchestrator.mesh.links import Links
+from orchestrator.mesh.nodes_heard import NodesHeard
 from orchestrator.store import keys
 from orchestrator.store.port import Put
 from tests.integration.gateway_harness import eventually
@@ -59,3 +64,29 @@ async def test_a_link_that_ends_while_its_certificate_is_renewed_leaves_no_strea
         link.cancel()
         await asyncio.wait({link}, timeout=5.0)
         assert link.done() and all(task.done() for task in before), "a stream outlives its link"
+
+
+async def test_a_link_whose_pause_runs_out_just_as_it_is_told_to_end_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[asyncio.Timeout] = []
+
+    async def pausing(_: Link) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None) as pause:
+                pauses.append(pause)
+                await asyncio.Event().wait()
+
+    async with members(tmp_path, "a", "b") as (a, b):
+        heard = NodesHeard(Fleet(0.0), a.cache, a.gateway.superseding, time.time)
+        links = Links(a.cache, heard, a.member, a.events, "1.0", time.time)
+        monkeypatch.setattr(Link, "_pause", pausing)
+        assert b.proxy is not None
+        b.proxy.cut()
+        following = asyncio.create_task(links.run())
+        await eventually(lambda: len(pauses) == 2, "both links to b pause")
+        for pause in pauses:
+            pause.reschedule(0.0)
+        following.cancel()
+        await asyncio.wait({following}, timeout=5.0)
+        assert following.done(), "a link that was told to end goes on"
