@@ -33,6 +33,7 @@ class _Reported:
     watched: dict[str, _Watched]  # by replica uid
     found: dict[tuple[str, str], Observed]
     ready_least_s: float
+    foreign: tuple[tuple[str, str], ...] = ()
 
     def stands(
         self, placement: NodePlacement, statuses: list[agent_pb2.ReplicaStatus], long_s: float
@@ -50,6 +51,7 @@ class ReportedReplicas:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._reported: dict[str, _Reported] = {}  # by node
+        self.foreign: frozenset[tuple[str, str]] = frozenset()  # of what was observed last
         self.highest_epoch = 0  # of all that was ever said here of what runs, and credible
 
     def forget(self) -> None:
@@ -68,13 +70,16 @@ class ReportedReplicas:
         `counted`: the revision by which epochs are decided now."""
         found: dict[tuple[str, str], Observed] = {}
         reported: dict[str, _Reported] = {}
+        foreign: list[tuple[str, str]] = []
         long_s = max(READY_LONG_S, asked_s)
         for placement in placements:
             seen = self._fleet.get(placement.node)
             if seen is None:
                 continue
             if steady is None:
-                found.update(_long_ready(placement, seen))
+                ready = dict(_long_ready(placement, seen))
+                foreign += _foreign(ready)
+                found.update(ready)
                 continue
             known = self._reported.get(placement.node)
             if known is None or not known.stands(placement, list(seen.replicas.values()), long_s):
@@ -83,6 +88,8 @@ class ReportedReplicas:
                 self.highest_epoch = max((self.highest_epoch, *said))
             reported[placement.node] = known
             found.update(known.found)
+            foreign += known.foreign
+        self.foreign = frozenset(foreign)
         if steady is not None:
             self._reported = reported
         return found
@@ -105,7 +112,12 @@ def _report(
             observed = after.found[placement.node, uid] = after.watched[uid][2]
             if observed.ready:
                 after.ready_least_s = min(after.ready_least_s, observed.ready_for_s)
+    after.foreign = _foreign(after.found)
     return after
+
+
+def _foreign(found: Mapping[tuple[str, str], Observed]) -> tuple[tuple[str, str], ...]:
+    return tuple(key for key, observed in found.items() if observed.is_foreign)
 
 
 def _long_ready(

@@ -134,6 +134,7 @@ class SnapshotBuilder:
             placements=placements,
             templates=self._all_templates(now),
             observed=observed,
+            foreign=replicas.foreign,
             gone=self._gone(placements, now),
             secrets=self._versions("Secret"),
             configs=self._versions("Config"),

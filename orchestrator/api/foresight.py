@@ -91,7 +91,13 @@ def _obeyed(snapshot: Snapshot) -> Snapshot:
             seen = ready.setdefault(item.revision, Observed(True, True, item.revision))
             observed[(name, item.replica_uid)] = seen
         gone |= {(name, stop.replica_uid) for stop in placement.stops}
-    return replace(snapshot, observed=observed, gone=frozenset(gone), using=frozenset(live))
+    return replace(
+        snapshot,
+        observed=observed,
+        foreign=frozenset(),
+        gone=frozenset(gone),
+        using=frozenset(live),
+    )
 
 
 def _after(snapshot: Snapshot, decided: Plan) -> Snapshot:

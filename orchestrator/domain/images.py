@@ -15,12 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from orchestrator.records import AssignmentRecord, KeptRecord, TemplateRevision
-from orchestrator.scheduling.snapshot import Snapshot
+from orchestrator.scheduling.snapshot import IMAGE_PLATFORM, Snapshot
 from orchestrator.scheduling.tick import Batch, Moment, Tell, World, Write
 from orchestrator.store import keys
 from polder.manifest import InvalidManifest
 
-PLATFORM = "ImagePlatform"
 AGREEING = 2
 FORGET_S = 86_400.0
 NODES_MAX = 64
@@ -113,9 +112,8 @@ def learn(world: World, moment: Moment) -> tuple[Batch, ...]:
 
 def _saying(snapshot: Snapshot) -> Iterator[tuple[str, AssignmentRecord]]:
     """(node, stay) of what cannot start for that reason."""
-    for (node, uid), seen in snapshot.observed.items():
-        if seen.reason != PLATFORM or seen.running:
-            continue
+    for node, uid in sorted(snapshot.foreign):
+        seen = snapshot.observed[node, uid]
         for stay in snapshot.placements[node].assignments:
             if stay.replica_uid == uid and stay.revision == seen.revision:
                 yield node, stay
@@ -160,7 +158,7 @@ def _with(lack: Lack, node: str, arch: str, now: float) -> Lack | None:
 def _tell(stay: AssignmentRecord, node: str, arch: str, agreed: bool) -> Tell:
     text = f"an image of revision {stay.revision} does not exist for {arch}, says node {node}: "
     text += f"nothing of it goes to {f'any node of {arch}' if agreed else 'it'} again"
-    return Tell("Workload", stay.namespace, stay.workload, True, PLATFORM, text)
+    return Tell("Workload", stay.namespace, stay.workload, True, IMAGE_PLATFORM, text)
 
 
 def _write(lack: Lack) -> Write:

@@ -204,10 +204,9 @@ class Moves(Exclusives):
         return None
 
     def _wrong_image(self, holder: Holder) -> str:
-        """Why it cannot start where it is, however often it tries; empty: it may. What runs is
-        proof of the contrary."""
+        """Why it cannot start where it is, however often it tries; empty: it may."""
         seen = self._observed(holder)
-        if holder.row is None or seen is None or seen.running or seen.reason != IMAGES.code:
+        if holder.row is None or seen is None or not seen.is_foreign:
             return ""
         need = self._lanes.need(holder.record.revision)
         if (

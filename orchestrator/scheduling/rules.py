@@ -12,7 +12,7 @@ import numpy as np
 from orchestrator.domain.inventory import covers
 from orchestrator.scheduling.expressions import holds, phrase
 from orchestrator.scheduling.reasons import NO_POLICY, Need, Reason, forbidden_reason
-from orchestrator.scheduling.snapshot import Node
+from orchestrator.scheduling.snapshot import IMAGE_PLATFORM, Node
 from orchestrator.scheduling.table import Mask, NodeTable
 from polder.manifest import Taint, Toleration
 from polder.manifest.placement import LabelExpression
@@ -213,7 +213,7 @@ class Images:
     """Where an image of the template does not exist for the node, as nodes found out; and nodes
     that did not say yet what they are."""
 
-    code = "ImagePlatform"
+    code = IMAGE_PLATFORM
 
     def failing(self, table: NodeTable, need: Need) -> Mask:
         nodes, archs = need.template.foreign_nodes, need.template.foreign_archs

@@ -177,6 +177,10 @@ class Workload:
         return self.admitted is not None and not self.stable
 
 
+IMAGE_PLATFORM = "ImagePlatform"
+"""An agent's reason, and the scheduler's: the image is not for the node's architecture."""
+
+
 @dataclass(frozen=True, slots=True)
 class Observed:
     """What its agent says of a replica.
@@ -197,6 +201,12 @@ class Observed:
     terminating: bool = False
     epoch: int = 0
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it cannot start since its image is not for the node. What runs is proof of the
+        contrary."""
+        return self.reason == IMAGE_PLATFORM and not self.running
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -204,6 +214,7 @@ class Snapshot:
 
     `templates` is by (workload uid, revision number), for every revision that is still stored.
     `observed` and `gone` are by (node, replica uid): a node speaks only for itself.
+    `foreign` are those of `observed` that are so: of very many, hardly any.
     `secrets` and `configs` are the version of every Secret and Config by (namespace, name).
     `sites` and `namespaces` are by name. A site that is not there is not declared; a namespace that
     is not there has no rules.
@@ -224,6 +235,7 @@ class Snapshot:
     placements: Mapping[str, NodePlacement] = field(default_factory=dict)
     templates: Mapping[tuple[str, int], Template] = field(default_factory=dict)
     observed: Mapping[tuple[str, str], Observed] = field(default_factory=dict)
+    foreign: frozenset[tuple[str, str]] = frozenset()
     gone: frozenset[tuple[str, str]] = frozenset()
     secrets: Mapping[tuple[str, str], str] = field(default_factory=dict)
     configs: Mapping[tuple[str, str], str] = field(default_factory=dict)

@@ -197,6 +197,37 @@ async def test_what_stays_the_same_is_looked_at_once_and_a_longer_min_ready_is_c
         assert look(302.0).ready_for_s == 0.0
 
 
+async def test_whose_image_is_not_for_its_node_is_named_as_long_as_it_says_so(
+    tmp_path: Path,
+) -> None:
+    async with builder_of(tmp_path, node(), site()) as (builder, fleet, store):
+        stays = tuple(
+            AssignmentRecord("default", "w", "uw", f"w-{n}", f"u{n}", 1, 1) for n in range(3)
+        )
+        placement = NodePlacement("n1", 1, stays)
+        await store.txn((), (Put(keys.placement("n1"), placement.to_bytes()),))
+        await eventually(lambda: builder.build(NOW, 0.0).placements, "the placement is mirrored")
+        seen = fleet.heard("n1", NOW)
+
+        def say(uid: str, phase: str, reason: str = "") -> None:
+            number = agent_pb2.ReplicaPhase.Value(f"REPLICA_PHASE_{phase}")
+            seen.replicas[uid] = agent_pb2.ReplicaStatus(
+                replica_uid=uid, revision=1, phase=number, reason=reason
+            )
+
+        say("u0", "PENDING", "ImagePlatform")
+        say("u1", "RUNNING", "ImagePlatform")  # a word from before, and proof of the contrary
+        say("u2", "PENDING", "ImageMissing")
+        say("nobody", "PENDING", "ImagePlatform")  # no record names it
+        for steady in (1.0, 2.0, None):  # new, unchanged, and as the operator API looks
+            assert builder.build(NOW, 0.0, steady).foreign == {("n1", "u0")}
+        say("u2", "PENDING", "ImagePlatform")
+        assert builder.build(NOW, 0.0, 3.0).foreign == {("n1", "u0"), ("n1", "u2")}
+        say("u0", "RUNNING")
+        del seen.replicas["u2"]
+        assert builder.build(NOW, 0.0, 4.0).foreign == frozenset()
+
+
 async def test_volumes_and_what_a_namespace_allows(tmp_path: Path) -> None:
     spec = {"replica": "db-0", "volume": "data", "node": "n1"}
     volume = StoredResource("Volume", "lab", "db-0-data", "uv", spec)

@@ -86,6 +86,7 @@ class World:
             placements=dict(self.placements),
             templates=dict(self.templates),
             observed=dict(self.observed),
+            foreign=frozenset(key for key, seen in self.observed.items() if seen.is_foreign),
             gone=frozenset(self.gone),
             secrets=dict(self.secrets),
             sites=dict(self.sites),

@@ -3,11 +3,11 @@
 import json
 from dataclasses import dataclass, field, replace
 
-from orchestrator.domain.images import FORGET_S, PLATFORM, lacks_in, learn
+from orchestrator.domain.images import FORGET_S, lacks_in, learn
 from orchestrator.records import KeptRecord, TemplateRevision
 from orchestrator.scheduling.decisions import Cause, Plan
 from orchestrator.scheduling.explain import explain
-from orchestrator.scheduling.snapshot import Mode, Node, Observed, Snapshot
+from orchestrator.scheduling.snapshot import IMAGE_PLATFORM, Mode, Node, Observed, Snapshot
 from orchestrator.scheduling.tick import Batch, Moment
 from orchestrator.scheduling.tick import World as Tick
 from orchestrator.store import keys
@@ -80,7 +80,7 @@ class Fleet:
 
 
 def cannot(revision: int) -> Observed:
-    return Observed(False, False, revision, reason=PLATFORM)
+    return Observed(False, False, revision, reason=IMAGE_PLATFORM)
 
 
 def arm(name: str, site: str = "s1") -> Node:
@@ -108,7 +108,7 @@ def test_a_replica_leaves_a_node_that_its_image_is_not_for_and_why_says_so() -> 
     fleet.settle()
     assert fleet.world.where() == {"web-0": "server"}
     text = "an image of it does not exist for arm64, says the node itself"
-    assert why(fleet, "pi") == [(PLATFORM, text)] and why(fleet, "server") == []
+    assert why(fleet, "pi") == [(IMAGE_PLATFORM, text)] and why(fleet, "server") == []
     assert "says node pi: nothing of it goes to it again" in fleet.told[0]
     assert len(fleet.told) == 1, "it is told once"
 
