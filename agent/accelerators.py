@@ -98,12 +98,25 @@ def _vendor(root: Path, node: str) -> str:
         if name.startswith(prefix):
             return vendor
     for group in ("drm", "accel"):
+        device = root / "sys/class" / group / name / "device"
         try:
-            code = (root / "sys/class" / group / name / "device/vendor").read_text().strip()
+            code = (device / "vendor").read_text().strip()
         except OSError:
+            if vendor := _vendor_of_chip(device):
+                return vendor
             continue
         return _PCI_VENDORS.get(code, code)
     return ""
+
+
+def _vendor_of_chip(device: Path) -> str:
+    """Of a device that is part of the chip, on no bus with vendors: as the device tree names it."""
+    try:
+        facts = (device / "uevent").read_text()
+    except OSError:
+        return ""
+    named = re.search(r"^OF_COMPATIBLE_0=([\w.-]+),", facts, re.MULTILINE)
+    return named[1] if named else ""
 
 
 # --- CDI --------------------------------------------------------------------------------------
@@ -130,10 +143,15 @@ def _cdi_devices(root: Path) -> tuple[list[CdiDevice], list[str]]:
 
 
 def _distinct(devices: Iterable[CdiDevice]) -> list[CdiDevice]:
-    """Without the name `all` and without second names (index and UUID) of one device."""
+    """Without the name `all` and without second names (index and UUID) of one device.
+
+    A kind with no other name than `all` is one device: Jetsons, by older releases of nvidia-ctk.
+    """
     kept: dict[object, CdiDevice] = {}
-    for device in sorted(devices, key=lambda d: (d.kind, len(d.name), d.name)):
-        if device.name != "all":
+    kinds = set()
+    for device in sorted(devices, key=lambda d: (d.kind, d.name == "all", len(d.name), d.name)):
+        if device.name != "all" or device.kind not in kinds:
+            kinds.add(device.kind)
             key = (device.kind, device.nodes or device.name)
             kept.setdefault(key, device)
     return list(kept.values())

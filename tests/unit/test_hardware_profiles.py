@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from agent import accelerators
 from agent import config as settings
 from agent.hardware import shelf, tune_command, tuning
 from agent.hardware.profile import InvalidProfile, Profile, decode, numbers
@@ -56,6 +57,18 @@ def test_its_reserve_is_what_agent_toml_takes(profile: Profile) -> None:
     assert kept.cpu.of(min(profile.cores, default=1) * 1000) > 0
 
 
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda p: str(p.name))
+def test_the_agent_finds_the_accelerators_that_a_profile_promises(
+    profile: Profile, tmp_path: Path
+) -> None:
+    for option in profile.accelerators:
+        assert set(option.cdi) <= set(accelerators.DEFAULT_DEVICES[option.resource])
+        for n, node in enumerate(option.nodes):
+            root = tmp_path / f"{option.resource.partition('/')[2]}-{n}"
+            put(root, {node.lstrip("/").replace("[0-9]*", "0").replace("*", "128"): ""})
+            assert [a.resource for a in accelerators.find(root, {})[0]] == [option.resource], node
+
+
 @pytest.mark.parametrize(
     ("evidence", "name"),
     [
@@ -65,10 +78,13 @@ def test_its_reserve_is_what_agent_toml_takes(profile: Profile) -> None:
         (Evidence("arm64", vendor="GIGABYTE", pci=frozenset({"1def:e100"})), "ampere-altra-server"),
         (DELL, "dell-xr8000"),
         (Evidence("amd64", vendor="HPE", product="ProLiant e910 Blade"), "hpe-edgeline"),
+        (Evidence("amd64", vendor="HPE", product="ProLiant e920t"), "hpe-edgeline"),
         (CPE, "cpe-5g-2gib"),
         # What is plugged in does not make another box of it.
         (replace(PI, memory_bytes=2 * GIB, usb=CPE.usb), "raspberry-pi-5"),
         (replace(CPE, memory_bytes=8 * GIB), "generic"),
+        # An LTE modem makes no 5G CPE.
+        (replace(CPE, usb=frozenset({"2cb7:0104"})), "generic"),
         (replace(CPE, memory_bytes=0), "generic"),
         (replace(DELL, vendor="dell inc."), "dell-xr8000"),
         (replace(DELL, vendor="Somebody"), "generic"),

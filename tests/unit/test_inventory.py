@@ -164,6 +164,35 @@ def test_one_card_without_cdi_is_not_counted_twice(tmp_path: Path) -> None:
     ]
 
 
+def test_a_jetson_whose_graphics_are_part_of_the_chip_has_one_gpu(tmp_path: Path) -> None:
+    """Its render node has no PCI vendor; older releases of nvidia-ctk name it `all` and no more."""
+    put(
+        tmp_path,
+        {
+            "etc/cdi/nvidia.yaml": "kind: nvidia.com/gpu\ndevices:\n- name: all\n",
+            "dev/dri/renderD128": "",
+            "sys/class/drm/renderD128/device/uevent": "DRIVER=tegra\nOF_NAME=host1x\n"
+            "OF_COMPATIBLE_0=nvidia,tegra234-host1x\nOF_COMPATIBLE_N=1\n",
+        },
+    )
+    found, complaints = find(tmp_path, {})
+    assert [(a.id, a.vendor) for a in found] == [("nvidia.com/gpu=all", "nvidia")]
+    assert not complaints
+
+
+def test_graphics_of_a_board_are_named_after_who_made_the_chip(tmp_path: Path) -> None:
+    uevent = "DRIVER=v3d\nOF_COMPATIBLE_0=brcm,2712-v3d\n"
+    put(tmp_path, {"dev/dri/renderD128": "", "sys/class/drm/renderD128/device/uevent": uevent})
+    put(
+        tmp_path, {"dev/dri/renderD129": "", "sys/class/drm/renderD129/device/uevent": "DRIVER=x\n"}
+    )
+    found, _ = find(tmp_path, {})
+    assert [(a.resource, a.vendor) for a in found] == [
+        ("polder.eu/gpu", "brcm"),
+        ("polder.eu/gpu", ""),
+    ]
+
+
 def test_json_specs_and_complaints(tmp_path: Path) -> None:
     put(
         tmp_path,
