@@ -6,7 +6,6 @@ and never a lost update. When the Store is away the mirror stays, and `age` says
 """
 
 import asyncio
-import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -102,8 +101,7 @@ class Cache:
     async def stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})
         for _, waiter in self._waiters:
             waiter.cancel()
 

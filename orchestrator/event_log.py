@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 FLUSH_EVERY_S = 0.25
 RETRY_S = 2.0
+_CLOSING_S = 3.0
 _LOOK_EVERY_S = 5.0  # who begins to lead has something to delete
 _BATCH_OPS = 100
 _PAGE = 1_000
@@ -84,16 +85,17 @@ class EventLog:
         return [stored.event for stored in self._stored.values() if stored.event is not None]
 
     async def stop(self) -> None:
-        """Writes what is left, once."""
+        """Writes what is left, once, if the Store takes it in time."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        with contextlib.suppress(asyncio.CancelledError):
-            try:
+        try:
+            async with asyncio.timeout(_CLOSING_S):
                 while await self._flush():
                     pass
-            except StoreError as error:
-                log.warning("the last events were not written: %s", error)
+        except (StoreError, TimeoutError) as error:
+            reason = str(error) or "no answer in time"
+            log.warning("the last events were not written: %s", reason)
 
     # --- for the recorder ------------------------------------------------------------------------
 

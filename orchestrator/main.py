@@ -43,6 +43,7 @@ from orchestrator.moving import add_migrate
 from orchestrator.probing import NotServed, add_probe
 from orchestrator.refusals import Refused
 from orchestrator.server import Orchestrator
+from orchestrator.stopping import STOP_S, end_within
 from orchestrator.store.address import open_address
 from orchestrator.store.migrate import CannotMigrate
 from orchestrator.store.port import StoreError
@@ -161,11 +162,18 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 async def _run(config: Config) -> int:
-    """Until SIGTERM or SIGINT. 1 when a part of the process failed."""
+    """Until SIGTERM or SIGINT. 1 when a part of the process failed, or did not end in time."""
     stop = asyncio.Event()
+    stop_s = config.shutdown_grace + STOP_S
+
+    def told() -> None:
+        if not stop.is_set():
+            stop.set()
+            end_within(stop_s)
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, told)
     orchestrator = Orchestrator(config)
     if not await _start(orchestrator, stop):
         return 0
@@ -174,8 +182,11 @@ async def _run(config: Config) -> int:
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     for task in waiting:
         task.cancel()
+    failed = not stop.is_set()
+    if failed:
+        end_within(stop_s)
     await orchestrator.stop()
-    return 0 if stop.is_set() else 1
+    return int(failed)
 
 
 async def _start(orchestrator: Orchestrator, stop: asyncio.Event) -> bool:

@@ -225,6 +225,19 @@ async def test_a_start_reads_what_was_kept(
     assert "/events/_/broken" not in store.values
 
 
+async def test_a_store_that_does_not_answer_holds_up_no_stop(
+    store: MemoryStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is told last is lost, as its member would be otherwise."""
+    monkeypatch.setattr(event_log, "_CLOSING_S", 0.05)
+    made = EventRecorder(store, clock)  # type: ignore[arg-type]
+    await made.start()
+    monkeypatch.setattr(store, "txn", lambda *_: asyncio.Event().wait())
+    say(made)
+    async with asyncio.timeout(5):
+        await made.stop()
+
+
 async def test_listeners_hear_every_event_until_they_leave(recorder: EventRecorder) -> None:
     heard: list[str] = []
     leave = recorder.subscribe(lambda event: heard.append(event.message))

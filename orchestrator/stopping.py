@@ -1,0 +1,47 @@
+"""The last resort of a stop: the process ends in a stated time, whatever in it does not.
+
+`main.py` calls `end_within` as soon as it is told to stop. What acknowledged writes need stands in
+the Store by then, and the rest hangs on leases that run out: it is better to end without having
+tidied up than to be there for ever, as a namesake that keeps the next start waiting.
+"""
+
+import asyncio
+import logging
+import os
+import threading
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+STOP_S = 20.0
+"""Beyond `shutdown_grace`. A stop while the Store is away takes 7 s."""
+_TOLD_MAX = 50
+
+
+def end_within(seconds: float) -> None:
+    """Call it in the loop that is about to stop. Exit code 1 when that takes longer."""
+    loop = asyncio.get_running_loop()
+    timer = threading.Timer(seconds, _end, (loop, seconds))
+    timer.daemon = True  # who has ended before is not kept
+    timer.start()
+
+
+def _end(loop: asyncio.AbstractEventLoop, after_s: float) -> None:
+    """In a thread: the loop itself may be what hangs."""
+    log.critical("the stop took too long; ending without", extra={"after_s": after_s})
+    left = sorted(filter(None, map(_where, asyncio.all_tasks(loop))))
+    for text in left[:_TOLD_MAX]:
+        log.critical("has not ended: %s", text)
+    os._exit(1)
+
+
+def _where(task: "asyncio.Task[object]") -> str:
+    """Its name, and what waits for what in it; empty for a task of gRPC's own."""
+    waits: list[str] = []
+    coroutine: Any = task.get_coro()
+    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        if frame.f_code.co_filename.endswith(".pxi"):
+            break
+        waits.append(f"{frame.f_code.co_qualname}:{frame.f_lineno}")
+        coroutine = coroutine.cr_await
+    return f"{task.get_name()} in {' > '.join(waits)}" if waits else ""
