@@ -13,6 +13,7 @@ from orchestrator.api.catalog import Catalog
 from orchestrator.api.deletion import Deleter
 from orchestrator.api.explaining import Explaining
 from orchestrator.api.index import PlacementIndex
+from orchestrator.api.losing import Losing
 from orchestrator.api.reading import Reading
 from orchestrator.api.watching import WatchHub
 from orchestrator.cache import Cache
@@ -123,7 +124,10 @@ def build_parts(
         reading=Reading(catalog, clock),
         deleter=Deleter(writes, cache, index, clock),
         hub=WatchHub(
-            catalog, clock, explaining.fingerprints, lambda: freshness.behind_s, config.member_name
+            catalog,
+            clock,
+            explaining.fingerprints,
+            Losing(lambda: freshness.behind_s, config.member_name),
         ),
         access=access,
         periods=periods,

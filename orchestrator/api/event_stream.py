@@ -4,6 +4,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 
+from orchestrator.api.losing import Losing
 from orchestrator.authz import Caller, require
 from orchestrator.cache import Cache
 from orchestrator.events import EventRecord, EventRecorder
@@ -17,12 +18,14 @@ _COALESCE_S = 0.1
 
 async def stream_events(
     events: EventRecorder,
+    losing: Losing,
     cache: Cache,
     clock: Callable[[], float],
     caller: Caller,
     request: operator_pb2.EventsRequest,
 ) -> AsyncIterator[operator_pb2.EventsResponse]:
-    """Batches, oldest first; a first one always comes. Raises Refused (Forbidden).
+    """Batches, oldest first; a first one always comes. Raises Refused (Forbidden, and one that
+    follows StoreUnavailable, once the Store is lost).
 
     A workload's events are also those of its replicas: that is where things happen.
     A reader that is slow loses the oldest of what it has not read, never memory.
@@ -51,7 +54,11 @@ async def stream_events(
         )
 
     pending: OrderedDict[str, EventRecord] = OrderedDict()
-    news = asyncio.Event()
+    news, lost = asyncio.Event(), asyncio.Event()
+
+    def lose() -> None:
+        lost.set()
+        news.set()
 
     def on_event(event: EventRecord) -> None:
         if matches(event):
@@ -60,7 +67,7 @@ async def stream_events(
                 pending.popitem(last=False)
             news.set()
 
-    end = events.subscribe(on_event) if request.follow else None
+    ends = [events.subscribe(on_event), losing.subscribe(lose)] if request.follow else []
     try:
         found = [event for event in events.list() if matches(event)]
         found = found[-request.limit :] if request.limit > 0 else found
@@ -68,13 +75,15 @@ async def stream_events(
             yield response(found[start : start + BATCH])
         while request.follow:
             await news.wait()
+            if lost.is_set():
+                raise losing.refusal()
             await asyncio.sleep(_COALESCE_S)
             batch = [pending.popitem(last=False)[1] for _ in range(min(BATCH, len(pending)))]
             if not pending:
                 news.clear()
             yield response(batch)
     finally:
-        if end is not None:
+        for end in ends:
             end()
 
 

@@ -119,7 +119,14 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
     def Events(  # noqa: N802
         self, request: operator_pb2.EventsRequest, context: Context
     ) -> AsyncIterator[operator_pb2.EventsResponse]:
-        return stream_events(self._events, self._cache, self._clock, caller_of(context), request)
+        return stream_events(
+            self._events,
+            self._hub.losing,
+            self._cache,
+            self._clock,
+            caller_of(context),
+            request,
+        )
 
     async def CreateJoinToken(  # noqa: N802
         self, request: operator_pb2.CreateJoinTokenRequest, context: Context

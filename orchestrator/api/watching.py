@@ -4,8 +4,7 @@ The hub turns changes of the mirror and of the fleet into keys, and each watcher
 that it has not read yet: a slow reader gets the newest state of each key once, and costs one entry
 per key, never one per change. Values are composed when they are sent.
 
-A member that loses its Store hears of no change any more, and says so: it ends what is watched, so
-that readers go on at a member that hears, or are told here that what they see is old.
+What is watched ends when the member loses its Store (`losing.py`).
 """
 
 import asyncio
@@ -14,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 
 from orchestrator.api.catalog import Catalog, Shown, shows_secrets
+from orchestrator.api.losing import Losing
 from orchestrator.api.reading import check_scope
 from orchestrator.api.selectors import Selector, parse_selector
 from orchestrator.api.views import without_age
@@ -22,7 +22,7 @@ from orchestrator.authz import Caller, may_read
 from orchestrator.cache import Change
 from orchestrator.domain.liveness import Liveness
 from orchestrator.records import AssignmentRecord, NodePlacement, StopRecord, StoredResource
-from orchestrator.refusals import exhausted, unavailable
+from orchestrator.refusals import exhausted
 from orchestrator.store import keys
 from polder.manifest import KINDS
 from polder.v1 import common_pb2, operator_pb2
@@ -31,8 +31,6 @@ COALESCE_S = 0.1
 WATCHERS_MAX = 1_000
 PENDING_MAX = 50_000
 _TICK_S = 1.0
-LOST_S = 5.0
-"""A Store that did not answer for so long has been lost; shorter, it is slow."""
 
 Key = tuple[str, str]
 
@@ -94,17 +92,14 @@ class WatchHub:
         catalog: Catalog,
         clock: Callable[[], float],
         explained: Callable[[], dict[Key, int]],
-        behind_s: Callable[[], float],
-        member: str,
+        losing: Losing,
     ) -> None:
         """`explained`: the workloads that the leader explains, each with a number that changes
-        with its explanation. `behind_s`: for how long the Store has not answered; 0: it does."""
+        with its explanation."""
         self._catalog = catalog
         self._clock = clock
         self._explained = explained
-        self._behind_s = behind_s
-        self._member = member
-        self._lost = False
+        self.losing = losing
         self._watchers: defaultdict[str, set[Watcher]] = defaultdict(set)
         self._touched: set[str] = set()
         self._liveness: dict[str, Liveness] = {}
@@ -129,6 +124,7 @@ class WatchHub:
             raise exhausted("TooManyWatches", f"{WATCHERS_MAX} watches are open", "close some")
         watcher = Watcher(scope)
         self._watchers[scope.kind].add(watcher)
+        leave = self.losing.subscribe(watcher.lose)
         sent: dict[Key, int] = {}
         try:
             for key in self._initial(caller, scope):
@@ -141,11 +137,7 @@ class WatchHub:
             while True:
                 changed, everything = await watcher.wait()
                 if watcher.lost:
-                    raise unavailable(
-                        "StoreUnavailable",
-                        f"member {self._member} cannot read its store: it hears of no changes",
-                        "edgectl goes through its endpoints by itself",
-                    )
+                    raise self.losing.refusal()
                 if everything:
                     changed = sorted({*self._initial(caller, scope), *sent})
                 for key in changed:
@@ -153,6 +145,7 @@ class WatchHub:
                     if response is not None:
                         yield response
         finally:
+            leave()
             self._watchers[scope.kind].discard(watcher)
 
     def _initial(self, caller: Caller, scope: Scope) -> list[Key]:
@@ -206,7 +199,7 @@ class WatchHub:
         while True:
             await asyncio.sleep(COALESCE_S)
             ticks += 1
-            self._notice_loss()
+            self.losing.look()
             if not self.watchers:
                 self._touched.clear()
                 continue
@@ -217,15 +210,6 @@ class WatchHub:
             touched, self._touched = self._touched, set()
             for node in touched:
                 self._mark_node(node)
-
-    def _notice_loss(self) -> None:
-        behind_s = self._behind_s()
-        if not behind_s:
-            self._lost = False
-        elif not self._lost and behind_s >= LOST_S:
-            self._lost = True
-            for watcher in [one for found in self._watchers.values() for one in found]:
-                watcher.lose()
 
     def _notice_silence(self) -> None:
         for node in self._catalog.cache.resources("Node"):

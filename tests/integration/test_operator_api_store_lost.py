@@ -1,4 +1,4 @@
-"""A member that lost its Store says so to those who watch, and who ask whether it is ready."""
+"""A member that lost its Store says so to those who follow, and who ask whether it is ready."""
 
 import asyncio
 from pathlib import Path
@@ -7,13 +7,14 @@ import grpc
 import pytest
 from grpc import aio
 
-from orchestrator.api.watching import LOST_S
+from orchestrator.api.losing import LOST_S
 from orchestrator.freshness import Freshness
 from polder.errors import parse_detail
-from polder.v1 import operator_pb2
+from polder.v1 import common_pb2, operator_pb2
 from tests.integration.orchestrator_rig import Rig, manifest, running
 
 SYNCED = operator_pb2.WATCH_TYPE_SYNCED
+NORMAL = common_pb2.EVENT_TYPE_NORMAL
 
 
 async def synced(rig: Rig) -> aio.UnaryStreamCall:  # type: ignore[type-arg]
@@ -23,11 +24,18 @@ async def synced(rig: Rig) -> aio.UnaryStreamCall:  # type: ignore[type-arg]
     return watch  # type: ignore[no-any-return]
 
 
+def assert_sent_on(error: aio.AioRpcError) -> None:
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    told = parse_detail(tuple(error.trailing_metadata()))
+    assert told is not None and told.reason == "StoreUnavailable"
+    assert "hears of no changes" in (error.details() or "")
+
+
 async def test_who_watches_is_sent_on_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(tmp_path) as rig:
-        hub = rig.orchestrator.parts.hub
+        losing = rig.orchestrator.parts.hub.losing
         behind_s = 0.0
-        monkeypatch.setattr(hub, "_behind_s", lambda: behind_s)
+        monkeypatch.setattr(losing, "_behind_s", lambda: behind_s)
         slow = await synced(rig)
         behind_s = LOST_S - 1  # it answers slowly
         await rig.apply(manifest("Namespace", "one"))
@@ -36,10 +44,7 @@ async def test_who_watches_is_sent_on_once(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(aio.AioRpcError) as raised:
             async with asyncio.timeout(20):
                 await slow.read()
-        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
-        told = parse_detail(tuple(raised.value.trailing_metadata()))
-        assert told is not None and told.reason == "StoreUnavailable"
-        assert "hears of no changes" in (raised.value.details() or "")
+        assert_sent_on(raised.value)
         # Whoever comes now knows that it is old, and is not sent away again and again.
         late = await synced(rig)
         behind_s = 60.0
@@ -53,6 +58,24 @@ async def test_who_watches_is_sent_on_once(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(aio.AioRpcError):
             async with asyncio.timeout(20):
                 await late.read()
+
+
+async def test_who_follows_events_is_sent_on_and_who_only_asks_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as rig:
+        parts = rig.orchestrator.parts
+        follow = rig.admin().Events(operator_pb2.EventsRequest(follow=True))
+        await follow.read()
+        parts.events.record("Node", "", "n1", NORMAL, "Reason", "before", "test")
+        assert [event.message for event in (await follow.read()).events] == ["before"]
+        monkeypatch.setattr(parts.hub.losing, "_behind_s", lambda: LOST_S)
+        with pytest.raises(aio.AioRpcError) as raised:
+            async with asyncio.timeout(20):
+                await follow.read()
+        assert_sent_on(raised.value)
+        asked = rig.admin().Events(operator_pb2.EventsRequest())
+        assert [event.message async for answer in asked for event in answer.events] == ["before"]
 
 
 async def test_readiness_goes_by_whether_the_store_answers(
