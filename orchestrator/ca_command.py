@@ -129,6 +129,11 @@ def _add_sign_release(actions: Any) -> None:
         help="a package of the version; once for each architecture",
     )
     release.add_argument("--out", required=True, type=Path, metavar="FILE", help="as v.release")
+    release.add_argument(
+        "--downgrade",
+        action="store_true",
+        help="boxes that run a later version may go back to it, too",
+    )
 
 
 def _action(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -273,7 +278,9 @@ def _break_glass(options: argparse.Namespace) -> int:
 def _sign_release(options: argparse.Namespace) -> int:
     try:
         packages = [read_package(path) for path in options.deb]
-        release, signed = issue_release(options.dir, packages, time.time())
+        release, signed = issue_release(
+            options.dir, packages, time.time(), downgrade=options.downgrade
+        )
     except InvalidRelease as error:
         raise ConfigError(str(error)) from error
     except OSError as error:
@@ -281,7 +288,8 @@ def _sign_release(options: argparse.Namespace) -> int:
     write_file(options.out, f"{signed}\n".encode(), mode=0o644)
     _say(
         f"{options.out}: version {release.version} of the agent for {release.trust_domain}, "
-        f"state schema {release.state_schema}, signed by the root\n"
+        f"state schema {release.state_schema}, signed by the root"
+        f"{', as a downgrade, too' if release.downgrade else ''}\n"
         + "".join(_described(package) for package in packages)
         + "Next, with edgectl, as an admin:\n"
         f"  edgectl agent upload {options.out} "

@@ -49,6 +49,7 @@ class Release:
     """One version of the agent for one installation. Raises InvalidRelease when made wrongly.
 
     `state_schema`: an agent of a lower one cannot read the state that this one writes.
+    `downgrade`: boxes that run a later version may become it, too (`release_floor.py`).
     """
 
     trust_domain: str
@@ -56,6 +57,7 @@ class Release:
     state_schema: int
     packages: tuple[Package, ...]
     issued_at_ms: int
+    downgrade: bool = False
 
     def __post_init__(self) -> None:
         wrong = _wrong(self)
@@ -111,6 +113,7 @@ def read_release(data: bytes) -> Release:
             state_schema=_whole(found, "state_schema"),
             packages=packages,
             issued_at_ms=_whole(found, "issued_at_ms"),
+            downgrade=_flag(found, "downgrade"),
         )
     except InvalidRelease:
         raise
@@ -128,6 +131,13 @@ def _text(found: dict[str, object], name: str) -> str:
 def _whole(found: dict[str, object], name: str) -> int:
     value = found[name]
     if type(value) is not int:
+        raise TypeError(name)
+    return value
+
+
+def _flag(found: dict[str, object], name: str) -> bool:
+    value = found[name]
+    if type(value) is not bool:
         raise TypeError(name)
     return value
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from polder.release import Package, Release, SignedRelease
+from polder.release_floor import Floor
 
 MAX_MESSAGE = 500
 
@@ -52,12 +53,13 @@ class Telling:
 @dataclass(frozen=True, slots=True)
 class Here:
     """This box. `state_schema`: of the state on its disk; `unfit`: why it cannot be upgraded by
-    itself; empty: it can."""
+    itself; empty: it can. `floor`: what it remembers of releases that ran."""
 
     version: str
     arch: str
     state_schema: int
     unfit: str = ""
+    floor: Floor = Floor()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,8 @@ def _verified(state: State, wanted: Release, present: Release, here: Here, now_m
         lacking = wanted if package is None else present
         reason = "OtherArchitecture"
         message = f"{lacking.version} has no package for {here.arch}"
+    elif refused := here.floor.refuses(wanted, present):
+        reason, message = "OlderRelease", refused
     elif wanted.state_schema < here.state_schema:
         reason = "OlderState"
         message = (

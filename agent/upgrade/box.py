@@ -5,6 +5,8 @@ from pathlib import Path
 from agent import state_form
 from agent.config import STATE_DIR, AgentConfig
 from agent.domain.upgrade import Here
+from agent.upgrade.files import FLOOR, UpgradeFiles
+from agent.upgrade.order import floor_of
 from polder import __version__
 
 PREFIX = Path("/opt/polder-agent")
@@ -16,7 +18,8 @@ PROGRAM = Path(__file__)
 def here(config: AgentConfig, arch: str) -> Here:
     """Cheap: asked whenever something happens."""
     schema = state_form.form_on_disk(config.state_dir)
-    return Here(__version__, arch, schema, unfit(config.state_dir))
+    floor = floor_of(UpgradeFiles(config.state_dir).read(FLOOR))
+    return Here(__version__, arch, schema, unfit(config.state_dir), floor)
 
 
 def unfit(state_dir: Path) -> str:

@@ -22,11 +22,21 @@ from agent.identity_store import CredentialsRefused, IdentityFailure, IdentitySt
 from agent.inventory import Box, architecture
 from agent.state_form import form_on_disk
 from agent.upgrade import box, desk
-from agent.upgrade.files import INSTALLER, LOG, ORDER, OUTCOME, TAKEN, UpgradeFiles, sha256_of
+from agent.upgrade.files import (
+    FLOOR,
+    INSTALLER,
+    LOG,
+    ORDER,
+    OUTCOME,
+    TAKEN,
+    UpgradeFiles,
+    sha256_of,
+)
 from agent.upgrade.installer import AGAIN, only_one
-from agent.upgrade.order import Half, UnreadableOrder, half_of, outcome_of, telling_of
+from agent.upgrade.order import Half, UnreadableOrder, floor_of, half_of, outcome_of, telling_of
 from polder import __version__
 from polder.release import PACKAGE_NAME, InvalidRelease, read_release
+from polder.release_floor import Floor
 
 OK = 0
 PYTHON = "/usr/bin/python3"
@@ -80,7 +90,10 @@ def _prepared(config: AgentConfig, files: UpgradeFiles) -> bool:
         if outcome is None or outcome.key != telling.key:
             arch = architecture(Box())
             halves = half_of(order, "wanted", arch), half_of(order, "present", arch)
-            _check(config, files, *halves)
+            floor = _check(config, files, *halves)
+            # Not anew when it goes on after a power cut: the floor may be written by then.
+            order.setdefault("floor", asdict(floor))
+            files.write(TAKEN, order)
     except UnreadableOrder as error:
         _end(files, telling, "BadOrder", f"the order cannot be used: {error}")
         return False
@@ -106,8 +119,8 @@ def _end(files: UpgradeFiles, telling: Telling | None, reason: str, message: str
 # --- once more ----------------------------------------------------------------------------------
 
 
-def _check(config: AgentConfig, files: UpgradeFiles, wanted: Half, present: Half) -> None:
-    """Raises Refusal, and OSError."""
+def _check(config: AgentConfig, files: UpgradeFiles, wanted: Half, present: Half) -> Floor:
+    """The box's floor once this has come through. Raises Refusal, and OSError."""
     if (why := box.unfit(config.state_dir)) != "":
         raise Refusal("NotPackaged", why)
     store = IdentityStore(config.state_dir)
@@ -118,6 +131,9 @@ def _check(config: AgentConfig, files: UpgradeFiles, wanted: Half, present: Half
             raise Refusal(error.reason, str(error)) from error
         except (IdentityFailure, InvalidRelease, ValueError) as error:
             raise Refusal("VerifierFailed", str(error)) from error
+    floor = floor_of(files.read(FLOOR))
+    if why := floor.refuses(wanted.release, present.release):
+        raise Refusal("OlderRelease", why)
     form = form_on_disk(config.state_dir)
     if wanted.release.state_schema < form:
         text = f"{wanted.release.version} reads the agent's state up to form "
@@ -128,6 +144,7 @@ def _check(config: AgentConfig, files: UpgradeFiles, wanted: Half, present: Half
     if free < kilobytes * 1024 + ROOM_LEFT_BYTES:
         text = f"{free >> 20} MiB are free at {box.PREFIX}; the package takes {kilobytes >> 10} MiB"
         raise Refusal("NoRoom", text)
+    return floor.after(wanted.release, present.release)
 
 
 def _check_package(files: UpgradeFiles, half: Half) -> int:
@@ -175,15 +192,23 @@ def status(config: AgentConfig) -> int:
     lines.append(("from afar", f"no: {why}" if why else "yes"))
     files = UpgradeFiles(config.state_dir)
     lines += _under_way(files)
+    floor = floor_of(files.read(FLOOR))
+    if floor.signed_ms:
+        lines.append(("downgrades", f"only if signed after {_moment(floor.signed_ms)}"))
+    if floor.since_ms:
+        lines.append(("all else", f"only if signed after {_moment(floor.since_ms)}"))
     outcome = outcome_of(files.read(OUTCOME))
     if outcome is not None:
-        at = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(outcome.at_ms / 1000))
-        what = f"{outcome.version or 'an upgrade'}: {outcome.phase}, {at}"
+        what = f"{outcome.version or 'an upgrade'}: {outcome.phase}, {_moment(outcome.at_ms)}"
         lines.append(("last", what))
         if outcome.reason:
             lines.append(("because", f"{outcome.reason}: {outcome.message}"))
     sys.stdout.write("".join(f"{key:<13}{value}\n" for key, value in lines))
     return OK
+
+
+def _moment(unix_ms: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(unix_ms / 1000))
 
 
 def _under_way(files: UpgradeFiles) -> Iterable[tuple[str, str]]:

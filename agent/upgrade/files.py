@@ -8,10 +8,11 @@ runs from a copy with nothing but the standard library: so nothing else may be i
                   taken.json       the order once it is the installer's, with how far that has come
                   installer.pyz    the installer's copy of itself, while anything may be touched
                   outcome.json     what became of the last one
+                  floor.json       when what ran was signed (polder/release_floor.py)
                   log              what dpkg said
 
 An order is taken by rename(2), so that either the agent takes it back or the installer has it. The
-outcome is on the disk before the order goes.
+outcome is on the disk before the order goes, and the floor before an outcome that raises it.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ FOLDER = "upgrade"
 ORDER = "order.json"
 TAKEN = "taken.json"
 OUTCOME = "outcome.json"
+FLOOR = "floor.json"
 INSTALLER = "installer.pyz"
 LOG = "log"
 MAX_BYTES = 256 << 10

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from agent.upgrade.files import INSTALLER, LOG, OUTCOME, TAKEN, UpgradeFiles, sha256_of
+from agent.upgrade.files import FLOOR, INSTALLER, LOG, OUTCOME, TAKEN, UpgradeFiles, sha256_of
 
 PACKAGE = "polder-agent"
 UNIT = "edge-agent.service"
@@ -138,6 +138,7 @@ class Installer:
             self._note(step="try")
         verdict = self._until_well(wanted["version"])
         if verdict is None:
+            self._files.write(FLOOR, self._order["floor"])
             return self._end("Done", "", "")
         self._go_back("NotWell", verdict.message, ran=verdict.runs)
         return self._back()

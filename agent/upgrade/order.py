@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.domain.upgrade import Outcome, State, Telling
 from polder.release import InvalidRelease, Package, Release, SignedRelease, read_release
+from polder.release_floor import Floor
 
 
 class UnreadableOrder(Exception):
@@ -86,6 +87,15 @@ def outcome_of(body: Mapping[str, Any] | None) -> Outcome | None:
         return Outcome(**body) if body is not None else None
     except TypeError:
         return None
+
+
+def floor_of(body: Mapping[str, Any] | None) -> Floor:
+    """As it was remembered. What cannot be read is a disk's fault, and forgotten: then what runs
+    is the measure."""
+    try:
+        return Floor(**body) if body is not None else Floor()
+    except TypeError:
+        return Floor()
 
 
 def _encode(data: bytes) -> str:

@@ -55,16 +55,17 @@ def releases(invocation: Invocation) -> int:
         (
             release.version,
             ", ".join(_package(package) for package in release.packages),
-            age(release.issued_at_ms, now_ms),
+            "yes" if release.downgrade else "no",
             counts.pop(release.version, 0),
+            age(release.issued_at_ms, now_ms),
         )
         for release in answer.releases
     ]
-    rows += [(version or "<unknown>", NONE, "", n) for version, n in sorted(counts.items())]
+    rows += [(version or "<unknown>", NONE, "", n, "") for version, n in sorted(counts.items())]
     if not rows:
         print("There are no releases, and no nodes.", file=sys.stderr)
         return 0
-    for line in Table(("VERSION", "PACKAGES", "AGE", "NODES")).lines(rows):
+    for line in Table(("VERSION", "PACKAGES", "DOWNGRADE", "NODES", "AGE")).lines(rows):
         print(line)
     if any(counts):
         print(

@@ -7,7 +7,7 @@ world.
 
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -18,7 +18,7 @@ from orchestrator.authz import Caller
 from orchestrator.cache import Cache
 from orchestrator.catching_up import catch_up
 from orchestrator.domain.freezes import freezes_in
-from orchestrator.domain.releases import Releases, releases_in
+from orchestrator.domain.releases import OLDER_RELEASE, Releases, obstacle, releases_in
 from orchestrator.domain.upgrade_state import (
     FAILURES_BY_SHARE,
     FAILURES_LIMIT,
@@ -217,12 +217,15 @@ class AgentUpgrades:
         chosen = look.chosen(upgrade)
         if not chosen:
             raise invalid("no node is chosen", "edgectl get nodes")
+        code = grpc.StatusCode.FAILED_PRECONDITION
         missing = _missing(upgrade, chosen, look)
         if missing:
             text = "; ".join(missing)
             hint = f"edgectl agent upload FILE --deb PACKAGE; {_FOR_THE_WAY_BACK}"
-            code = grpc.StatusCode.FAILED_PRECONDITION
             raise Refused(code, "MissingPackages", text, hint)
+        older = _older(upgrade, chosen, look)
+        if older:
+            raise Refused(code, OLDER_RELEASE, "; ".join(older), _FOR_A_DOWNGRADE)
         return list(_warnings(upgrade, chosen, look, self.cache.members()))
 
     async def _commit(
@@ -279,6 +282,10 @@ class AgentUpgrades:
 
 
 _FOR_THE_WAY_BACK = "a box goes back to the version that it runs, so that package must be here, too"
+_FOR_A_DOWNGRADE = (
+    "edge-orchestrator ca sign-release --downgrade, where the root's key is, and edgectl agent "
+    "upload; or leave those nodes out by --site and --node"
+)
 
 
 class _Look:
@@ -319,13 +326,29 @@ def _missing(upgrade: Upgrade, chosen: Iterable[Box], look: _Look) -> list[str]:
             stored = look.releases.get(version)
             if stored is None or stored.package_for(arch) is None:
                 lacking[version, arch].append(box.name)
-    found = []
-    for (version, arch), names in sorted(lacking.items()):
-        shown = ", ".join(sorted(names)[:_NAMED_IN_TEXT])
-        more = len(names) - _NAMED_IN_TEXT
-        nodes = f"{shown} and {more} more" if more > 0 else shown
-        found.append(f"no package of {version} for {arch} is here, for {nodes}")
-    return found
+    return [
+        f"no package of {version} for {arch} is here, for {_listed(names)}"
+        for (version, arch), names in sorted(lacking.items())
+    ]
+
+
+def _older(upgrade: Upgrade, chosen: Iterable[Box], look: _Look) -> list[str]:
+    """Why boxes would refuse the version, since they run a later one; with the nodes."""
+    refusing: defaultdict[str, list[str]] = defaultdict(list)
+    for box in chosen:
+        if box.version == upgrade.version:
+            continue
+        arch = look.nodes[box.name].arch
+        found = obstacle(look.releases, upgrade.version, box.version, arch)
+        if found is not None and found[0] == OLDER_RELEASE:
+            refusing[found[1]].append(box.name)
+    return [f"{why}, for {_listed(names)}" for why, names in sorted(refusing.items())]
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(sorted(names)[:_NAMED_IN_TEXT])
+    more = len(names) - _NAMED_IN_TEXT
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _warnings(

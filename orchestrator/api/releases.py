@@ -31,6 +31,7 @@ from orchestrator.refusals import (
 )
 from orchestrator.store import keys
 from orchestrator.store.port import Compare, CompareTarget, Delete, Put, Store, StoreError
+from polder.manifest.quantity import format_duration
 from polder.release import Package, Release, SignedRelease, version_order
 from polder.release_proofs import verify_release
 from polder.signing import UntrustedSignature
@@ -39,6 +40,8 @@ from polder.v1 import common_pb2, operator_pb2
 RELEASES_MAX = 20
 UPLOADS_MAX = 2
 HEAR_OUT_S = 5.0
+AHEAD_S_MAX = 86_400
+"""Of the clock of the machine that signs, which may have no network, before ours."""
 PAUSE_S_MAX = 60.0
 """Between two messages of an upload."""
 _ATTEMPTS = 8
@@ -75,6 +78,7 @@ class ReleaseDesk:
             sent = first.release
             signed = SignedRelease(sent.release, sent.signature)
             release = self._verified(signed)
+            self._check_clock(release)
             created = await self._take(caller, release, signed)
             await self._take_packages(release, requests)
         except (Refused, StoreError):
@@ -92,6 +96,17 @@ class ReleaseDesk:
             hint = "edge-orchestrator ca sign-release, where the root's key is"
             raise invalid(f"the release is not believed: {error}", hint, error.reason) from error
 
+    def _check_clock(self, release: Release) -> None:
+        """Boxes take no downgrade that was signed before what they run: one version that is signed
+        in the far future would spoil that for good. Raises Refused."""
+        ahead_s = release.issued_at_ms / 1000 - self.clock()
+        if ahead_s > AHEAD_S_MAX:
+            raise invalid(
+                f"the release was signed {format_duration(round(ahead_s))} ahead of our clock",
+                "set the clock where the root's key is kept, and sign it anew",
+                "SignedInTheFuture",
+            )
+
     async def _take(self, caller: Caller, release: Release, signed: SignedRelease) -> bool:
         """Whether it is new; signed anew it replaces what was signed before."""
         for _ in range(_ATTEMPTS):
@@ -103,6 +118,7 @@ class ReleaseDesk:
                 raise exhausted("TooManyReleases", f"{len(known)} releases are here", hint)
             if before is not None:
                 _check_same(before.release, release)
+                _check_later(before.release, release)
                 stored = replace(
                     stored, complete=before.complete, store_revision=before.store_revision
                 )
@@ -306,6 +322,17 @@ def _check_same(before: Release, after: Release) -> None:
             )
 
 
+def _check_later(before: Release, after: Release) -> None:
+    """Who uploads a file from before once more takes nothing back of what was signed since, such
+    as a downgrade. Raises Refused."""
+    if after.issued_at_ms < before.issued_at_ms:
+        raise invalid(
+            f"{before.version} as it was signed later is here already",
+            "upload what ca sign-release wrote last",
+            "SignedLater",
+        )
+
+
 def _is_shared(package: Package, stored: StoredRelease, others: Releases) -> bool:
     return any(
         other.release.version != stored.release.version and package in other.release.packages
@@ -322,6 +349,7 @@ def _told(stored: StoredRelease) -> operator_pb2.Release:
     return operator_pb2.Release(
         version=release.version,
         issued_at_ms=release.issued_at_ms,
+        downgrade=release.downgrade,
         packages=[
             operator_pb2.ReleasePackage(
                 arch=package.arch,

@@ -17,9 +17,12 @@ from polder.release import (
     read_release,
     read_signed,
 )
+from polder.release_floor import Floor
 
 PART_BYTES = 256 << 10
 """Of a package in the Store."""
+OLDER_RELEASE = "OlderRelease"
+"""As boxes say it, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,4 +85,7 @@ def obstacle(releases: Releases, wanted: str, version: str, arch: str) -> tuple[
     present = releases.get(version)
     if present is None or present.package_for(arch) is None:
         return "NoWayBack", f"no package of {version} for {arch} is here, to go back to"
+    # What the box itself remembers is not known here; it may refuse more.
+    if why := Floor().refuses(release.release, present.release):
+        return OLDER_RELEASE, why
     return None

@@ -8,6 +8,7 @@ control files in it; it is read here, since a CA's machine need not be a Debian.
 import hashlib
 import io
 import tarfile
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,9 @@ def read_package(path: Path) -> DebianPackage:
     return DebianPackage(path, fields.get("Version", ""), int(schema), package)
 
 
-def release_of(packages: Iterable[DebianPackage], trust_domain: str, now: float) -> Release:
+def release_of(
+    packages: Iterable[DebianPackage], trust_domain: str, now: float, *, downgrade: bool = False
+) -> Release:
     """What is to be signed. Raises InvalidRelease unless the packages are of one version."""
     found = sorted(packages, key=lambda item: item.package.arch)
     first = found[0]
@@ -83,20 +86,31 @@ def release_of(packages: Iterable[DebianPackage], trust_domain: str, now: float)
         state_schema=first.state_schema,
         packages=tuple(item.package for item in found),
         issued_at_ms=int(now * 1000),
+        downgrade=downgrade,
     )
 
 
 def issue(
-    directory: Path, packages: Iterable[DebianPackage], now: float
+    directory: Path, packages: Iterable[DebianPackage], now: float, *, downgrade: bool = False
 ) -> tuple[Release, SignedRelease]:
-    """Signed by the root. Raises UnusableFile when its key is not here, and InvalidRelease."""
+    """Signed by the root. Raises UnusableFile when its key is not here, and InvalidRelease.
+
+    Boxes compare when releases were signed (`polder/release_floor.py`), by this machine's clock,
+    which may be one without a network: what it says is held against the root's own date.
+    """
     if not (directory / "root.key").exists():
         raise UnusableFile(
             f"{directory} has no root.key, and boxes take software from nobody else: "
             "sign where the root is kept; it needs the packages and no network"
         )
     root, key = load_root(directory)
-    release = release_of(packages, trust_domain_of(root), now)
+    if now < root.not_valid_before_utc.timestamp():
+        today = time.strftime("%F %T", time.gmtime(now))
+        raise UnusableFile(
+            f"by this machine's clock it is {today}Z, before the root was made: boxes go by when "
+            "a release was signed, so set the clock first"
+        )
+    release = release_of(packages, trust_domain_of(root), now, downgrade=downgrade)
     return release, sign_release(release, key)
 
 

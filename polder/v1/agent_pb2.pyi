@@ -626,8 +626,8 @@ class UpgradeStatus(_message.Message):
     phase: _builtins.str
     """CamelCase: "Downloading", "Installing", "Done", "RolledBack", "Refused" (nothing was touched)."""
     reason: _builtins.str
-    """CamelCase, of the last two: "BadSignature", "OtherArchitecture", "OlderState", "NoRoom",
-    "NotPackaged", "InstallFailed", "NotWell", ...
+    """CamelCase, of the last two: "BadSignature", "OtherArchitecture", "OlderRelease", "OlderState",
+    "NoRoom", "NotPackaged", "InstallFailed", "NotWell", ...
     """
     message: _builtins.str
     at_ms: _builtins.int

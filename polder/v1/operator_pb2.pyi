@@ -3308,8 +3308,11 @@ class Release(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     ISSUED_AT_MS_FIELD_NUMBER: _builtins.int
     PACKAGES_FIELD_NUMBER: _builtins.int
+    DOWNGRADE_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     issued_at_ms: _builtins.int
+    downgrade: _builtins.bool
+    """Boxes that run a later version may become it, too."""
     @_builtins.property
     def packages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReleasePackage]: ...
     def __init__(
@@ -3318,10 +3321,11 @@ class Release(_message.Message):
         version: _builtins.str = ...,
         issued_at_ms: _builtins.int = ...,
         packages: _abc.Iterable[Global___ReleasePackage] | None = ...,
+        downgrade: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["issued_at_ms", b"issued_at_ms", "packages", b"packages", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["downgrade", b"downgrade", "issued_at_ms", b"issued_at_ms", "packages", b"packages", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

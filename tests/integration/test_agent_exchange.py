@@ -20,6 +20,7 @@ from agent.upgrade.files import ORDER, OUTCOME, TAKEN, UpgradeFiles
 from agent.upgrade.order import half_of
 from agent.upgrade.upgrades import Upgrades
 from polder.release import Package, Release
+from polder.release_floor import Floor
 from polder.release_proofs import sign_release
 from polder.v1 import agent_pb2
 from tests.integration.agent_fakes import DOMAIN, Ca, Orchestrator, eventually, write_identity
@@ -220,6 +221,8 @@ async def test_a_session_that_ends_ends_no_download(tmp_path: Path, ca: Ca, stor
         ({}, Here(OLD, "arm64", 1), "OtherArchitecture"),
         ({}, Here("0.0.9-1", "amd64", 1), "OtherPresent"),
         ({}, Here(OLD, "amd64", 1, "no package"), "NotPackaged"),
+        ({"replayed": True}, Here(NEW, "amd64", 1), "OlderRelease"),
+        ({}, Here(OLD, "amd64", 1, floor=Floor(2, 2)), "OlderRelease"),
     ],
 )
 async def test_what_must_not_be_is_refused_and_nothing_is_fetched(
@@ -229,6 +232,9 @@ async def test_what_must_not_be_is_refused_and_nothing_is_fetched(
     message = telling(ca)
     if "foreign" in changes:
         message.wanted.CopyFrom(signed(Ca("another"), NEW))
+    if "replayed" in changes:  # a member that was broken into knows the hole of the old one
+        message.wanted.CopyFrom(signed(ca, OLD))
+        message.present.CopyFrom(signed(ca, NEW))
     if "tampered" in changes:
         message.wanted.release = message.wanted.release.replace(b"0.2.0", b"0.2.1")
     async with Box(tmp_path, here) as box:

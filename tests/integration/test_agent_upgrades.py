@@ -174,6 +174,21 @@ async def test_a_version_is_one_thing(rig: Rig, tmp_path: Path) -> None:
     assert {p.arch: p.complete for p in shown.packages} == {"amd64": True, "arm64": False}
 
 
+async def test_what_was_signed_last_counts(rig: Rig, tmp_path: Path) -> None:
+    path = package(tmp_path, NEW)
+    _, first = signed(rig, [path])
+    _, second = signed(rig, [path], downgrade=True, ahead_s=1.0)
+    for found, created in ((first, True), (second, False), (second, False)):
+        assert (await rig.admin().PutRelease(upload_requests(found))).created is created
+    refused = await refusal(rig.admin().PutRelease(upload_requests(first)))
+    assert refused.reason == "SignedLater"
+    (shown,) = (await rig.admin().Releases(operator_pb2.ReleasesRequest())).releases
+    assert shown.downgrade
+    _, early = signed(rig, [path], ahead_s=2 * 86_400)
+    refused = await refusal(rig.admin().PutRelease(upload_requests(early)))
+    assert refused.reason == "SignedInTheFuture" and "ahead of our clock" in refused.message
+
+
 # --- upgrades -------------------------------------------------------------------------------------
 
 
@@ -313,6 +328,10 @@ async def test_a_dry_run_begins_nothing_and_a_second_one_is_refused(
         await upload(rig, tmp_path, version)
     async with boxes(rig, tmp_path / "boxes", 1, 1, NEW) as fleet:
         await known(rig, NEW, 1)
+        refused = await refusal(rig.admin().UpgradeAgents(begin(OLD)))
+        assert refused.reason == "OlderRelease" and refused.message.endswith("for s0-n0")
+        assert "sign-release --downgrade" in refused.detail.hint
+        await upload(rig, tmp_path, OLD, downgrade=True)
         answer = await rig.admin().UpgradeAgents(begin(OLD, dry_run=True))
         assert "go back to 0.1.0-1" in answer.warnings[0]
         assert not (await rig.admin().AgentUpgrades(operator_pb2.AgentUpgradesRequest())).upgrades

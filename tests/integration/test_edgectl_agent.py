@@ -2,13 +2,16 @@
 
 import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from orchestrator.identity.releases import read_package
+from orchestrator.identity.authority import create_root
+from orchestrator.identity.pem import UnusableFile
+from orchestrator.identity.releases import issue, read_package
 from polder.release import InvalidRelease, read_release, read_signed
 from tests.integration.orchestrator_rig import Rig, running, until
 from tests.integration.upgrade_boxes import boxes, package, upload
@@ -46,8 +49,8 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
         yield made
 
 
-async def sign(rig: Rig, out: Path, *packages: Path) -> Said:
-    words = [word for path in packages for word in ("--deb", str(path))]
+async def sign(rig: Rig, out: Path, *packages: Path, options: tuple[str, ...] = ()) -> Said:
+    words = [*options, *(word for path in packages for word in ("--deb", str(path)))]
     ca = str(rig.config.ca_path)
     return await run("orchestrator", "ca", "sign-release", "--dir", ca, *words, "--out", str(out))
 
@@ -90,6 +93,22 @@ async def test_from_the_packages_to_a_fleet_that_runs_them(rig: Rig, tmp_path: P
         assert watched.code == 0, watched.out + watched.err
         assert "Phase:    Done" in watched.out and "2 of 2 done" in watched.out
         assert {box.version for box in fleet} == {NEW}
+        said = await edgectl(rig, "upgrade", "--version", OLD)
+        assert said.code == 1 and "0.1.0-1 is lower than 0.2.0-1" in said.err
+        assert "ca sign-release --downgrade" in said.err
+        old, down = package(tmp_path / "old", OLD), tmp_path / "down.release"
+        said = await sign(rig, down, old, options=("--downgrade",))
+        assert said.code == 0 and "signed by the root, as a downgrade, too" in said.out
+        said = await edgectl(rig, "upload", str(down), "--deb", str(old))
+        assert said.code == 0 and said.out == "release 0.1.0-1 is here\n"
+        said = await edgectl(rig, "releases")
+        assert [line.split()[:4] for line in said.out.splitlines()] == [
+            ["VERSION", "PACKAGES", "DOWNGRADE", "NODES"],
+            ["0.2.0-1", "amd64,", "arm64", "no"],
+            ["0.1.0-1", "amd64", "yes", "0"],
+        ]
+        said = await edgectl(rig, "upgrade", "--version", OLD, "--dry-run")
+        assert said.code == 0 and "2 nodes run a later version and go back" in said.err
         said = await edgectl(rig, "delete", OLD)
         assert said.code == 0 and said.out == "agent 0.1.0-1: deleted\n"
 
@@ -130,6 +149,14 @@ async def test_what_is_no_package_is_not_signed(rig: Rig, tmp_path: Path) -> Non
         said = await sign(rig, out, good, path)
         assert said.code == 1 and words in said.err, said
         assert "Traceback" not in said.err and not out.exists()
+
+
+def test_a_clock_from_before_the_root_signs_nothing(tmp_path: Path) -> None:
+    """Boxes compare when releases were signed; where the root's key is there may be no network."""
+    create_root(tmp_path / "ca", "polder.internal", time.time())
+    found = read_package(package(tmp_path, NEW))
+    with pytest.raises(UnusableFile, match="1970-01-01 00:00:05Z, before the root was made"):
+        issue(tmp_path / "ca", [found], 5.0)
 
 
 @pytest.mark.parametrize("cut", [0, 4, 8, 40, 70, 100, 300])

@@ -81,10 +81,10 @@ class Hands:
     rig: Rig
     packages: dict[str, Path]
 
-    def upload(self, version: str) -> None:
+    def upload(self, version: str, *options: str) -> None:
         package = self.packages[version]
         release = package.with_suffix(".release")
-        ca = ["--dir", str(self.rig.config.data_path / "ca"), "--deb", str(package)]
+        ca = ["--dir", str(self.rig.config.data_path / "ca"), "--deb", str(package), *options]
         self._run("orchestrator", "ca", "sign-release", *ca, "--out", str(release))
         self.edgectl("agent", "upload", str(release), "--deb", str(package))
 
@@ -158,6 +158,7 @@ def unharmed(root: DebianRoot) -> None:
     left = root.run("ls", f"{STATE}/upgrade").stdout.split()
     assert [name for name in left if name.endswith((".deb", ".part", ".pyz", ".json"))] == [
         next(name for name in left if name.endswith(".deb")),
+        "floor.json",
         "outcome.json",
     ]
 
@@ -168,13 +169,13 @@ async def test_a_good_version_comes_through_and_bad_ones_go_back_by_themselves(
     async with running(tmp_path / "orchestrator") as rig:
         await rig.site()
         token = await token_for(rig, "box-1")
-        await asyncio.to_thread(_three_upgrades, box, Hands(rig, packages), token)
+        await asyncio.to_thread(_four_upgrades, box, Hands(rig, packages), token)
         request = operator_pb2.AgentUpgradesRequest()
         upgrades = (await rig.admin().AgentUpgrades(request)).upgrades
-        assert [upgrade.version for upgrade in upgrades] == [WORSE, BAD, GOOD]
+        assert [upgrade.version for upgrade in upgrades] == [GOOD, FIRST, WORSE, BAD, GOOD]
 
 
-def _three_upgrades(root: DebianRoot, hands: Hands, token: str) -> None:
+def _four_upgrades(root: DebianRoot, hands: Hands, token: str) -> None:
     joined(root, hands.packages, token)
     assert root.run("systemctl", "is-active", "edge-upgrade.path").stdout == "active\n"
     hands.upload(GOOD)
@@ -206,6 +207,26 @@ def _three_upgrades(root: DebianRoot, hands: Hands, token: str) -> None:
     report = root.run("edge-agent", "doctor", "-o", "json", code=None).stdout
     found = [f["what"] for f in json.loads(report)["findings"] if f["check"] == "upgrades"]
     assert "carried out here" in found[0] and "InstallFailed" in found[1]
+    _back_to_the_first(root, hands)
+
+
+def _back_to_the_first(root: DebianRoot, hands: Hands) -> None:
+    """It was signed once, as a way back; that is not enough."""
+    said = hands.edgectl("agent", "upgrade", "--version", FIRST, *BEGIN, code=1)
+    assert "not signed as a downgrade" in said
+    hands.upload(FIRST, "--downgrade")
+    state = ended(hands, hands.begin(FIRST))
+    assert (state["phase"], state["done"]) == ("Done", 1)
+    eventually(lambda: runs(root, FIRST), "the first version runs again")
+    eventually(lambda: not root.exists(f"{STATE}/upgrade/taken.json"), "the installer has ended")
+    unharmed(root)
+    assert "all else     only if signed after" in root.run("edge-agent", "upgrade", "status").stdout
+    # What was left is past: members do not know what the box remembers, and it refuses.
+    upgrade = hands.begin(GOOD)
+    state = ended(hands, upgrade)
+    assert (state["phase"], state["shown"][0]["reason"]) == ("Paused", "OlderRelease")
+    assert runs(root, FIRST)
+    hands.edgectl("agent", "abort", upgrade)
 
 
 @pytest.mark.parametrize("step", ["install", "unpack", "try"])

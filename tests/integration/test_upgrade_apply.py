@@ -15,16 +15,18 @@ from agent.config import AgentConfig
 from agent.domain.upgrade import Fetched, Here, State, Telling, Told, Verified, step
 from agent.inventory import Box, architecture
 from agent.upgrade import box, command
-from agent.upgrade.files import INSTALLER, ORDER, OUTCOME, TAKEN, UpgradeFiles, sha256_of
+from agent.upgrade.files import FLOOR, INSTALLER, ORDER, OUTCOME, TAKEN, UpgradeFiles, sha256_of
 from agent.upgrade.installer import AGAIN, only_one
 from agent.upgrade.order import order_of
 from polder.release import Package, Release, SignedRelease
+from polder.release_floor import Floor
 from polder.release_proofs import sign_release
 from tests.integration.agent_fakes import DOMAIN, Ca, write_identity
 
 pytestmark = pytest.mark.dpkg
 
 OLD, NEW = "0.1.0-1", "0.2.0-1"
+SIGNED_MS = 1_000
 ARCH = architecture(Box())
 CONTROL = """Package: {name}
 Version: {version}
@@ -56,7 +58,7 @@ class Ordered:
 
     def release(self, version: str, path: Path) -> tuple[Release, SignedRelease]:
         package = Package(ARCH, sha256_of(path), path.stat().st_size)
-        release = Release(DOMAIN, version, 1, (package,), 1)
+        release = Release(DOMAIN, version, 1, (package,), SIGNED_MS)
         return release, sign_release(release, self.ca.key)
 
     def order(self, folder: Path, **of_new: Any) -> dict[str, Any]:
@@ -104,7 +106,8 @@ def test_a_good_order_begins_the_installer(ordered: Ordered, tmp_path: Path) -> 
     ordered.apply(ordered.order(tmp_path))
     pyz = ordered.files.folder / INSTALLER
     assert ordered.begun == [["/usr/bin/python3", "-I", str(pyz)]]
-    assert ordered.files.exists(TAKEN) and not ordered.files.exists(ORDER)
+    assert not ordered.files.exists(ORDER)
+    assert (ordered.files.read(TAKEN) or {})["floor"] == {"signed_ms": SIGNED_MS, "since_ms": 0}
     # What it became ends at once where there is an outcome: dpkg is not asked on this machine.
     ordered.files.write(OUTCOME, {"id": "u1", "attempt": 1, "phase": "Done"})
     command_line = [sys.executable, "-I", "-S", str(pyz)]
@@ -174,6 +177,41 @@ def test_one_that_cannot_read_the_state_is_refused(
     state_form.raise_form(ordered.config.state_dir)
     ordered.apply(order)
     assert "form 1" in ordered.refused("OlderState")
+
+
+def test_what_was_signed_before_the_last_downgrade_is_refused(
+    ordered: Ordered, tmp_path: Path
+) -> None:
+    """The agent looks at that, too; but it is this process that stands before dpkg."""
+    order = ordered.order(tmp_path)
+    ordered.files.write(FLOOR, {"signed_ms": SIGNED_MS + 1, "since_ms": SIGNED_MS + 1})
+    ordered.apply(order)
+    assert "before the last downgrade" in ordered.refused("OlderRelease")
+
+
+def test_what_is_remembered_is_what_the_agent_goes_by_and_is_shown(
+    ordered: Ordered, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.status(ordered.config)
+    assert "signed after" not in capsys.readouterr().out
+    ordered.files.prepare()
+    ordered.files.write(FLOOR, {"signed_ms": 1_700_000_000_000, "since_ms": 1_600_000_000_000})
+    found = box.here(ordered.config, ARCH)
+    assert found.floor == Floor(1_700_000_000_000, 1_600_000_000_000)
+    command.status(ordered.config)
+    said = capsys.readouterr().out
+    assert "downgrades   only if signed after 2023-11-14 22:13:20Z\n" in said
+    assert "all else     only if signed after 2020-09-13 12:26:40Z\n" in said
+
+
+def test_the_floor_is_that_of_before_when_it_goes_on_after_a_power_cut(
+    ordered: Ordered, tmp_path: Path
+) -> None:
+    order = ordered.order(tmp_path)
+    noted = {"signed_ms": 7, "since_ms": 7}
+    ordered.files.write(TAKEN, {**order, "floor": noted})
+    command.apply(ordered.config)
+    assert (ordered.files.read(TAKEN) or {})["floor"] == noted and ordered.begun
 
 
 def test_a_box_that_is_no_package_refuses(

@@ -71,11 +71,14 @@ def _tar(control: bytes) -> bytes:
     return gzip.compress(out.getvalue(), mtime=0)
 
 
-def signed(rig: Rig, paths: Sequence[Path]) -> tuple[Release, SignedRelease]:
-    """By the root, where its key is kept."""
+def signed(
+    rig: Rig, paths: Sequence[Path], *, downgrade: bool = False, ahead_s: float = 0.0
+) -> tuple[Release, SignedRelease]:
+    """By the root, where its key is kept, and a clock that may be ahead."""
     elsewhere = rig.config.ca_path / OFFLINE
     home = elsewhere if elsewhere.exists() else rig.config.ca_path
-    return issue(home, [read_package(path) for path in paths], time.time())
+    packages = [read_package(path) for path in paths]
+    return issue(home, packages, time.time() + ahead_s, downgrade=downgrade)
 
 
 def message(found: SignedRelease) -> agent_pb2.SignedRelease:
@@ -93,10 +96,12 @@ async def upload_requests(
         yield operator_pb2.PutReleaseRequest(part=part)
 
 
-async def upload(rig: Rig, folder: Path, version: str, size: int = 700_001) -> Release:
+async def upload(
+    rig: Rig, folder: Path, version: str, size: int = 700_001, *, downgrade: bool = False
+) -> Release:
     """A release with its packages, as `edgectl agent upload` brings it."""
     path = package(folder, version, size=size)
-    release, found = signed(rig, [path])
+    release, found = signed(rig, [path], downgrade=downgrade)
     requests = upload_requests(found, release.packages[0].sha256, path.read_bytes())
     await rig.admin().PutRelease(requests)
     return release

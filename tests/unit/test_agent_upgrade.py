@@ -19,8 +19,9 @@ from agent.domain.upgrade import (
     Withdrawn,
     step,
 )
-from agent.upgrade.order import UnreadableOrder, half_of, order_of, telling_of
+from agent.upgrade.order import UnreadableOrder, floor_of, half_of, order_of, telling_of
 from polder.release import Package, Release, SignedRelease, release_bytes
+from polder.release_floor import Floor
 
 HERE = Here("0.1.0-1", "amd64", 1)
 
@@ -75,6 +76,8 @@ def test_the_way_of_one_that_goes_well() -> None:
         (release("0.2.0-1", 1, "arm64"), PRESENT, HERE, "OtherArchitecture"),
         (WANTED, release("0.1.0-1", 1, "arm64"), HERE, "OtherArchitecture"),
         (WANTED, PRESENT, replace(HERE, state_schema=2), "OlderState"),
+        (release("0.0.9-1"), PRESENT, HERE, "OlderRelease"),
+        (WANTED, PRESENT, replace(HERE, floor=Floor(2, 2)), "OlderRelease"),
     ],
 )
 def test_what_does_not_fit_the_box_is_refused_before_anything_is_fetched(
@@ -190,3 +193,9 @@ def test_an_order_for_another_architecture_is_none() -> None:
     order = order_of(after(Told(telling()), Verified(WANTED, PRESENT), Fetched()))
     with pytest.raises(UnreadableOrder, match="arm64"):
         half_of(order, "wanted", "arm64")
+
+
+@pytest.mark.parametrize("body", [None, {}, {"signed_ms": 5, "later": 1}])
+def test_a_floor_that_cannot_be_read_is_none(body: dict[str, object] | None) -> None:
+    assert floor_of(body) == Floor()
+    assert floor_of({"signed_ms": 5, "since_ms": 3}) == Floor(5, 3)

@@ -33,6 +33,8 @@ RELEASE = Release("polder.internal", "0.2.0-1", 1, (AMD64, ARM64), 1_000)
 
 def test_a_release_reads_back_as_it_was() -> None:
     assert read_release(release_bytes(RELEASE)) == RELEASE
+    down = replace(RELEASE, downgrade=True)
+    assert read_release(release_bytes(down)) == down
     assert RELEASE.package_for("arm64") == ARM64
     assert replace(RELEASE, packages=(AMD64,)).package_for("arm64") is None
 
@@ -80,10 +82,13 @@ def test_what_is_no_release_is_refused(body: bytes) -> None:
         read_release(body)
 
 
-@pytest.mark.parametrize("name", ["state_schema", "issued_at_ms", "version"])
-def test_a_field_of_another_type_is_refused(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("state_schema", True), ("issued_at_ms", True), ("version", True), ("downgrade", 1)],
+)
+def test_a_field_of_another_type_is_refused(name: str, value: object) -> None:
     body = json.loads(release_bytes(RELEASE))
-    body[name] = True
+    body[name] = value
     with pytest.raises(InvalidRelease):
         read_release(json.dumps(body).encode())
 

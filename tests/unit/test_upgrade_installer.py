@@ -13,10 +13,11 @@ import pytest
 from agent import durable
 from agent.upgrade import installer
 from agent.upgrade.command import archive
-from agent.upgrade.files import INSTALLER, ORDER, OUTCOME, TAKEN, UpgradeFiles
+from agent.upgrade.files import FLOOR, INSTALLER, ORDER, OUTCOME, TAKEN, UpgradeFiles
 from agent.upgrade.installer import AGAIN, DONE, STARTS_MAX, Installer, Seen, Trouble
 
 OLD, NEW = "0.1.0-1", "0.2.0-1"
+RAISED = {"signed_ms": 7, "since_ms": 0}
 PATIENCE_S = 60
 # How a version behaves on this box.
 WELL, DEAF, ENDS, FLAPS, SAYS_OTHER, BREAKS, REFUSED, PANICS = (
@@ -113,7 +114,7 @@ class CutFiles(UpgradeFiles):
 def ordered(state_dir: Path, box: Box) -> UpgradeFiles:
     files = CutFiles(state_dir, box)
     files.prepare()
-    order: dict[str, Any] = {"id": "u1", "attempt": 1, "patience_s": PATIENCE_S}
+    order: dict[str, Any] = {"id": "u1", "attempt": 1, "patience_s": PATIENCE_S, "floor": RAISED}
     for name, version in (("wanted", NEW), ("present", OLD)):
         sha256 = hashlib.sha256(version.encode()).hexdigest()
         files.package(sha256).write_text(version)
@@ -160,6 +161,7 @@ def test_a_version_that_is_well_stays(tmp_path: Path) -> None:
     assert box.installed_now == (NEW, True) and box.installs == [NEW]
     assert not any(files.exists(name) for name in (ORDER, TAKEN, INSTALLER))
     assert left(files) == {NEW}, "the next upgrade's way back"
+    assert files.read(FLOOR) == RAISED
 
 
 @pytest.mark.parametrize(
@@ -182,7 +184,7 @@ def test_a_version_that_is_not_well_goes_back(
     assert (found["phase"], found["reason"], found["version"]) == ("RolledBack", reason, NEW)
     assert said in found["message"]
     assert box.installed_now == (OLD, True) and box.installs == [NEW, OLD]
-    assert left(files) == {OLD}
+    assert left(files) == {OLD} and files.read(FLOOR) is None
 
 
 def test_a_package_that_dpkg_refuses_touches_nothing(tmp_path: Path) -> None:
@@ -256,6 +258,7 @@ def test_the_power_may_fail_at_any_step(tmp_path: Path, way: str) -> None:
         version = NEW if found["phase"] == "Done" else OLD
         assert box.installed_now == (version, True), f"cut at {cut_at}"
         assert left(files) == {version}
+        assert files.read(FLOOR) == (RAISED if version == NEW else None), f"cut at {cut_at}"
         assert not any(files.exists(name) for name in (ORDER, TAKEN, INSTALLER))
 
 

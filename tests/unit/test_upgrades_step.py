@@ -28,9 +28,9 @@ MOMENT = Moment(NOW + 10, 0.0)
 WIDE = replace(UPGRADE, waves=(1000,), at_once=1000)
 
 
-def stored(version: str, *complete: str) -> StoredRelease:
+def stored(version: str, *complete: str, **facts: object) -> StoredRelease:
     """With the packages for these architectures here."""
-    release = replace(RELEASE, version=version)
+    release = replace(RELEASE, version=version, **facts)  # type: ignore[arg-type]
     here = frozenset(p.sha256 for p in release.packages if p.arch in complete)
     signed = SignedRelease(release_bytes(release), b"signature")
     return StoredRelease(release, signed, "operator/ada", here)
@@ -94,6 +94,19 @@ def test_what_stands_in_the_way_of_a_box() -> None:
     ):
         found = obstacle(known, NEW, version, arch)
         assert found is not None and found[0] == reason
+
+
+def test_nobody_is_told_to_go_back_unless_the_root_signed_that() -> None:
+    """Boxes would refuse it one after the other."""
+    known = {OLD: stored(OLD, "amd64"), NEW: stored(NEW, "amd64")}
+    found = obstacle(known, OLD, NEW, "amd64")
+    assert (
+        found is not None and found[0] == "OlderRelease" and "not signed as a downgrade" in found[1]
+    )
+    signed_ms = RELEASE.issued_at_ms
+    for at_ms, refused in ((signed_ms, True), (signed_ms + 1, False)):
+        known[OLD] = stored(OLD, "amd64", downgrade=True, issued_at_ms=at_ms)
+        assert (obstacle(known, OLD, NEW, "amd64") is not None) is refused
 
 
 def test_the_order_and_the_record_are_one_transaction() -> None:
