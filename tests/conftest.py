@@ -5,9 +5,9 @@ Tests marked with what they need (`containerd`, `netns`, `etcd`, `registry`, `sp
 of every run say how many were left out, where and why, so that green never hides a gap.
 
 Property tests replay the same examples in every run, so that a change and not luck decides whether
-they pass; `HYPOTHESIS_PROFILE=explore` draws new ones. On a CI machine (`CI` is set) a test of real
-processes or containers that fails is run once more, since a busy machine can miss a deadline; the
-summary then shows it as RERUN.
+they pass; `HYPOTHESIS_PROFILE=explore` draws new ones, and `emulated` takes a quarter of them. On a
+CI machine (`CI` is set) a test of real processes or containers that fails is run once more, since a
+busy machine can miss a deadline; the summary then shows it as RERUN.
 
 `make test` runs in four processes (`tools/side_by_side.py`): what is marked `machine` (all of
 tests/e2e), `containerd` or `netns` stays together in one of them.
@@ -25,6 +25,7 @@ from devcluster import preflight
 # No deadline for an example: it would be about the machine.
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("explore", derandomize=False, deadline=None)
+hypothesis.settings.register_profile("emulated", derandomize=True, deadline=None, max_examples=25)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 pytest_plugins = ["tests.containerd_fixtures"]

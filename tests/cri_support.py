@@ -10,7 +10,7 @@ from typing import TypeVar
 from agent.runtime.cri.adapter import CriRuntime
 from agent.runtime.port import ContainerPhase, ContainerSpec, ContainerState, PodSpec, PortMapping
 from devcluster.image import HELLO
-from tests.emulated import PATIENCE
+from tests.emulated import patience
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ async def eventually(
     probe: Callable[[], Awaitable[T]], accept: Callable[[T], bool], timeout_s: float = 10.0
 ) -> T:
     """The first value that is accepted. Fails with the last one after the deadline."""
-    deadline = time.monotonic() + timeout_s * PATIENCE
+    deadline = time.monotonic() + patience(timeout_s)
     while True:
         value = await probe()
         if accept(value):

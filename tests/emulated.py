@@ -8,5 +8,10 @@ import os
 VARIABLE = "POLDER_EMULATED"
 """In the environment of tests that run under an emulator."""
 EMULATED = bool(os.environ.get(VARIABLE))
-PATIENCE = 6.0 if EMULATED else 1.0
-"""How many times as long as on a machine of its own a test waits for what must come."""
+_TIMES = 6.0
+_AT_MOST_S = 120.0
+
+
+def patience(seconds: float) -> float:
+    """How long a test waits for what must come within that on a machine of its own."""
+    return max(seconds, min(seconds * _TIMES, _AT_MOST_S)) if EMULATED else seconds

@@ -8,15 +8,28 @@ peers name this certificate, byte for byte, and no other is accepted from this n
                           identity           whose it is: after a join under another name, another
 """
 
+import logging
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.durable import sync_directory, write_synced
-from agent.identity_store import CALL_TIMEOUT_S, Credentials, IdentityFailure, from_pem, to_pem
+from agent.identity_store import (
+    CALL_TIMEOUT_S,
+    Credentials,
+    CredentialsRefused,
+    IdentityFailure,
+    from_pem,
+    to_pem,
+)
+from agent.notify import notify
 from polder.identity import NodeId
 
+log = logging.getLogger(__name__)
+
 SERVER_NAME = "node.polder.internal"
+TRIES = 3
+"""Each takes CALL_TIMEOUT_S at most: together less than a start may take (90 s by systemd)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +71,34 @@ def _read(directory: Path, identity: NodeId) -> SiteCertificate | None:
 async def _make(directory: Path, identity: NodeId, credentials: Credentials) -> SiteCertificate:
     """Written whole beside the old one, which then makes room: a crash leaves one or none."""
     fresh = directory.with_name("certificate.new")
+    der = await _new_key(fresh, identity, credentials)
+    for name, data in (("certificate.pem", to_pem([der])), ("identity", str(identity).encode())):
+        write_synced(fresh / name, data)
+    shutil.rmtree(directory, ignore_errors=True)
+    fresh.rename(directory)
+    for path in (directory, directory.parent):
+        sync_directory(path)
+    return SiteCertificate((directory / "key.pem").read_bytes(), der)
+
+
+async def _new_key(fresh: Path, identity: NodeId, credentials: Credentials) -> bytes:
+    """The certificate; its key is in the directory `fresh`.
+
+    Tried again, since without one the node has no peers until its agent starts anew: at its first
+    start a slow box may be too busy to answer in time.
+    """
+    for left in range(TRIES - 1, 0, -1):
+        try:
+            return await _try_key(fresh, identity, credentials)
+        except CredentialsRefused:
+            raise
+        except IdentityFailure as error:
+            log.warning("no site certificate yet", extra={"error": str(error), "tries_left": left})
+    return await _try_key(fresh, identity, credentials)
+
+
+async def _try_key(fresh: Path, identity: NodeId, credentials: Credentials) -> bytes:
+    notify("WATCHDOG=1")  # it strikes already where the agent was started before the join
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(mode=0o700, parents=True)
     header: dict[str, object] = {
@@ -66,10 +107,4 @@ async def _make(directory: Path, identity: NodeId, credentials: Credentials) -> 
         "dns": SERVER_NAME,
     }
     _, (der,) = await credentials("new-site-key", header, timeout_s=CALL_TIMEOUT_S)
-    for name, data in (("certificate.pem", to_pem([der])), ("identity", str(identity).encode())):
-        write_synced(fresh / name, data)
-    shutil.rmtree(directory, ignore_errors=True)
-    fresh.rename(directory)
-    for path in (directory, directory.parent):
-        sync_directory(path)
-    return SiteCertificate((directory / "key.pem").read_bytes(), der)
+    return der

@@ -18,7 +18,7 @@ from tests.arm.suite import agent_tests
 from tests.emulated import VARIABLE
 
 SOURCES = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 1800  # of one test, of which most take a tenth of a second natively
+TIMEOUT_S = 600  # of one test, of which most take a tenth of a second natively
 
 
 def main() -> int:
@@ -68,6 +68,7 @@ def _run(folder: Path, files: list[str], more: list[str]) -> int:
         command += [f"--timeout={TIMEOUT_S}", "--durations=10", *more, *files]
         environment = {
             VARIABLE: "yes",
+            "HYPOTHESIS_PROFILE": "emulated",
             "PYTHONPATH": box.WHEELS,
             "PYTHONDONTWRITEBYTECODE": "1",
             "HOME": "/root",

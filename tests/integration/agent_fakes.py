@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from agent.identity_store import from_pem, to_pem
 from polder.signing import sign_plan
 from polder.v1 import agent_pb2, agent_pb2_grpc, plan_pb2
-from tests.emulated import PATIENCE
+from tests.emulated import patience
 
 DOMAIN = "test.polder.internal"
 SERVER_NAME = "orchestrator.polder.internal"
@@ -30,7 +30,7 @@ DER = serialization.Encoding.DER
 
 async def eventually(condition: Callable[[], object], within_s: float = 10.0) -> None:
     """Poll until it holds; fail at the deadline."""
-    deadline = time.monotonic() + within_s * PATIENCE
+    deadline = time.monotonic() + patience(within_s)
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
         await asyncio.sleep(0.01)

@@ -12,7 +12,7 @@ import pytest
 from polder.override_proofs import signed
 from polder.overrides import FROZEN, TRUE, Override, to_message
 from polder.v1 import local_pb2, plan_pb2
-from tests.emulated import PATIENCE
+from tests.emulated import patience
 from tests.integration.agent_fakes import Ca, Orchestrator, eventually
 from tests.integration.local_rig import Client, Person, Refusal, token
 from tests.integration.site_rig import SLOW_S, Box, Rig
@@ -61,7 +61,7 @@ Seen = Callable[[local_pb2.LocalReplica], object]
 
 async def sees(client: Client, wanted: Seen) -> local_pb2.LocalReplica:
     """What the node says of the replica, once it is as it should be."""
-    deadline = time.monotonic() + SLOW_S * PATIENCE
+    deadline = time.monotonic() + patience(SLOW_S)
     while True:
         shown = await client.show()
         found = [r for r in shown.replicas if r.status.replica == APP]

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +10,8 @@ import pytest
 
 from agent.domain.roster import Peer
 from agent.domain.site.messages import Beat, Goodbye, Said
-from agent.identity_store import run_credentials
-from agent.site.certificate import SiteCertificate, load_or_make
+from agent.identity_store import IdentityFailure, run_credentials
+from agent.site.certificate import TRIES, SiteCertificate, load_or_make
 from agent.site.links import Hears, Links
 from agent.site.server import CannotListen, SiteServer
 from agent.site.talk import Timing
@@ -73,6 +73,10 @@ class Node:
 async def certificate(folder: Path, name: str) -> SiteCertificate:
     state = folder / name
     state.mkdir(exist_ok=True)
+    return await certificate_of(state, name)
+
+
+async def certificate_of(state: Path, name: str) -> SiteCertificate:
     return await load_or_make(state, NodeId(DOMAIN, "s1", name), run_credentials)
 
 
@@ -97,6 +101,30 @@ async def test_the_certificate_is_made_once_and_for_one_identity(tmp_path: Path)
     assert key.stat().st_mode & 0o777 == 0o600
     moved = await load_or_make(tmp_path / "a", NodeId(DOMAIN, "s2", "a"), run_credentials)
     assert moved.der != first.der
+
+
+async def test_a_box_too_busy_to_make_it_at_first_tries_again(tmp_path: Path) -> None:
+    """Seen of three emulated agents that started at once: one was without peers for good."""
+    calls = 0
+
+    async def busy(
+        name: str, header: dict[str, object], parts: Sequence[bytes] = (), *, timeout_s: float
+    ) -> tuple[dict[str, object], list[bytes]]:
+        nonlocal calls
+        calls += 1
+        if calls < TRIES:
+            Path(str(header["path"])).write_bytes(b"half a k")
+            raise IdentityFailure(f"{name}: no answer within {timeout_s:g} s")
+        return await run_credentials(name, header, parts, timeout_s=timeout_s)
+
+    made = await load_or_make(tmp_path, NodeId(DOMAIN, "s1", "a"), busy)
+    assert calls == TRIES and made == await certificate_of(tmp_path, "a")
+
+    async def never(*_: object, **__: object) -> tuple[dict[str, object], list[bytes]]:
+        raise IdentityFailure("no answer")
+
+    with pytest.raises(IdentityFailure, match="no answer"):
+        await load_or_make(tmp_path, NodeId(DOMAIN, "s1", "b"), never)
 
 
 async def test_each_pair_has_one_stream_and_what_is_said_arrives(nodes: list[Node]) -> None:

@@ -23,7 +23,7 @@ import pytest
 from agent import mounts
 from agent.site.switch_client import PROGRAM, SwitchClient, places
 from tests.cri_support import eventually
-from tests.emulated import EMULATED, PATIENCE
+from tests.emulated import EMULATED, patience
 
 V1, V2 = Path("/sys/fs/cgroup/freezer"), Path("/sys/fs/cgroup/unified")
 DEADLINE_S = 20.0
@@ -42,7 +42,7 @@ def boottime() -> float:
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = DEADLINE_S) -> None:
-    deadline = time.monotonic() + timeout_s * PATIENCE
+    deadline = time.monotonic() + patience(timeout_s)
     while not condition():
         assert time.monotonic() < deadline, "it did not come to be"
         time.sleep(0.005)
