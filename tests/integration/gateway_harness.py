@@ -143,6 +143,11 @@ class Region:
         namespace = "default" if kind in ("Workload", "Replica") else ""
         return [e.reason for e in self.events.list(kind=kind, namespace=namespace, name=name)]
 
+    async def told(self, kind: str, name: str, *reasons: str) -> None:
+        """An event is told when what it follows from stands: the mirror may be quicker."""
+        wanted = set(reasons)
+        await eventually(lambda: wanted <= set(self.reasons(kind, name)), f"told: {reasons}")
+
     # --- nodes -----------------------------------------------------------------------------------
 
     def signed(self, said: plan_pb2.Override, by: str = "", site: str = "s1") -> plan_pb2.Override:

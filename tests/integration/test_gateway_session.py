@@ -49,7 +49,7 @@ async def test_apply_reaches_the_agent_signed_and_its_word_comes_back(home: Regi
     await home.delete("Workload", "hello")
     await eventually(lambda: not home.cache.resource("Workload", "default", "hello"), "deleted")
     await eventually(lambda: not list(home.cache.revisions()), "its templates went too")
-    assert {"Placed", "ScaledDown"} <= set(home.reasons("Replica", "hello-1"))
+    await home.told("Replica", "hello-1", "Placed", "ScaledDown")
 
 
 async def test_a_plan_in_use_is_not_sent_again(home: Region) -> None:

@@ -71,7 +71,7 @@ async def test_a_job_runs_to_its_end(tmp_path: Path) -> None:
         await end(agent, "sum-2")
         await eventually(lambda: outcome(home, record) == "Complete", "complete")
         assert not agent.plan.stops  # the pods stay, for their logs
-        assert "JobComplete" in home.reasons("Workload", "sum")
+        await home.told("Workload", "sum", "JobComplete")
         await agent.disconnect()
 
 
@@ -211,11 +211,11 @@ async def test_a_lost_node_is_no_failure_of_the_job(tmp_path: Path) -> None:
         record = await job(home, retries=0)
         await eventually(lambda: first.runs() == ["sum-0"], "placed")
         second = await box(home, "n2")
+        second.obedient = False  # it would say that it runs after it was said to have ended
         beating = asyncio.create_task(_beat(second))
         await first.disconnect()
         await eventually(lambda: second.runs() == ["sum-0"], "moved")
         assert state(home, record).failed == 0
-        second.obedient = False
         await end(second, "sum-0")
         await eventually(lambda: outcome(home, record) == "Complete", "complete")
         beating.cancel()

@@ -152,7 +152,7 @@ async def test_a_lost_nodes_replicas_move_and_come_back_as_stops(tmp_path: Path)
         await eventually(lambda: not first.runs(), "the returned node is told to stop")
         await eventually(lambda: not home.cache.placement("n1").stops, "and its stop is pruned")
         assert second.runs() == ["hello-0"]
-        assert "NodeLost" in home.reasons("Replica", "hello-0")
+        await home.told("Replica", "hello-0", "NodeLost")
         also_beating.cancel()
         for agent in (first, second):
             await agent.disconnect()
@@ -171,6 +171,10 @@ async def test_a_deleted_node_leaves_nothing_behind(tmp_path: Path) -> None:
         await home.workload("hello")
         await eventually(lambda: agent.runs() == ["hello-0"], "planned")
         await home.delete("Node", "n1")
+        await asyncio.wait_for(agent.ended.wait(), 10)
+        await agent.disconnect()
+        # Not of the stream that ended: what the agent wrote then would hide why it did.
+        await agent.connect()
         await asyncio.wait_for(agent.ended.wait(), 10)
         assert agent.error is not None and agent.error.code().name == "UNAUTHENTICATED"
         for prefix in (

@@ -98,7 +98,7 @@ async def test_a_decision_that_the_site_did_not_know_of_is_shown_to_both(site: S
         )
         assert found.value == other
     assert f"placed on node {holder} meanwhile" in planned(site, other)["placedOn"].conflict
-    assert "OverrideConflict" in site.home.reasons("Replica", "web-0")
+    await site.home.told("Replica", "web-0", "OverrideConflict")
     # What the site says again does not make it forgotten.
     await say(site, other, late)
     await asyncio.sleep(0.3)

@@ -198,7 +198,7 @@ async def test_what_the_site_did_is_adopted_and_nothing_is_placed_beside_it(site
         lambda: [role.primary for role in site.plan(third).standby_roles] == [taker],
         "the others know whom they stand by",
     )
-    assert {"TakenOver", "Adopted"} <= set(site.home.reasons("Replica", "web-0"))
+    await site.home.told("Replica", "web-0", "TakenOver", "Adopted")
     ticks = site.home.leader.stats.ticks
     fleet = site.home.fleet
     await eventually(
@@ -245,7 +245,7 @@ async def test_of_two_that_serve_beside_each_other_one_is_stopped_and_it_is_told
         return [a.replica_uid for a in found] == [old.replica_uid] and found[0].epoch > taken.epoch
 
     await eventually(newer, "who stays is newer than all that was heard")
-    assert "TakeoverEnds" in site.home.reasons("Replica", "web-0")
+    await site.home.told("Replica", "web-0", "TakeoverEnds")
     await site.agents[taker].report()
     await eventually(lambda: not site.home.cache.placement(taker).stops, "it has stopped")
 
