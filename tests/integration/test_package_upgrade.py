@@ -40,24 +40,30 @@ SIMULATED = "[Service]\nExecStart=\nExecStart=/usr/bin/edge-agent run --runtime 
 AT_IT = f"""
 while dpkg-query -W -f '${{db:Status-Abbrev}}' {PACKAGE_NAME} | grep -q ^ii; do sleep 0.02; done
 """
-BEGIN = ("--waves", "100%", "--soak", "2s", "--patience", "45s")
 
 
-@pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def versions(arch: str, folder: Path) -> dict[str, Path]:
     """Of BAD the agent ends at once; WORSE cannot even be configured."""
-    wheels, out = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("packages")
-    builder.fetch_wheels("amd64", wheels)
-    made = {version: build(wheels, out, "amd64", version) for version in (FIRST, GOOD)}
+    wheels, out = folder / "wheels", folder / "packages"
+    for made_in in (wheels, out):
+        made_in.mkdir()
+    builder.fetch_wheels(arch, wheels)
+    made = {version: build(wheels, out, arch, version) for version in (FIRST, GOOD)}
     start = "def main() -> int:\n"
     made[BAD] = changed(made[GOOD], out, BAD, "agent/lean.py", start, "    return 3\n")
     made[WORSE] = changed(made[GOOD], out, WORSE, "", "set -u\n", "exit 9\n")
     return made
 
 
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return versions("amd64", tmp_path_factory.mktemp("amd64"))
+
+
 def changed(package: Path, out: Path, version: str, module: str, at: str, insert: str) -> Path:
     """The package again, as another version, with a line after `at`; no module: in its postinst."""
-    tree, made = out / f"tree-{version}", out / f"{PACKAGE_NAME}_{version}_amd64.deb"
+    arch = package.stem.rpartition("_")[2]
+    tree, made = out / f"tree-{version}", out / f"{PACKAGE_NAME}_{version}_{arch}.deb"
     subprocess.run(["dpkg-deb", "-R", package, tree], check=True)
     control = tree / "DEBIAN" / "control"
     control.write_text(re.sub(r"(?m)^Version: .*", f"Version: {version}", control.read_text()))
@@ -80,6 +86,8 @@ class Hands:
 
     rig: Rig
     packages: dict[str, Path]
+    patience: str = "45s"
+    """For an agent to come up well."""
 
     def upload(self, version: str, *options: str) -> None:
         package = self.packages[version]
@@ -93,10 +101,14 @@ class Hands:
 
     def begin(self, version: str) -> str:
         """Its id."""
-        said = self.edgectl("agent", "upgrade", "--version", version, *BEGIN)
+        said = self.try_to_begin(version)
         found = re.search(r"upgrade (\S+) begins", said)
         assert found is not None, said
         return found[1]
+
+    def try_to_begin(self, version: str, code: int = 0) -> str:
+        how = ["--waves", "100%", "--soak", "2s", "--patience", self.patience]
+        return self.edgectl("agent", "upgrade", "--version", version, *how, code=code)
 
     def state(self) -> dict[str, Any]:
         """Of the newest upgrade."""
@@ -177,9 +189,20 @@ async def test_a_good_version_comes_through_and_bad_ones_go_back_by_themselves(
 
 def _four_upgrades(root: DebianRoot, hands: Hands, token: str) -> None:
     joined(root, hands.packages, token)
+    comes_through(root, hands)
+    goes_back(root, hands, BAD, "NotWell")
+    goes_back(root, hands, WORSE, "InstallFailed")
+    report = root.run("edge-agent", "doctor", "-o", "json", code=None).stdout
+    found = [f["what"] for f in json.loads(report)["findings"] if f["check"] == "upgrades"]
+    assert "carried out here" in found[0] and "InstallFailed" in found[1]
+    _back_to_the_first(root, hands)
+
+
+def comes_through(root: DebianRoot, hands: Hands) -> None:
+    """From FIRST to GOOD."""
     assert root.run("systemctl", "is-active", "edge-upgrade.path").stdout == "active\n"
     hands.upload(GOOD)
-    said = hands.edgectl("agent", "upgrade", "--version", GOOD, *BEGIN, code=1)
+    said = hands.try_to_begin(GOOD, code=1)
     assert FIRST in said, "without a way back there is no way there"
     hands.upload(FIRST)
     switch = main_pid(root, "edge-switch")
@@ -192,27 +215,25 @@ def _four_upgrades(root: DebianRoot, hands: Hands, token: str) -> None:
     said = root.run("edge-agent", "upgrade", "status").stdout
     assert f"version      {GOOD}" in said and f"{GOOD}: Done" in said and "from afar    yes" in said
 
-    for version, reason in ((BAD, "NotWell"), (WORSE, "InstallFailed")):
-        hands.upload(version)
-        upgrade = hands.begin(version)
-        state = ended(hands, upgrade)
-        assert (state["phase"], state["failed"]) == ("Paused", 1)
-        shown = hands.edgectl("agent", "status")
-        assert reason in shown and "box-1" in shown
-        assert runs(root, GOOD)
-        unharmed(root)
-        events = hands.edgectl("events")
-        assert "UpgradeRolledBack" in events and version in events
-        hands.edgectl("agent", "abort", upgrade)
-    report = root.run("edge-agent", "doctor", "-o", "json", code=None).stdout
-    found = [f["what"] for f in json.loads(report)["findings"] if f["check"] == "upgrades"]
-    assert "carried out here" in found[0] and "InstallFailed" in found[1]
-    _back_to_the_first(root, hands)
+
+def goes_back(root: DebianRoot, hands: Hands, version: str, reason: str) -> None:
+    """From GOOD, by itself."""
+    hands.upload(version)
+    upgrade = hands.begin(version)
+    state = ended(hands, upgrade)
+    assert (state["phase"], state["failed"]) == ("Paused", 1)
+    shown = hands.edgectl("agent", "status")
+    assert reason in shown and "box-1" in shown
+    assert runs(root, GOOD)
+    unharmed(root)
+    events = hands.edgectl("events")
+    assert "UpgradeRolledBack" in events and version in events
+    hands.edgectl("agent", "abort", upgrade)
 
 
 def _back_to_the_first(root: DebianRoot, hands: Hands) -> None:
     """It was signed once, as a way back; that is not enough."""
-    said = hands.edgectl("agent", "upgrade", "--version", FIRST, *BEGIN, code=1)
+    said = hands.try_to_begin(FIRST, code=1)
     assert "not signed as a downgrade" in said
     hands.upload(FIRST, "--downgrade")
     state = ended(hands, hands.begin(FIRST))
