@@ -271,8 +271,7 @@ class UsageSampler:
     def __init__(self, box: Box) -> None:
         self._box = box
         self._busy, self._total = 0, 0
-        self._thermal = _sensors(box, "sys/class/thermal", "thermal_zone", "temp")
-        self._thermal += _sensors(box, "sys/class/hwmon", "hwmon", "temp1_input")
+        self._thermal = _thermometers(box)
         self._battery, self._mains = _power_supplies(box)
 
     def sample(self) -> Usage:
@@ -324,6 +323,16 @@ def _sensors(box: Box, directory: str, prefix: str, name: str) -> list[str]:
         return []
     paths = (f"{directory}/{entry}/{name}" for entry in entries if entry.startswith(prefix))
     return [path for path in paths if box.text(path)][:16]
+
+
+def _thermometers(box: Box) -> list[str]:
+    zones = _sensors(box, "sys/class/thermal", "thermal_zone", "temp")
+    return zones + _sensors(box, "sys/class/hwmon", "hwmon", "temp1_input")
+
+
+def hottest(box: Box) -> float:
+    """Degrees Celsius of the hottest sensor; 0: there is none."""
+    return _hottest(box, _thermometers(box))
 
 
 def _power_supplies(box: Box) -> tuple[str, str]:

@@ -98,19 +98,7 @@ async def join(
 ) -> Joined:
     """Get and store the identity. `box`: where its machine id is. Raises JoinFailed."""
     moment = time.time() if now is None else now
-    name = _chosen_name(token, node)
-    if clock.is_impossible(moment):
-        raise JoinFailed(
-            f"this box's clock says {_utc(moment)}: no certificate is valid then; {clock.FIX}"
-        )
-    if token.expires_at_ms and moment > token.expires_at_ms / 1000:
-        late = int(moment - token.expires_at_ms / 1000)
-        raise JoinFailed(
-            f"the token expired {late} s ago by this box's clock ({_utc(moment)}); "
-            "make a new one (edgectl token create), or set the clock if it is wrong"
-        )
-    if not token.endpoints:
-        raise JoinFailed("the token names no orchestrator; make a new one (edgectl token create)")
+    name = node_to_be(token, node, moment)
     try:
         staged = await store.stage()
     except IdentityFailure as error:
@@ -135,6 +123,24 @@ async def join(
         staged.discard()
         raise
     return Joined(identity)
+
+
+def node_to_be(token: JoinToken, node: str, now: float) -> str:
+    """The name that the box would get, as far as the box itself can tell. Raises JoinFailed."""
+    name = _chosen_name(token, node)
+    if clock.is_impossible(now):
+        raise JoinFailed(
+            f"this box's clock says {_utc(now)}: no certificate is valid then; {clock.FIX}"
+        )
+    if token.expires_at_ms and now > token.expires_at_ms / 1000:
+        late = int(now - token.expires_at_ms / 1000)
+        raise JoinFailed(
+            f"the token expired {late} s ago by this box's clock ({_utc(now)}); "
+            "make a new one (edgectl token create), or set the clock if it is wrong"
+        )
+    if not token.endpoints:
+        raise JoinFailed("the token names no orchestrator; make a new one (edgectl token create)")
+    return name
 
 
 def is_first(store: IdentityStore) -> bool:
@@ -222,7 +228,7 @@ def _trouble(endpoint: str, error: grpc.aio.AioRpcError, now: float) -> str:
     if "certificate has expired" in lower or "certificate is not yet valid" in lower:
         return (
             f"the certificate of the orchestrator at {endpoint} is not valid now; "
-            f"this box's clock says {_utc(now)}: is it right?"
+            f"this box's clock says {_utc(now)}: is it right? If not, {clock.FIX}"
         )
     if "certificate_verify_failed" in lower or "hostname" in lower:
         return (

@@ -1,8 +1,8 @@
 """The command line `edge-agent`: run, join, status, doctor, volume, upgrade, profile, tune, ...
 
 Called by `agent/__main__.py`. Exit codes: 0 done (or joined already), 1 it did not work, 2 usage or
-settings. Of `doctor`: 0 all well, 1 warnings, 2 what must be mended. Of `tune --check`: 3 it would
-change something.
+settings. Of `doctor`: 0 all well, 1 warnings, 2 what must be mended. Of `tune --check` and
+`join --check`: 3 it would change something.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 from agent import config as settings
 from polder import __version__
 
-OK, FAILED, USAGE = 0, 1, 2
+OK, FAILED, USAGE, WOULD_CHANGE = 0, 1, 2, 3
 SWITCH_PATIENCE_S = 120.0
 
 
@@ -60,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
         "--node", default="", metavar="NAME", help="default: the token's, or the host name"
     )
     join.add_argument("--force", action="store_true", help="replace an identity that is there")
+    join.add_argument(
+        "--check", action="store_true", help="change nothing and use no token; 3: it would join"
+    )
     status = verb("status", "Show who this box is and how its agent does.")
     status.add_argument("-o", "--output", choices=("text", "json"), default="text")
     doctor = verb("doctor", "Check whether this box can do its work, and say how to mend it.")
@@ -100,6 +103,13 @@ def _hardware_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     options = _parser().parse_args(arguments)
+    try:
+        return _do(options)
+    except PermissionError as error:
+        return _fail(f"{error.filename or options.verb}: permission denied: run it as root")
+
+
+def _do(options: argparse.Namespace) -> int:
     if options.verb == "version":
         sys.stdout.write(f"edge-agent {__version__}\n")
         return OK
@@ -125,6 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.verb == "run":
         return _run(config, options.runtime, profile)
     if options.verb == "doctor":
+        if os.geteuid() != 0:  # not a warning: what only root may see would be said to be well
+            return _fail("doctor: run it as root", USAGE)
         from agent.doctor import command
 
         return command.run(config, as_json=options.output == "json", quiet=options.quiet)
@@ -222,6 +234,10 @@ def _join(config: settings.AgentConfig, options: argparse.Namespace) -> int:
         token = tokens.parse(_token_text(options))
         store = IdentityStore(config.state_dir)
         done = None if options.force else joining.already_joined(store, token, options.node)
+        if done is None and options.check:
+            name = joining.node_to_be(token, options.node, time.time())
+            sys.stdout.write(f"{name} would join at site {token.site}\n")
+            return WOULD_CHANGE
         if done is None:
             lock = StateLock(config.state_dir)
             try:

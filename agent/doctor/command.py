@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from agent.config import AgentConfig
-from agent.doctor import network, standing, system
+from agent.doctor import devices, network, standing, system
 from agent.doctor.facts import Facts
 from agent.doctor.finding import OK, Finding, exit_code
 from agent.doctor.gather import gather
@@ -41,7 +41,8 @@ def run(config: AgentConfig, *, as_json: bool, quiet: bool) -> int:
 
 def diagnose(facts: Facts) -> list[Finding]:
     """All findings, in the order in which things build on each other."""
-    return [*system.findings(facts), *network.findings(facts), *standing.findings(facts)]
+    parts = (system, devices, network, standing)
+    return [finding for part in parts for finding in part.findings(facts)]
 
 
 def text(title: str, findings: Sequence[Finding]) -> str:

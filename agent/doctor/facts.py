@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.accelerators import Accelerator
 from agent.hardware.profile import Profile
 
 
@@ -64,12 +65,15 @@ class Drive:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeFacts:
+    """`cdi_objection`: why it would not hand out devices that have a CDI name."""
+
     socket: str = ""
     error: str = ""
     version: str = ""
     runtime_ready: bool = False
     network_ready: bool = False
     message: str = ""
+    cdi_objection: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +83,16 @@ class CniNetwork:
     plugins: tuple[str, ...] = ()
     mtu: int = 0
     error: str = ""
+    wants_iptables: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Cni:
+    """`iptables`: the program is there."""
+
     networks: tuple[CniNetwork, ...] = ()
     plugins: frozenset[str] = frozenset()
+    iptables: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,25 @@ class Reach:
     endpoint: str
     error: str = ""
     path_mtu: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """What the box has for replicas that ask for devices; specs that cannot be read; what is on
+    the PCI bus, as `vendor:device`."""
+
+    found: tuple[Accelerator, ...] = ()
+    complaints: tuple[str, ...] = ()
+    pci: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingToken:
+    """A join token that an image or an installer left. `expires_at` in unix seconds, 0: never."""
+
+    path: str
+    expires_at: float = 0.0
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +149,7 @@ class Standing:
     switch_answers: bool | None = None
     upgrade_watched: bool | None = None
     upgrade_trouble: str = ""
+    token: WaitingToken | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +171,8 @@ class Facts:
     tpm_version: int = 0
     watchdog_there: bool = False
     watchdog_armed_s: int = 0
+    temperature_celsius: float = 0.0
+    devices: Devices = Devices()
     runtime: RuntimeFacts = RuntimeFacts()
     cni: Cni = Cni()
     links: tuple[Link, ...] = ()

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 OK, NOTE, WARNING, FAILURE = "ok", "note", "warning", "failure"
 LEVELS = (OK, NOTE, WARNING, FAILURE)
+# Where the package puts `hardware/prepare`.
+PREPARE = "/opt/polder-agent/share/polder/prepare"
 EXIT_CODES = {OK: 0, NOTE: 0, WARNING: 1, FAILURE: 2}
 
 

@@ -12,30 +12,36 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent import mounts
+from agent import accelerators, mounts
 from agent.config import AgentConfig
 from agent.doctor import gather_network
 from agent.doctor.facts import (
     Cgroups,
     Clock,
+    Devices,
     Drive,
     Facts,
     FileSystem,
     Kernel,
     RuntimeFacts,
     Standing,
+    WaitingToken,
 )
 from agent.doctor.tools import TOOL_S, run_tool
+from agent.hardware import shelf
 from agent.hardware.profile import Profile
 from agent.identity_store import IdentityFailure, IdentityStore, NodeIdentity, NotJoined
-from agent.inventory import Box, machine_id
+from agent.inventory import Box, hottest, machine_id
 from agent.notify import holder_of
 from agent.site import switch_ask
 from agent.upgrade.box import unfit
 from agent.upgrade.files import OUTCOME, UpgradeFiles
 from agent.upgrade.order import outcome_of
+from polder import tokens
 
 STA_UNSYNC = 0x40
+JOIN_TOKEN = "etc/polder/join-token"  # noqa: S105 - a file name, of edge-join.service
+BATTERY_MICROVOLTS_MIN = 1_000_000
 
 
 def gather(config: AgentConfig, profile: Profile, box: Box) -> Facts:
@@ -45,7 +51,7 @@ def gather(config: AgentConfig, profile: Profile, box: Box) -> Facts:
         profile=profile,
         kernel=kernel(box),
         cgroups=cgroups(box),
-        clock=Clock(time.time(), _synchronised(), (box.root / "sys/class/rtc/rtc0").exists()),
+        clock=Clock(time.time(), _synchronised(), has_rtc(box)),
         file_systems=tuple(_file_systems(config)),
         file_system_errors=_errors(box),
         drives=tuple(_drives(box)),
@@ -53,6 +59,8 @@ def gather(config: AgentConfig, profile: Profile, box: Box) -> Facts:
         tpm_version=_tpm(box),
         watchdog_there=(box.root / "dev/watchdog0").exists(),
         watchdog_armed_s=_watchdog(),
+        temperature_celsius=hottest(box),
+        devices=_devices(config, box),
         runtime=_runtime(config),
         cni=gather_network.cni(box),
         links=gather_network.links(box),
@@ -69,10 +77,11 @@ def gather(config: AgentConfig, profile: Profile, box: Box) -> Facts:
             not_after=identity.not_after if identity else 0.0,
             agent_pid=holder_of(config.state_dir),
             machine_id=machine_id(box),
-            open_paths=tuple(_open_paths(config.state_dir)),
+            open_paths=tuple(_open_paths(config.state_dir, box.root / JOIN_TOKEN)),
             switch_answers=_switch_answers(config.state_dir),
             upgrade_watched=_upgrade_watched(config.state_dir),
             upgrade_trouble=_upgrade_trouble(config.state_dir),
+            token=waiting_token(box.root / JOIN_TOKEN),
         ),
     )
 
@@ -147,6 +156,14 @@ def _synchronised() -> bool | None:
     except (OSError, AttributeError):
         return None
     return not timex.status & STA_UNSYNC
+
+
+def has_rtc(box: Box) -> bool:
+    """A clock that goes on without a supply. A Raspberry Pi 5 has one, and says if no battery is
+    plugged in for it."""
+    voltage = box.text("sys/class/rtc/rtc0/battery_voltage")
+    is_flat = voltage.isdigit() and int(voltage) < BATTERY_MICROVOLTS_MIN
+    return (box.root / "sys/class/rtc/rtc0").exists() and not is_flat
 
 
 def _random_ready() -> bool:
@@ -248,6 +265,11 @@ def from_smart(name: str, text: str) -> Drive | None:
 # --- devices, runtime, the agent itself -------------------------------------------------------
 
 
+def _devices(config: AgentConfig, box: Box) -> Devices:
+    found, complaints = accelerators.find(box.root, config.devices)
+    return Devices(tuple(found), tuple(complaints), shelf.gather(box).pci)
+
+
 def _tpm(box: Box) -> int:
     """Its major version; 0: none."""
     version = box.text("sys/class/tpm/tpm0/tpm_version_major")
@@ -285,11 +307,11 @@ def _runtime(config: AgentConfig) -> RuntimeFacts:
         try:
             async with asyncio.timeout(TOOL_S):
                 info = await runtime.info()
+                objection = await runtime.cdi_objection()
         finally:
             await runtime.close()
-        return RuntimeFacts(
-            path, "", info.version, info.runtime_ready, info.network_ready, info.message
-        )
+        ready = (info.runtime_ready, info.network_ready)
+        return RuntimeFacts(path, "", info.version, *ready, info.message, objection)
 
     try:
         return asyncio.run(ask())
@@ -306,9 +328,23 @@ def _identity(config: AgentConfig) -> tuple[NodeIdentity | None, bool, str]:
         return None, False, str(error)
 
 
-def _open_paths(state_dir: Path) -> Iterator[str]:
-    """What others may read and must not: the state directory, and keys in it."""
-    for path in (state_dir, *sorted(state_dir.glob("identities/*/key.pem"))):
+def waiting_token(file: Path) -> WaitingToken | None:
+    """What an image or an installer left for `edge-join.service`, while that has not used it."""
+    try:
+        text = file.read_text(errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return WaitingToken(str(file), error=error.strerror or str(error))
+    try:
+        return WaitingToken(str(file), tokens.parse(text).expires_at_ms / 1000)
+    except tokens.InvalidToken as error:
+        return WaitingToken(str(file), error=str(error))
+
+
+def _open_paths(state_dir: Path, token: Path) -> Iterator[str]:
+    """What others may read and must not: the state directory, keys in it, and a token."""
+    for path in (state_dir, *sorted(state_dir.glob("identities/*/key.pem")), token):
         with contextlib.suppress(OSError):
             if path.stat().st_mode & 0o077:
                 yield str(path)

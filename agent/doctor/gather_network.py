@@ -16,6 +16,8 @@ ENDPOINTS_MAX = 16
 IP_MTU, IPV6_MTU = 14, 24  # linux/in.h, linux/in6.h: of the way that the socket goes
 LISTEN = "0A"
 CNI_CONFIG = "etc/cni/net.d"
+PROGRAMS = ("usr/sbin", "sbin", "usr/local/sbin", "usr/bin")
+CALL_IPTABLES = ("portmap", "firewall")  # and bridge, when it masquerades
 CNI_PLUGINS = ("opt/cni/bin", "usr/lib/cni")
 
 
@@ -32,7 +34,8 @@ def cni(box: Box) -> Cni:
         for entry in (box.root / folder).glob("*")
         if entry.is_file()
     }
-    return Cni(tuple(networks), frozenset(plugins))
+    iptables = any((box.root / folder / "iptables").exists() for folder in PROGRAMS)
+    return Cni(tuple(networks), frozenset(plugins), iptables)
 
 
 def cni_network(file: str, box: Box) -> CniNetwork:
@@ -47,7 +50,8 @@ def cni_network(file: str, box: Box) -> CniNetwork:
             if (plugin.get("ipam") or {}).get("type")
         )
         mtu = next((int(plugin["mtu"]) for plugin in chain if plugin.get("mtu")), 0)
-        return CniNetwork(file, str(config["name"]), types, mtu)
+        calls = any(plugin["type"] in CALL_IPTABLES or plugin.get("ipMasq") for plugin in chain)
+        return CniNetwork(file, str(config["name"]), types, mtu, wants_iptables=calls)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return CniNetwork(
             file, "", error=f"not a CNI configuration ({type(error).__name__}: {error})"

@@ -1,10 +1,10 @@
 """CNI, ports, orchestrators, firewall and MTU. Pure: facts in, findings out."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 from agent.doctor.facts import Facts
-from agent.doctor.finding import FAILURE, NOTE, OK, WARNING, Finding
+from agent.doctor.finding import FAILURE, NOTE, OK, PREPARE, WARNING, Finding
+from agent.doctor.ruleset import shut_chains
 
 MTU_MIN = 1280  # of IPv6
 MTU_USUAL = 1500
@@ -26,7 +26,7 @@ def cni(facts: Facts) -> Iterator[Finding]:
             "cni",
             FAILURE,
             "no network for pods in /etc/cni/net.d",
-            "run hardware/prepare, which writes one, or put your own .conflist there",
+            f"run `{PREPARE}`, which writes one, or put your own .conflist there",
         )
         return
     first = min(found.networks, key=lambda network: network.file)  # the one that runtimes take
@@ -42,6 +42,13 @@ def cni(facts: Facts) -> Iterator[Finding]:
             FAILURE,
             f"{first.file} wants plugins that are not there: {', '.join(lacking)}",
             "`apt install containernetworking-plugins`",
+        )
+    elif found.iptables is False and first.wants_iptables:
+        yield Finding(
+            "cni",
+            FAILURE,
+            f"{first.file} has plugins that call iptables, and there is none: pods get no network",
+            "`apt install iptables`",
         )
     else:
         yield Finding("cni", OK, f"network {first.name} of {', '.join(first.plugins)}")
@@ -121,65 +128,12 @@ def firewall(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "firewall",
                 WARNING,
-                f"{', '.join(closed)} drops what no rule accepts, and none names TCP port {port}: "
-                f"{who} seem to be shut out",
+                f"{', '.join(closed)} drops what no rule accepts, and none accepts TCP port "
+                f"{port}: {who} seem to be shut out",
                 f"`nft add rule {closed[0]} tcp dport {port} accept`, and so in /etc/nftables.conf",
             )
     if open_to_all:
         yield Finding("firewall", OK, "nothing keeps this agent's ports shut")
-
-
-def shut_chains(ruleset: Sequence[Mapping[str, Any]], port: int) -> list[str]:
-    """Input chains (`family table name`) that drop by policy where no rule accepts the port.
-
-    A rule anywhere in the table counts, as chains jump to each other; so it may miss a closed port,
-    and never calls an open one closed that any rule opens by its number.
-    """
-    shut = []
-    for item in ruleset:
-        chain = item.get("chain")
-        if not isinstance(chain, dict) or chain.get("hook") != "input":
-            continue
-        if chain.get("policy") != "drop":
-            continue
-        where = (chain.get("family"), chain.get("table"))
-        rules = [
-            rule
-            for other in ruleset
-            if isinstance(rule := other.get("rule"), dict)
-            and (rule.get("family"), rule.get("table")) == where
-        ]
-        sets = {
-            found.get("name"): found.get("elem", [])
-            for other in ruleset
-            if isinstance(found := other.get("set"), dict)
-            and (found.get("family"), found.get("table")) == where
-        }
-        if not any(_accepts(rule.get("expr", []), port, sets) for rule in rules):
-            shut.append(f"{where[0]} {where[1]} {chain.get('name')}")
-    return shut
-
-
-def _accepts(expressions: Sequence[Any], port: int, sets: Mapping[Any, Any]) -> bool:
-    accepts = any(isinstance(e, dict) and "accept" in e for e in expressions)
-    matches = [e["match"] for e in expressions if isinstance(e, dict) and "match" in e]
-    return accepts and any(
-        match.get("left") == {"payload": {"protocol": "tcp", "field": "dport"}}
-        and match.get("op") in ("==", "in")
-        and _holds(match.get("right"), port, sets)
-        for match in matches
-    )
-
-
-def _holds(right: Any, port: int, sets: Mapping[Any, Any]) -> bool:
-    if isinstance(right, str) and right.startswith("@"):
-        return any(_holds(item, port, {}) for item in sets.get(right[1:], []))
-    if isinstance(right, dict):
-        if "range" in right:
-            low, high = right["range"]
-            return bool(low <= port <= high)
-        return any(_holds(item, port, sets) for item in right.get("set", []))
-    return bool(right == port)
 
 
 def mtu(facts: Facts) -> Iterator[Finding]:

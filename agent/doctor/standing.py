@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from agent import connection_policy
 from agent.doctor.facts import Facts
 from agent.doctor.finding import FAILURE, NOTE, OK, WARNING, Finding
+from polder.manifest.quantity import format_timestamp
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
@@ -53,7 +54,10 @@ def certificates(facts: Facts) -> Iterator[Finding]:
             f"{path} can be read by others of this box",
             f"`chmod go= {path}`; if others were on the box, revoke the node and join anew",
         )
+    yield from _token(facts)
     if not found.joined:
+        if found.token is not None and not found.error:
+            return  # told of
         yield Finding(
             "certificates",
             FAILURE if found.error else NOTE,
@@ -72,13 +76,45 @@ def certificates(facts: Facts) -> Iterator[Finding]:
             "certificates",
             FAILURE if over else WARNING,
             f"{found.node}: {trouble.message}",
-            "`edge-agent join --force` with a new token"
+            "see that the clock is right; if it is, `edge-agent join --force` with a new token"
             if over
             else "see that an orchestrator can be reached: it is renewed by itself then",
         )
     else:
         days = (found.not_after - facts.clock.now) / 86_400
         yield Finding("certificates", OK, f"{found.node}: valid for {days:.1f} more days")
+
+
+def _token(facts: Facts) -> Iterator[Finding]:
+    """One that waits: nobody sits at this box to see that it does not work."""
+    token, standing = facts.standing.token, facts.standing
+    if token is None:
+        return
+    anew = f"put a new one there (`edgectl token create`), or `rm {token.path}`"
+    if standing.joined:
+        yield Finding(
+            "certificates",
+            WARNING,
+            f"this box has joined as {standing.node}, and there is a token in {token.path} still",
+            f"`rm {token.path}`; to join anew, `edge-agent join --force --token-file` with it",
+        )
+    elif token.error:
+        yield Finding("certificates", FAILURE, f"{token.path}: {token.error}", anew)
+    elif 0 < token.expires_at < facts.clock.now:
+        when = format_timestamp(token.expires_at)
+        yield Finding(
+            "certificates",
+            FAILURE,
+            f"this box has not joined, and its token in {token.path} expired at {when}",
+            f"see that the clock is right; if it is, {anew}",
+        )
+    else:
+        yield Finding(
+            "certificates",
+            WARNING,
+            f"this box has not joined yet; edge-join.service tries with the token in {token.path}",
+            "`journalctl -u edge-join` says what keeps it; `systemctl start edge-join` tries now",
+        )
 
 
 def machine_id(facts: Facts) -> Iterator[Finding]:

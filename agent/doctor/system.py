@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from agent.doctor.facts import Facts, FileSystem
-from agent.doctor.finding import FAILURE, NOTE, OK, WARNING, Finding
+from agent.doctor.finding import FAILURE, NOTE, OK, PREPARE, WARNING, Finding
 from agent.domain import clock
 from polder.manifest.quantity import format_timestamp
 
@@ -15,6 +15,7 @@ CONTROLLERS = ("cpu", "memory", "pids")
 MODULES = ("overlay", "veth", "bridge", "nf_nat")
 FREE_FEW, FREE_NONE = 0.10, 0.03
 WORN, WORN_OUT = 80, 100
+HOT_WITHIN = 5.0  # degrees below the limit
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 
 
@@ -27,6 +28,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     yield from entropy(facts)
     yield from tpm(facts)
     yield from watchdog(facts)
+    yield from temperature(facts)
 
 
 def kernel(facts: Facts) -> Iterator[Finding]:
@@ -109,7 +111,7 @@ def cgroups(facts: Facts) -> Iterator[Finding]:
     if lacking:
         fix = f"add `cgroup_enable={' cgroup_enable='.join(lacking)}` to the kernel's command line"
         if any(argument.startswith("cgroup_enable") for argument in facts.profile.kernel_arguments):
-            fix = "run hardware/prepare: it adds cgroup_enable=memory to /boot/firmware/cmdline.txt"
+            fix = f"run `{PREPARE}`: it adds cgroup_enable=memory to /boot/firmware/cmdline.txt"
         yield Finding(
             "cgroups",
             FAILURE,
@@ -266,7 +268,7 @@ def watchdog(facts: Facts) -> Iterator[Finding]:
             "`edge-agent tune && systemctl daemon-reexec`",
         )
     elif wanted.timeout_s:
-        driver = f"`modprobe {wanted.driver}`" if wanted.driver else "load its driver"
+        driver = f"`modprobe {wanted.driver}`" if wanted.driver else "boot a kernel with its driver"
         yield Finding(
             "watchdog",
             WARNING,
@@ -280,3 +282,19 @@ def watchdog(facts: Facts) -> Iterator[Finding]:
             f"{wanted.device or 'a watchdog'} is there and not armed",
             "RuntimeWatchdogSec=60 in /etc/systemd/system.conf",
         )
+
+
+def temperature(facts: Facts) -> Iterator[Finding]:
+    cooling, found = facts.profile.cooling, facts.temperature_celsius
+    if not found:
+        return  # it has no sensor
+    if cooling.limit_celsius and not cooling.inlet and found >= cooling.limit_celsius - HOT_WITHIN:
+        yield Finding(
+            "temperature",
+            WARNING,
+            f"{found:.0f} C, and from {cooling.limit_celsius:g} C on a {facts.profile.title} slows "
+            "down or stops",
+            f"look at dust, at the fan and at where it stands; its class has: {cooling.kind}",
+        )
+    else:
+        yield Finding("temperature", OK, f"{found:.0f} C at the hottest sensor")

@@ -28,11 +28,16 @@ def deadlines(state_dir: Path) -> dict[str, float]:
 
 
 def wait_until_idle(state_dir: Path, patience_s: float) -> bool:
-    """Until no deadline lies ahead, or no switch is there that could have one. False: still one."""
+    """Until no deadline lies ahead, or no switch is there that could have one. False: still one.
+
+    Raises PermissionError: whether one is there is not for this user to know.
+    """
     until = time.monotonic() + patience_s
     while True:
         try:
             ahead = max(deadlines(state_dir).values(), default=0.0)
+        except PermissionError:
+            raise
         except OSError:
             return True
         if ahead <= time.clock_gettime(time.CLOCK_BOOTTIME):

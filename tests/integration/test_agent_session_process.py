@@ -163,7 +163,10 @@ async def test_killed_and_started_without_an_orchestrator_it_runs_its_last_plan(
 
 
 async def test_started_before_the_join_it_waits(tmp_path, server) -> None:
+    asked = []
+
     async def admit(request, context):  # type: ignore[no-untyped-def]
+        asked.append(request.node)
         return server.admit(request, request.node)
 
     server.on_join = admit
@@ -177,18 +180,26 @@ async def test_started_before_the_join_it_waits(tmp_path, server) -> None:
         command += ["--state-dir", str(state_dir)]
         token = str(token_for(server)).encode()
 
-        async def run_join() -> tuple[int | None, str]:
+        async def run_join(*more: str) -> tuple[int | None, str]:
             child = await asyncio.create_subprocess_exec(
-                *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+                *command,
+                *more,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
             )
             out, _ = await child.communicate(token)
             return child.returncode, out.decode()
 
+        assert await run_join("--check") == (3, "box-1 would join at site s1\n")
+        assert not asked
         assert await run_join() == (0, f"box-1 joined {DOMAIN} at site s1\n")
         assert '"new":true' in (state_dir / "site" / "memory").read_text(), "it never voted"
         await eventually(lambda: server.visits, 20)
         code, said = await run_join()
         assert code == 0 and f"box-1 had already joined {DOMAIN} at site s1\n" in said
+        assert (await run_join("--check"))[0] == 0
+        assert await run_join("--check", "--force") == (3, "box-1 would join at site s1\n")
         assert "join with --force" in said  # a revoked box would otherwise look joined for ever
     finally:
         await process.stop(signal.SIGKILL)

@@ -291,6 +291,19 @@ def test_the_installed_agent_runs_and_is_small_of_modules(root: DebianRoot, pack
 
 
 @pytest.mark.dpkg
+def test_whoever_is_not_root_is_told_so(root: DebianRoot, package: Path) -> None:
+    install(root, package)
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "edge-agent")
+    assert "run it as root" in root.run(*nobody, "doctor", code=2).stdout
+    root.put("/var/lib/polder-agent/upgrade/order.json", "{}")
+    root.put("/var/lib/polder-agent/site/memory", "")
+    for verb in (("upgrade", "status"), ("switch", "--wait")):
+        said = root.run(*nobody, *verb, code=1).stdout
+        assert "permission denied: run it as root" in said and "Traceback" not in said
+    assert "generic" in root.run(*nobody, "profile").stdout
+
+
+@pytest.mark.dpkg
 def test_a_downgrade_across_a_form_of_the_state_is_refused(
     root: DebianRoot, package: Path, newer: Path
 ) -> None:

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from agent.doctor import command, gather, gather_network, network
+from agent.accelerators import Accelerator
+from agent.doctor import command, gather, gather_network
 from agent.doctor.facts import (
     Cgroups,
     Clock,
     Cni,
     CniNetwork,
+    Devices,
     Drive,
     Facts,
     FileSystem,
@@ -24,12 +26,15 @@ from agent.doctor.facts import (
     Reach,
     RuntimeFacts,
     Standing,
+    WaitingToken,
 )
 from agent.doctor.finding import EXIT_CODES, FAILURE, NOTE, OK, WARNING, Finding, exit_code
 from agent.domain.clock import EARLIEST
 from agent.hardware import shelf
 from agent.inventory import Box
 from agent.site import switch_ask
+from edgectl.enrolment import TOKEN_PATH
+from polder.tokens import JoinToken
 from tests.unit.test_inventory import put
 
 PROFILES, _ = shelf.load(own=Path("/nowhere"))
@@ -92,6 +97,8 @@ CLOSED = (
 )  # fmt: skip
 OLD = replace(WELL.kernel, release="5.4.0-raspi")
 STANDING = WELL.standing
+TOKEN = WaitingToken("/etc/polder/join-token", NOW + 600)
+GPU = Accelerator("polder.eu/gpu", "nvidia.com/gpu=0", "nvidia")
 TROUBLES: list[tuple[dict[str, Any], str, str, str, str]] = [
     ({"kernel": OLD}, FAILURE, "kernel", "older than 5.10", "apt full-upgrade"),
     ({"kernel": replace(OLD, release="5.10.104-tegra")}, NOTE, "kernel", "cgroup.kill", "5.14"),
@@ -131,8 +138,22 @@ TROUBLES: list[tuple[dict[str, Any], str, str, str, str]] = [
      "no TPM, though", "firmware's setup"),
     ({"profile": PI, "watchdog_there": True}, WARNING, "watchdog", "not armed", "edge-agent tune"),
     ({"profile": PI}, WARNING, "watchdog", "no /dev/watchdog0", "modprobe bcm2835_wdt"),
+    ({"profile": PROFILES["jetson-orin"]}, WARNING, "watchdog", "no /dev/watchdog0",
+     "a kernel with its driver"),
+    ({"profile": PI, "watchdog_armed_s": 15, "temperature_celsius": 81.0}, WARNING, "temperature",
+     "81 C, and from 85 C", "active cooler"),
+    ({"profile": PI, "watchdog_armed_s": 15, "devices": Devices(pci=frozenset({"1e60:2864"}))},
+     WARNING, "devices", "no polder.eu/npu is offered", "driver"),
+    ({"devices": Devices((GPU,)), "runtime": replace(WELL.runtime, cdi_objection="no CDI here")},
+     FAILURE, "devices", "nvidia.com/gpu=0: no CDI here", "enable_cdi"),
+    ({"devices": Devices((replace(GPU, id="/dev/nvidia0"),))}, WARNING, "devices",
+     "/dev/nvidia0 has no CDI name", "nvidia-ctk"),
+    ({"devices": Devices(complaints=("/etc/cdi/x.yaml: no kind",))}, WARNING, "devices",
+     "/etc/cdi/x.yaml: no kind", "nvidia-ctk"),
     ({"watchdog_there": True}, NOTE, "watchdog", "not armed", "RuntimeWatchdogSec"),
-    ({"cni": Cni()}, FAILURE, "cni", "no network", "hardware/prepare"),
+    ({"cni": Cni()}, FAILURE, "cni", "no network", "share/polder/prepare"),
+    ({"cni": Cni((replace(BRIDGE, wants_iptables=True),), WELL.cni.plugins, iptables=False)},
+     FAILURE, "cni", "pods get no network", "apt install iptables"),
     ({"cni": Cni((BRIDGE,), frozenset({"bridge"}))}, FAILURE, "cni", "host-local",
      "containernetworking-plugins"),
     ({"cni": Cni((replace(BRIDGE, error="not a CNI configuration"),))}, FAILURE, "cni", "not a CNI",
@@ -164,6 +185,14 @@ TROUBLES: list[tuple[dict[str, Any], str, str, str, str]] = [
      "edge-agent join"),
     ({"standing": replace(STANDING, joined=False, error="damaged")}, FAILURE, "certificates",
      "damaged", "edge-agent join"),
+    ({"standing": replace(STANDING, joined=False, token=TOKEN)}, WARNING, "certificates",
+     "edge-join.service tries", "journalctl -u edge-join"),
+    ({"standing": replace(STANDING, joined=False, token=replace(TOKEN, expires_at=NOW - 1))},
+     FAILURE, "certificates", "expired at", "see that the clock is right"),
+    ({"standing": replace(STANDING, joined=False, token=replace(TOKEN, error="cut off"))},
+     FAILURE, "certificates", "join-token: cut off", "edgectl token create"),
+    ({"standing": replace(STANDING, token=TOKEN)}, WARNING, "certificates", "there is a token in",
+     "rm /etc/polder/join-token"),
     ({"standing": replace(STANDING, not_after=NOW - 5)}, FAILURE, "certificates", "ran out",
      "--force"),
     ({"standing": replace(STANDING, not_before=NOW - 6 * 86_400, not_after=NOW + 86_400)}, WARNING,
@@ -202,6 +231,16 @@ def test_upgrades_of_the_fleet_need_somebody_who_carries_them_out() -> None:
     assert failed[1] == (NOTE, "the last upgrade failed: 0.2.0-1: RolledBack: NotWell: x")
 
 
+def test_what_is_well_is_said() -> None:
+    seen = replace(WELL, devices=Devices((GPU, replace(GPU, id="nvidia.com/gpu=1"))))
+    findings = command.diagnose(replace(seen, profile=PI, temperature_celsius=48.2))
+    assert Finding("devices", OK, "2 polder.eu/gpu") in findings
+    assert Finding("temperature", OK, "48 C at the hottest sensor") in findings
+    # The limit of a telco server is that of the air it takes in, which no chip's sensor measures.
+    hot = replace(WELL, profile=PROFILES["dell-xr8000"], temperature_celsius=70.0)
+    assert "temperature" not in [f.check for f in command.diagnose(hot) if f.level != OK]
+
+
 def test_what_the_box_does_not_say_is_no_trouble() -> None:
     quiet = {"kernel": replace(WELL.kernel, modules=None), "reaches": (), "drives": ()}
     assert sick({**quiet, "clock": Clock(NOW, synchronised=None)}) == []
@@ -215,52 +254,6 @@ def test_a_closed_firewall_is_told_of_for_peers_and_for_operators() -> None:
     assert (peers.level, peers.check) == (operators.level, operators.check) == (WARNING, "firewall")
     assert "inet filter input" in peers.what and "dport 7445 accept" in peers.fix
     assert "operators at the site" in operators.what and "dport 7446 accept" in operators.fix
-
-
-def rules(expression: list[Any]) -> tuple[dict[str, Any], ...]:
-    rule = {"family": "inet", "table": "filter", "chain": "input", "expr": expression}
-    elements = {
-        "family": "inet",
-        "table": "filter",
-        "name": "open",
-        "elem": [22, {"range": [7440, 7450]}],
-    }
-    return (*CLOSED, {"rule": rule}, {"set": elements})
-
-
-def dport(right: object, op: str = "==") -> dict[str, Any]:
-    return {
-        "match": {
-            "op": op,
-            "left": {"payload": {"protocol": "tcp", "field": "dport"}},
-            "right": right,
-        }
-    }
-
-
-@pytest.mark.parametrize(
-    ("expression", "is_open"),
-    [
-        ([dport(7445), {"accept": None}], True),
-        ([dport({"set": [80, 7445]}), {"accept": None}], True),
-        ([dport({"range": [7000, 8000]}), {"accept": None}], True),
-        ([dport({"set": [{"range": [7000, 8000]}]}), {"accept": None}], True),
-        ([dport("@open"), {"accept": None}], True),
-        ([dport("@closed"), {"accept": None}], False),
-        ([dport(7445), {"drop": None}], False),
-        ([dport(7445, "!="), {"accept": None}], False),
-        ([dport(7443), {"accept": None}], False),
-    ],
-)
-def test_a_firewall_that_names_the_port_lets_peers_in(expression: list[Any], is_open: bool) -> None:
-    assert network.shut_chains(rules(expression), 7445) == (
-        [] if is_open else ["inet filter input"]
-    )
-
-
-def test_a_chain_that_accepts_by_policy_is_open() -> None:
-    chain = {**CLOSED[0]["chain"], "policy": "accept"}
-    assert network.shut_chains(({"chain": chain}, CLOSED[1]), 7445) == []
 
 
 # --- gathering --------------------------------------------------------------------------------
@@ -305,7 +298,45 @@ def test_facts_are_read_from_the_boxs_files(tmp_path: Path) -> None:
     assert gather_network.listening(box) == {7445}
     cni = gather_network.cni(box)
     assert cni.networks[0].plugins == ("bridge", "dhcp") and cni.networks[0].mtu == 1400
-    assert cni.networks[1].error and cni.plugins == {"bridge"}
+    assert cni.networks[1].error and cni.plugins == {"bridge"} and cni.iptables is False
+    put(tmp_path, {"usr/sbin/iptables": ""})
+    assert gather_network.cni(box).iptables
+
+
+@pytest.mark.parametrize(
+    ("plugin", "calls"),
+    [
+        ({"type": "bridge", "ipMasq": True}, True),
+        ({"type": "bridge"}, False),
+        ({"type": "portmap"}, True),
+        ({"type": "ptp"}, False),
+    ],
+)
+def test_which_networks_call_iptables(tmp_path: Path, plugin: dict[str, Any], calls: bool) -> None:
+    put(tmp_path, {"etc/cni/net.d/1.conf": json.dumps({"name": "a", **plugin})})
+    assert gather_network.cni(Box(root=tmp_path)).networks[0].wants_iptables is calls
+
+
+def test_a_clock_without_its_battery_is_none(tmp_path: Path) -> None:
+    box = Box(root=tmp_path)
+    assert not gather.has_rtc(box)
+    put(tmp_path, {"sys/class/rtc/rtc0/since_epoch": "7\n"})
+    assert gather.has_rtc(box)
+    put(tmp_path, {"sys/class/rtc/rtc0/battery_voltage": "3018000\n"})
+    assert gather.has_rtc(box)
+    put(tmp_path, {"sys/class/rtc/rtc0/battery_voltage": "4012\n"})
+    assert not gather.has_rtc(box), "a Raspberry Pi 5 without the battery that is sold apart"
+
+
+def test_the_token_that_waits(tmp_path: Path) -> None:
+    file = tmp_path / gather.JOIN_TOKEN
+    assert gather.waiting_token(file) is None
+    put(tmp_path, {gather.JOIN_TOKEN: f"{JoinToken('s', 'ams-1', 'n1', ('a:1',), b'ca', 7000)}\n"})
+    assert gather.waiting_token(file) == WaitingToken(str(file), 7.0)
+    put(tmp_path, {gather.JOIN_TOKEN: "polder1.cut"})
+    found = gather.waiting_token(file)
+    assert found is not None and "damaged" in found.error
+    assert f"/{gather.JOIN_TOKEN}" == TOKEN_PATH, "where seeds put it"
 
 
 def test_cgroups_of_version_1(tmp_path: Path) -> None:

@@ -297,8 +297,8 @@ class CriRuntime:
     async def start_container(self, pod_id: str, pod: PodSpec, spec: ContainerSpec) -> str:
         if spec.privileged:
             raise ContainerFailure("ContainerCreate", "privileged containers are not supported")
-        if spec.cdi_devices:
-            await self._require_cdi()
+        if spec.cdi_devices and (objection := await self.cdi_objection()):
+            raise ContainerFailure("ContainerCreate", objection)
         request = pb.CreateContainerRequest(
             pod_sandbox_id=pod_id,
             config=translate.container_config(spec, pod),
@@ -320,17 +320,17 @@ class CriRuntime:
             raise errors.container(error, "ContainerStart") from error
         return container_id
 
-    async def _require_cdi(self) -> None:
+    async def cdi_objection(self) -> str:
+        """Why the runtime would not hand out devices by CDI; empty when it does. Raises
+        RuntimeFailure."""
         try:
             version = await self._runtime.Version(pb.VersionRequest(), timeout=QUICK_S)
             status = await self._runtime.Status(pb.StatusRequest(verbose=True), timeout=QUICK_S)
         except grpc.aio.AioRpcError as error:
             raise errors.general(error) from error
-        objection = translate.cdi_objection(
+        return translate.cdi_objection(
             version.runtime_name, version.runtime_version, status.info.get("config", "")
         )
-        if objection:
-            raise ContainerFailure("ContainerCreate", objection)
 
     async def _discard_created(self, pod_id: str, spec: ContainerSpec) -> None:
         """After a create whose answer was lost. Never touches one that was started."""
