@@ -54,7 +54,7 @@ class Upgrades:
         self._events = events
         self._source = f"gateway/{member}"
         self._changed: dict[str, str] = {}  # by node, the upgrade of which an order went
-        self._recorded: dict[str, tuple[str, int, str]] = {}  # by node, what was told of it last
+        self._heard: dict[str, tuple[str, int, str]] = {}  # by node, its last word
         self._wake = asyncio.Event()
         cache.subscribe(self._on_changes)
 
@@ -89,14 +89,23 @@ class Upgrades:
             attempt=max(0, status.attempt),
         )
         seen = self._fleet.observe(session.node)
-        seen.upgrade = said
+        is_first, seen.upgrade = seen.upgrade is None, said
         self._fleet.touch(session.node)
-        news = (said.id, said.attempt, said.phase)
-        if self._recorded.get(session.node) != news:
-            self._recorded[session.node] = news
+        news, known = (said.id, said.attempt, said.phase), self._heard.get(session.node)
+        self._heard[session.node] = news
+        if news != known and (not is_first or self._is_news(said, known)):
             self._record(session.node, said)
         if said.phase in BEGUN and said.phase != INSTALLING and not self._is_told(said, session):
             self._withdraw(session, said.id)
+
+    def _is_news(self, said: agent_pb2.UpgradeStatus, known: tuple[str, int, str] | None) -> bool:
+        """Of what an agent says first in a session. As a rule another member heard it long ago, or
+        this one before it was restarted: of a fleet that changes its region that would be more
+        events than are kept. Who comes through says so in the session that it is judged by."""
+        if known is not None and known[0] == said.id:
+            return True
+        upgrade = self._upgrade(said.id)
+        return said.phase != "Done" and upgrade is not None and upgrade.is_active
 
     # --- telling ---------------------------------------------------------------------------------
 
@@ -109,11 +118,10 @@ class Upgrades:
         return told is not None and told.upgrade == said.id
 
     def _upgrade(self, identifier: str) -> Upgrade | None:
-        for record in self._cache.kept(keys.UPGRADES):
-            found = read(record)
-            if found is not None and found.id == identifier:
-                return found
-        return None
+        number = identifier.partition("-")[0]
+        record = self._cache.kept_at(keys.upgrade(int(number))) if number.isdecimal() else None
+        found = read(record) if record is not None else None
+        return found if found is not None and found.id == identifier else None
 
     def _tell(self, session: LiveSession, gone: str = "") -> None:
         """What stands for its node now; nothing, when it runs that already. `gone`: the upgrade of

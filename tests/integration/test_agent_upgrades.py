@@ -405,6 +405,40 @@ class _Held:
         self._go.set()
 
 
+async def test_what_boxes_say_again_to_who_comes_later_is_no_event(tmp_path: Path) -> None:
+    """They say it in each session for ever: a fleet that changes its region would fill the log."""
+
+    def events(rig: Rig, node: str) -> list[tuple[str, int]]:
+        found = rig.orchestrator.parts.events.list(kind="Node", name=node)
+        return [(e.reason, e.count) for e in found if e.reason.startswith("Upgrade")]
+
+    async with running(tmp_path) as rig:
+        for version in (OLD, NEW, BAD):
+            await upload(rig, tmp_path, version)
+        async with boxes(rig, tmp_path / "boxes", 1, 2, OLD) as fleet:
+            await known(rig, OLD, 2)
+            await rig.admin().UpgradeAgents(begin())
+            await comes_to(rig, "Done")
+            fleet[1].bad.add(BAD)
+            paused = (await rig.admin().UpgradeAgents(begin(BAD, nodes=["s0-n1"]))).state
+            await comes_to(rig, "Paused")
+            aborted = operator_pb2.UpgradeAgentsRequest(abort=paused.id)
+            await rig.admin().UpgradeAgents(aborted)
+            before = {box.name: events(rig, box.name) for box in fleet}
+            assert before["s0-n0"] == [("UpgradeBegan", 1), ("Upgraded", 1)]
+            assert ("UpgradeRolledBack", 1) in before["s0-n1"]
+            await rig.orchestrator.stop()
+            again = type(rig.orchestrator)(rig.config)
+            await again.start()
+            rig.orchestrator = again
+            try:
+                said = [again.parts.fleet.observe(box.name) for box in fleet]
+                await until(lambda: all(seen.upgrade is not None for seen in said), "said again")
+                assert {box.name: events(rig, box.name) for box in fleet} == before
+            finally:
+                await again.stop()
+
+
 async def test_a_restarted_orchestrator_goes_on(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
         for version in (OLD, NEW):
