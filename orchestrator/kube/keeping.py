@@ -1,4 +1,4 @@
-"""What a release keeps in Kubernetes: secrets that are made once, and which schema its store has.
+"""What a release keeps in Kubernetes: secrets that are made once, and which store it has.
 
 Called by `command.py`, in the jobs that the chart runs before and after an install, upgrade or
 rollback. Nothing that is there is changed: what is missing is made from what is there. To renew
@@ -8,7 +8,7 @@ something, delete it and upgrade. For a release NAME:
     Secret NAME-ca           what members need of the CA: root.crt, ca.crt, ca.key
     Secret NAME-etcd-ca      of the bundled etcd; no pod reads it
     Secret NAME-etcd-server, NAME-etcd-client   ca.crt, tls.crt, tls.key
-    ConfigMap NAME-installation   the newest schemas that were rolled out
+    ConfigMap NAME-installation   the kind of store, and the newest schemas, that were rolled out
 
 The secrets belong to no release of Helm's, so that `helm uninstall` leaves them: without them the
 volumes would be of no use.
@@ -31,14 +31,16 @@ from orchestrator.identity.authority import (
     region_home,
 )
 from orchestrator.identity.etcd_authority import etcd_home, issue_etcd
-from orchestrator.identity.pem import UnusableFile, write_file
+from orchestrator.identity.pem import UnusableFile, read_certificates, read_key, write_file
 from orchestrator.installation import SCHEMA
 from orchestrator.kube.api import Body, KubeRefused
 from orchestrator.store.sqlite_file import SCHEMA_VERSION
 from orchestrator.version import running_version
 
 SCHEMAS = {"schema": SCHEMA, "sqliteSchema": SCHEMA_VERSION}
+STORES = ("sqlite", "etcd")
 _CA_FILES = ("root.crt", "ca.crt", "ca.key")
+_ETCD_FILES = ("ca.crt", "tls.crt", "tls.key")
 _ETCD_CLIENT = "polder"
 _ETCD_SERVER = "etcd"
 
@@ -55,13 +57,15 @@ class Api(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What the chart says of it. `ca_secret`: the operator's own; `etcd_hosts`: of the members of
-    the bundled etcd, empty when there is none."""
+    """What the chart says of it. `ca_secret`, `etcd_secret`: the operator's own; `etcd_hosts`: of
+    the members of the bundled etcd, empty when there is none."""
 
     name: str
     trust_domain: str
     region: str
+    store: str = "sqlite"
     ca_secret: str = ""
+    etcd_secret: str = ""
     etcd_hosts: tuple[str, ...] = ()
 
 
@@ -73,13 +77,23 @@ class Keeper:
     now: float
     told: list[str] = field(default_factory=list)
 
-    # --- the schema ------------------------------------------------------------------------------
+    # --- the store -------------------------------------------------------------------------------
 
-    def refuse_older(self, name: str) -> bool:
+    def refuse_unfit(self, release: Release) -> bool:
         """Whether an installation is recorded. Raises KubeRefused when this version is too old for
-        what has been rolled out: its members would refuse the store one by one."""
-        found = self.api.get("configmaps", f"{name}-installation")
+        what has been rolled out: its members would refuse the store one by one. And on the way
+        from etcd to SQLite: no member would refuse that. It would found an installation anew, or
+        go on from what its volume had before the move, and boxes would do as it says."""
+        known_as = f"{release.name}-installation"
+        found = self.api.get("configmaps", known_as)
         data = (found or {}).get("data") or {}
+        if release.store == "sqlite" and data.get("store") == "etcd":
+            raise KubeRefused(
+                "this installation is in etcd, and store.type says sqlite: nothing was changed",
+                "Keep store.type=etcd. If nothing was moved to etcd yet, say so first: kubectl "
+                f"patch configmap {known_as} --type=merge "
+                """--patch='{"data": {"store": "sqlite"}}'""",
+            )
         for key, known in SCHEMAS.items():
             if _number(data.get(key)) > known:
                 raise KubeRefused(
@@ -89,10 +103,11 @@ class Keeper:
                 )
         return found is not None
 
-    def record(self, name: str) -> None:
-        """The schemas that members of this version write. Raises KubeRefused."""
+    def record(self, name: str, store: str) -> None:
+        """The store, and the schemas that members of this version write. Raises KubeRefused."""
         known = f"{name}-installation"
-        data = {key: str(value) for key, value in SCHEMAS.items()} | {"version": running_version()}
+        data = {key: str(value) for key, value in SCHEMAS.items()}
+        data |= {"store": store, "version": running_version()}
         body = _object(name, known, "ConfigMap") | {"data": data}
         if self.api.create("configmaps", body):
             self.told.append(f"ConfigMap {known}: written")
@@ -109,14 +124,16 @@ class Keeper:
 
     def prepare(self, release: Release) -> None:
         """Raises KubeRefused, UnusableFile."""
-        known = self.refuse_older(release.name)
+        known = self.refuse_unfit(release)
         with tempfile.TemporaryDirectory() as folder:
             if release.ca_secret:
                 self._check_given(release, Path(folder))
             else:
                 self._own_ca(release, Path(folder), known)
-        if release.etcd_hosts:
-            with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder:
+            if release.etcd_secret:
+                self._check_etcd_given(release.etcd_secret, Path(folder))
+            elif release.etcd_hosts:
                 self._etcd(release, Path(folder))
 
     def _check_given(self, release: Release, folder: Path) -> None:
@@ -129,6 +146,28 @@ class Keeper:
             )
         _check_ca(release, release.ca_secret, files, folder)
         self.told.append(f"Secret {release.ca_secret}: used")
+
+    def _check_etcd_given(self, name: str, folder: Path) -> None:
+        """Whether a member can speak to etcd with it; a pod would wait for a Secret that is not
+        there without a word."""
+        files = self._files(name)
+        if files is None:
+            raise KubeRefused(
+                f"store.etcd.existingSecret: there is no Secret {name}",
+                "On the safe machine: edge-orchestrator ca etcd --dir ca --name polder --client; "
+                "then docs/helm.md tells how its files become the Secret.",
+            )
+        _require(name, files, _ETCD_FILES)
+        _write(folder, {key: files[key] for key in _ETCD_FILES})
+        try:
+            read_certificates(folder / "ca.crt")
+            certificate = read_certificates(folder / "tls.crt")[0]
+            fits = certificate.public_key() == read_key(folder / "tls.key").public_key()
+        except UnusableFile as error:
+            raise KubeRefused(f"Secret {name}: {_without(folder, error)}") from error
+        if not fits:
+            raise KubeRefused(f"Secret {name}: tls.key does not belong to tls.crt")
+        self.told.append(f"Secret {name}: used")
 
     def _own_ca(self, release: Release, folder: Path, known: bool) -> None:
         name, root_name = f"{release.name}-ca", f"{release.name}-root"
@@ -240,18 +279,25 @@ def _number(text: object) -> int:
     return int(text) if isinstance(text, str) and text.isdecimal() else 0
 
 
-def _check_ca(release: Release, name: str, files: Files, folder: Path) -> None:
-    """Raises KubeRefused when a member could not start with it."""
-    missing = [key for key in _CA_FILES if key not in files]
+def _require(name: str, files: Files, keys: Sequence[str]) -> None:
+    missing = [key for key in keys if key not in files]
     if missing:
         raise KubeRefused(f"Secret {name} lacks {', '.join(missing)}")
+
+
+def _without(folder: Path, error: UnusableFile) -> str:
+    return str(error).replace(f"{folder}/", "")
+
+
+def _check_ca(release: Release, name: str, files: Files, folder: Path) -> None:
+    """Raises KubeRefused when a member could not start with it."""
+    _require(name, files, _CA_FILES)
     _write(folder, {"root.crt": files["root.crt"]})
     _write(region_home(folder, release.region), {key: files[key] for key in ("ca.crt", "ca.key")})
     try:
         authority = load_authority(folder, release.region)
     except UnusableFile as error:
-        text = str(error).replace(f"{folder}/", "")
-        raise KubeRefused(f"Secret {name}: {text}") from error
+        raise KubeRefused(f"Secret {name}: {_without(folder, error)}") from error
     if authority.trust_domain != release.trust_domain:
         raise KubeRefused(
             f"Secret {name} is of trust domain {authority.trust_domain}, and trustDomain says "

@@ -168,6 +168,7 @@ def test_a_release_with_sqlite_lives_and_comes_back(stage: Stage) -> None:
 
     # It serves, by helm's own test, and by an operator's hands.
     assert "Succeeded" in stage.helm("test", "polder", "--timeout=2m")
+    assert phase(stage, "polder-test") == "Succeeded", "it is there for --logs, once it has passed"
     context = stage.context()
     stage.edgectl(context, "apply", "-f", "-", stdin=PROVIDER)
 
@@ -192,12 +193,21 @@ def test_a_release_with_sqlite_lives_and_comes_back(stage: Stage) -> None:
 
     # Uninstalled, it leaves what a later install of the same name takes up again.
     stage.helm("uninstall", "polder", "--wait", "--timeout=2m")
-    until(lambda: not api.names("pods", "edge"), "its pods are gone")
+    until(lambda: api.names("pods", "edge") == {"polder-test"}, "its pods are gone")
     assert not api.names("statefulsets", "edge")
     assert stage.secrets() == made
     assert api.names("persistentvolumeclaims", "edge") == {"data-polder-0"}
     stage.install({})
     assert "telco" in stage.edgectl(context, "get", "providers")
+
+    # Larger volumes, as the guide says: refused, and then without touching the member.
+    before, larger = stage.uid(), {"persistence": {"size": "16Gi"}}
+    with pytest.raises(HelmRefused, match=r'"polder" is invalid: spec.volumeClaimTemplates'):
+        stage.install(larger)
+    api.call("DELETE", api.path("statefulsets", "edge", "polder"), {"propagationPolicy": "Orphan"})
+    until(lambda: not api.names("statefulsets", "edge"), "its StatefulSet is gone, without pods")
+    stage.install(larger)
+    assert stage.uid() == before
 
 
 def test_what_does_not_fit_is_refused_before_anything_changes(stage: Stage) -> None:
@@ -227,6 +237,12 @@ def test_what_does_not_fit_is_refused_before_anything_changes(stage: Stage) -> N
     with pytest.raises(HelmRefused, match="pre-upgrade hooks failed"):
         stage.install({"trustDomain": "other.example"})
     assert "trustDomain says other.example: that cannot be changed" in said_by_pods(stage)
+    assert stage.uid() == before
+
+    # Settings that each member would refuse at its start, when nobody serves any more.
+    with pytest.raises(HelmRefused, match="pre-upgrade hooks failed"):
+        stage.install({"settings": {"lost_after": "5s"}})
+    assert "orchestrator.toml: lost_after: must be longer than silent_after" in said_by_pods(stage)
     assert stage.uid() == before
 
     # And what is right is taken afterwards.
@@ -298,6 +314,14 @@ def test_sqlite_moves_to_etcd_as_the_guide_says(stage: Stage) -> None:
     assert "telco" in stage.edgectl(context, "get", "providers"), "as the operator that it knew"
     assert made.items() <= stage.secrets().items()
 
+    # The volume still has what it had before the move: nobody may go on from there.
+    before = stage.uid()
+    with pytest.raises(HelmRefused, match="job polder-prepare failed"):
+        stage.helm("rollback", "polder", "1", "--wait", "--timeout=2m")
+    assert "is in etcd, and store.type says sqlite" in said_by_pods(stage)
+    assert stage.uid() == before
+    assert "telco" in stage.edgectl(context, "get", "providers")
+
 
 def migrating_pod() -> dict[str, Any]:
     """The guide's own."""
@@ -358,13 +382,17 @@ def test_two_regions_are_joined_by_root_and_etcd(stage: Stage) -> None:
             files = {"tls.crt": of_client / "etcd.crt", "tls.key": of_client / "etcd.key"}
             make_secret(stage, region, "etcd-client", {"ca.crt": of_client / "ca.crt", **files})
             where = {"endpoints": [f"{host}:{port}"], "existingSecret": "etcd-client"}
-            values = {
+            values: dict[str, Any] = {
                 "region": region,
                 "trustDomain": "polder.example",
                 "replicas": 2,
                 "ca": {"existingSecret": "own-ca"},
                 "store": {"type": "etcd", "etcd": where},
             }
+            wrong = merged(values, {"store": {"etcd": {"existingSecret": "own-ca"}}})
+            with pytest.raises(HelmRefused, match="failed pre-install: "):
+                stage.install(wrong, namespace=region)
+            assert "Secret own-ca lacks tls.crt, tls.key" in said_by_pods(stage)
             stage.install(values, namespace=region)
             assert "Succeeded" in stage.helm("test", "polder", namespace=region)
             names = stage.plane.api.names("secrets", region)

@@ -86,6 +86,16 @@ def test_every_image_is_named_by_digest(rendered: Rendered) -> None:
             assert repository.startswith("registry.example/polder/"), owner
 
 
+def test_every_pod_may_go_where_members_may(rendered: Rendered) -> None:
+    """Jobs and the test, too: where every machine is tainted they would wait for ever."""
+    (members,) = [i for n, i in rendered.of("StatefulSet").items() if not n.endswith("-etcd")]
+    spec = members["spec"]["template"]["spec"]
+    for owner, pod in rendered.pods():
+        if not owner.endswith("-etcd"):  # its own values say
+            for key in ("nodeSelector", "tolerations"):
+                assert pod["spec"].get(key) == spec.get(key), owner
+
+
 def test_every_container_says_what_it_needs(rendered: Rendered) -> None:
     for owner, pod in rendered.pods():
         for container in containers(pod):
@@ -181,6 +191,31 @@ def test_with_sqlite_a_member_dials_nobody() -> None:
     assert "egress" not in render().one("NetworkPolicy", "polder")["spec"]
 
 
+def test_members_of_other_regions_get_in_where_clients_are_named() -> None:
+    clients = [{"ipBlock": {"cidr": "192.0.2.0/24"}}]
+    found = render(merged(CASES["region"], {"networkPolicy": {"clients": clients}}))
+    rules = found.one("NetworkPolicy", "polder")["spec"]["ingress"]
+    (rule,) = [r for r in rules if r["from"] == CASES["region"]["networkPolicy"]["members"]]
+    assert rule["ports"] == [{"protocol": "TCP", "port": 7443}], "and not to join"
+
+
+def test_the_first_job_gets_out_of_a_namespace_that_denies_everything(rendered: Rendered) -> None:
+    """It runs before the release's other policies, and before its account's rights otherwise."""
+    policies = [n for n in rendered.of("NetworkPolicy").values() if "-jobs" in str(n["metadata"])]
+    (role,) = rendered.of("Role").values()
+    for policy in policies:
+        assert policy["metadata"]["annotations"] == role["metadata"]["annotations"]
+        assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"] and "ingress" not in policy
+
+
+def test_names_are_asked_for_where_they_are_answered() -> None:
+    ports = {"networkPolicy": {"dnsPorts": [5353]}}
+    for policy in render(THREE, ports).of("NetworkPolicy").values():
+        numbers = {p["port"] for rule in policy["spec"].get("egress", ()) for p in rule["ports"]}
+        assert 53 not in numbers, policy["metadata"]["name"]
+        assert 5353 in numbers or not numbers & {2379, 7443}, policy["metadata"]["name"]
+
+
 def test_metrics_are_read_by_those_that_are_named() -> None:
     on = {"metrics": {"enabled": True}}
     for rule in render(on).one("NetworkPolicy", "polder")["spec"]["ingress"]:
@@ -252,6 +287,9 @@ def test_the_same_digest_of_configuration_until_it_changes() -> None:
 
     assert annotation({}) == annotation({"resources": {"limits": {"memory": "3Gi"}}})
     assert annotation({}) != annotation({"settings": {"lost_after": "45s"}})
+    assert annotation(THREE) == annotation({**THREE, "replicas": 5}), "one more rolls no others"
+    moved = {"advertise": {"members": ["192.0.2.11:7443", "192.0.2.13:7443"]}}
+    assert annotation(CASES["region"]) != annotation(merged(CASES["region"], moved))
 
 
 def test_probes_ask_the_health_service(rendered: Rendered) -> None:
@@ -315,6 +353,39 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"advertise": {"agents": ["orchestrator.example"]}}, "at '/advertise/agents/0'"),
     ({"etcd": {"replicas": 2}}, "at '/etcd/replicas'"),
     ({"security": {"runAsUser": 0}}, "at '/security/runAsUser'"),
+    ({"replicas": None}, "at '': missing property 'replicas'"),
+    ({"networkPolicy": {"dnsPorts": None}}, "at '/networkPolicy': missing property 'dnsPorts'"),
+    ({"tolerations": [{"kye": "x"}]}, "at '/tolerations/0': additional properties 'kye' not"),
+    ({"affinity": {"nodeAfinity": {}}}, "at '/affinity': additional properties 'nodeAfinity' not"),
+    ({"resources": {"limits": {"memroy": "1Gi"}}}, "additional properties 'memroy' not allowed"),
+    ({"resources": {"limits": {"memory": "2gigs"}}}, "at '/resources/limits/memory': '2gigs' does"),
+    (
+        {"networkPolicy": {"clients": [{"ipBlock": {"cidr": "192.0.2.7"}}]}},
+        "at '/networkPolicy/clients/0/ipBlock/cidr': '192.0.2.7' does not match pattern",
+    ),
+    (
+        {"networkPolicy": {"clients": [{"podSelector": {"matchLabel": {}}}]}},
+        "at '/networkPolicy/clients/0/podSelector': additional properties 'matchLabel' not",
+    ),
+    ({"fullnameOverride": "1st"}, "at '/fullnameOverride': '1st' does not match pattern"),
+    ({"nameOverride": "edge.1"}, "at '/nameOverride': 'edge.1' does not match pattern"),
+    ({"nameOverride": "x" * 40}, "cannot be what names of Services begin with"),
+    ({"service": {"joinPort": 7443}}, "service.joinPort: is 7443, as service.port"),
+    (
+        {"service": {"nodePort": 30443}},
+        "service.nodePort: a Service of type ClusterIP has none; set service.type=LoadBalancer or",
+    ),
+    (
+        {"service": {"type": "NodePort", "loadBalancerSourceRanges": ["192.0.2.0/24"]}},
+        "service.loadBalancerSourceRanges: a Service of type NodePort has none",
+    ),
+    ({"metrics": {"port": 7481}}, "metrics.port: members have something else at 7481"),
+    (
+        {"podLabels": {"app.kubernetes.io/component": "x"}},
+        "podLabels: app.kubernetes.io/component is the chart's own to say",
+    ),
+    ({"advertise": {"members": ["a:1"]}}, "advertise.members: a member with SQLite has no others"),
+    ({"memberService": {"enabled": True}}, "memberService.enabled: a member with SQLite has no"),
     ({"replicas": 3}, "replicas: 3 members cannot share one SQLite file"),
     ({"persistence": {"enabled": False}}, "SQLite without a volume would forget everything"),
     ({"store": {**EXTERNAL, "type": "sqlite"}}, "store.etcd: is given, and store.type is sqlite"),
@@ -351,6 +422,38 @@ def test_refused_with_the_reason(values: dict[str, Any], words: str) -> None:
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["1edge", "edge.1", "a" * 39 + "-polder"])
+def test_a_name_that_services_cannot_have_is_refused(name: str) -> None:
+    with pytest.raises(HelmRefused, match="cannot be what names of Services begin with"):
+        render(name=name)
+
+
+def test_an_empty_value_is_refused_or_means_the_default() -> None:
+    """`replicas:` with nothing behind it takes Helm's default away; it must not mean 0."""
+    schema = yaml.safe_load((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+
+    def walk(schema: Any, values: dict[str, Any]) -> dict[str, Any]:
+        """All that may be empty, emptied."""
+        emptied: dict[str, Any] = {}
+        for key, value in values.items():
+            may_be_null = "null" in schema["properties"][key].get("type", ())
+            if value in ("", None, [], {}):
+                emptied[key] = None
+                assert key not in schema.get("required", ()), key
+            elif not may_be_null:
+                assert key in schema["required"], f"{key} has a default that is needed"
+            if value and "properties" in schema["properties"][key]:
+                emptied[key] = walk(schema["properties"][key], value)
+        return emptied
+
+    emptied = merged(walk(schema, values), {"image": None, "etcd": {"image": None}})
+    assert emptied["store"]["etcd"]["endpoints"] is None
+    del emptied["image"], emptied["etcd"]["image"]  # those are asked for, see below
+    for case in ({}, THREE):
+        assert render(emptied, case).objects == render(case).objects
+
+
 def test_an_older_kubernetes_is_refused() -> None:
     with pytest.raises(HelmRefused, match=r"requires kubeVersion: >=1\.27"):
         render(kube="1.26.0")
@@ -372,6 +475,14 @@ def test_golden(name: str) -> None:
     found = golden_text(render(CASES[name], apis=APIS))
     wanted = (FOLDER / f"{name}.yaml").read_text()
     assert found == wanted, "if the change is meant: python -m tests.charts.golden"
+
+
+def test_the_job_reads_what_a_member_will_read(rendered: Rendered) -> None:
+    """So that it can refuse what the member would refuse."""
+    name = next(n for n in rendered.of("Job") if n.endswith("-prepare"))
+    (container,) = containers(rendered.one("Job", name)["spec"]["template"])
+    given = container["args"][container["args"].index("--config") + 1]
+    assert given.strip() == next(iter(rendered.configs().values())).strip()
 
 
 def test_the_schema_knows_the_orchestrators_settings() -> None:
@@ -431,15 +542,41 @@ def test_a_packaged_chart_names_the_images_of_its_release(tmp_path: Path) -> Non
         with_digest("image:\n  repository: x\n", ("image",), "sha256:")
 
 
-def test_notes_give_the_next_three_commands(tmp_path: Path) -> None:
+def notes(folder: Path, values: dict[str, Any]) -> str:
     """`helm template` leaves them out: they are made an object here."""
-    templates = copy_of_chart(tmp_path) / "templates"
-    notes = (templates / "NOTES.txt").read_text()
-    (templates / "_notes.tpl").write_text('{{ define "notes" }}' + notes + "{{ end }}")
+    templates = copy_of_chart(folder) / "templates"
+    text = (templates / "NOTES.txt").read_text()
+    (templates / "_notes.tpl").write_text('{{ define "notes" }}' + text + "{{ end }}")
     (templates / "notes.yaml").write_text('notes: {{ include "notes" . | toJson }}\n')
     command = ["template", "polder", str(templates.parent), "--namespace=edge", "--values=-"]
-    shown = helm(*command, "--show-only=templates/notes.yaml", stdin=yaml.safe_dump(IMAGES))
-    text = yaml.safe_load(shown)["notes"]
+    stdin = yaml.safe_dump(merged(IMAGES, values))
+    shown = helm(*command, "--show-only=templates/notes.yaml", stdin=stdin)
+    found: str = yaml.safe_load(shown)["notes"]
+    return found
+
+
+def test_notes_give_the_next_three_commands(tmp_path: Path) -> None:
+    text = notes(tmp_path, {})
     assert [line[:2] for line in text.splitlines() if line[:1].isdigit()] == ["1.", "2.", "3."]
     assert "operator admin-context" in text and "edgectl get regions" in text
-    assert "only this cluster knows" in text and "polder-root" in text
+
+
+def test_notes_leave_no_key_where_others_can_read_it(tmp_path: Path) -> None:
+    """Nor do they write over a root's key that was saved already."""
+    lines = notes(tmp_path, {}).splitlines()
+    (admin,) = [line for line in lines if "admin-context" in line]
+    assert admin.endswith("| edgectl config import - --use")
+    (root,) = [line for line in lines if "polder-root -o yaml" in line]
+    saving, _, deleting = root.strip().partition(") && ")
+    assert saving.startswith("(umask 077; set -C; ") and "delete secret" in deleting
+
+
+def test_notes_say_what_is_still_missing(tmp_path: Path) -> None:
+    text = notes(tmp_path / "one", {"advertise": {"agents": ["192.0.2.10:7443"]}})
+    assert "polder.edge.svc.cluster.local:7443" not in text
+    assert "polder.edge.svc.cluster.local:7444, which only this cluster knows" in text
+    assert "set advertise.join" in text and "service.type=LoadBalancer" in text
+    assert "Nobody may read the metrics" not in text
+    text = notes(tmp_path / "two", {**CASES["region"], "metrics": {"enabled": True}})
+    assert "only this cluster knows" not in text and "-root" not in text
+    assert "Nobody may read the metrics yet" in text

@@ -1,23 +1,28 @@
 """What a release keeps in Kubernetes: made once, never changed, refused when it does not fit."""
 
+import argparse
 import base64
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
 
+from orchestrator.config import ConfigError
 from orchestrator.identity.authority import create_region, create_root, load_authority, region_home
-from orchestrator.identity.etcd_authority import is_client
+from orchestrator.identity.etcd_authority import is_client, issue_etcd
 from orchestrator.identity.pem import write_file
 from orchestrator.kube.api import KubeRefused
+from orchestrator.kube.command import add_kube
 from orchestrator.kube.keeping import SCHEMAS, Keeper, Release
 
 NOW = 1_790_000_000.0
 RELEASE = Release("polder", "polder.example", "eu-west")
 HOSTS = tuple(f"polder-etcd-{n}.polder-etcd.ns.svc.cluster.local" for n in range(3))
-WITH_ETCD = Release("polder", "polder.example", "eu-west", etcd_hosts=HOSTS)
+WITH_ETCD = Release("polder", "polder.example", "eu-west", store="etcd", etcd_hosts=HOSTS)
+OWN_ETCD = Release("polder", "polder.example", "eu-west", store="etcd", etcd_secret="my-etcd")
 
 
 class Cluster:
@@ -109,7 +114,7 @@ def test_a_regions_ca_is_renewed_by_deleting_it(cluster: Cluster, tmp_path: Path
 
 def test_a_lost_ca_is_not_replaced_by_another_root(cluster: Cluster) -> None:
     prepare(cluster)
-    Keeper(cluster, NOW).record("polder")
+    Keeper(cluster, NOW).record("polder", "sqlite")
     for name in list(cluster.names):
         del cluster.objects["secrets", name]
     with pytest.raises(KubeRefused, match="polder-ca is gone") as caught:
@@ -160,6 +165,41 @@ def test_an_existing_secret_that_cannot_be_used_is_refused(
         prepare(cluster, mine)
 
 
+def given_etcd(cluster: Cluster, folder: Path, name: str) -> None:
+    made = issue_etcd(folder, "polder", (), NOW, client=True)
+    files = {"ca.crt": made.ca, "tls.crt": made.certificate, "tls.key": made.key}
+    data = {key: base64.b64encode(path.read_bytes()).decode() for key, path in files.items()}
+    cluster.create("secrets", {"metadata": {"name": name}, "data": data})
+
+
+def test_an_existing_secret_for_etcd_is_used_as_it_is(cluster: Cluster, tmp_path: Path) -> None:
+    given_etcd(cluster, tmp_path, "my-etcd")
+    before = cluster.objects["secrets", "my-etcd"]
+    assert prepare(cluster, OWN_ETCD)[-1] == "Secret my-etcd: used"
+    assert cluster.objects["secrets", "my-etcd"] == before
+    assert cluster.names == {"polder-root", "polder-ca", "my-etcd"}
+
+
+def test_an_existing_secret_for_etcd_that_cannot_be_used_is_refused(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    with pytest.raises(KubeRefused, match=r"existingSecret: there is no Secret my-etcd") as caught:
+        prepare(cluster, OWN_ETCD)
+    assert "ca etcd" in caught.value.hint
+    given_etcd(cluster, tmp_path / "one", "my-etcd")
+    given_etcd(cluster, tmp_path / "other", "others")
+    data = cluster.objects["secrets", "my-etcd"]["data"]
+    data["tls.key"] = cluster.objects["secrets", "others"]["data"]["tls.key"]
+    with pytest.raises(KubeRefused, match=r"Secret my-etcd: tls\.key does not belong to tls\.crt"):
+        prepare(cluster, OWN_ETCD)
+    data["tls.crt"] = base64.b64encode(b"a certificate").decode()
+    with pytest.raises(KubeRefused, match=r"Secret my-etcd: tls\.crt holds no certificate"):
+        prepare(cluster, OWN_ETCD)
+    del data["tls.key"]
+    with pytest.raises(KubeRefused, match=r"Secret my-etcd lacks tls\.key"):
+        prepare(cluster, OWN_ETCD)
+
+
 def test_etcd_gets_certificates_of_a_ca_of_its_own(cluster: Cluster) -> None:
     prepare(cluster, WITH_ETCD)
     server, client, ca = (
@@ -196,7 +236,7 @@ def test_members_of_etcd_are_not_changed_by_a_number(cluster: Cluster) -> None:
     prepare(cluster, WITH_ETCD)
     more = (*HOSTS, "polder-etcd-3.polder-etcd.ns.svc.cluster.local")
     with pytest.raises(KubeRefused, match=r"etcd\.replicas"):
-        prepare(cluster, Release("polder", "polder.example", "eu-west", etcd_hosts=more))
+        prepare(cluster, replace(WITH_ETCD, etcd_hosts=more))
 
 
 def test_two_jobs_at_once_agree(cluster: Cluster, tmp_path: Path) -> None:
@@ -222,7 +262,7 @@ def test_two_jobs_at_once_agree(cluster: Cluster, tmp_path: Path) -> None:
 def test_a_version_that_is_too_old_is_refused_before_anything_changes(
     cluster: Cluster, key: str
 ) -> None:
-    Keeper(cluster, NOW).record("polder")
+    Keeper(cluster, NOW).record("polder", "sqlite")
     data = cluster.objects["configmaps", "polder-installation"]["data"]
     data |= {key: str(SCHEMAS[key] + 1), "version": "9.9.9"}
     with pytest.raises(KubeRefused, match=r"written by version 9\.9\.9") as caught:
@@ -233,7 +273,32 @@ def test_a_version_that_is_too_old_is_refused_before_anything_changes(
 
 def test_the_record_never_goes_back(cluster: Cluster) -> None:
     keeper = Keeper(cluster, NOW)
-    keeper.record("polder")
+    keeper.record("polder", "sqlite")
     cluster.objects["configmaps", "polder-installation"]["data"]["schema"] = "7"
-    keeper.record("polder")
+    keeper.record("polder", "sqlite")
     assert cluster.objects["configmaps", "polder-installation"]["data"]["schema"] == "7"
+
+
+def test_there_is_no_way_back_from_etcd_to_sqlite(cluster: Cluster) -> None:
+    """A member would take up what its volume had before the move, and nobody would be warned."""
+    prepare(cluster)
+    Keeper(cluster, NOW).record("polder", "sqlite")
+    prepare(cluster, WITH_ETCD)
+    Keeper(cluster, NOW).record("polder", "etcd")
+    before = copy.deepcopy(cluster.objects)
+    with pytest.raises(KubeRefused, match=r"is in etcd, and store\.type says sqlite") as caught:
+        prepare(cluster)
+    assert cluster.objects == before
+    assert "nothing was moved to etcd yet" in caught.value.hint
+    prepare(cluster, WITH_ETCD)
+    cluster.objects["configmaps", "polder-installation"]["data"]["store"] = "sqlite"  # the hint's
+    prepare(cluster)
+
+
+def test_settings_that_a_member_would_refuse_are_refused_before_anything_else() -> None:
+    parser = argparse.ArgumentParser()
+    add_kube(parser.add_subparsers())
+    words = ["kube", "prepare", "--name=polder", "--trust-domain=polder.example", "--region=a"]
+    options = parser.parse_args([*words, '--config=lost_after = "5s"\nsilent_after = "1m"\n'])
+    with pytest.raises(ConfigError, match=r"^orchestrator\.toml: lost_after: must be longer than"):
+        options.run(options)

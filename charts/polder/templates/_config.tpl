@@ -8,7 +8,7 @@
 {{- $agents := default (list (printf "%s:%d" $service (int $values.service.port))) $values.advertise.agents -}}
 {{- $join := default (list (printf "%s:%d" $service (int $values.service.joinPort))) $values.advertise.join -}}
 {{- $peer := $own -}}
-{{- if gt (len $values.advertise.members) .ordinal -}}
+{{- if gt (len (default list $values.advertise.members)) .ordinal -}}
 {{- $peer = index $values.advertise.members .ordinal -}}
 {{- end -}}
 data_dir = "/var/lib/polder/data"

@@ -2,13 +2,13 @@
 
 {{- define "polder.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 38 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride -}}
 {{- else -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 38 | trimSuffix "-" -}}
+{{- .Release.Name -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 38 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name $name -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -97,16 +97,21 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
-{{/* Where pods go. Takes root, values (of the component) and component. */}}
-{{- define "polder.placing" -}}
-{{- with .values.nodeSelector }}
+{{/* Machines that pods may go to. Takes the values of the component. */}}
+{{- define "polder.machines" -}}
+{{- with .nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .values.tolerations }}
+{{- with .tolerations }}
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- end -}}
+
+{{/* Where pods go. Takes root, values (of the component) and component. */}}
+{{- define "polder.placing" -}}
+{{- include "polder.machines" .values }}
 {{- with .values.affinity }}
 affinity:
   {{- toYaml . | nindent 2 }}

@@ -2,6 +2,10 @@
 {{- define "polder.validate" -}}
 {{- $v := .Values -}}
 {{- $problems := list -}}
+{{- $full := include "polder.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([a-z0-9-]{0,36}[a-z0-9])?$" $full) -}}
+{{- $problems = append $problems (printf "fullnameOverride: %s cannot be what names of Services begin with; give at most 38 lower-case letters, digits and hyphens, a letter first" $full) -}}
+{{- end -}}
 {{- if not $v.image.repository -}}
 {{- $problems = append $problems "image.repository: say where your image is, such as registry.example/polder/orchestrator; there is no default (docs/helm.md)" -}}
 {{- end -}}
@@ -18,6 +22,12 @@
 {{- if or $v.store.etcd.endpoints $v.store.etcd.existingSecret -}}
 {{- $problems = append $problems "store.etcd: is given, and store.type is sqlite; set store.type=etcd" -}}
 {{- end -}}
+{{- if $v.advertise.members -}}
+{{- $problems = append $problems "advertise.members: a member with SQLite has no others that could dial it; set store.type=etcd" -}}
+{{- end -}}
+{{- if $v.memberService.enabled -}}
+{{- $problems = append $problems "memberService.enabled: a member with SQLite has no others that could dial it; set store.type=etcd" -}}
+{{- end -}}
 {{- else if $v.store.etcd.endpoints -}}
 {{- if not $v.store.etcd.existingSecret -}}
 {{- $problems = append $problems "store.etcd.existingSecret: an etcd of your own is spoken to with certificates only; name the Secret with ca.crt, tls.crt and tls.key" -}}
@@ -32,6 +42,26 @@
 {{- end -}}
 {{- if and $v.advertise.members (ne (len $v.advertise.members) (int $v.replicas)) -}}
 {{- $problems = append $problems (printf "advertise.members: has %d addresses for %d members; give one for each, in order" (len $v.advertise.members) (int $v.replicas)) -}}
+{{- end -}}
+{{- $service := $v.service -}}
+{{- if eq (int $service.port) (int $service.joinPort) -}}
+{{- $problems = append $problems (printf "service.joinPort: is %d, as service.port; give each its own" (int $service.port)) -}}
+{{- end -}}
+{{- $onlyFor := dict "nodePort" "ClusterIP" "joinNodePort" "ClusterIP" "externalTrafficPolicy" "ClusterIP" "loadBalancerClass" "ClusterIP NodePort" "loadBalancerSourceRanges" "ClusterIP NodePort" -}}
+{{- range $key, $unfit := $onlyFor -}}
+{{- if and (get $service $key) (has $service.type (splitList " " $unfit)) -}}
+{{- $problems = append $problems (printf "service.%s: a Service of type %s has none; set service.type=LoadBalancer%s" $key $service.type (ternary " or NodePort" "" (eq $unfit "ClusterIP"))) -}}
+{{- end -}}
+{{- end -}}
+{{- range $key, $labels := dict "podLabels" $v.podLabels "podAnnotations" $v.podAnnotations "metrics.serviceMonitor.labels" $v.metrics.serviceMonitor.labels -}}
+{{- range $name := keys (default dict $labels) | sortAlpha -}}
+{{- if regexMatch "^(app\\.kubernetes\\.io|helm\\.sh|polder\\.eu)/" $name -}}
+{{- $problems = append $problems (printf "%s: %s is the chart's own to say" $key $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if has (int $v.metrics.port) (list 7443 7444 7481) -}}
+{{- $problems = append $problems (printf "metrics.port: members have something else at %d; choose another, such as 7480" (int $v.metrics.port)) -}}
 {{- end -}}
 {{- if and $v.metrics.serviceMonitor.enabled (not $v.metrics.enabled) -}}
 {{- $problems = append $problems "metrics.serviceMonitor.enabled: needs metrics.enabled=true" -}}

@@ -1,3 +1,10 @@
+{{/* Annotations of what the jobs need: there before each of them, and gone after it. */}}
+{{- define "polder.aroundJobs" -}}
+helm.sh/hook: pre-install,pre-upgrade,pre-rollback,post-install,post-upgrade,post-rollback
+helm.sh/hook-weight: "-5"
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end -}}
+
 {{/* A Job around an install or upgrade. Takes root, name, events, weight and args. */}}
 {{- define "polder.job" -}}
 apiVersion: batch/v1
@@ -27,14 +34,7 @@ spec:
       securityContext:
         {{- include "polder.podSecurityContext" .root | nindent 8 }}
       {{- include "polder.pullSecrets" .root | nindent 6 }}
-      {{- with .root.Values.nodeSelector }}
-      nodeSelector:
-        {{- toYaml . | nindent 8 }}
-      {{- end }}
-      {{- with .root.Values.tolerations }}
-      tolerations:
-        {{- toYaml . | nindent 8 }}
-      {{- end }}
+      {{- include "polder.machines" .root.Values | nindent 6 }}
       containers:
         - name: job
           image: {{ include "polder.image" .root.Values.image }}
