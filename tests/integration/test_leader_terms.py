@@ -131,7 +131,7 @@ async def test_a_stale_part_refuses_alone(tmp_path: Path) -> None:
 
 
 async def test_a_lost_nodes_replicas_move_and_come_back_as_stops(tmp_path: Path) -> None:
-    settings = replace(QUICK, periods=Periods(silent_after_s=0.5, lost_after_s=1.0))
+    settings = replace(QUICK, periods=Periods(silent_after_s=1.0, lost_after_s=2.0))
     async with region(tmp_path, leader_settings=settings) as home:
         first = await (await (await home.join("n1")).connect()).welcomed()
         await eventually(lambda: home.cache.node_status("n1"), "seen")
