@@ -210,7 +210,7 @@ def step(upgrade: Upgrade, boxes: Iterable[Box], now: float, *, frozen: bool = F
     lost = tuple((n, f) for n, f in upgrade.failed.items() if before.failed.get(n) != f)
     allowed = failures_allowed(upgrade, len(ordered))
     if upgrade.phase is Phase.RUNNING and len(upgrade.failed) > allowed:
-        text = f"{len(upgrade.failed)} failed, of {allowed} that may: {_named(upgrade)}"
+        text = f"{len(upgrade.failed)} failed, and {allowed} may: {_named(upgrade)}"
         upgrade = upgrade.paused("TooManyFailed", text)
         return Decision(upgrade, withdraw=_idle(judged), news=(text,), lost=lost)
     if upgrade.phase is Phase.PAUSED:
