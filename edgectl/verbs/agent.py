@@ -114,7 +114,8 @@ def upgrade(invocation: Invocation) -> int:
         print(f"warning: {safe(text)}", file=sys.stderr)
     state = answer.state
     left, waves = state.nodes - state.done, len(state.waves_permille)
-    what = f"{left} of {state.nodes} nodes to {safe(state.version)}, in {waves} wave{'s' * (waves != 1)}"
+    in_waves = f"in {waves} wave{'s' * (waves != 1)}"
+    what = f"{left} of {state.nodes} nodes to {safe(state.version)}, {in_waves}"
     if options.dry_run:
         print(f"would upgrade {what}", flush=True)
         _show_nodes(state)
