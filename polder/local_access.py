@@ -10,12 +10,11 @@ also on a machine that knows nothing of the installation: as in a join token (AD
 inside.
 """
 
-import base64
-import binascii
 import json
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 
+from polder.base64url import UNREADABLE, decode, encode
 from polder.manifest.names import HOST_NAME, LABEL
 
 # Each keeps a signature from being valid for anything else.
@@ -151,12 +150,12 @@ class BreakGlassToken:
 
     def __str__(self) -> str:
         body = {
-            "grant": _encode(self.grant),
-            "signature": _encode(self.signature),
-            "chain": [_encode(der) for der in self.chain],
-            "root": _encode(self.root),
+            "grant": encode(self.grant),
+            "signature": encode(self.signature),
+            "chain": [encode(der) for der in self.chain],
+            "root": encode(self.root),
         }
-        return PREFIX + _encode(json.dumps(body, separators=(",", ":")).encode())
+        return PREFIX + encode(json.dumps(body, separators=(",", ":")).encode())
 
 
 def read_token(text: str) -> BreakGlassToken:
@@ -168,18 +167,10 @@ def read_token(text: str) -> BreakGlassToken:
             "(edge-orchestrator ca break-glass)"
         )
     try:
-        body = json.loads(_decode(text[len(PREFIX) :]))
-        grant, signature = _decode(body["grant"]), _decode(body["signature"])
-        chain = tuple(_decode(der) for der in body["chain"])
-        root = _decode(body["root"])
-    except (binascii.Error, ValueError, KeyError, TypeError, RecursionError) as error:
+        body = json.loads(decode(text[len(PREFIX) :]))
+        grant, signature = decode(body["grant"]), decode(body["signature"])
+        chain = tuple(decode(der) for der in body["chain"])
+        root = decode(body["root"])
+    except UNREADABLE as error:
         raise InvalidGrant("the break-glass token is damaged: was it copied whole?") from error
     return BreakGlassToken(grant, signature, chain, root)
-
-
-def _encode(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
-
-
-def _decode(text: str) -> bytes:
-    return base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)

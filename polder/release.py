@@ -8,12 +8,11 @@ A release names the packages of one version, one for each architecture, by their
 `polder-release1.` and base64url of the JSON {"release", "signature"}.
 """
 
-import base64
-import binascii
 import json
 import re
 from dataclasses import asdict, dataclass
 
+from polder.base64url import UNREADABLE, decode, encode
 from polder.manifest.placement import ARCHITECTURES
 
 # Keeps a signature from being valid for anything else.
@@ -150,8 +149,8 @@ class SignedRelease:
     signature: bytes
 
     def __str__(self) -> str:
-        body = {"release": _encode(self.release), "signature": _encode(self.signature)}
-        return PREFIX + _encode(json.dumps(body, separators=(",", ":")).encode())
+        body = {"release": encode(self.release), "signature": encode(self.signature)}
+        return PREFIX + encode(json.dumps(body, separators=(",", ":")).encode())
 
 
 def read_signed(text: str) -> SignedRelease:
@@ -163,19 +162,11 @@ def read_signed(text: str) -> SignedRelease:
             "(edge-orchestrator ca sign-release)"
         )
     try:
-        body = json.loads(_decode(text[len(PREFIX) :]))
-        release, signature = _decode(body["release"]), _decode(body["signature"])
-    except (binascii.Error, ValueError, KeyError, TypeError, RecursionError) as error:
+        body = json.loads(decode(text[len(PREFIX) :]))
+        release, signature = decode(body["release"]), decode(body["signature"])
+    except UNREADABLE as error:
         raise InvalidRelease("the signed release is damaged: was it copied whole?") from error
     return SignedRelease(release, signature)
-
-
-def _encode(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
-
-
-def _decode(text: str) -> bytes:
-    return base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
 
 
 def version_order(version: str) -> tuple[object, ...]:

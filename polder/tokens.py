@@ -5,10 +5,11 @@ whoever answers first. The secret is the only confidential part; the store keeps
 """
 
 import base64
-import binascii
 import hashlib
 import json
 from dataclasses import dataclass
+
+from polder.base64url import UNREADABLE, decode, encode
 
 PREFIX = "polder1."
 MAX_TEXT = 8192
@@ -40,7 +41,7 @@ class JoinToken:
         }
         raw = json.dumps(body, separators=(",", ":")).encode()
         check = hashlib.sha256(raw).digest()[:4]  # tells a cut-off paste from a wrong token
-        return PREFIX + base64.urlsafe_b64encode(check + raw).decode().rstrip("=")
+        return PREFIX + encode(check + raw)
 
     def __repr__(self) -> str:
         return f"JoinToken(site={self.site!r}, node={self.node!r}, endpoints={self.endpoints!r})"
@@ -58,16 +59,15 @@ def parse(text: str) -> JoinToken:
         raise InvalidToken(
             f"this is not a join token: those start with {PREFIX!r} (edgectl token create)"
         )
-    encoded = text[len(PREFIX) :]
     try:
-        raw = base64.b64decode(encoded + "=" * (-len(encoded) % 4), b"-_", validate=True)
+        raw = decode(text[len(PREFIX) :])
         check, body = raw[:4], raw[4:]
         if hashlib.sha256(body).digest()[:4] != check:
             raise InvalidToken("the join token is damaged: was it copied whole?")
         return _token(json.loads(body))
     except InvalidToken:
         raise
-    except (binascii.Error, ValueError, KeyError, TypeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise InvalidToken("the join token is damaged: was it copied whole?") from error
 
 
