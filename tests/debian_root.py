@@ -96,8 +96,9 @@ class DebianRoot(Root):
     def pretend_systemd(self) -> None:
         """As if systemd ran; what it is asked is in `calls`."""
         self.run("mkdir", "-p", "/run/systemd/system")
-        for name in ("systemctl", "deb-systemd-invoke", "sysctl"):
+        for name in ("systemctl", "deb-systemd-invoke"):
             self.put(f"/usr/local/bin/{name}", _NOTE, 0o755)
+        self.put("/usr/lib/systemd/systemd-sysctl", _NOTE, 0o755)
 
     def calls(self) -> Sequence[str]:
         """What systemd was asked since the last time."""

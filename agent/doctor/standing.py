@@ -131,6 +131,8 @@ def machine_id(facts: Facts) -> Iterator[Finding]:
 
 def agent(facts: Facts) -> Iterator[Finding]:
     found = facts.standing
+    if not found.agent_pid and not found.joined:
+        return  # it waits for the join, and leaves its lock to that
     if not found.agent_pid:
         yield Finding(
             "agent", NOTE, "the agent does not run", "`systemctl enable --now edge-agent`"

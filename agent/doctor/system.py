@@ -109,7 +109,7 @@ def cgroups(facts: Facts) -> Iterator[Finding]:
         return
     lacking = [name for name in CONTROLLERS if name not in found.controllers]
     if lacking:
-        fix = f"add `cgroup_enable={' cgroup_enable='.join(lacking)}` to the kernel's command line"
+        fix = "take `cgroup_disable=` off the kernel's command line, or install a kernel with them"
         if any(argument.startswith("cgroup_enable") for argument in facts.profile.kernel_arguments):
             fix = f"run `{PREPARE}`: it adds cgroup_enable=memory to /boot/firmware/cmdline.txt"
         yield Finding(

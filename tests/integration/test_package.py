@@ -17,6 +17,7 @@ from tests.debian_root import DebianRoot, install
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = ROOT / "hardware" / "systemd"
+PROFILES = ROOT / "hardware" / "profiles"
 # `systemd-analyze security`, 0 is best. The agent mounts for the runtime: no mount namespace.
 EXPOSURE_MAX = {
     "edge-agent": 5.2,
@@ -358,6 +359,21 @@ def test_an_old_kernel_is_told_and_nothing_fails(root: DebianRoot, package: Path
 
 
 @pytest.mark.dpkg
+def test_a_removal_that_was_broken_off_starts_all_that_it_stopped(
+    root: DebianRoot, package: Path
+) -> None:
+    root.pretend_systemd()
+    install(root, package)
+    root.calls()
+    script = ("env", "DPKG_MAINTSCRIPT_PACKAGE=polder-agent", "DPKG_MAINTSCRIPT_NAME=postinst")
+    root.run("/var/lib/dpkg/info/polder-agent.prerm", "remove")
+    stopped = [unit for call in root.calls() for unit in call.split()[2:]]
+    root.run(*script, "/var/lib/dpkg/info/polder-agent.postinst", "abort-remove")
+    started = [unit for call in root.calls() for unit in call.split()[2:]]
+    assert sorted(stopped) == sorted(started) and len(started) == 3
+
+
+@pytest.mark.dpkg
 def test_tuning_can_be_declined(root: DebianRoot, package: Path) -> None:
     root.put("/etc/polder/profiles.d/own.toml", OWN)
     root.put("/etc/polder/no-tuning", "")
@@ -408,16 +424,21 @@ def test_prepare_does_what_is_missing_once(fresh: DebianRoot, package: Path) -> 
 
 @pytest.mark.dpkg
 def test_prepare_leaves_what_somebody_else_wrote(fresh: DebianRoot) -> None:
+    fresh.put("/profiles/jetson-orin.toml", (PROFILES / "jetson-orin.toml").read_bytes())
     fresh.put("/etc/cni/net.d/05-own.conflist", "{}")
     fresh.put("/etc/sysctl.d/70-polder.conf", "vm.swappiness = 1\n")
     said = prepare(fresh)
     assert "kept     /etc/cni/net.d/05-own.conflist" in said
     assert "kept     /etc/sysctl.d/70-polder.conf" in said
+    # Ansible's `changed_when: stdout != ""`: what was kept is no change.
+    assert fresh.run("sh", "-c", "/prepare --no-packages 2>/dev/null").stdout == ""
     assert fresh.run("cat", "/etc/sysctl.d/70-polder.conf").stdout == "vm.swappiness = 1\n"
     assert not fresh.exists("/etc/cni/net.d/10-polder.conflist")
     assert "changed  /etc/polder/profile" in prepare(fresh, "--profile", "jetson-orin")
     assert fresh.run("cat", "/etc/polder/profile").stdout == "jetson-orin\n"
     assert "/etc/polder/profile" not in prepare(fresh, "--profile", "jetson-orin")
+    fresh.put("/etc/polder/profiles.d/own.toml", OWN)
+    assert "changed  /etc/polder/profile" in prepare(fresh, "--profile", "test-box")
 
 
 @pytest.mark.dpkg
@@ -425,6 +446,11 @@ def test_prepare_says_what_is_wrong(fresh: DebianRoot) -> None:
     assert "unknown argument" in prepare(fresh, "--chek", code=64)
     assert "no such file" in prepare(fresh, "--deb", "/none.deb", code=64)
     assert "--image is for --root" in prepare(fresh, "--image", code=64)
+    fresh.put("/profiles/jetson-orin.toml", (PROFILES / "jetson-orin.toml").read_bytes())
+    assert "no profile toaster" in prepare(fresh, "--profile", "toaster", code=64)
+    assert not fresh.exists("/etc/polder/profile")
+    told = prepare(fresh, "--help")
+    assert told.startswith("Turns a fresh") and told.endswith("64 usage.\n")
     fresh.put("/usr/local/bin/dpkg-query", "#!/bin/sh\nexit 1\n", 0o755)
     assert "packages are missing: containerd" in prepare(fresh, code=1)
     fresh.put("/etc/os-release", 'ID=fedora\nPRETTY_NAME="Fedora"\n')
@@ -432,13 +458,39 @@ def test_prepare_says_what_is_wrong(fresh: DebianRoot) -> None:
 
 
 @pytest.mark.dpkg
+def test_prepare_shows_why_apt_did_not_install(fresh: DebianRoot, package: Path) -> None:
+    """As on Debian 13, which has no Python 3.11."""
+    fresh.put("/agent.deb", package.read_bytes())
+    reason = "polder-agent : Depends: python3.11 but it is not installable"
+    fresh.put("/usr/local/bin/apt-get", f"#!/bin/sh\necho '{reason}'\nexit 100\n", 0o755)
+    said = prepare(fresh, "--deb", "/agent.deb", code=1)
+    assert reason in said and "failed   polder-agent 0.1.0-1" in said
+
+
+@pytest.mark.dpkg
+def test_prepare_sets_what_it_wrote_on_a_box_that_runs(fresh: DebianRoot) -> None:
+    fresh.pretend_systemd()
+    fresh.put("/usr/local/bin/modprobe", "#!/bin/sh\n", 0o755)
+    prepare(fresh)
+    assert "systemd-sysctl /etc/sysctl.d/70-polder.conf" in fresh.calls()
+    # Forwarding would switch off the routes that a router of IPv6 announces; pods have IPv4.
+    assert "ipv6" not in fresh.run("cat", "/etc/sysctl.d/70-polder.conf").stdout
+
+
+@pytest.mark.dpkg
 def test_an_image_gets_no_machine_id_and_no_identity(fresh: DebianRoot) -> None:
     """The image is the same system again, mounted elsewhere."""
     fresh.run("sh", "-c", "mkdir /image && mount --rbind / /image")
     fresh.put("/etc/machine-id", "0123456789abcdef0123456789abcdef\n")
-    fresh.put("/var/lib/polder-agent/identity/key.pem", "secret")
+    of_one = ("/var/lib/polder-agent/identities/1/key.pem", "/var/lib/polder-agent/plan-current.pb",
+              "/etc/polder/join-token", "/var/lib/systemd/random-seed")  # fmt: skip
+    for path in (*of_one, "/var/lib/polder-agent/volumes/ns/r/v/data", "/etc/ssh/ssh_host_x_key"):
+        fresh.put(path, "x")
     said = prepare(fresh, "--root", "/image", "--image")
     assert "each box makes its own" in said and "identity of a node" in said
+    assert "every copy of the image would have the same keys" in said
     assert fresh.run("cat", "/etc/machine-id").stdout == "uninitialized\n"
-    assert not fresh.exists("/var/lib/polder-agent/identity")
+    assert not [path for path in of_one if fresh.exists(path)]
+    assert fresh.exists("/var/lib/polder-agent/volumes/ns/r/v/data")
+    fresh.run("rm", "-r", "/etc/ssh")
     assert prepare(fresh, "--root", "/image", "--image", "--check") == ""

@@ -19,6 +19,7 @@ from tests.integration.test_package import build, builder
 
 pytestmark = [pytest.mark.long, pytest.mark.emulation, pytest.mark.timeout(1800)]
 
+PREPARE = Path(__file__).resolve().parents[2] / "hardware" / "prepare"
 JOURNAL = "/etc/systemd/journald.conf.d/60-polder.conf"
 DEADLINE_S = 600.0  # an emulated box on a busy machine starts its agent in minutes
 
@@ -117,6 +118,42 @@ def _life_of_a_box(root: DebianRoot, package: Path, token: str) -> None:
     left = root.run("systemctl", "is-active", "edge-agent", "edge-switch", code=None).stdout
     assert "active" not in left.split()
     assert not root.exists("/var/lib/polder-agent")
+
+
+async def test_a_fresh_debian_becomes_a_ready_box(
+    packages: dict[str, Path], tmp_path: Path
+) -> None:
+    """By `prepare` and what Debian's archive has; the smallest Debian lacks even sysctl and ip."""
+    lower = debian("amd64", tmp_path)
+    async with running(tmp_path / "orchestrator") as rig:
+        await rig.site()
+        token = await token_for(rig, "box-1")
+        with DebianRoot(str(lower)) as root:
+            await asyncio.to_thread(_life_of_a_fresh_box, root, packages["amd64"], token)
+
+
+def _life_of_a_fresh_box(root: DebianRoot, package: Path, token: str) -> None:
+    root.put("/agent.deb", package.read_bytes())
+    root.put("/prepare", PREPARE.read_bytes(), 0o755)
+    checked = root.run("/prepare", "--check", "--deb", "/agent.deb", code=3).stdout
+    assert "would    Debian packages containerd runc containernetworking-plugins" in checked
+    root.run("/prepare", "--deb", "/agent.deb")
+    assert root.run("/prepare", "--check", "--deb", "/agent.deb").stdout == ""
+    root.run("rm", "/agent.deb")
+    root.boot()
+    own = "/opt/polder-agent/share/polder/prepare"
+    said = root.run("sh", "-c", f"{own} 2>/dev/null").stdout
+    assert said == "", "only a runtime that does not run could be left to do"
+    root.run("edge-agent", "join", "--token", token)
+    eventually(lambda: is_connected(root), "the box has joined")
+    levels = {
+        (finding["check"], finding["level"])
+        for finding in json.loads(root.run("edge-agent", "doctor", "-o", "json", code=None).stdout)[
+            "findings"
+        ]
+    }
+    for check in ("runtime", "cni", "certificates", "orchestrators", "switch", "upgrades"):
+        assert (check, "ok") in levels and (check, "failure") not in levels
 
 
 async def test_on_arm64_it_is_installed_examined_and_joins(
