@@ -1,8 +1,8 @@
 """The command `edge-orchestrator kube`: what the Helm chart's jobs run. Called by `main.py`.
 
-prepare    refuse a version that is too old for the store, another store, and settings that a member
-           would refuse; make the secrets that are missing
-record     write down the store, and which schemas this version has rolled out
+prepare    refuse a version that is too old for the store, another store or root, and settings that
+           a member would refuse; make the secrets that are missing
+record     write down the root, the store, and which schemas this version has rolled out
 """
 
 import argparse
@@ -36,6 +36,7 @@ def add_kube(commands: Any) -> None:
     record = actions.add_parser("record", help="write down the schemas of this version")
     record.add_argument("--name", required=True)
     record.add_argument("--store", required=True, choices=STORES)
+    record.add_argument("--ca-secret", required=True, help="that members use")
     record.set_defaults(run=_record)
 
 
@@ -70,7 +71,7 @@ def _config(text: str) -> Config:
 
 def _record(options: argparse.Namespace) -> int:
     keeper = Keeper(own_api(), time.time())
-    keeper.record(options.name, options.store)
+    keeper.record(options.name, options.store, options.ca_secret)
     return _told(keeper)
 
 

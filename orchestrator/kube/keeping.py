@@ -8,7 +8,8 @@ something, delete it and upgrade. For a release NAME:
     Secret NAME-ca           what members need of the CA: root.crt, ca.crt, ca.key
     Secret NAME-etcd-ca      of the bundled etcd; no pod reads it
     Secret NAME-etcd-server, NAME-etcd-client   ca.crt, tls.crt, tls.key
-    ConfigMap NAME-installation   the kind of store, and the newest schemas, that were rolled out
+    ConfigMap NAME-installation   the root, the kind of store, and the newest schemas that were
+                                  rolled out
 
 The secrets belong to no release of Helm's, so that `helm uninstall` leaves them: without them the
 volumes would be of no use.
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from orchestrator.identity.authority import (
     create_region,
@@ -45,6 +47,7 @@ _ETCD_CLIENT = "polder"
 _ETCD_SERVER = "etcd"
 
 Files = Mapping[str, bytes]
+Record = Mapping[str, str]
 
 
 class Api(Protocol):
@@ -79,11 +82,11 @@ class Keeper:
 
     # --- the store -------------------------------------------------------------------------------
 
-    def refuse_unfit(self, release: Release) -> bool:
-        """Whether an installation is recorded. Raises KubeRefused when this version is too old for
-        what has been rolled out: its members would refuse the store one by one. And on the way
-        from etcd to SQLite: no member would refuse that. It would found an installation anew, or
-        go on from what its volume had before the move, and boxes would do as it says."""
+    def refuse_unfit(self, release: Release) -> Record | None:
+        """What is recorded of the installation, if any is. Raises KubeRefused when this version is
+        too old for what has been rolled out: its members would refuse the store one by one. And on
+        the way from etcd to SQLite: no member would refuse that. It would found an installation
+        anew, or go on from what its volume had before the move, and boxes would do as it says."""
         known_as = f"{release.name}-installation"
         found = self.api.get("configmaps", known_as)
         data = (found or {}).get("data") or {}
@@ -101,13 +104,18 @@ class Keeper:
                     f"and version {running_version()} knows {known}: nothing was changed",
                     "Go back to that version, or restore a backup from before it: docs/helm.md.",
                 )
-        return found is not None
+        return None if found is None else data
 
-    def record(self, name: str, store: str) -> None:
-        """The store, and the schemas that members of this version write. Raises KubeRefused."""
+    def record(self, name: str, store: str, ca_secret: str) -> None:
+        """The root, the store, and the schemas that members of this version write. Raises
+        KubeRefused."""
         known = f"{name}-installation"
         data = {key: str(value) for key, value in SCHEMAS.items()}
         data |= {"store": store, "version": running_version()}
+        files = self._files(ca_secret)
+        if files is None:
+            raise KubeRefused(f"Secret {ca_secret} is gone, and members use it")
+        data["root"] = _fingerprint(files)
         body = _object(name, known, "ConfigMap") | {"data": data}
         if self.api.create("configmaps", body):
             self.told.append(f"ConfigMap {known}: written")
@@ -127,7 +135,7 @@ class Keeper:
         known = self.refuse_unfit(release)
         with tempfile.TemporaryDirectory() as folder:
             if release.ca_secret:
-                self._check_given(release, Path(folder))
+                self._check_given(release, Path(folder), known)
             else:
                 self._own_ca(release, Path(folder), known)
         with tempfile.TemporaryDirectory() as folder:
@@ -136,7 +144,7 @@ class Keeper:
             elif release.etcd_hosts:
                 self._etcd(release, Path(folder))
 
-    def _check_given(self, release: Release, folder: Path) -> None:
+    def _check_given(self, release: Release, folder: Path, known: Record | None) -> None:
         files = self._files(release.ca_secret)
         if files is None:
             raise KubeRefused(
@@ -144,7 +152,7 @@ class Keeper:
                 "On the safe machine: edge-orchestrator ca init --dir ca --region "
                 f"{release.region}; then docs/helm.md tells how its files become the Secret.",
             )
-        _check_ca(release, release.ca_secret, files, folder)
+        _check_ca(release, release.ca_secret, files, folder, known)
         self.told.append(f"Secret {release.ca_secret}: used")
 
     def _check_etcd_given(self, name: str, folder: Path) -> None:
@@ -169,15 +177,15 @@ class Keeper:
             raise KubeRefused(f"Secret {name}: tls.key does not belong to tls.crt")
         self.told.append(f"Secret {name}: used")
 
-    def _own_ca(self, release: Release, folder: Path, known: bool) -> None:
+    def _own_ca(self, release: Release, folder: Path, known: Record | None) -> None:
         name, root_name = f"{release.name}-ca", f"{release.name}-root"
         files = self._files(name)
         if files is not None:
-            _check_ca(release, name, files, folder)
+            _check_ca(release, name, files, folder, known)
             self.told.append(f"Secret {name}: kept")
             return
         root = self._files(root_name)
-        if root is None and known:
+        if root is None and known is not None:
             raise KubeRefused(
                 f"this installation's Secret {name} is gone, and {root_name} is not here to make "
                 "it again: a new root would shut out every box and operator",
@@ -289,7 +297,14 @@ def _without(folder: Path, error: UnusableFile) -> str:
     return str(error).replace(f"{folder}/", "")
 
 
-def _check_ca(release: Release, name: str, files: Files, folder: Path) -> None:
+def _fingerprint(files: Files) -> str:
+    """Of the root that members compare the Store's with."""
+    return x509.load_pem_x509_certificate(files["root.crt"]).fingerprint(hashes.SHA256()).hex()
+
+
+def _check_ca(
+    release: Release, name: str, files: Files, folder: Path, known: Record | None
+) -> None:
     """Raises KubeRefused when a member could not start with it."""
     _require(name, files, _CA_FILES)
     _write(folder, {"root.crt": files["root.crt"]})
@@ -306,6 +321,13 @@ def _check_ca(release: Release, name: str, files: Files, folder: Path) -> None:
     if authority.region != release.region:
         raise KubeRefused(
             f"Secret {name} is of region {authority.region}, and region says {release.region}"
+        )
+    if known is not None and known.get("root", _fingerprint(files)) != _fingerprint(files):
+        raise KubeRefused(
+            f"Secret {name} has another root than this installation: every box and operator would "
+            "be shut out",
+            "The root stays: make a CA for the region with the one that there is "
+            f"(Secret {release.name}-root, or where its key was taken).",
         )
 
 

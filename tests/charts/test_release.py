@@ -287,6 +287,17 @@ def test_three_members_with_an_etcd_of_their_own(stage: Stage) -> None:
     until(lambda: all(stage.uid(name) != uid for name, uid in etcd.items()), "all of etcd is new")
     assert "telco" in stage.edgectl(context, "get", "providers")
 
+    # What only a member finds out stops at the first of them. The others serve until the rollback.
+    before = {name: stage.uid(name) for name in before}
+    wrong = merged(THREE, {"store": {"etcd": {"prefix": "/other"}}})
+    stage.helm("upgrade", "polder", str(CHART), values=wrong)
+    until(lambda: "a second one of the same CA" in said_by_pods(stage), "the first one refuses")
+    assert {n for n, uid in before.items() if stage.uid(n) == uid} == {"polder-0", "polder-1"}
+    assert "telco" in stage.edgectl(context, "get", "providers")
+    stage.helm("rollback", "polder", "--wait", "--timeout=2m")
+    until(lambda: stage.pod("polder-2").ready, "it serves again")
+    assert stage.uid("polder-0") == before["polder-0"]
+
     # More members of etcd are not made by a number.
     with pytest.raises(HelmRefused, match="pre-upgrade hooks failed"):
         stage.install(merged(THREE, {"etcd": {"replicas": 5}}))

@@ -114,7 +114,7 @@ def test_a_regions_ca_is_renewed_by_deleting_it(cluster: Cluster, tmp_path: Path
 
 def test_a_lost_ca_is_not_replaced_by_another_root(cluster: Cluster) -> None:
     prepare(cluster)
-    Keeper(cluster, NOW).record("polder", "sqlite")
+    Keeper(cluster, NOW).record("polder", "sqlite", "polder-ca")
     for name in list(cluster.names):
         del cluster.objects["secrets", name]
     with pytest.raises(KubeRefused, match="polder-ca is gone") as caught:
@@ -262,29 +262,32 @@ def test_two_jobs_at_once_agree(cluster: Cluster, tmp_path: Path) -> None:
 def test_a_version_that_is_too_old_is_refused_before_anything_changes(
     cluster: Cluster, key: str
 ) -> None:
-    Keeper(cluster, NOW).record("polder", "sqlite")
+    prepare(cluster)
+    Keeper(cluster, NOW).record("polder", "sqlite", "polder-ca")
     data = cluster.objects["configmaps", "polder-installation"]["data"]
     data |= {key: str(SCHEMAS[key] + 1), "version": "9.9.9"}
+    before = copy.deepcopy(cluster.objects)
     with pytest.raises(KubeRefused, match=r"written by version 9\.9\.9") as caught:
-        prepare(cluster)
+        prepare(cluster, WITH_ETCD)
     assert "docs/helm.md" in caught.value.hint
-    assert not cluster.names
+    assert cluster.objects == before
 
 
 def test_the_record_never_goes_back(cluster: Cluster) -> None:
+    prepare(cluster)
     keeper = Keeper(cluster, NOW)
-    keeper.record("polder", "sqlite")
+    keeper.record("polder", "sqlite", "polder-ca")
     cluster.objects["configmaps", "polder-installation"]["data"]["schema"] = "7"
-    keeper.record("polder", "sqlite")
+    keeper.record("polder", "sqlite", "polder-ca")
     assert cluster.objects["configmaps", "polder-installation"]["data"]["schema"] == "7"
 
 
 def test_there_is_no_way_back_from_etcd_to_sqlite(cluster: Cluster) -> None:
     """A member would take up what its volume had before the move, and nobody would be warned."""
     prepare(cluster)
-    Keeper(cluster, NOW).record("polder", "sqlite")
+    Keeper(cluster, NOW).record("polder", "sqlite", "polder-ca")
     prepare(cluster, WITH_ETCD)
-    Keeper(cluster, NOW).record("polder", "etcd")
+    Keeper(cluster, NOW).record("polder", "etcd", "polder-ca")
     before = copy.deepcopy(cluster.objects)
     with pytest.raises(KubeRefused, match=r"is in etcd, and store\.type says sqlite") as caught:
         prepare(cluster)
@@ -293,6 +296,19 @@ def test_there_is_no_way_back_from_etcd_to_sqlite(cluster: Cluster) -> None:
     prepare(cluster, WITH_ETCD)
     cluster.objects["configmaps", "polder-installation"]["data"]["store"] = "sqlite"  # the hint's
     prepare(cluster)
+
+
+def test_another_root_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    """As it would come with a Secret for several regions that was made apart from the first."""
+    prepare(cluster)
+    Keeper(cluster, NOW).record("polder", "sqlite", "polder-ca")
+    given_ca(cluster, tmp_path)
+    mine = replace(RELEASE, ca_secret="mine")
+    with pytest.raises(KubeRefused, match="Secret mine has another root than this installation"):
+        prepare(cluster, mine)
+    data = cluster.objects["secrets", "mine"]["data"]
+    data |= cluster.objects["secrets", "polder-ca"]["data"]
+    assert prepare(cluster, mine) == ["Secret mine: used"]
 
 
 def test_settings_that_a_member_would_refuse_are_refused_before_anything_else() -> None:

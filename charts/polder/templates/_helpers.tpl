@@ -132,3 +132,12 @@ topologySpreadConstraints:
   {{- end }}
 {{- end }}
 {{- end -}}
+
+{{/* A rule of a NetworkPolicy: names may be asked for. */}}
+{{- define "polder.dialsNames" -}}
+- ports: # names
+    {{- range .Values.networkPolicy.dnsPorts }}
+    - {protocol: UDP, port: {{ int . }}}
+    - {protocol: TCP, port: {{ int . }}}
+    {{- end }}
+{{- end -}}
