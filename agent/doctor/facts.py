@@ -136,6 +136,7 @@ class Standing:
 
     `error`: there is an identity, and it cannot be read. `upgrade_watched`: orders of the fleet
     would be carried out here, None on a box that cannot; `upgrade_trouble`: how the last failed.
+    `forbidden_state_dir`: where the state is to be, and the package's units may not write.
     """
 
     joined: bool = False
@@ -150,6 +151,7 @@ class Standing:
     upgrade_watched: bool | None = None
     upgrade_trouble: str = ""
     token: WaitingToken | None = None
+    forbidden_state_dir: str = ""
 
 
 @dataclass(frozen=True, slots=True)

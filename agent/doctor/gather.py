@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent import accelerators, mounts
-from agent.config import AgentConfig
+from agent.config import STATE_DIR, AgentConfig
 from agent.doctor import gather_network
 from agent.doctor.facts import (
     Cgroups,
@@ -41,6 +41,7 @@ from polder import tokens
 
 STA_UNSYNC = 0x40
 JOIN_TOKEN = "etc/polder/join-token"  # noqa: S105 - a file name, of edge-join.service
+UNITS, SWITCH_UNIT = ("usr/lib/systemd/system", "lib/systemd/system"), "edge-switch.service"
 BATTERY_MICROVOLTS_MIN = 1_000_000
 
 
@@ -82,6 +83,7 @@ def gather(config: AgentConfig, profile: Profile, box: Box) -> Facts:
             upgrade_watched=_upgrade_watched(config.state_dir),
             upgrade_trouble=_upgrade_trouble(config.state_dir),
             token=waiting_token(box.root / JOIN_TOKEN),
+            forbidden_state_dir=forbidden(config.state_dir, box),
         ),
     )
 
@@ -326,6 +328,14 @@ def _identity(config: AgentConfig) -> tuple[NodeIdentity | None, bool, str]:
         return None, False, ""
     except (IdentityFailure, OSError) as error:
         return None, False, str(error)
+
+
+def forbidden(state_dir: Path, box: Box) -> str:
+    """A state directory where the package's units, which see the rest of the disk read-only, may
+    not write; empty when they may, or when no package is here, or somebody changed its units."""
+    own = any((box.root / folder / SWITCH_UNIT).exists() for folder in UNITS)
+    changed = (box.root / "etc/systemd/system" / f"{SWITCH_UNIT}.d").is_dir()
+    return "" if state_dir == STATE_DIR or not own or changed else str(state_dir)
 
 
 def waiting_token(file: Path) -> WaitingToken | None:

@@ -11,6 +11,7 @@ from polder.manifest.quantity import format_timestamp
 def findings(facts: Facts) -> Iterator[Finding]:
     """All of this module."""
     yield from runtime(facts)
+    yield from state_dir(facts)
     yield from certificates(facts)
     yield from machine_id(facts)
     yield from agent(facts)
@@ -114,6 +115,18 @@ def _token(facts: Facts) -> Iterator[Finding]:
             WARNING,
             f"this box has not joined yet; edge-join.service tries with the token in {token.path}",
             "`journalctl -u edge-join` says what keeps it; `systemctl start edge-join` tries now",
+        )
+
+
+def state_dir(facts: Facts) -> Iterator[Finding]:
+    place = facts.standing.forbidden_state_dir
+    if place:
+        yield Finding(
+            "state-dir",
+            FAILURE,
+            f"state_dir is {place}, where edge-join.service and edge-switch.service may not write",
+            "take state_dir out of /etc/polder/agent.toml and mount the disk at "
+            f"/var/lib/polder-agent; or give both units a drop-in with ReadWritePaths={place}",
         )
 
 

@@ -26,6 +26,8 @@ def tune(root: Path, *, check: bool, undo: bool, name: str = "") -> int:
     Nothing is written where an operator made the file DECLINED. Returns OK, FAILED, or
     WOULD_CHANGE with `check`, which changes nothing.
     """
+    if not (root / "etc").is_dir():
+        return _complain(f"{root} is no root of a system")
     if not undo and (root / DECLINED).exists():
         return OK
     try:

@@ -78,7 +78,8 @@ class Superseding:
         """An agent that reconnects or renews supersedes only itself, which is no news."""
         message = (
             f"instance {newer} connected{where} while {older} was connected; "
-            "the newer one stays. If it repeats, two boxes have one identity"
+            "the newer one stays. If it repeats, two boxes have one identity: give one of them a "
+            f"machine id of its own, `edgectl revoke node/{node}`, and join both anew"
         )
         source = f"gateway/{self._member}"
         severity = common_pb2.EVENT_TYPE_NORMAL

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agent.accelerators import Accelerator
+from agent.config import STATE_DIR
 from agent.doctor import command, gather, gather_network
 from agent.doctor.facts import (
     Cgroups,
@@ -197,6 +198,8 @@ TROUBLES: list[tuple[dict[str, Any], str, str, str, str]] = [
      "--force"),
     ({"standing": replace(STANDING, not_before=NOW - 6 * 86_400, not_after=NOW + 86_400)}, WARNING,
      "certificates", "was not renewed", "by itself"),
+    ({"standing": replace(STANDING, forbidden_state_dir="/srv/p")}, FAILURE, "state-dir",
+     "may not write", "mount the disk at /var/lib/polder-agent"),
     ({"standing": replace(STANDING, machine_id="")}, WARNING, "machine-id", "copy of this disk",
      "systemd-machine-id-setup"),
     ({"standing": replace(STANDING, agent_pid=0)}, NOTE, "agent", "does not run", "systemctl"),
@@ -326,6 +329,16 @@ def test_a_clock_without_its_battery_is_none(tmp_path: Path) -> None:
     assert gather.has_rtc(box)
     put(tmp_path, {"sys/class/rtc/rtc0/battery_voltage": "4012\n"})
     assert not gather.has_rtc(box), "a Raspberry Pi 5 without the battery that is sold apart"
+
+
+def test_where_the_units_of_the_package_may_not_write(tmp_path: Path) -> None:
+    box, elsewhere = Box(root=tmp_path), Path("/srv/polder")
+    assert gather.forbidden(elsewhere, box) == "", "no package: whoever starts it chose the place"
+    put(tmp_path, {"usr/lib/systemd/system/edge-switch.service": "[Service]\n"})
+    assert gather.forbidden(elsewhere, box) == "/srv/polder"
+    assert gather.forbidden(STATE_DIR, box) == ""
+    put(tmp_path, {"etc/systemd/system/edge-switch.service.d/own.conf": "[Service]\n"})
+    assert gather.forbidden(elsewhere, box) == ""
 
 
 def test_the_token_that_waits(tmp_path: Path) -> None:

@@ -74,7 +74,9 @@ def test_the_agent_finds_the_accelerators_that_a_profile_promises(
     [
         (PI, "raspberry-pi-5"),
         (Evidence("arm64", compatible=("nvidia,p3701-0000", "nvidia,tegra234")), "jetson-orin"),
+        (Evidence("arm64", compatible=("maker,carrier", "brcm,bcm2712")), "raspberry-pi-5"),
         (Evidence("amd64", vendor="AZW", pci=frozenset({"8086:46d1"})), "intel-n100-mini-pc"),
+        (Evidence("amd64", vendor="AZW", pci=frozenset({"8086:46d4"})), "intel-n100-mini-pc"),
         (Evidence("arm64", vendor="GIGABYTE", pci=frozenset({"1def:e100"})), "ampere-altra-server"),
         (DELL, "dell-xr8000"),
         (Evidence("amd64", vendor="HPE", product="ProLiant e910 Blade"), "hpe-edgeline"),
@@ -221,6 +223,7 @@ def test_tuning_twice_changes_nothing_and_undo_leaves_nothing(
 ) -> None:
     def tune(**how: bool) -> tuple[int, int]:
         given = {"check": False, "undo": False, **how}
+        (tmp_path / "etc").mkdir(exist_ok=True)
         code = tune_command.tune(tmp_path, name="raspberry-pi-5", **given)
         return code, len(capsys.readouterr().out.splitlines())
 
@@ -247,6 +250,15 @@ def test_purging_the_package_knows_every_file_that_tuning_writes() -> None:
     sources = Path(__file__).resolve().parents[2]
     script = (sources / "hardware" / "package" / "postrm").read_text()
     assert all(f"/{path}" in script for path in tuning.PATHS) and tuning.MARK in script
+
+
+def test_a_root_that_is_none_is_not_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typo = tmp_path / "imgae"
+    code = tune_command.tune(typo, check=False, undo=False, name="raspberry-pi-5")
+    assert code == tune_command.FAILED and not typo.exists()
+    assert "imgae is no root of a system" in capsys.readouterr().err
 
 
 def test_tuning_can_be_declined(tmp_path: Path) -> None:
