@@ -2,19 +2,23 @@
 
 import random
 import socket
+from collections import deque
 from pathlib import Path
 
 _LOWEST = 10_240
 _SERVED = range(18_080, 18_100)  # by the quickstart, examples and tests, always the same
 _TRIES = 200
+_MARKS_MAX = 32  # open files; what was drawn before that has its listener
 _given: set[int] = set()
+_marks: deque[socket.socket] = deque()
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that was free a moment ago and was not given to this process before: of a dozen
-    drawn for one test, two would be the same in one of 340 runs. Prefer port 0 where the program
-    allows it.
+    """A TCP port that was free a moment ago. Prefer port 0 where the program allows it.
+
+    It was given to nobody before whose listener may still come: of a dozen drawn for one test, two
+    would be the same in one of 340 runs, and four processes run tests side by side.
 
     Below the range from which the kernel takes the local ports of outgoing connections: a listener
     that is restarted must find its port again. From that range, anybody's connection may hold it
@@ -30,6 +34,22 @@ def free_port(host: str = "127.0.0.1") -> int:
                 listener.bind((host, port))
             except OSError:
                 continue
-        _given.add(port)
-        return port
+        if _mark(port):
+            _given.add(port)
+            return port
     raise OSError(f"no free port found below {highest} on {host}")
+
+
+def _mark(port: int) -> bool:
+    """For other processes, until this one ends or has drawn many more: a name without a file, in
+    the network namespace of the port. False: it is another's."""
+    mark = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        mark.bind(f"\0polder-port-{port}")
+    except OSError:
+        mark.close()
+        return False
+    _marks.append(mark)
+    if len(_marks) > _MARKS_MAX:
+        _marks.popleft().close()
+    return True

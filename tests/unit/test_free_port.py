@@ -1,5 +1,8 @@
 """Ports for listeners, by `devcluster/ports.py`."""
 
+import subprocess
+import sys
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -22,10 +25,41 @@ def test_no_two_listeners_of_a_process_get_one_port(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two of the dozen that four members listen at were the same, now and then."""
+    only_one_is_left(tmp_path, monkeypatch)
+    assert ports.free_port() == 15_003
+    with pytest.raises(OSError, match="no free port"):
+        ports.free_port()
+
+
+def test_what_another_process_was_given_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_one_is_left(tmp_path, monkeypatch)
+    marking = "from devcluster import ports; print(ports._mark(15_003), flush=True); input()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", marking],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert other.stdout is not None and other.stdout.readline() == b"True\n"
+        with pytest.raises(OSError, match="no free port"):
+            ports.free_port()
+    finally:
+        other.communicate(b"\n", timeout=30)
+    assert ports.free_port() == 15_003
+
+
+def test_marks_are_no_leak_of_open_files() -> None:
+    for _ in range(2 * ports._MARKS_MAX):
+        ports.free_port()
+    assert len(ports._marks) == ports._MARKS_MAX
+
+
+def only_one_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Port 15003."""
     (tmp_path / "range").write_text("15004\t60999\n")
     monkeypatch.setattr(ports, "_EPHEMERAL", tmp_path / "range")
     monkeypatch.setattr(ports, "_LOWEST", 15_000)
     monkeypatch.setattr(ports, "_given", {15_000, 15_001, 15_002})
-    assert ports.free_port() == 15_003
-    with pytest.raises(OSError, match="no free port"):
-        ports.free_port()
+    monkeypatch.setattr(ports, "_marks", deque())
