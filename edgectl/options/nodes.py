@@ -27,7 +27,7 @@ def _token_create(p: Parser) -> None:
         "--out", default="", metavar="DIR", help="a folder for each box: token, cloud-init, preseed"
     )
     p.add_argument("--prefix", default="", metavar="TEXT", help="of their names; default: SITE-")
-    p.add_argument("--first", type=int, default=1, metavar="N", help="number of the first; 1")
+    p.add_argument("--first", type=int, metavar="N", help="number of the first; default: 1")
 
 
 def _places(p: Parser) -> None:

@@ -20,6 +20,8 @@ def create(invocation: Invocation) -> int:
     options = invocation.options
     if options.count or options.out:
         return _pallet(invocation)
+    if options.prefix or options.first is not None:
+        raise UsageError("--prefix and --first name the boxes of a pallet: give --count and --out")
     ttl_s = _ttl(options.ttl or "10m", bool(options.node))
     response = invocation.client.create_join_token(options.site, options.node, round(ttl_s * 1000))
     print(response.token, flush=True)
@@ -93,9 +95,10 @@ def _nodes(invocation: Invocation) -> list[str]:
         raise UsageError("--count and --out belong together: how many boxes, and where to")
     if options.node:
         raise UsageError("--node is for one box; with --count the names are made from --prefix")
-    if not 1 <= options.count <= enrolment.COUNT_MAX or options.first < 0:
+    first = 1 if options.first is None else options.first
+    if not 1 <= options.count <= enrolment.COUNT_MAX or first < 0:
         raise UsageError(f"--count goes from 1 to {enrolment.COUNT_MAX}, --first from 0")
-    names = enrolment.names(options.prefix or f"{options.site}-", options.first, options.count)
+    names = enrolment.names(options.prefix or f"{options.site}-", first, options.count)
     for name in (names[0], names[-1]):
         if HOST_NAME.fullmatch(name) is None:
             raise UsageError(f"--prefix: {name!r} is not {HOST_NAME_HELP}")

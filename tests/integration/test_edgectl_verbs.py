@@ -520,6 +520,9 @@ def test_a_pallet_is_asked_for_whole(fake: FakeInstallation, run: Run, tmp_path:
     pallet = ("token", "create", "--site", "utr", "--out", str(tmp_path / "p"))
     assert run(*pallet)[0] == 2
     assert run("token", "create", "--site", "utr", "--count", "2")[0] == 2
+    for alone in (("--prefix", "x-"), ("--first", "7")):
+        code, _, err = run("token", "create", "--site", "utr", *alone)
+        assert code == 2 and "--count and --out" in err
     assert run(*pallet, "--count", "1001")[0] == 2
     assert run(*pallet, "--count", "2", "--node", "a")[0] == 2
     assert run(*pallet, "--count", "2", "--prefix", "Not A Name")[0] == 2
