@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -29,13 +30,17 @@ def end_within(seconds: float) -> None:
 def _end(loop: asyncio.AbstractEventLoop, after_s: float) -> None:
     """In a thread: the loop itself may be what hangs."""
     log.critical("the stop took too long; ending without", extra={"after_s": after_s})
-    left = sorted(filter(None, map(_where, asyncio.all_tasks(loop))))
-    for text in left[:_TOLD_MAX]:
+    for text in what_waits(asyncio.all_tasks(loop))[:_TOLD_MAX]:
         log.critical("has not ended: %s", text)
     os._exit(1)
 
 
-def _where(task: "asyncio.Task[object]") -> str:
+def what_waits(tasks: Iterable["asyncio.Task[Any]"]) -> list[str]:
+    """A line for each, by name."""
+    return sorted(filter(None, map(_where, tasks)))
+
+
+def _where(task: "asyncio.Task[Any]") -> str:
     """Its name, and what waits for what in it; empty for a task of gRPC's own."""
     waits: list[str] = []
     coroutine: Any = task.get_coro()

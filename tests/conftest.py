@@ -28,7 +28,7 @@ hypothesis.settings.register_profile("explore", derandomize=False, deadline=None
 hypothesis.settings.register_profile("emulated", derandomize=True, deadline=None, max_examples=25)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
-pytest_plugins = ["tests.containerd_fixtures"]
+pytest_plugins = ["tests.containerd_fixtures", "tests.hanging"]
 
 
 def pytest_configure() -> None:
