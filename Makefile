@@ -2,6 +2,7 @@
 PY := .venv/bin/python
 SITE := $(wildcard tests/e2e/test_site_*.py) tests/e2e/test_isolation_example.py \
 	tests/e2e/test_bench_takeover.py
+ARM := $(addprefix tests/integration/test_, package_boots.py package_upgrade_arm64.py images_arm64.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart down test proof proof-site proof-chart proof-arm release lint unit protos format bench clean
@@ -42,7 +43,7 @@ proof-chart: ## The Helm chart on a real API server (needs Go), and images for a
 proof-arm: ## The agent on an emulated Debian arm64: its tests, joining, memory (an hour)
 	@tools/bootstrap.sh --system --tests
 	@$(PY) -m tests.arm
-	@$(PY) -m pytest -m long -k arm64 tests/integration/test_package_boots.py tests/integration/test_images_arm64.py
+	@$(PY) -m pytest -m long -k arm64 $(ARM)
 	@$(PY) -m bench footprint --arch arm64 --json
 
 release: ## Wheel, packages, images, chart, bills of materials and checksums of the last commit, into dist/

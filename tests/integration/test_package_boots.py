@@ -170,8 +170,10 @@ async def test_on_arm64_it_is_installed_examined_and_joins(
 
 
 def _life_of_a_board(root: DebianRoot, package: Path, token: str) -> None:
-    said = install(root, package)
-    assert "cannot" not in said and "not all" not in said
+    root.put(f"/{package.name}", package.read_bytes())
+    said = root.run("sh", "-c", "apt-get update -qq && apt install -y ./polder-agent_*.deb").stdout
+    assert "Setting up containerd" in said, "what is recommended comes along"
+    assert "polder-agent: " not in said, "the package's scripts have nothing to complain of"
     assert root.run("dpkg", "--print-architecture").stdout == "arm64\n"
     assert root.run("edge-agent", "version").stdout == "edge-agent 0.1.0-1\n"
     report = json.loads(root.run("edge-agent", "doctor", "-o", "json", code=None).stdout)

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from agent.domain.roster import Group
 from agent.domain.site.lease import LEASE_MAX_S
+from tests.emulated import EMULATED
 from tests.unit.lease_world import World, after, group
 
 NAMES = "abcde"
@@ -128,7 +129,7 @@ class Leases(RuleBasedStateMachine):
 
 
 Leases.TestCase.settings = settings(
-    max_examples=60,
+    max_examples=15 if EMULATED else 60,
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=list(HealthCheck),
