@@ -51,6 +51,7 @@ SLOW_S = 4 * 3600.0
 SITE_SHARE = 100
 """Of a site's boxes at once, where the upgrade says nothing."""
 NOT_HEARD = "NotHeard"
+SITE_FROZEN = "SiteFrozen"
 
 
 class Standing(StrEnum):
@@ -198,7 +199,7 @@ class Decision:
 
 def step(upgrade: Upgrade, boxes: Iterable[Box], now: float, *, frozen: bool = False) -> Decision:
     """What follows from what is known at `now` (unix seconds). `frozen`: an operator's freeze of
-    everything stands; nobody is told and no wave ends."""
+    everything stands; nobody is told, who has not begun is called back, and no wave ends."""
     ordered = in_order(upgrade, boxes)
     if not ordered:
         return Decision(upgrade)  # a world without nodes is no reason for anything
@@ -209,18 +210,18 @@ def step(upgrade: Upgrade, boxes: Iterable[Box], now: float, *, frozen: bool = F
     upgrade = _noted(upgrade, judged, now)
     lost = tuple((n, f) for n, f in upgrade.failed.items() if before.failed.get(n) != f)
     allowed = failures_allowed(upgrade, len(ordered))
+    idle = _idle(upgrade, judged)
     if upgrade.phase is Phase.RUNNING and len(upgrade.failed) > allowed:
         text = f"{len(upgrade.failed)} failed, and {allowed} may: {_named(upgrade)}"
         upgrade = upgrade.paused("TooManyFailed", text)
-        return Decision(upgrade, withdraw=_idle(judged), news=(text,), lost=lost)
-    if upgrade.phase is Phase.PAUSED:
-        return Decision(upgrade, withdraw=_idle(judged), lost=lost)
-    if frozen:
-        return Decision(upgrade, lost=lost)
+        return Decision(upgrade, withdraw=_orders(idle), news=(text,), lost=lost)
+    if frozen or upgrade.phase is Phase.PAUSED:
+        return Decision(upgrade, withdraw=_orders(idle), lost=lost)
     upgrade, news = _advanced(upgrade, judged, now)
     if not upgrade.is_active:
         return Decision(upgrade, withdraw=_told(upgrade, ordered), news=news, lost=lost)
-    return Decision(upgrade, tell=_chosen(upgrade, judged), news=news, lost=lost)
+    left_alone = _orders(box for box in idle if box.obstacle and box.obstacle[0] == SITE_FROZEN)
+    return Decision(upgrade, _chosen(upgrade, judged), left_alone, news, lost)
 
 
 def _noted(upgrade: Upgrade, judged: Sequence[Judged], now: float) -> Upgrade:
@@ -241,21 +242,24 @@ def _named(upgrade: Upgrade) -> str:
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
+def _orders(boxes: Iterable[Box]) -> tuple[Told, ...]:
+    return tuple(box.told for box in boxes if box.told is not None)
+
+
 def _told(upgrade: Upgrade, boxes: Iterable[Box]) -> tuple[Told, ...]:
-    found = (box.told for box in boxes)
-    return tuple(told for told in found if told is not None and told.upgrade == upgrade.id)
+    return tuple(told for told in _orders(boxes) if told.upgrade == upgrade.id)
 
 
-def _idle(judged: Iterable[Judged]) -> tuple[Told, ...]:
-    """Orders of boxes that have not begun to install: nobody begins any more."""
-    return tuple(
-        item.box.told
+def _idle(upgrade: Upgrade, judged: Iterable[Judged]) -> list[Box]:
+    """Those that were told and have not begun to install: they can be called back."""
+    return [
+        item.box
         for item in judged
         if item.standing is Standing.UNDER_WAY
-        and item.box.told is not None
         and item.box.is_heard
+        and item.box.version != upgrade.version
         and not (item.box.said is not None and item.box.said.phase == INSTALLING)
-    )
+    ]
 
 
 def _advanced(

@@ -20,7 +20,7 @@ from orchestrator.domain.upgrade_state import (
     told_in,
     upgrades_in,
 )
-from orchestrator.domain.upgrades import Box, Decision, step
+from orchestrator.domain.upgrades import SITE_FROZEN, Box, Decision, step
 from orchestrator.records import KeptRecord
 from orchestrator.scheduling.snapshot import Node
 from orchestrator.scheduling.tick import Batch, Moment, Tell, World, Write
@@ -101,7 +101,7 @@ def _of_node(node: Node, world: World) -> tuple[str, str] | None:
     """Why it is not to be touched now."""
     freeze = world.snapshot.local.frozen.get(node.site)
     if freeze is not None:
-        return "SiteFrozen", f"site {node.site} is {freeze}"
+        return SITE_FROZEN, f"site {node.site} is {freeze}"
     if node.not_ready:
         return "NotReady", "says that it cannot start anything"
     return None

@@ -17,6 +17,7 @@ from orchestrator.domain.upgrade_state import (
     upgrades_in,
 )
 from orchestrator.domain.upgrades import (
+    SITE_FROZEN,
     SLOW_S,
     Box,
     Decision,
@@ -299,6 +300,21 @@ def test_a_freeze_stops_it_and_nothing_is_lost() -> None:
     assert step(soaking, fleet(4, 1, version=NEW).values(), NOW + 1e5, frozen=True).news == ()
 
 
+@pytest.mark.parametrize("of_site", [False, True])
+def test_a_freeze_calls_back_who_has_not_begun_and_it_goes_on_after(of_site: bool) -> None:
+    """Everything's, or one site's by its own operators."""
+    freeze = (SITE_FROZEN, "frozen by ada") if of_site else None
+    box = replace(BOX, told=TOLD, said=said("Downloading"), obstacle=freeze)
+    decided = step(UPGRADE, [box], NOW, frozen=not of_site)
+    assert decided.withdraw == (TOLD,) and decided.upgrade == UPGRADE
+    back = replace(box, told=None)
+    assert step(UPGRADE, [back], NOW + 1, frozen=not of_site) == Decision(UPGRADE)
+    thawed = replace(back, obstacle=None)
+    assert step(UPGRADE, [thawed], NOW + 2).tell == (thawed,)
+    for begun in (replace(box, said=said("Installing")), replace(box, version=NEW, ready=False)):
+        assert not step(UPGRADE, [begun], NOW, frozen=not of_site).withdraw
+
+
 def test_boxes_that_are_not_heard_hold_nobody_up_and_come_later() -> None:
     upgrade = replace(UPGRADE, waves=(500, 1000), at_once=0, soak_s=60)
     boxes = in_order(upgrade, fleet(4, 1).values())
@@ -331,7 +347,7 @@ def test_a_wave_that_falls_ill_while_it_soaks_goes_no_further() -> None:
 
 class Story:
     """Boxes that download, install, fail, go dark and come back by dice, and a leader that changes,
-    loses writes and is paused. What must never be is checked after every step."""
+    loses writes, is paused and frozen. What must never be is checked after every step."""
 
     def __init__(self, seed: int) -> None:
         self.dice = dice = random.Random(seed)
@@ -351,6 +367,7 @@ class Story:
             failures_max=dice.choice((0, 2, 100)),
         )
         self.bad = dice.random() * dice.choice((0.0, 0.3))
+        self.frozen = False
         self.dark_until: dict[str, float] = {}
         self.quiet_since: dict[str, float] = {}
         self.began: dict[str, float] = {}  # boxes that install
@@ -408,17 +425,20 @@ class Story:
 
     def _leader(self) -> None:
         before = self.upgrade
-        decided = step(before, self.boxes.values(), self.now)
+        decided = step(before, self.boxes.values(), self.now, frozen=self.frozen)
+        assert not (self.frozen and decided.tell), f"seed {self.seed}: frozen"
         self._check_step(before, decided)
         if self.dice.random() < 0.1:
             return  # its transaction was refused, or it was deposed before
         self.upgrade = decided.upgrade
         told(self.upgrade, decided, self.boxes, self.now)
-        again = step(self.upgrade, self.boxes.values(), self.now)
+        again = step(self.upgrade, self.boxes.values(), self.now, frozen=self.frozen)
         assert not set(again.tell) & set(decided.tell), f"seed {self.seed}: told twice"
         self._check()
 
     def _operator(self) -> None:
+        if self.dice.random() < (0.05 if self.frozen else 0.005):
+            self.frozen = not self.frozen
         if self.upgrade.phase is Phase.PAUSED and self.dice.random() < 0.05:
             self.upgrade = self.upgrade.resumed(self.now)
         elif self.upgrade.phase is Phase.RUNNING and self.dice.random() < 0.005:
@@ -458,7 +478,7 @@ class Story:
         """Whatever was: when all is well again and an operator resumes, it ends, and a second
         upgrade brings who was away."""
         where = f"seed {self.seed}"
-        self.bad, self.dark_until = 0.0, {}
+        self.bad, self.dark_until, self.frozen = 0.0, {}, False
         for _ in range(2):
             for name, box in self.boxes.items():
                 self.boxes[name] = replace(box, quiet_s=None)
