@@ -262,6 +262,15 @@ def context_file(
     return json.dumps(body, indent=2) + "\n"
 
 
+def with_endpoints(context: str, endpoints: tuple[str, ...]) -> str:
+    """A context file as it was made, with other addresses: those of a load balancer, say, are known
+    only after the first start."""
+    body = json.loads(context)
+    for entry in body["clusters"]:
+        entry["cluster"]["endpoints"] = list(endpoints)
+    return json.dumps(body, indent=2) + "\n"
+
+
 def describe_certificate(certificate: x509.Certificate) -> dict[str, str]:
     """For `ca show`."""
     return {

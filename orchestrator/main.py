@@ -34,6 +34,7 @@ from orchestrator.installation import (
     issue_context,
     prepare_authority,
     prepare_store,
+    with_endpoints,
 )
 from orchestrator.kube.api import KubeRefused
 from orchestrator.kube.command import add_kube
@@ -115,7 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(create)
     create.set_defaults(run=_operator_create)
     shown = actions.add_parser(
-        "admin-context", help="print the context file that the first start made: it holds a key"
+        "admin-context",
+        help="print the context that the first start made, with today's addresses: it holds a key",
     )
     _add_settings(shown)
     shown.set_defaults(run=_admin_context)
@@ -254,13 +256,15 @@ async def _create_operator(config: Config, options: argparse.Namespace) -> int:
 
 
 def _admin_context(options: argparse.Namespace) -> int:
-    path = _config(options).data_path / ADMIN_CONTEXT
+    config = _config(options)
+    path = config.data_path / ADMIN_CONTEXT
     if not path.exists():
         raise WrongInstallation(
             f"there is no {path}: another member made the first admin, or it was taken away",
             "Ask the other members, or: edge-orchestrator operator create NAME --role admin.",
         )
-    print(path.read_text(), end="")  # noqa: T201 - what the caller asked for
+    text = with_endpoints(path.read_text(), config.endpoints)
+    print(text, end="")  # noqa: T201 - what the caller asked for
     return 0
 
 

@@ -131,6 +131,23 @@ def test_admin_context_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == (tmp_path / "data" / "admin.yaml").read_text()
 
 
+def test_the_admins_context_is_printed_with_todays_addresses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A load balancer's are known after the first start, when the context is there already."""
+    data = f"--data-dir={tmp_path}/data"
+    assert main(["serve", "--init", data, "--advertise=polder.edge.svc.cluster.local:7443"]) == 0
+    capsys.readouterr()
+    assert main(["operator", "admin-context", data, "--advertise=192.0.2.10:7443"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    made = json.loads((tmp_path / "data" / "admin.yaml").read_text())
+    (cluster,) = (entry["cluster"] for entry in found["clusters"])
+    assert cluster.pop("endpoints") == ["192.0.2.10:7443"]
+    (before,) = (entry["cluster"] for entry in made["clusters"])
+    assert before.pop("endpoints") == ["polder.edge.svc.cluster.local:7443"]
+    assert found == made, "all else is the same"
+
+
 def test_a_new_admins_context_can_be_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
