@@ -12,7 +12,9 @@ from types import ModuleType
 
 import pytest
 
+from agent.doctor import gather
 from agent.state_form import STATE_SCHEMA
+from edgectl.enrolment import TOKEN_PATH
 from tests.debian_root import DebianRoot, install
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,6 +78,13 @@ def test_the_agent_has_no_mount_namespace_and_says_that_it_lives() -> None:
     assert "StateDirectoryMode=0700" in switch
     # The agent's end of their conversation has a name in the network namespace.
     assert "PrivateNetwork=yes" not in switch
+
+
+def test_seeds_put_a_token_where_the_unit_and_the_doctor_look() -> None:
+    unit = (UNITS / "edge-join.service").read_text()
+    assert f"ConditionPathExists={TOKEN_PATH}\n" in unit
+    assert f"join --token-file {TOKEN_PATH}\n" in unit
+    assert f"/{gather.JOIN_TOKEN}" == TOKEN_PATH
 
 
 # --- building ---------------------------------------------------------------------------------
@@ -408,6 +417,7 @@ def test_prepare_does_what_is_missing_once(fresh: DebianRoot, package: Path) -> 
         "/usr/local/bin/apt-get", '#!/bin/sh\nfor last; do :; done\nexec dpkg -i "$last"\n', 0o755
     )
     checked = prepare(fresh, "--check", "--deb", "/agent.deb", code=3)
+    assert "reboot" not in checked
     assert "would    polder-agent 0.1.0-1" in checked and "would    /etc/sysctl.d" in checked
     assert not fresh.exists("/etc/modules-load.d/polder.conf")
     said = prepare(fresh, "--deb", "/agent.deb")
@@ -489,7 +499,7 @@ def test_an_image_gets_no_machine_id_and_no_identity(fresh: DebianRoot) -> None:
     said = prepare(fresh, "--root", "/image", "--image")
     assert "each box makes its own" in said and "identity of a node" in said
     assert "every copy of the image would have the same keys" in said
-    assert fresh.run("cat", "/etc/machine-id").stdout == "uninitialized\n"
+    assert fresh.exists("/etc/machine-id") and not fresh.run("cat", "/etc/machine-id").stdout
     assert not [path for path in of_one if fresh.exists(path)]
     assert fresh.exists("/var/lib/polder-agent/volumes/ns/r/v/data")
     fresh.run("rm", "-r", "/etc/ssh")
