@@ -9,7 +9,7 @@ VARIABLE = "POLDER_EMULATED"
 """In the environment of tests that run under an emulator."""
 EMULATED = bool(os.environ.get(VARIABLE))
 _TIMES = 6.0
-_AT_MOST_S = 120.0
+_AT_MOST_S = 300.0
 
 
 def patience(seconds: float) -> float:

@@ -18,7 +18,7 @@ from tests.arm.suite import agent_tests
 from tests.emulated import VARIABLE
 
 SOURCES = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 600  # of one test, of which most take a tenth of a second natively
+TIMEOUT_S = 900  # of one test, of which most take a tenth of a second natively
 
 
 def main() -> int:
