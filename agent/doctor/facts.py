@@ -159,7 +159,8 @@ class Facts:
     """`site_port` is where peers come and `local_port` where operators do, 0: nowhere; `listening`
     what is bound on this box.
 
-    `firewall` is what `nft -j list ruleset` says; None when it is not there or says nothing.
+    `firewall` is what `nft -j list ruleset` says; None when it says nothing, or is not there
+    (`nft_there`).
     """
 
     profile: Profile
@@ -182,5 +183,6 @@ class Facts:
     site_port: int = 0
     local_port: int = 0
     listening: frozenset[int] = frozenset()
+    nft_there: bool = True
     firewall: tuple[Mapping[str, Any], ...] | None = None
     standing: Standing = Standing()

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,7 @@ def gather(config: AgentConfig, profile: Profile, box: Box) -> Facts:
         site_port=_port(config.site_listen),
         local_port=_port(config.local_listen),
         listening=gather_network.listening(box),
+        nft_there=shutil.which("nft") is not None,
         firewall=gather_network.firewall(),
         standing=Standing(
             joined=joined,

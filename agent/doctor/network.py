@@ -114,6 +114,14 @@ def orchestrators(facts: Facts) -> Iterator[Finding]:
 
 
 def firewall(facts: Facts) -> Iterator[Finding]:
+    if not facts.nft_there:
+        yield Finding(
+            "firewall",
+            NOTE,
+            "the rules of a firewall, if there is one, were not looked at: nft is not there",
+            "`apt install nftables`, and ask again",
+        )
+        return
     if facts.firewall is None:
         yield Finding("firewall", OK, "no nftables rules to be seen")
         return

@@ -168,6 +168,7 @@ TROUBLES: list[tuple[dict[str, Any], str, str, str, str]] = [
      "none can be reached (a:1: refused; b:1: refused)", "uplink"),
     ({"reaches": (Reach("a:1", "refused"), Reach("b:1"))}, WARNING, "orchestrators", "1 of 2",
      "firewall"),
+    ({"nft_there": False}, NOTE, "firewall", "were not looked at", "apt install nftables"),
     ({"links": ()}, WARNING, "mtu", "no default route", "ip route"),
     ({"links": (Link("wwan0", 1200, True),),
       "cni": Cni((replace(BRIDGE, mtu=1200),), WELL.cni.plugins)}, WARNING, "mtu", "1200", "link"),
