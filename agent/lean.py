@@ -7,10 +7,12 @@ which can only be chosen before a process starts.
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import sys
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -22,12 +24,32 @@ _UNUSED = ("ssl", "_ssl", "_hashlib", "bz2", "_bz2", "lzma", "_lzma")
 # protobuf imports its messages in pure Python, too, with 15 modules that only they use.
 _IN_PYTHON = "google.protobuf.internal.python_message"
 
+PR_SET_TIMERSLACK = 29
+TIMER_SLACK_NS = 400_000_000
+
 _ENVIRONMENT = {
     "GRPC_ENABLE_FORK_SUPPORT": "0",  # its fork handlers wait for threads; we only ever spawn
     "GRPC_VERBOSITY": "NONE",  # the agent logs what matters, structured
+    # Reads and writes by the one thread that grpc.aio has for them, not by gRPC's newer pool: its
+    # four threads look for work a dozen times after every message. A release of gRPC that knows
+    # these names no more does as it would without them.
+    "GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener",
     "MALLOC_ARENA_MAX": "1",  # most of the work is in one thread
     "MALLOC_TRIM_THRESHOLD_": "65536",
 }
+
+
+@contextlib.contextmanager
+def patient_threads() -> Iterator[None]:
+    """Threads that are started within get the kernel's leave to wake later: gRPC's look for work
+    that is not there up to a dozen times a second each. What there is wakes them at once; its own
+    timers, keepalive and deadlines, are late by as much at the most."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(TIMER_SLACK_NS))
+    try:
+        yield
+    finally:
+        libc.prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(0))  # what it was when the process began
 
 
 def start(settings: dict[str, object]) -> NoReturn:

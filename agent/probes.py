@@ -94,6 +94,7 @@ async def _get(
         "User-Agent: polder-agent\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     )
     await loop.sock_sendall(connection, request.encode("ascii"))
+    await asyncio.sleep(0)  # other probes ask meanwhile: who has answered then is not waited for
     answer = b""
     while b"\n" not in answer and len(answer) < MAX_STATUS_LINE:
         more = await loop.sock_recv(connection, MAX_STATUS_LINE)

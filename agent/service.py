@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent import connection_policy as policy
-from agent import state_form
+from agent import lean, state_form, steady_clock
 from agent.config import AgentConfig
 from agent.domain.plan import ParsedPlan
 from agent.identity_store import IdentityStore, NotJoined, SubprocessPlanVerifier
@@ -86,7 +86,8 @@ async def run(config: AgentConfig, runtime_kind: str = "cri", profile: str = "")
     if not await _wait_until_joined(store, stopping):
         return
     lock = StateLock(config.state_dir)
-    runtime = make_runtime(runtime_kind, config)
+    with lean.patient_threads():
+        runtime = make_runtime(runtime_kind, config)
     try:
         agent = await Agent.assemble(config, store, runtime, profile)
         await agent.run(stopping)
@@ -286,7 +287,7 @@ class Agent:
     async def _look_around(self) -> None:
         while True:
             self._check_certificate()
-            await asyncio.sleep(LOOK_EVERY_S)
+            await steady_clock.sleep(LOOK_EVERY_S)
             await self.keeper.retry_save()
             known = self.node.inventory
             config = self._config
@@ -362,7 +363,7 @@ class Agent:
     async def _keep_status(self) -> None:
         while True:
             self._write_status()
-            await asyncio.sleep(STATUS_EVERY_S)
+            await steady_clock.sleep(STATUS_EVERY_S)
 
     def _write_status(self) -> None:
         running, _ = self.supervisor.counts()
@@ -381,7 +382,7 @@ async def _become_small() -> None:
     await asyncio.sleep(TRIM_AFTER_S)
     while True:
         trim()
-        await asyncio.sleep(TRIM_EVERY_S)
+        await steady_clock.sleep(TRIM_EVERY_S)
 
 
 async def _container_disk(runtime: Runtime, state_dir: Path) -> Path:

@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent import pod_logs, translate
+from agent import pod_logs, steady_clock, translate
 from agent.conditions import Conditions
 from agent.domain import labels
 from agent.domain.compose import Settings
@@ -289,7 +289,7 @@ class Supervisor:
         if not quiet:
             return self._list_every_s
         pause_s = HEARING_LIST_EVERY_S if self._runtime.hears_ends else QUIET_LIST_EVERY_S
-        return max(self._list_every_s, pause_s)
+        return steady_clock.to_the_second(max(self._list_every_s, pause_s))
 
     async def _hear(self) -> None:
         """The runtime's own events, where it has them, bring the next listing forward."""
@@ -389,7 +389,7 @@ class Supervisor:
     async def _keep_house(self) -> None:
         """Log rotation, disk pressure, the runtime's own conditions. No failure here ends it."""
         while True:
-            await asyncio.sleep(HOUSEKEEPING_S)
+            await steady_clock.sleep(HOUSEKEEPING_S)
             try:
                 await pod_logs.rotate(self._open_logs(), self._runtime.reopen_log)
                 self._look_at_disks()

@@ -208,15 +208,20 @@ def exit_read(record: Record, event: ExitRead, turn: Turn) -> None:
     turn.emit(record, "ContainerEnded", text, warning=True)
 
 
-def probed(record: Record, event: Probed, turn: Turn) -> None:
-    """Count a probe's result; what it means is seen in the next step."""
+def probed(record: Record, event: Probed, turn: Turn) -> bool:
+    """Count a probe's result. Whether it may mean anything, which the next step sees; most say what
+    the one before said."""
     operation = event.operation
+    means = True
     for name, memory in record.containers.items():
         state = memory.probes.get(operation.kind)
         if memory.probed != operation.container_id or state is None:
             continue
         new = after(state, operation.probe, event.passed, event.message, turn.now)
         memory.probes[operation.kind] = new
+        means = (new.passing, new.message) != (state.passing, state.message)
+        record.attend(new.due_at)
         if operation.kind is ProbeKind.READINESS and state.passing and new.passing is False:
             message = f"container {name}: readiness probe: {new.message}"
             turn.emit(record, "ProbeFailing", message, warning=True)
+    return means

@@ -5,6 +5,8 @@
 Quick start: until a readiness probe succeeds for the first time it is repeated after 0.1 s, growing
 with the time since the start up to its period, so that a deploy is seen within a quarter of the
 time that it took. Liveness keeps to its period: its failures count from the first.
+
+Otherwise probes are due at whole seconds, as all that an idle agent does (`agent/steady_clock.py`).
 """
 
 from dataclasses import dataclass, replace
@@ -48,7 +50,7 @@ def after(
 ) -> ProbeState:
     """The state after one result. None: the check could not be made; it counts for nothing."""
     if passed is None:
-        return replace(state, due_at=now + probe.period, message=message[:MAX_MESSAGE])
+        return replace(state, due_at=_next(now, probe.period), message=message[:MAX_MESSAGE])
     successes = state.successes + 1 if passed else 0
     failures = 0 if passed else state.failures + 1
     passing = state.passing
@@ -64,8 +66,13 @@ def after(
         failures=failures,
         runs=state.runs + 1,
         message="" if passed else message[:MAX_MESSAGE],
-        due_at=now + (_quick_s(now - state.started_at, probe) if quick else probe.period),
+        due_at=now + _quick_s(now - state.started_at, probe) if quick else _next(now, probe.period),
     )
+
+
+def _next(now: float, period_s: float) -> float:
+    grid_s = min(1.0, period_s)
+    return round((now + period_s) / grid_s) * grid_s
 
 
 def _quick_s(elapsed_s: float, probe: Probe) -> float:

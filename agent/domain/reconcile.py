@@ -245,7 +245,8 @@ class Reconciler:
             case Failed():
                 answers.failed(record, event, turn)
             case Probed():
-                answers.probed(record, event, turn)
+                if not answers.probed(record, event, turn):
+                    return []
             case ExitRead():
                 answers.exit_read(record, event, turn)
         if isinstance(operation, RemovePod):

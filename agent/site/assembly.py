@@ -74,7 +74,6 @@ def assemble(
         boot_id=node.boot_id,
         instance_id=node.instance_id,
         agent_version=__version__,
-        lease_words=True,
     )
     directory, table = places(config.state_dir)
 

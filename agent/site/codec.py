@@ -34,93 +34,73 @@ REPLICAS_MAX = 5_000  # as many as a plan may name
 _STEPS = {Prepare: "prepare", Propose: "propose", Release: "release", Seal: "seal", Open: "open"}
 
 
-LeaseWord = LeaseRequest | LeaseAnswer
-TOGETHER_MAX = 500  # of them in one message
+TOGETHER_MAX = 500  # words of leases in one message
 
 
 class BadMessage(Exception):
     """A peer sent what no sound agent sends."""
 
 
-def encode(said: Said) -> site_pb2.PeerMessage:
-    """The message for the wire."""
-    match said:
-        case Beat():
-            return site_pb2.PeerMessage(
-                beat=site_pb2.Beat(
-                    silent=said.silent,
-                    isolated_ms=_ms(said.isolated_s),
-                    plan_generation=said.plan_generation,
-                )
-            )
-        case Claims():
-            return site_pb2.PeerMessage(
-                claims=site_pb2.Claims(
-                    claims=[_claim_out(claim) for claim in said.claims],
-                    abilities=[_ability_out(ability) for ability in said.abilities],
-                )
-            )
-        case LeaseRequest():
-            return site_pb2.PeerMessage(lease_request=_request_out(said))
-        case LeaseAnswer():
-            return site_pb2.PeerMessage(lease_answer=_answer_out(said))
-        case Goodbye():
-            return site_pb2.PeerMessage(
-                goodbye=site_pb2.PeerGoodbye(reason=said.reason, patience_ms=_ms(said.patience_s))
-            )
-        case Overrides(overrides):
-            known = site_pb2.Overrides(overrides=[to_message(one) for one in overrides])
-            return site_pb2.PeerMessage(overrides=known)
+def goes_with(said: Said, before: Said) -> bool:
+    """Whether it may follow in the same message: whoever reads it hears the words of leases first,
+    in any order, and then the beat."""
+    if not isinstance(before, LeaseRequest | LeaseAnswer):
+        return False
+    return isinstance(said, LeaseRequest | LeaseAnswer | Beat)
 
 
-def encode_together(words: Iterable[LeaseWord]) -> site_pb2.PeerMessage:
-    """One message for several, whose order among each other is nothing to anybody."""
-    together = site_pb2.LeaseWords()
-    for word in words:
-        if isinstance(word, LeaseRequest):
-            together.requests.append(_request_out(word))
-        else:
-            together.answers.append(_answer_out(word))
-    return site_pb2.PeerMessage(lease_words=together)
+def encode(*words: Said) -> site_pb2.PeerMessage:
+    """The message for the wire. Each word but the first `goes_with` the one before."""
+    message = site_pb2.PeerMessage()
+    for said in words:
+        match said:
+            case Beat():
+                message.beat.silent.extend(said.silent)
+                message.beat.isolated_ms = _ms(said.isolated_s)
+                message.beat.plan_generation = said.plan_generation
+            case Claims():
+                message.claims.claims.extend(_claim_out(claim) for claim in said.claims)
+                message.claims.abilities.extend(_ability_out(one) for one in said.abilities)
+                message.claims.SetInParent()
+            case LeaseRequest():
+                message.lease_requests.append(_request_out(said))
+            case LeaseAnswer():
+                message.lease_answers.append(_answer_out(said))
+            case Goodbye():
+                message.goodbye.reason = said.reason
+                message.goodbye.patience_ms = _ms(said.patience_s)
+            case Overrides(overrides):
+                message.overrides.overrides.extend(to_message(one) for one in overrides)
+                message.overrides.SetInParent()
+    return message
 
 
-def decode_all(message: site_pb2.PeerMessage) -> list[Said]:
-    """Everything that a message says. Raises BadMessage."""
-    if message.HasField("lease_words"):
-        together = message.lease_words
-        if len(together.requests) + len(together.answers) > TOGETHER_MAX:
-            raise BadMessage(f"says {TOGETHER_MAX} words and more of leases at once")
-        requests = [_request_in(request) for request in together.requests]
-        return [*requests, *(_answer_in(answer) for answer in together.answers)]
-    word = decode(message)
-    return [word] if word is not None else []
+def decode(message: site_pb2.PeerMessage) -> list[Said]:
+    """All that it says; nothing, if that is what only a newer agent knows. Raises BadMessage."""
+    requests, answers = message.lease_requests, message.lease_answers
+    if len(requests) + len(answers) > TOGETHER_MAX:
+        raise BadMessage(f"says {TOGETHER_MAX} words and more of leases at once")
+    words: list[Said] = [*map(_request_in, requests), *map(_answer_in, answers)]
+    if message.HasField("claims"):
+        words.append(_claims_in(message.claims))
+    if message.HasField("overrides"):
+        words.append(_overrides_in(message.overrides))
+    if message.HasField("beat"):
+        beat = message.beat
+        words.append(Beat(_nodes(beat.silent), _s(beat.isolated_ms), beat.plan_generation))
+    if message.HasField("goodbye"):
+        goodbye = message.goodbye
+        words.append(Goodbye(_text(goodbye.reason), _s(goodbye.patience_ms)))
+    return words
 
 
-def decode(message: site_pb2.PeerMessage) -> Said | None:
-    """None for a kind that a newer agent may send. Raises BadMessage."""
-    match message.WhichOneof("message"):
-        case "beat":
-            beat = message.beat
-            return Beat(_nodes(beat.silent), _s(beat.isolated_ms), beat.plan_generation)
-        case "claims":
-            claims = message.claims
-            if max(len(claims.claims), len(claims.abilities)) > REPLICAS_MAX:
-                raise BadMessage(f"claims {len(claims.claims)} replicas")
-            return Claims(
-                tuple(_claim_in(claim) for claim in claims.claims),
-                tuple(_ability_in(ability) for ability in claims.abilities),
-            )
-        case "lease_request":
-            return _request_in(message.lease_request)
-        case "lease_answer":
-            return _answer_in(message.lease_answer)
-        case "goodbye":
-            goodbye = message.goodbye
-            return Goodbye(_text(goodbye.reason), _s(goodbye.patience_ms))
-        case "overrides":
-            return _overrides_in(message.overrides)
-        case _:
-            return None
+def _claims_in(message: site_pb2.Claims) -> Claims:
+    if max(len(message.claims), len(message.abilities)) > REPLICAS_MAX:
+        raise BadMessage(f"claims {len(message.claims)} replicas")
+    return Claims(
+        tuple(_claim_in(claim) for claim in message.claims),
+        tuple(_ability_in(ability) for ability in message.abilities),
+    )
 
 
 def _overrides_in(message: site_pb2.Overrides) -> Overrides:

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 
+from agent.channel import NO_PROBES
 from agent.domain.roster import Peer
 from agent.domain.site.messages import Said
 from agent.identity_store import to_pem
@@ -31,6 +32,7 @@ _OPTIONS: list[tuple[str, str | int]] = [
     ("grpc.default_authority", SERVER_NAME),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    *NO_PROBES,
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
     ("grpc.enable_http_proxy", 0),

@@ -31,7 +31,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agent import translate
+from agent import steady_clock, translate
 from agent.domain.given import given_by
 from agent.domain.instructions import Emit
 from agent.domain.plan import ParsedPlan
@@ -355,7 +355,7 @@ class SiteLoop:
                 self.orchestrator_heard()
             self._save_alone(save_every_s(self._plan))
             self._publish_standbys()
-            await asyncio.sleep(SIGNS_EVERY_S)
+            await steady_clock.sleep(SIGNS_EVERY_S)
 
     def _save_alone(self, every_s: float) -> None:
         body = self._alone.to_save(boottime(), time.time(), every_s)

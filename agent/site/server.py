@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from agent.channel import NO_PROBES
 from agent.connections import Crowd, at_most
 from agent.domain.roster import Peer
 from agent.identity_store import from_pem, to_pem
@@ -26,6 +27,7 @@ _OPTIONS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_concurrent_streams", 4),
+    *NO_PROBES,
     ("grpc.max_connection_idle_ms", 60_000),
     *at_most(CONNECTIONS_MAX),
     # Two agents of one box that share a port by mistake: the second is told so.

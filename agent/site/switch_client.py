@@ -33,6 +33,7 @@ from typing import NoReturn
 
 from agent import mounts
 from agent.domain import cgroups
+from agent.steady_clock import to_the_second
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,8 @@ PROGRAM = Path(__file__).parent.parent / "switch.py"
 RUN = Path("/run")
 VERSION = 2  # of the program that comes with this agent
 ANSWER_S = 0.4
-PING_S = 1.0
-IDLE_PING_S = 2.0  # with nothing armed; that it ended is heard at once in any case
+PING_S = 2.0  # that it ended is heard at once in any case
+ASKED_S = 1.5  # who asked so lately need not ping: while a lease is held, each second arms
 GREET_S = 10.0
 SILENT_S = 3.0
 START_S = 3.0  # for systemd's, if there is one, to come first
@@ -181,18 +182,24 @@ class SwitchClient:
             self._hang_up()
 
     async def _rest(self) -> None:
-        """Until it ended, or has said nothing for a while: what arms it asks as well as a greeting,
-        which is due now and then all the same, for what it has."""
-        greeted_at = time.monotonic()
-        while not self._ended.is_set():
+        """Until it ended, was lost to who armed it, or is to be greeted: it has said nothing for a
+        while, or it is time to hear what it has."""
+        loop, greeted_at = asyncio.get_running_loop(), time.monotonic()
+        timer: asyncio.TimerHandle
+
+        def look() -> None:
+            nonlocal timer
             now = time.monotonic()
-            silent_s = PING_S if self._deadlines else IDLE_PING_S
-            pause_s = min(self._heard_at + silent_s, greeted_at + GREET_S) - now
-            if pause_s <= 0:
-                return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):
-                    await self._ended.wait()
+            if now >= min(self._heard_at + ASKED_S, greeted_at + GREET_S):
+                self._ended.set()
+            else:
+                timer = loop.call_later(to_the_second(PING_S), look)
+
+        timer = loop.call_later(to_the_second(PING_S), look)
+        try:
+            await self._ended.wait()
+        finally:
+            timer.cancel()
 
     # ---- asking ----
 
@@ -265,6 +272,7 @@ class SwitchClient:
         self._hang_up()
         self._places.clear()
         self.trouble = trouble
+        self._ended.set()
         if self.alive:
             self.alive = False
             log.warning("the dead-man's switch is away", extra={"error": trouble})

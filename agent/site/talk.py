@@ -13,15 +13,8 @@ from typing import Any, Protocol
 
 import grpc
 
-from agent.domain.site.messages import LeaseAnswer, LeaseRequest, Said
-from agent.site.codec import (
-    TOGETHER_MAX,
-    BadMessage,
-    LeaseWord,
-    decode_all,
-    encode,
-    encode_together,
-)
+from agent.domain.site.messages import Said
+from agent.site.codec import TOGETHER_MAX, BadMessage, decode, encode, goes_with
 from polder.v1 import site_pb2
 
 log = logging.getLogger(__name__)
@@ -67,7 +60,6 @@ class Conversation:
         self._stream = stream
         self._timing = timing
         self._queue: deque[Said] = deque()
-        self._reads_together = False
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -90,7 +82,6 @@ class Conversation:
         if (first.hello.node, first.hello.site) != (self.node, hello.site):
             said = f"{first.hello.site}/{first.hello.node}"[:300]
             raise TalkEnded(f"{self.node} calls itself {said}")
-        self._reads_together = first.hello.lease_words
         return first.hello
 
     async def serve(self, said: Callable[[Said], None]) -> str:
@@ -147,7 +138,7 @@ class Conversation:
                 if not isinstance(message, site_pb2.PeerMessage):
                     return f"{self.node} closed it"
                 self._heard_at = loop.time()
-                words = decode_all(message)
+                words = decode(message)
             except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
                 return _why(error)
             except BadMessage as error:
@@ -169,20 +160,12 @@ class Conversation:
             self._idle.set()
 
     def _next(self) -> site_pb2.PeerMessage:
-        """What waits longest, taken from the queue; of leases all that waits behind it as well: a
-        message costs a hundred times what is in it."""
-        said = self._queue.popleft()
-        if isinstance(said, LeaseRequest | LeaseAnswer) and self._reads_together:
-            together: list[LeaseWord] = [said]
-            while self._queue and len(together) < TOGETHER_MAX:
-                word = self._queue[0]
-                if not isinstance(word, LeaseRequest | LeaseAnswer):
-                    break
-                together.append(word)
-                self._queue.popleft()
-            if len(together) > 1:
-                return encode_together(together)
-        message = encode(said)
+        """What waits longest, taken from the queue, and what may go with it: a message costs a
+        hundred times what is in it."""
+        words = [self._queue.popleft()]
+        while self._queue and len(words) < TOGETHER_MAX and goes_with(self._queue[0], words[-1]):
+            words.append(self._queue.popleft())
+        message = encode(*words)
         if message.HasField("beat"):
             self._sequence += 1
             message.beat.sequence = self._sequence

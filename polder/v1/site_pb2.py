@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from polder.v1 import plan_pb2 as polder_dot_v1_dot_plan__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14polder/v1/site.proto\x12\tpolder.v1\x1a\x14polder/v1/plan.proto\"\xeb\x02\n\x0bPeerMessage\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x14.polder.v1.PeerHelloH\x00\x12\x1f\n\x04\x62\x65\x61t\x18\x02 \x01(\x0b\x32\x0f.polder.v1.BeatH\x00\x12#\n\x06\x63laims\x18\x03 \x01(\x0b\x32\x11.polder.v1.ClaimsH\x00\x12\x30\n\rlease_request\x18\x04 \x01(\x0b\x32\x17.polder.v1.LeaseRequestH\x00\x12.\n\x0clease_answer\x18\x05 \x01(\x0b\x32\x16.polder.v1.LeaseAnswerH\x00\x12)\n\x07goodbye\x18\x06 \x01(\x0b\x32\x16.polder.v1.PeerGoodbyeH\x00\x12)\n\toverrides\x18\x07 \x01(\x0b\x32\x14.polder.v1.OverridesH\x00\x12,\n\x0blease_words\x18\x08 \x01(\x0b\x32\x15.polder.v1.LeaseWordsH\x00\x42\t\n\x07message\"y\n\tPeerHello\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\x13\n\x0binstance_id\x18\x04 \x01(\t\x12\x15\n\ragent_version\x18\x05 \x01(\t\x12\x13\n\x0blease_words\x18\x06 \x01(\x08\"V\n\x04\x42\x65\x61t\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0e\n\x06silent\x18\x02 \x03(\t\x12\x13\n\x0bisolated_ms\x18\x03 \x01(\x03\x12\x17\n\x0fplan_generation\x18\x04 \x01(\x03\"Q\n\x06\x43laims\x12 \n\x06\x63laims\x18\x01 \x03(\x0b\x32\x10.polder.v1.Claim\x12%\n\tabilities\x18\x02 \x03(\x0b\x32\x12.polder.v1.Ability\"\x8b\x01\n\x05\x43laim\x12\x14\n\x0cworkload_uid\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x13\n\x0breplica_uid\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12\r\n\x05ready\x18\x05 \x01(\x08\x12\x14\n\x0cready_for_ms\x18\x06 \x01(\x03\x12\x12\n\ngranted_by\x18\x07 \x03(\t\"N\n\x07\x41\x62ility\x12\x14\n\x0cworkload_uid\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x0c\n\x04\x61\x62le\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\"3\n\tOverrides\x12&\n\toverrides\x18\x01 \x03(\x0b\x32\x13.polder.v1.Override\"\xb8\x02\n\x0cLeaseRequest\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x14\n\x0cworkload_uid\x18\x02 \x01(\t\x12\x0f\n\x07replica\x18\x03 \x01(\t\x12\r\n\x05group\x18\x04 \x01(\x03\x12\x0e\n\x06\x62\x61llot\x18\x05 \x01(\x03\x12*\n\x07prepare\x18\x06 \x01(\x0b\x32\x17.polder.v1.LeasePrepareH\x00\x12*\n\x07propose\x18\x07 \x01(\x0b\x32\x17.polder.v1.LeaseProposeH\x00\x12*\n\x07release\x18\x08 \x01(\x0b\x32\x17.polder.v1.LeaseReleaseH\x00\x12$\n\x04seal\x18\t \x01(\x0b\x32\x14.polder.v1.GroupSealH\x00\x12$\n\x04open\x18\n \x01(\x0b\x32\x14.polder.v1.GroupOpenH\x00\x42\x06\n\x04step\"\x0e\n\x0cLeasePrepare\"2\n\x0cLeasePropose\x12\x11\n\tlength_ms\x18\x01 \x01(\x03\x12\x0f\n\x07\x62ounded\x18\x02 \x01(\x08\"\x0e\n\x0cLeaseRelease\"P\n\tGroupSeal\x12\x0c\n\x04next\x18\x01 \x01(\x03\x12\x0e\n\x06voters\x18\x02 \x03(\t\x12%\n\x06\x62\x65\x66ore\x18\x03 \x03(\x0b\x32\x15.polder.v1.Electorate\"r\n\tGroupOpen\x12\x0e\n\x06voters\x18\x01 \x03(\t\x12\r\n\x05\x66loor\x18\x02 \x01(\x03\x12\x0f\n\x07wait_ms\x18\x03 \x01(\x03\x12\x0e\n\x06holder\x18\x04 \x01(\t\x12%\n\x06\x62\x65\x66ore\x18\x05 \x03(\x0b\x32\x15.polder.v1.Electorate\"`\n\nLeaseWords\x12)\n\x08requests\x18\x01 \x03(\x0b\x32\x17.polder.v1.LeaseRequest\x12\'\n\x07\x61nswers\x18\x02 \x03(\x0b\x32\x16.polder.v1.LeaseAnswer\"\x89\x02\n\x0bLeaseAnswer\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x14\n\x0cworkload_uid\x18\x02 \x01(\t\x12\x0f\n\x07replica\x18\x03 \x01(\t\x12\r\n\x05group\x18\x04 \x01(\x03\x12\x0f\n\x07granted\x18\x05 \x01(\x08\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x10\n\x08promised\x18\x07 \x01(\x03\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x08 \x01(\x03\x12\x0e\n\x06holder\x18\t \x01(\t\x12\x14\n\x0cremaining_ms\x18\n \x01(\x03\x12\x0c\n\x04next\x18\x0b \x01(\x03\x12\x13\n\x0bnext_voters\x18\x0c \x03(\t\x12*\n\x0bnext_before\x18\r \x03(\x0b\x32\x15.polder.v1.Electorate\"2\n\x0bPeerGoodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x13\n\x0bpatience_ms\x18\x02 \x01(\x03\x32I\n\x0bSiteService\x12:\n\x04Talk\x12\x16.polder.v1.PeerMessage\x1a\x16.polder.v1.PeerMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14polder/v1/site.proto\x12\tpolder.v1\x1a\x14polder/v1/plan.proto\"\xa6\x02\n\x0bPeerMessage\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x14.polder.v1.PeerHello\x12\x1d\n\x04\x62\x65\x61t\x18\x02 \x01(\x0b\x32\x0f.polder.v1.Beat\x12!\n\x06\x63laims\x18\x03 \x01(\x0b\x32\x11.polder.v1.Claims\x12/\n\x0elease_requests\x18\x04 \x03(\x0b\x32\x17.polder.v1.LeaseRequest\x12-\n\rlease_answers\x18\x05 \x03(\x0b\x32\x16.polder.v1.LeaseAnswer\x12\'\n\x07goodbye\x18\x06 \x01(\x0b\x32\x16.polder.v1.PeerGoodbye\x12\'\n\toverrides\x18\x07 \x01(\x0b\x32\x14.polder.v1.Overrides\"d\n\tPeerHello\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\x13\n\x0binstance_id\x18\x04 \x01(\t\x12\x15\n\ragent_version\x18\x05 \x01(\t\"V\n\x04\x42\x65\x61t\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0e\n\x06silent\x18\x02 \x03(\t\x12\x13\n\x0bisolated_ms\x18\x03 \x01(\x03\x12\x17\n\x0fplan_generation\x18\x04 \x01(\x03\"Q\n\x06\x43laims\x12 \n\x06\x63laims\x18\x01 \x03(\x0b\x32\x10.polder.v1.Claim\x12%\n\tabilities\x18\x02 \x03(\x0b\x32\x12.polder.v1.Ability\"\x8b\x01\n\x05\x43laim\x12\x14\n\x0cworkload_uid\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x13\n\x0breplica_uid\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12\r\n\x05ready\x18\x05 \x01(\x08\x12\x14\n\x0cready_for_ms\x18\x06 \x01(\x03\x12\x12\n\ngranted_by\x18\x07 \x03(\t\"N\n\x07\x41\x62ility\x12\x14\n\x0cworkload_uid\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x0c\n\x04\x61\x62le\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\"3\n\tOverrides\x12&\n\toverrides\x18\x01 \x03(\x0b\x32\x13.polder.v1.Override\"\xb8\x02\n\x0cLeaseRequest\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x14\n\x0cworkload_uid\x18\x02 \x01(\t\x12\x0f\n\x07replica\x18\x03 \x01(\t\x12\r\n\x05group\x18\x04 \x01(\x03\x12\x0e\n\x06\x62\x61llot\x18\x05 \x01(\x03\x12*\n\x07prepare\x18\x06 \x01(\x0b\x32\x17.polder.v1.LeasePrepareH\x00\x12*\n\x07propose\x18\x07 \x01(\x0b\x32\x17.polder.v1.LeaseProposeH\x00\x12*\n\x07release\x18\x08 \x01(\x0b\x32\x17.polder.v1.LeaseReleaseH\x00\x12$\n\x04seal\x18\t \x01(\x0b\x32\x14.polder.v1.GroupSealH\x00\x12$\n\x04open\x18\n \x01(\x0b\x32\x14.polder.v1.GroupOpenH\x00\x42\x06\n\x04step\"\x0e\n\x0cLeasePrepare\"2\n\x0cLeasePropose\x12\x11\n\tlength_ms\x18\x01 \x01(\x03\x12\x0f\n\x07\x62ounded\x18\x02 \x01(\x08\"\x0e\n\x0cLeaseRelease\"P\n\tGroupSeal\x12\x0c\n\x04next\x18\x01 \x01(\x03\x12\x0e\n\x06voters\x18\x02 \x03(\t\x12%\n\x06\x62\x65\x66ore\x18\x03 \x03(\x0b\x32\x15.polder.v1.Electorate\"r\n\tGroupOpen\x12\x0e\n\x06voters\x18\x01 \x03(\t\x12\r\n\x05\x66loor\x18\x02 \x01(\x03\x12\x0f\n\x07wait_ms\x18\x03 \x01(\x03\x12\x0e\n\x06holder\x18\x04 \x01(\t\x12%\n\x06\x62\x65\x66ore\x18\x05 \x03(\x0b\x32\x15.polder.v1.Electorate\"\x89\x02\n\x0bLeaseAnswer\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x14\n\x0cworkload_uid\x18\x02 \x01(\t\x12\x0f\n\x07replica\x18\x03 \x01(\t\x12\r\n\x05group\x18\x04 \x01(\x03\x12\x0f\n\x07granted\x18\x05 \x01(\x08\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x10\n\x08promised\x18\x07 \x01(\x03\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x08 \x01(\x03\x12\x0e\n\x06holder\x18\t \x01(\t\x12\x14\n\x0cremaining_ms\x18\n \x01(\x03\x12\x0c\n\x04next\x18\x0b \x01(\x03\x12\x13\n\x0bnext_voters\x18\x0c \x03(\t\x12*\n\x0bnext_before\x18\r \x03(\x0b\x32\x15.polder.v1.Electorate\"2\n\x0bPeerGoodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x13\n\x0bpatience_ms\x18\x02 \x01(\x03\x32I\n\x0bSiteService\x12:\n\x04Talk\x12\x16.polder.v1.PeerMessage\x1a\x16.polder.v1.PeerMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,37 +33,35 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'polder.v1.site_pb2', _globa
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PEERMESSAGE']._serialized_start=58
-  _globals['_PEERMESSAGE']._serialized_end=421
-  _globals['_PEERHELLO']._serialized_start=423
-  _globals['_PEERHELLO']._serialized_end=544
-  _globals['_BEAT']._serialized_start=546
-  _globals['_BEAT']._serialized_end=632
-  _globals['_CLAIMS']._serialized_start=634
-  _globals['_CLAIMS']._serialized_end=715
-  _globals['_CLAIM']._serialized_start=718
-  _globals['_CLAIM']._serialized_end=857
-  _globals['_ABILITY']._serialized_start=859
-  _globals['_ABILITY']._serialized_end=937
-  _globals['_OVERRIDES']._serialized_start=939
-  _globals['_OVERRIDES']._serialized_end=990
-  _globals['_LEASEREQUEST']._serialized_start=993
-  _globals['_LEASEREQUEST']._serialized_end=1305
-  _globals['_LEASEPREPARE']._serialized_start=1307
-  _globals['_LEASEPREPARE']._serialized_end=1321
-  _globals['_LEASEPROPOSE']._serialized_start=1323
-  _globals['_LEASEPROPOSE']._serialized_end=1373
-  _globals['_LEASERELEASE']._serialized_start=1375
-  _globals['_LEASERELEASE']._serialized_end=1389
-  _globals['_GROUPSEAL']._serialized_start=1391
-  _globals['_GROUPSEAL']._serialized_end=1471
-  _globals['_GROUPOPEN']._serialized_start=1473
-  _globals['_GROUPOPEN']._serialized_end=1587
-  _globals['_LEASEWORDS']._serialized_start=1589
-  _globals['_LEASEWORDS']._serialized_end=1685
-  _globals['_LEASEANSWER']._serialized_start=1688
-  _globals['_LEASEANSWER']._serialized_end=1953
-  _globals['_PEERGOODBYE']._serialized_start=1955
-  _globals['_PEERGOODBYE']._serialized_end=2005
-  _globals['_SITESERVICE']._serialized_start=2007
-  _globals['_SITESERVICE']._serialized_end=2080
+  _globals['_PEERMESSAGE']._serialized_end=352
+  _globals['_PEERHELLO']._serialized_start=354
+  _globals['_PEERHELLO']._serialized_end=454
+  _globals['_BEAT']._serialized_start=456
+  _globals['_BEAT']._serialized_end=542
+  _globals['_CLAIMS']._serialized_start=544
+  _globals['_CLAIMS']._serialized_end=625
+  _globals['_CLAIM']._serialized_start=628
+  _globals['_CLAIM']._serialized_end=767
+  _globals['_ABILITY']._serialized_start=769
+  _globals['_ABILITY']._serialized_end=847
+  _globals['_OVERRIDES']._serialized_start=849
+  _globals['_OVERRIDES']._serialized_end=900
+  _globals['_LEASEREQUEST']._serialized_start=903
+  _globals['_LEASEREQUEST']._serialized_end=1215
+  _globals['_LEASEPREPARE']._serialized_start=1217
+  _globals['_LEASEPREPARE']._serialized_end=1231
+  _globals['_LEASEPROPOSE']._serialized_start=1233
+  _globals['_LEASEPROPOSE']._serialized_end=1283
+  _globals['_LEASERELEASE']._serialized_start=1285
+  _globals['_LEASERELEASE']._serialized_end=1299
+  _globals['_GROUPSEAL']._serialized_start=1301
+  _globals['_GROUPSEAL']._serialized_end=1381
+  _globals['_GROUPOPEN']._serialized_start=1383
+  _globals['_GROUPOPEN']._serialized_end=1497
+  _globals['_LEASEANSWER']._serialized_start=1500
+  _globals['_LEASEANSWER']._serialized_end=1765
+  _globals['_PEERGOODBYE']._serialized_start=1767
+  _globals['_PEERGOODBYE']._serialized_end=1817
+  _globals['_SITESERVICE']._serialized_start=1819
+  _globals['_SITESERVICE']._serialized_end=1892
 # @@protoc_insertion_point(module_scope)

@@ -23,16 +23,19 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class PeerMessage(_message.Message):
+    """What is said in one breath. A hello, claims, overrides and a goodbye are said alone; of leases all
+    that waits goes together, in any order, and a beat with it.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     HELLO_FIELD_NUMBER: _builtins.int
     BEAT_FIELD_NUMBER: _builtins.int
     CLAIMS_FIELD_NUMBER: _builtins.int
-    LEASE_REQUEST_FIELD_NUMBER: _builtins.int
-    LEASE_ANSWER_FIELD_NUMBER: _builtins.int
+    LEASE_REQUESTS_FIELD_NUMBER: _builtins.int
+    LEASE_ANSWERS_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
     OVERRIDES_FIELD_NUMBER: _builtins.int
-    LEASE_WORDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___PeerHello: ...
     @_builtins.property
@@ -40,34 +43,29 @@ class PeerMessage(_message.Message):
     @_builtins.property
     def claims(self) -> Global___Claims: ...
     @_builtins.property
-    def lease_request(self) -> Global___LeaseRequest: ...
+    def lease_requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseRequest]: ...
     @_builtins.property
-    def lease_answer(self) -> Global___LeaseAnswer: ...
+    def lease_answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseAnswer]: ...
     @_builtins.property
     def goodbye(self) -> Global___PeerGoodbye: ...
     @_builtins.property
     def overrides(self) -> Global___Overrides: ...
-    @_builtins.property
-    def lease_words(self) -> Global___LeaseWords: ...
     def __init__(
         self,
         *,
         hello: Global___PeerHello | None = ...,
         beat: Global___Beat | None = ...,
         claims: Global___Claims | None = ...,
-        lease_request: Global___LeaseRequest | None = ...,
-        lease_answer: Global___LeaseAnswer | None = ...,
+        lease_requests: _abc.Iterable[Global___LeaseRequest] | None = ...,
+        lease_answers: _abc.Iterable[Global___LeaseAnswer] | None = ...,
         goodbye: Global___PeerGoodbye | None = ...,
         overrides: Global___Overrides | None = ...,
-        lease_words: Global___LeaseWords | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "claims", b"claims", "goodbye", b"goodbye", "hello", b"hello", "lease_answer", b"lease_answer", "lease_request", b"lease_request", "lease_words", b"lease_words", "message", b"message", "overrides", b"overrides"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "claims", b"claims", "goodbye", b"goodbye", "hello", b"hello", "overrides", b"overrides"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "claims", b"claims", "goodbye", b"goodbye", "hello", b"hello", "lease_answer", b"lease_answer", "lease_request", b"lease_request", "lease_words", b"lease_words", "message", b"message", "overrides", b"overrides"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "claims", b"claims", "goodbye", b"goodbye", "hello", b"hello", "lease_answers", b"lease_answers", "lease_requests", b"lease_requests", "overrides", b"overrides"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "beat", "claims", "lease_request", "lease_answer", "goodbye", "overrides", "lease_words"]  # noqa: Y015
-    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PeerMessage: _TypeAlias = PeerMessage  # noqa: Y015
 
@@ -82,15 +80,12 @@ class PeerHello(_message.Message):
     BOOT_ID_FIELD_NUMBER: _builtins.int
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
-    LEASE_WORDS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     site: _builtins.str
     boot_id: _builtins.str
     instance_id: _builtins.str
     """Differs for every start of the agent process."""
     agent_version: _builtins.str
-    lease_words: _builtins.bool
-    """It reads LeaseWords."""
     def __init__(
         self,
         *,
@@ -99,11 +94,10 @@ class PeerHello(_message.Message):
         boot_id: _builtins.str = ...,
         instance_id: _builtins.str = ...,
         agent_version: _builtins.str = ...,
-        lease_words: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "instance_id", b"instance_id", "lease_words", b"lease_words", "node", b"node", "site", b"site"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "instance_id", b"instance_id", "node", b"node", "site", b"site"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -111,7 +105,7 @@ Global___PeerHello: _TypeAlias = PeerHello  # noqa: Y015
 
 @_typing.final
 class Beat(_message.Message):
-    """Every second, of constant size but for the list."""
+    """Every second at the latest, of constant size but for the list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -439,32 +433,6 @@ class GroupOpen(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GroupOpen: _TypeAlias = GroupOpen  # noqa: Y015
-
-@_typing.final
-class LeaseWords(_message.Message):
-    """Several at once: a node renews all that it holds at the same moments. Only to who reads it."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    REQUESTS_FIELD_NUMBER: _builtins.int
-    ANSWERS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseRequest]: ...
-    @_builtins.property
-    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseAnswer]: ...
-    def __init__(
-        self,
-        *,
-        requests: _abc.Iterable[Global___LeaseRequest] | None = ...,
-        answers: _abc.Iterable[Global___LeaseAnswer] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "requests", b"requests"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___LeaseWords: _TypeAlias = LeaseWords  # noqa: Y015
 
 @_typing.final
 class LeaseAnswer(_message.Message):

@@ -60,7 +60,25 @@ def test_readiness_is_repeated_quickly_until_it_succeeds_and_then_by_its_period(
     state = after(state, PROBE, True, "", now)
     assert state.passing is False, "one success of two"
     state = after(state, PROBE, True, "", now)
-    assert state.passing is True and state.due_at == now + 5
+    assert state.passing is True and abs(state.due_at - (now + 5)) <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("period", "asked_at", "due_at"),
+    [
+        ("5s", 100.3, 105.0),
+        ("5s", 105.01, 110.0),
+        ("1s", 7.04, 8.0),
+        ("500ms", 7.04, 7.5),
+        ("2500ms", 7.04, 10.0),
+    ],
+)
+def test_probes_are_due_at_whole_seconds(period: str, asked_at: float, due_at: float) -> None:
+    """So that the agent wakes once for all of them."""
+    probe = decode(Probe, {"tcp": {"port": 80}, "period": period})
+    state = begin(ProbeKind.LIVENESS, probe, 0.0, asked_at)
+    assert after(state, probe, True, "", asked_at).due_at == due_at
+    assert after(state, probe, None, "runtime away", asked_at).due_at == due_at
 
 
 def test_liveness_needs_failures_in_a_row_and_keeps_to_its_period() -> None:

@@ -20,7 +20,7 @@ from agent.domain.site.messages import (
     Said,
     Seal,
 )
-from agent.site.codec import TOGETHER_MAX, BadMessage, decode, decode_all, encode
+from agent.site.codec import TOGETHER_MAX, BadMessage, decode, encode
 from polder.v1 import site_pb2
 
 names = st.text(min_size=1, max_size=20)
@@ -56,16 +56,16 @@ said = st.one_of(
 @given(said)
 def test_what_is_said_arrives(message: Said) -> None:
     wire = encode(message).SerializeToString()
-    assert decode(site_pb2.PeerMessage.FromString(wire)) == message
+    assert decode(site_pb2.PeerMessage.FromString(wire)) == [message]
 
 
 def test_of_what_is_left_of_a_lease_never_less_is_said() -> None:
     answer = LeaseAnswer(1, ("w", "r"), 1, False, remaining_s=1.0001)
-    assert encode(answer).lease_answer.remaining_ms == 1001
+    assert encode(answer).lease_answers[0].remaining_ms == 1001
 
 
 def test_a_message_of_a_newer_agent_is_passed_over() -> None:
-    assert decode(site_pb2.PeerMessage()) is None
+    assert decode(site_pb2.PeerMessage()) == []
 
 
 @pytest.mark.parametrize(
@@ -74,32 +74,16 @@ def test_a_message_of_a_newer_agent_is_passed_over() -> None:
         site_pb2.PeerMessage(beat=site_pb2.Beat(isolated_ms=-1)),
         site_pb2.PeerMessage(beat=site_pb2.Beat(silent=["x"] * 2000)),
         site_pb2.PeerMessage(beat=site_pb2.Beat(silent=["x" * 1000])),
-        site_pb2.PeerMessage(lease_request=site_pb2.LeaseRequest(id=1)),
+        site_pb2.PeerMessage(lease_requests=[site_pb2.LeaseRequest(id=1)]),
         site_pb2.PeerMessage(
-            lease_request=site_pb2.LeaseRequest(ballot=-1, prepare=site_pb2.LeasePrepare())
+            lease_requests=[site_pb2.LeaseRequest(ballot=-1, prepare=site_pb2.LeasePrepare())]
         ),
         site_pb2.PeerMessage(claims=site_pb2.Claims(claims=[site_pb2.Claim(epoch=-5)])),
         site_pb2.PeerMessage(claims=site_pb2.Claims(claims=[site_pb2.Claim()] * 6000)),
+        site_pb2.PeerMessage(lease_answers=[site_pb2.LeaseAnswer()] * (TOGETHER_MAX + 1)),
+        site_pb2.PeerMessage(lease_answers=[site_pb2.LeaseAnswer(remaining_ms=-1)]),
     ],
 )
 def test_nonsense_is_refused(message: site_pb2.PeerMessage) -> None:
     with pytest.raises(BadMessage):
         decode(message)
-
-
-@given(said)
-def test_one_word_is_all_of_its_message(message: Said) -> None:
-    assert decode_all(encode(message)) == [message]
-
-
-@pytest.mark.parametrize(
-    "together",
-    [
-        site_pb2.LeaseWords(answers=[site_pb2.LeaseAnswer()] * (TOGETHER_MAX + 1)),
-        site_pb2.LeaseWords(requests=[site_pb2.LeaseRequest(id=1)]),
-        site_pb2.LeaseWords(answers=[site_pb2.LeaseAnswer(remaining_ms=-1)]),
-    ],
-)
-def test_nonsense_among_several_words_is_refused(together: site_pb2.LeaseWords) -> None:
-    with pytest.raises(BadMessage):
-        decode_all(site_pb2.PeerMessage(lease_words=together))

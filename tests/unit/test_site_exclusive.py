@@ -5,7 +5,15 @@ from dataclasses import replace
 from agent.domain.plan import ParsedPlan
 from agent.domain.site.case import Standing
 from agent.domain.site.identifying import stay_uid
-from agent.domain.site.messages import Decide, LeaseRequest, Propose, Stopping, SwitchChanged, Tick
+from agent.domain.site.messages import (
+    Decide,
+    Instruction,
+    LeaseRequest,
+    Propose,
+    Stopping,
+    SwitchChanged,
+    Tick,
+)
 from polder import epochs
 from tests.unit.site_lab import E1, KEY, Box, Lab, group, lab, planned
 
@@ -206,6 +214,25 @@ def test_without_a_switch_nothing_starts_and_the_next_one_may() -> None:
     site.run(60)
     assert len(site.runs()) == 1 and "a" not in site.runs()
     assert site.boxes["a"].machine.standings()[KEY] is Standing.UNABLE
+
+
+def test_a_lease_that_is_renewed_is_not_looked_at_in_between() -> None:
+    site = healthy()
+    site.run(5)
+    machine, looked = site.boxes["a"].machine, []
+    judge = machine._judge
+
+    def judging(now: float, out: list[Instruction]) -> None:
+        looked.append(now)
+        judge(now, out)
+
+    machine._judge = judging  # type: ignore[method-assign]
+    site.run(20)
+    assert site.runs() == {"a": ["p1"]} and looked == []
+    site.part("a", "b")
+    site.part("a", "c")
+    site.run(3)
+    assert "LeaseLost" in site.boxes["a"].told(), "one that is not ends in time"
 
 
 def test_a_switch_that_dies_for_good_ends_the_tenure() -> None:

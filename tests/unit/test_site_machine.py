@@ -13,6 +13,7 @@ from agent.domain.site.messages import (
     Claims,
     Condition,
     Decide,
+    Event,
     Goodbye,
     OrchestratorHeard,
     PeerClosed,
@@ -73,6 +74,25 @@ def test_a_beat_each_second_to_those_with_a_stream() -> None:
         said += of(Send, site.handle(Tick(), tenth / 10))
     beats = [s for s in said if isinstance(s.said, Beat)]
     assert {s.node for s in beats} == {"a"} and 5 <= len(beats) <= 7
+
+
+def test_a_beat_goes_with_what_is_said_anyway_and_none_sooner_than_that() -> None:
+    site = machine(plan=planned("b", ABC))
+    site.handle(PeerOpened("a", "i"), 0.0)
+    site.handle(PeerOpened("c", "i"), 0.0)
+    site.handle(Tick(), 1.0)
+
+    def beats(event: Event, now: float) -> set[str]:
+        found = of(Send, site.handle(event, now))
+        return {one.node for one in found if isinstance(one.said, Beat)}
+
+    assert beats(PeerSaid("a", Beat()), 1.4) == set(), "half a second lies between two of them"
+    assert beats(Tick(), 1.6) == set(), "nobody is awake for it"
+    assert beats(PeerSaid("a", Beat()), 1.7) == {"a", "c"}
+    assert beats(PeerSaid("c", Beat()), 1.7) == set()
+    due = site.next_due()
+    assert due is not None and due <= 2.7
+    assert beats(Tick(), 2.7) == {"a", "c"}, "it does not wait for others"
 
 
 def test_others_hear_at_once_whom_this_node_misses() -> None:

@@ -136,7 +136,7 @@ def test_what_another_version_wrote_is_no_override(wrong: dict[str, Any]) -> Non
 def test_its_forms_say_the_same(override: Override) -> None:
     assert from_message(to_message(override)) == override == from_body(to_body(override))
     wire = encode(Overrides((override,))).SerializeToString()
-    assert decode(site_pb2.PeerMessage.FromString(wire)) == Overrides((override,))
+    assert decode(site_pb2.PeerMessage.FromString(wire)) == [Overrides((override,))]
 
 
 def test_a_peer_that_says_what_no_agent_says_is_refused() -> None:
@@ -151,7 +151,7 @@ def test_a_peer_that_says_what_no_agent_says_is_refused() -> None:
 def test_a_field_of_a_newer_agent_is_left_out() -> None:
     new = plan_pb2.Override(field="colour", value="red", stamp=1)
     found = decode(site_pb2.PeerMessage(overrides=site_pb2.Overrides(overrides=[new])))
-    assert found == Overrides(())
+    assert found == [Overrides(())]
 
 
 def test_a_plan_says_them_and_one_that_is_not_understood_costs_nothing() -> None:

@@ -1,16 +1,23 @@
 """What goes into one message of a stream between two nodes."""
 
 import asyncio
-from typing import Any
 
 import pytest
 
-from agent.domain.site.messages import Beat, LeaseAnswer, LeaseRequest, Propose, Said
-from agent.site.codec import TOGETHER_MAX, decode_all
+from agent.domain.site.messages import (
+    Beat,
+    Claims,
+    Goodbye,
+    LeaseAnswer,
+    LeaseRequest,
+    Propose,
+    Said,
+)
+from agent.site.codec import TOGETHER_MAX, decode, encode
 from agent.site.talk import Conversation, Timing
 from polder.v1 import site_pb2
 
-HELLO = site_pb2.PeerHello(node="a", site="s1", lease_words=True)
+HELLO = site_pb2.PeerHello(node="a", site="s1")
 
 
 def asked(number: int) -> LeaseRequest:
@@ -24,10 +31,10 @@ def granted(number: int) -> LeaseAnswer:
 class Stream:
     """The other side: what it says is put into `says`, what it hears is in `heard`."""
 
-    def __init__(self, **hello: Any) -> None:
+    def __init__(self) -> None:
         self.heard: list[site_pb2.PeerMessage] = []
         self.says: asyncio.Queue[site_pb2.PeerMessage | None] = asyncio.Queue()
-        theirs = site_pb2.PeerHello(node="b", site="s1", **hello)
+        theirs = site_pb2.PeerHello(node="b", site="s1")
         self.says.put_nowait(site_pb2.PeerMessage(hello=theirs))
 
     async def read(self) -> site_pb2.PeerMessage | None:
@@ -54,33 +61,27 @@ async def said_to(stream: Stream, *words: Said) -> list[site_pb2.PeerMessage]:
 
 async def test_what_is_said_of_leases_in_one_breath_is_one_message() -> None:
     words: list[Said] = [*map(asked, range(20)), *map(granted, range(20))]
-    (message,) = await said_to(Stream(lease_words=True), *words)
-    assert decode_all(message) == words
+    (message,) = await said_to(Stream(), *words)
+    assert decode(message) == words
 
 
-async def test_who_does_not_read_that_hears_one_after_the_other() -> None:
-    words: list[Said] = [asked(1), granted(2), asked(3)]
+async def test_a_beat_goes_with_them_and_is_neither_lost_nor_passed() -> None:
+    words: list[Said] = [asked(1), granted(2), Beat(), asked(3), Beat(("c",))]
     messages = await said_to(Stream(), *words)
-    assert [decode_all(message) for message in messages] == [[word] for word in words]
+    assert [decode(message) for message in messages] == [words[:3], words[3:]]
+    assert [message.beat.sequence for message in messages] == [1, 2]
 
 
-async def test_a_beat_between_is_neither_lost_nor_passed() -> None:
-    messages = await said_to(
-        Stream(lease_words=True), asked(1), asked(2), Beat(), granted(3), Beat()
-    )
-    assert [message.WhichOneof("message") for message in messages] == [
-        "lease_words",
-        "beat",
-        "lease_answer",
-        "beat",
-    ]
-    assert [m.beat.sequence for m in messages if m.HasField("beat")] == [1, 2]
+async def test_what_lists_all_of_something_is_said_alone() -> None:
+    words: list[Said] = [Beat(), Claims((), ()), asked(1), Goodbye("Restarting", 15.0)]
+    messages = await said_to(Stream(), *words)
+    assert [decode(message) for message in messages] == [[word] for word in words]
 
 
 async def test_a_message_has_an_end() -> None:
     words = [asked(number) for number in range(TOGETHER_MAX + 1)]
-    first, second = await said_to(Stream(lease_words=True), *words)
-    assert [*decode_all(first), *decode_all(second)] == words
+    first, second = await said_to(Stream(), *words)
+    assert [*decode(first), *decode(second)] == words
 
 
 @pytest.mark.parametrize("count", [1, 30])
@@ -89,11 +90,8 @@ async def test_all_of_a_message_is_heard(count: int) -> None:
     heard: list[Said] = []
     conversation = Conversation("b", stream, Timing())
     await conversation.open(HELLO)
-    together = site_pb2.LeaseWords()
-    for number in range(count):
-        together.answers.add(id=number, workload_uid="w", replica=f"r-{number}", group=7)
-        together.answers[-1].granted = True
-    stream.says.put_nowait(site_pb2.PeerMessage(lease_words=together))
+    words: list[Said] = [*(granted(number) for number in range(count)), Beat()]
+    stream.says.put_nowait(encode(*words))
     stream.says.put_nowait(None)
     assert await conversation.serve(heard.append) == "b closed it"
-    assert heard == [granted(number) for number in range(count)]
+    assert heard == words

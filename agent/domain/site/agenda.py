@@ -1,7 +1,7 @@
-"""When each of many things is due next. Used by `lease.py`, so that one event costs one replica.
+"""When each of many things is due next, so that one event costs one replica.
 
-A heap in which what was put off stays until its old time comes up; whoever asks twice for the same
-time changes nothing.
+Used by `lease.py` and `exclusive.py`. A heap in which what was put off stays until its old time
+comes up; whoever asks twice for the same time changes nothing.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,9 @@ class Agenda:
     def __init__(self) -> None:
         self._at: dict[Key, float] = {}
         self._heap: list[tuple[float, Key]] = []
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._at
 
     def put(self, key: Key, at: float | None) -> None:
         """None: not at all."""

@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from agent.domain.plan import STOPPED_LOCALLY
 from agent.domain.roster import Key
 from agent.domain.site import operators
+from agent.domain.site.agenda import Agenda
 from agent.domain.site.case import Case, Memory, Own, Scene, Standing, Verdict
 from agent.domain.site.identifying import stay_uid
 from agent.domain.site.lease import Held, LeaseDesk
@@ -97,6 +98,7 @@ class Exclusives:
         self._armed: dict[str, _Watched] = {}
         self._inherited: dict[str, float] = {}  # what it has yet by an earlier agent's word
         self._held: dict[Key, Held | None] = {}  # as it was looked at last
+        self._ends = Agenda()  # of what runs by a lease: when to look, unless it is renewed first
         self._obstacles: dict[Key, str] = {}  # of those asked for, as it was looked at last
         self._tenures: set[str] = set()  # stays whose lease was held since the agent began
         self._used: dict[Key, int] = {}  # the ballot by which a stay of it ran last
@@ -122,7 +124,13 @@ class Exclusives:
             if not isinstance(event.said, LeaseAnswer):
                 return out, False
             return out, self._moved(event.said.key, now)
-        return out, self.moved(now)
+        first = self._ends.first()
+        return out, self.moved(now) or (first is not None and first <= now)
+
+    def next_due(self) -> float | None:
+        """When to call `handle(Tick(), now)` at the latest."""
+        due = (self.desk.next_due(), self._ends.first())
+        return min((at for at in due if at is not None), default=None)
 
     def _switch_changed(self, event: SwitchChanged, now: float) -> None:
         """A new switch may know of no deadline: everything is armed again."""
@@ -200,6 +208,8 @@ class Exclusives:
             held = self.desk.held(armed.key, now)
             if held is not None and held.epoch == armed.epoch and held.until != armed.until:
                 armed.until = held.until
+                if armed.key in self._ends:
+                    self._ends.put(armed.key, held.stop_at)
                 out.append(Arm(uid, held.until, tell=uid in self._inherited))
         return out
 
@@ -223,6 +233,7 @@ class Exclusives:
     def look(self, cases: Iterable[Case], scene: Scene) -> Outcome:
         """At all exclusive replicas."""
         outcome = Outcome()
+        self._ends = Agenda()
         held = {}
         for case in cases:
             held[case.key] = self.desk.held(case.key, scene.now)
@@ -298,7 +309,9 @@ class Exclusives:
         if held.epoch != own.epoch:
             risen = Stay(case.key, own.uid, held.epoch, own.takes_over, leased=True)
             verdict.changed.append(risen)
-        verdict.attend(held.stop_at)
+        self._ends.put(case.key, held.stop_at)
+        if self._switch_lost_at is not None:
+            verdict.attend(self._switch_lost_at + SWITCH_PATIENCE_S)
         return True, WAITING
 
     def _end_of(
@@ -405,7 +418,7 @@ class Exclusives:
     ) -> None:
         """A tenure begins."""
         verdict.standing = Standing.HOLDING
-        verdict.attend(held.stop_at)
+        self._ends.put(case.key, held.stop_at)
         uid, takes_over = stay_uid(case.key, case.node, held.epoch), predecessor(case)
         why = operators.moved_here(case, scene) or "its lease was free" + _had_by(case)
         if planned is not None and all(c.epoch <= planned.epoch for c in case.theirs):

@@ -23,7 +23,7 @@ part of its own:
     Saved                   what waited for the disk takes effect; a failed write takes it back
     Armed                   voters are told, if that is sooner than they keep to
     OperatorDecided         refused, or saved; when that is done it is in force, and peers are told
-    Tick                    Beat each second; judges if a time has come
+    Tick                    Beat, a second after the last; judges if a time has come
     Stopping                Goodbye "Restarting" to the peers; leases are renewed for longer
 
 Judging: each shared replica gets a verdict; what it changes is saved, what is saved or is a stop
@@ -86,6 +86,7 @@ from polder.epochs import shown
 from polder.overrides import Override
 
 BEAT_S = 1.0
+EARLY_S = 0.5  # by which it may go with other words, here or from there: all are awake then
 AWAY_S = 0.7  # a beat that is later than this says that the process did not listen
 RETRY_SAVE_S = 5.0
 LOOKS_MAX = 3
@@ -133,7 +134,7 @@ class SiteMachine:
             self._judge_at,
             self._peers.next_due(self._last_at),
             self._operating.decisions.next_due(),
-            self._exclusives.desk.next_due(),
+            self._exclusives.next_due(),
         )
         return min((at for at in due if at is not None), default=None)
 
@@ -220,7 +221,7 @@ class SiteMachine:
                 self._tell_claims(now, out)
             else:
                 out += self._exclusives.arm_again(event, now)
-            self._beat(now, out)
+            self._beat(event, now, out)
         return out
 
     def _hear_leases(self, event: Event, now: float, out: list[Instruction]) -> None:
@@ -363,11 +364,11 @@ class SiteMachine:
         generation = self._plan.generation if self._plan is not None else 0
         return Beat(self._peers.silent(now), self._isolation.told_s(now), generation)
 
-    def _beat(self, now: float, out: list[Instruction]) -> None:
+    def _beat(self, event: Event, now: float, out: list[Instruction]) -> None:
+        speaking = isinstance(event, PeerSaid) or any(isinstance(one, Send) for one in out)
         if not self._peers.names:
             self._beat_at = None
-            return
-        if self._beat_at is None or now >= self._beat_at:
+        elif self._beat_at is None or now >= self._beat_at - speaking * EARLY_S:
             beat = self._our_beat(now)
             out += [Send(node, beat) for node in self._peers.open()]
             self._beat_at = now + BEAT_S

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import grpc
 
+from agent.channel import NO_PROBES
 from agent.runtime.cri import errors, hostports, stubs, translate
 from agent.runtime.cri.ends import EndWatch
 from agent.runtime.cri.events import ChangeWaiter
@@ -52,6 +53,7 @@ _CHANNEL_OPTIONS = (
     ("grpc.default_authority", "localhost"),  # containerd refuses the escaped socket path
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
+    *NO_PROBES,
     # The runtime is next door: after its restart, be back within a moment.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),

@@ -1,0 +1,77 @@
+"""How an agent with nothing to do sleeps: at whole seconds, and with threads that may sleep on."""
+
+import asyncio
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from agent import lean, steady_clock
+from agent.steady_clock import SystemClock, boottime, to_the_second
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 1.0, 2.0, 5.0, 60.0])
+def test_a_pause_ends_at_a_whole_second(pause_s: float) -> None:
+    found = to_the_second(pause_s)
+    assert found >= 0.0 and abs(found - pause_s) <= 0.51
+    ends = boottime() + found
+    assert found == 0.0 or abs(ends - round(ends)) < 0.1
+
+
+async def test_who_sleeps_wakes_with_the_others() -> None:
+    await steady_clock.sleep(1.0)
+    late = boottime() % 1.0
+    assert late < 0.5, "not before the second has begun; how long after is the machine's load"
+
+
+def test_whole_seconds_of_the_supervisors_clock_are_those() -> None:
+    clock = SystemClock()
+    apart = clock.steady() - boottime()
+    assert abs(apart - round(apart)) < 0.1
+    assert abs(clock.steady() - clock.wall()) <= 0.6
+
+
+def _slack_ns() -> int:
+    return int(Path(f"/proc/{threading.get_native_id()}/timerslack_ns").read_text())
+
+
+def test_only_threads_that_are_started_patiently_may_sleep_on() -> None:
+    found = []
+    before = _slack_ns()
+    with lean.patient_threads():
+        thread = threading.Thread(target=lambda: found.append(_slack_ns()))
+        thread.start()
+        thread.join()
+    assert found == [lean.TIMER_SLACK_NS] and _slack_ns() == before
+
+
+SHOW = """
+import asyncio, os
+from pathlib import Path
+from agent import lean
+from agent.runtime.cri.adapter import CriRuntime
+
+async def main():
+    with lean.patient_threads():
+        runtime = CriRuntime("/nowhere/socket")
+    for task in os.listdir("/proc/self/task"):
+        name = Path(f"/proc/{task}/comm").read_text().strip()
+        slack = Path(f"/proc/{task}/timerslack_ns").read_text().strip()
+        print(name if task != str(os.getpid()) else "main", slack)
+    await runtime.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_grpc_starts_its_threads_patiently() -> None:
+    """With the first channel, as `agent/service.py` makes it."""
+    command = [sys.executable, "-c", SHOW]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    told, _ = await process.communicate()
+    rows = [line.rsplit(maxsplit=1) for line in told.decode().splitlines()]
+    assert process.returncode == 0 and "event_engine" in {name for name, _ in rows}
+    assert {name: slack == str(lean.TIMER_SLACK_NS) for name, slack in rows} == {
+        name: name != "main" for name, _ in rows
+    }
