@@ -99,12 +99,13 @@ class EventLog:
 
     # --- for the recorder ------------------------------------------------------------------------
 
-    def add(self, event: EventRecord) -> None:
-        """It happened (again)."""
+    def add(self, event: EventRecord) -> str:
+        """It happened (again). Returns its key."""
         key = event.key
         self._pending[key] = event.and_before(self._pending.get(key))
         self._unwanted.pop(key, None)
         self._wake.set()
+        return key
 
     def now(self, key: str) -> EventRecord | None:
         """What the Store has, will have had, and has not: as one event."""

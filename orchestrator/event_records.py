@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
-from orchestrator.records import known_fields
+from orchestrator.records import encode_in_order, fields_of, known_fields
 from orchestrator.store import keys
 from polder.v1 import common_pb2
 
@@ -61,7 +61,7 @@ class EventRecord:
         return keys.event(self.namespace, self.identifier)
 
     def to_bytes(self) -> bytes:
-        return json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False).encode()
+        return encode_in_order(fields_of(self)).encode()
 
     @staticmethod
     def from_bytes(raw: bytes) -> "EventRecord":

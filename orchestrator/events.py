@@ -104,8 +104,7 @@ class EventRecorder:
             count,
             self._uid_of(kind, namespace, name),
         )
-        self._log.add(event)
-        self._show(event.key)
+        self._show(self._log.add(event))
 
     def list(
         self, *, kind: str = "", namespace: str = "", name: str = "", limit: int = 0

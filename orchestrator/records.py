@@ -8,14 +8,26 @@ import inspect
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from polder.manifest import KINDS, PodTemplate, decode
 
+
+def fields_of(record: Any) -> dict[str, Any]:
+    """A dataclass's, in their order. Not `asdict`, which copies what they hold, at ten times the
+    cost: encoders ask for what is nested when they come to it."""
+    return {name: getattr(record, name) for name in record.__match_args__}
+
+
 # One encoder for all: json.dumps makes a new one per call when its arguments are not the defaults.
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, sort_keys=True).encode
+_encode = json.JSONEncoder(
+    separators=(",", ":"), ensure_ascii=False, sort_keys=True, default=fields_of
+).encode
+encode_in_order = json.JSONEncoder(
+    separators=(",", ":"), ensure_ascii=False, default=fields_of
+).encode
 
 
 def _dump(body: Mapping[str, Any]) -> bytes:
@@ -69,8 +81,8 @@ class StoredResource:
 
     def known(self, decoded: Any, store_revision: int) -> "StoredResource":
         """The same at another revision, with its decoded spec, which nobody need decode again."""
-        made = replace(self, store_revision=store_revision)
-        made.__dict__["decoded"] = decoded
+        made = object.__new__(StoredResource)  # `replace` sets each field by a call of its own
+        made.__dict__.update(self.__dict__, store_revision=store_revision, decoded=decoded)
         return made
 
     def to_bytes(self) -> bytes:
@@ -264,7 +276,7 @@ class NodePlacement:
         return max((*(item.epoch for item in self.assignments), *numbers), default=0)
 
     def to_bytes(self) -> bytes:
-        body = asdict(self)
+        body = fields_of(self)
         del body["store_revision"]
         return _dump(body)
 
@@ -311,10 +323,10 @@ class IdentityRecord:
     store_revision: int = 0  # not part of the value
 
     def to_bytes(self) -> bytes:
-        body = asdict(self)
+        body = fields_of(self)
         del body["store_revision"]
         # Not `_dump`: it sorts, and the order of the serials is the order of issue.
-        return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+        return encode_in_order(body).encode()
 
     @staticmethod
     def from_bytes(raw: bytes, store_revision: int) -> "IdentityRecord":
@@ -346,7 +358,7 @@ class TokenRecord:
     expires_at_ms: int
 
     def to_bytes(self) -> bytes:
-        return _dump(asdict(self))
+        return _dump(fields_of(self))
 
     @staticmethod
     def from_bytes(raw: bytes) -> "TokenRecord":
@@ -436,7 +448,7 @@ class MemberRecord:
     coordinates: tuple[float, float] | None = None
 
     def to_bytes(self) -> bytes:
-        return _dump(asdict(self))
+        return _dump(fields_of(self))
 
     @staticmethod
     def from_bytes(raw: bytes) -> "MemberRecord":
@@ -464,7 +476,7 @@ class PresenceRecord:
     started_at_ms: int
 
     def to_bytes(self) -> bytes:
-        return _dump(asdict(self))
+        return _dump(fields_of(self))
 
     @staticmethod
     def from_bytes(raw: bytes) -> "PresenceRecord":

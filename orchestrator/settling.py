@@ -13,8 +13,8 @@ runs outside a request (leader, gateway) goes through unchanged.
 import asyncio
 import hashlib
 import logging
+import random
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -68,7 +68,7 @@ def request(identifier: str, *, repeated: bool, left_s: float | None = None) -> 
     """Around the handling of one call that writes. `left_s`: until the caller gives up."""
     limit_s = WRITE_S if left_s is None else min(WRITE_S, max(1.0, left_s - 0.5))
     found = Request(
-        identifier[:IDENTIFIER_MAX].replace("/", "_") or uuid.uuid4().hex,
+        identifier[:IDENTIFIER_MAX].replace("/", "_") or f"{random.getrandbits(128):032x}",
         bool(identifier),
         repeated and bool(identifier),
         time.monotonic() + limit_s,

@@ -94,7 +94,7 @@ def _schema(cls: Any) -> _Schema:
 
 
 def _read_class(cls: type[T], raw: object, path: str, out: _Findings) -> T | None:
-    if not isinstance(raw, Mapping):
+    if type(raw) is not dict and not isinstance(raw, Mapping):  # the first is quick
         out.add(path, f"expected a mapping, found {describe(raw)}")
         return None
     schema = _schema(cls)  # type: ignore[arg-type]  # a class is hashable
@@ -104,6 +104,8 @@ def _read_class(cls: type[T], raw: object, path: str, out: _Findings) -> T | Non
             out.add(_join(path, key_text(key)), unknown_field(key, schema.fields))
     values: dict[str, Any] = {}
     for key, field in schema.fields.items():
+        if key not in raw and not field.required:  # as most are
+            continue
         given = raw.get(key)
         if field.explicit and key in raw and (given is None or given == ""):
             out.add(_join(path, key), "is empty: give a value, or leave it out")
@@ -280,6 +282,11 @@ def unknown_field(key: object, known: typing.Iterable[str]) -> str:
     return f"unknown field; known are {', '.join(sorted(known))}"
 
 
+_PLAIN = frozenset((str, int, float, bool, type(None)))
+# One for all: json.dumps makes a new one per call when its arguments are not the defaults.
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+
+
 def canonical(value: Any) -> Any:
     """JSON-like data of a schema instance, without the fields that equal their default.
 
@@ -287,6 +294,8 @@ def canonical(value: Any) -> Any:
     later changes nobody's digest, so that an upgrade restarts no container. It is for comparing
     and no manifest: quantities are numbers in base units (`cpu: 500` is half a core).
     """
+    if type(value) in _PLAIN:
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             info.key: canonical(given)
@@ -302,5 +311,4 @@ def canonical(value: Any) -> Any:
 
 def digest(value: Any) -> str:
     """Hex SHA-256 of the canonical form."""
-    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_encode(canonical(value)).encode()).hexdigest()
