@@ -136,14 +136,24 @@ def _standing(upgrade: Upgrade, box: Box, soaked: bool, now: float) -> Judged:
     said = box.said if box.said is not None and box.said.is_of(upgrade) else None
     if said is not None and said.phase in FAILED and said.attempt == upgrade.attempt:
         return Judged(box, Standing.FAILED, said.reason or said.phase, said.message)
-    told_now = was_told and box.told is not None and box.told.attempt == upgrade.attempt
-    if told_now or (said is not None and said.phase == INSTALLING):
+    if _has_order(upgrade, box) or (said is not None and said.phase == INSTALLING):
         return _on_the_way(upgrade, box, now, said.phase if said is not None else "")
     if not box.is_heard:
         return Judged(box, Standing.WAITING, NOT_HEARD, "no word from its agent")
     if box.obstacle is not None:
         return Judged(box, Standing.WAITING, *box.obstacle)
     return Judged(box, Standing.NEXT)
+
+
+def _has_order(upgrade: Upgrade, box: Box) -> bool:
+    """Whether it may act on one: also on that of an earlier attempt, which a resume found
+    standing."""
+    if box.told is None or box.told.upgrade != upgrade.id:
+        return False
+    said = box.said
+    if said is None or not said.is_of(upgrade) or said.phase not in FAILED:
+        return True
+    return said.attempt < box.told.attempt
 
 
 def _on_the_way(upgrade: Upgrade, box: Box, now: float, phase: str) -> Judged:
@@ -211,17 +221,18 @@ def step(upgrade: Upgrade, boxes: Iterable[Box], now: float, *, frozen: bool = F
     lost = tuple((n, f) for n, f in upgrade.failed.items() if before.failed.get(n) != f)
     allowed = failures_allowed(upgrade, len(ordered))
     idle = _idle(upgrade, judged)
+    given_up = _orders(_given_up(upgrade, judged))
     if upgrade.phase is Phase.RUNNING and len(upgrade.failed) > allowed:
         text = f"{len(upgrade.failed)} failed, and {allowed} may: {_named(upgrade)}"
         upgrade = upgrade.paused("TooManyFailed", text)
-        return Decision(upgrade, withdraw=_orders(idle), news=(text,), lost=lost)
+        return Decision(upgrade, withdraw=(*given_up, *_orders(idle)), news=(text,), lost=lost)
     if frozen or upgrade.phase is Phase.PAUSED:
-        return Decision(upgrade, withdraw=_orders(idle), lost=lost)
+        return Decision(upgrade, withdraw=(*given_up, *_orders(idle)), lost=lost)
     upgrade, news = _advanced(upgrade, judged, now)
     if not upgrade.is_active:
         return Decision(upgrade, withdraw=_told(upgrade, ordered), news=news, lost=lost)
     left_alone = _orders(box for box in idle if box.obstacle and box.obstacle[0] == SITE_FROZEN)
-    return Decision(upgrade, _chosen(upgrade, judged), left_alone, news, lost)
+    return Decision(upgrade, _chosen(upgrade, judged), (*given_up, *left_alone), news, lost)
 
 
 def _noted(upgrade: Upgrade, judged: Sequence[Judged], now: float) -> Upgrade:
@@ -248,6 +259,19 @@ def _orders(boxes: Iterable[Box]) -> tuple[Told, ...]:
 
 def _told(upgrade: Upgrade, boxes: Iterable[Box]) -> tuple[Told, ...]:
     return tuple(told for told in _orders(boxes) if told.upgrade == upgrade.id)
+
+
+def _given_up(upgrade: Upgrade, judged: Iterable[Judged]) -> list[Box]:
+    """Those that failed, maybe without a word: when they come back others are in their place. Who
+    runs the version, and is not well, keeps its order: by that it is told from one that is."""
+    return [
+        item.box
+        for item in judged
+        if item.standing is Standing.FAILED
+        and item.box.version != upgrade.version
+        and item.box.told is not None
+        and item.box.told.upgrade == upgrade.id
+    ]
 
 
 def _idle(upgrade: Upgrade, judged: Iterable[Judged]) -> list[Box]:
