@@ -136,5 +136,6 @@ def test_outside_of_a_pod_it_says_what_it_is_for(
 ) -> None:
     with pytest.raises(KubeRefused, match="KUBERNETES_SERVICE_HOST"):
         own_api({}, account)
-    assert main(["kube", "record", "--name", "polder"]) == 1
+    record = ["kube", "record", "--name", "polder", "--store", "sqlite", "--ca-secret", "polder-ca"]
+    assert main(record) == 1
     assert "jobs of the Helm chart" in capsys.readouterr().err
