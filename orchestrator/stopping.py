@@ -9,8 +9,8 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Iterable
-from typing import Any
+
+from polder.tasks import what_waits
 
 log = logging.getLogger(__name__)
 
@@ -33,20 +33,3 @@ def _end(loop: asyncio.AbstractEventLoop, after_s: float) -> None:
     for text in what_waits(asyncio.all_tasks(loop))[:_TOLD_MAX]:
         log.critical("has not ended: %s", text)
     os._exit(1)
-
-
-def what_waits(tasks: Iterable["asyncio.Task[Any]"]) -> list[str]:
-    """A line for each, by name."""
-    return sorted(filter(None, map(_where, tasks)))
-
-
-def _where(task: "asyncio.Task[Any]") -> str:
-    """Its name, and what waits for what in it; empty for a task of gRPC's own."""
-    waits: list[str] = []
-    coroutine: Any = task.get_coro()
-    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
-        if frame.f_code.co_filename.endswith(".pxi"):
-            break
-        waits.append(f"{frame.f_code.co_qualname}:{frame.f_lineno}")
-        coroutine = coroutine.cr_await
-    return f"{task.get_name()} in {' > '.join(waits)}" if waits else ""

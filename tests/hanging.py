@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.stopping import what_waits
+from polder.tasks import what_waits
 
 
 @pytest.hookimpl(wrapper=True)

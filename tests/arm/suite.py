@@ -23,14 +23,15 @@ def agent_tests(root: Path) -> list[str]:
     found = []
     for folder in FOLDERS:
         for file in sorted((root / folder).glob("test_*.py")):
-            used = _used(root, ".".join(file.relative_to(root).with_suffix("").parts), known)
+            used = used_by(root, ".".join(file.relative_to(root).with_suffix("").parts), known)
             if NEEDED in used and not used.intersection(FOREIGN):
                 found.append(str(file.relative_to(root)))
     return found
 
 
-def _used(root: Path, module: str, known: dict[str, frozenset[str]]) -> frozenset[str]:
-    """Packages that it imports, and modules of OURS: it, or one of those modules."""
+def used_by(root: Path, module: str, known: dict[str, frozenset[str]]) -> frozenset[str]:
+    """Packages that it imports, and modules of OURS: it, or one of those modules. What is found is
+    kept in `known`."""
     if module in known:
         return known[module]
     known[module] = frozenset()  # modules that import each other end here
@@ -40,7 +41,7 @@ def _used(root: Path, module: str, known: dict[str, frozenset[str]]) -> frozense
         if top not in OURS:
             found.add(top)
         elif _file(root, name).exists():
-            found |= {name, *_used(root, name, known)}
+            found |= {name, *used_by(root, name, known)}
     known[module] = frozenset(found)
     return known[module]
 

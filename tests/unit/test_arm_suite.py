@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.arm.suite import agent_tests
+from tests import conftest
+from tests.arm.suite import FOREIGN, agent_tests, used_by
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,3 +41,8 @@ def test_helpers_are_followed(tmp_path: Path, helper: str, belongs: bool) -> Non
     (folder / "test_one.py").write_text("from tests.unit import helper\n")
     (folder / "helper.py").write_text(f"{helper}\n")
     assert agent_tests(tmp_path) == (["tests/unit/test_one.py"] if belongs else [])
+
+
+@pytest.mark.parametrize("module", ["tests.conftest", *conftest.pytest_plugins])
+def test_what_every_run_loads_is_there_without_an_orchestrator(module: str) -> None:
+    assert used_by(ROOT, module, {}).isdisjoint(FOREIGN)
