@@ -13,7 +13,7 @@ import pytest
 
 from devcluster.site_watch import answering, exclusive
 from tests.e2e.site_support import EXCLUSIVE, Scene, scene_in
-from tests.e2e.support import edgectl, eventually, replica
+from tests.e2e.support import edgectl, eventually, get, replica
 
 pytestmark = [pytest.mark.containerd, pytest.mark.netns, pytest.mark.long, pytest.mark.timeout(400)]
 
@@ -34,10 +34,23 @@ def well(scene: Scene, *arguments: str) -> str:
 
 
 def changed(scene: Scene, **failover: Any) -> None:
-    """Apply the exclusive workload with other fields of its failover."""
+    """Apply the exclusive workload with other fields of its failover, and see it arrive."""
+    before = {node: plans(scene, node)[0] for node in scene.site.nodes}
     manifest = exclusive("one", EXCLUSIVE, scene.register.endpoint, **failover)
     done = edgectl(scene.site, "apply", "-f", "-", stdin=json.dumps(manifest).encode())
     assert done.returncode == 0, done.stderr
+
+    def arrived(node: str) -> bool:
+        made, acknowledged = plans(scene, node)
+        return made == acknowledged > before[node]
+
+    eventually(lambda: all(map(arrived, scene.site.nodes)), "every node has its plan", MOVED_S)
+
+
+def plans(scene: Scene, node: str) -> tuple[int, int]:
+    """The generation that was made last, and the one that the node has."""
+    status = get(scene.site, f"node/{node}")["status"]
+    return int(status.get("planGeneration", 0)), int(status.get("ackedGeneration", 0))
 
 
 def test_a_drain_hands_it_over(scene: Scene) -> None:
@@ -68,14 +81,15 @@ def test_it_stops_when_its_site_is_alone_for_as_long_as_it_may(scene: Scene) -> 
     changed(scene, whenIsolated="stop", stopAfter=f"{STOP_AFTER_S}s")
     with scene.no_overlap():
         scene.holder()
-        time.sleep(2)  # the plan is there: what follows must not start before it
         scene.site.cut_uplink()
         began = time.monotonic()
         eventually(lambda: not answering(scene.site, EXCLUSIVE), "stopped", 3.0 * STOP_AFTER_S)
         assert time.monotonic() - began > STOP_AFTER_S - 10
         scene.site.heal()
         eventually(lambda: answering(scene.site, EXCLUSIVE), "it runs again", MOVED_S)
-    changed(scene)
+    changed(
+        scene
+    )  # which waits for sessions, too: one node alone may have had the time to open its
 
 
 def test_what_was_deleted_meanwhile_stops_when_the_uplink_is_back(scene: Scene) -> None:
