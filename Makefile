@@ -2,7 +2,8 @@
 PY := .venv/bin/python
 SITE := $(wildcard tests/e2e/test_site_*.py) tests/e2e/test_isolation_example.py \
 	tests/e2e/test_bench_takeover.py
-ARM := $(addprefix tests/integration/test_, package_boots.py package_upgrade_arm64.py images_arm64.py)
+ARM_UPGRADE := tests/integration/test_package_upgrade_arm64.py
+ARM := $(addprefix tests/integration/test_, package_boots.py images_arm64.py) $(ARM_UPGRADE)
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart down test proof proof-site proof-chart proof-arm release lint unit protos format bench clean
@@ -25,7 +26,7 @@ test: ## Everything: linters, types, layers, stubs, all tests
 
 proof: ## Long proofs: lost regions, members and stores; seeded faults; simulations
 	@tools/bootstrap.sh --system --tests
-	@$(PY) -m pytest -m long $(SITE:%=--ignore=%) --ignore=tests/charts
+	@$(PY) -m pytest -m long $(SITE:%=--ignore=%) --ignore=tests/charts --ignore=$(ARM_UPGRADE)
 	@$(PY) -m tests.faults --runs 50 --seed 1
 	@$(PY) -m tests.sim rollouts --seeds 100
 	@$(PY) -m tests.sim site --seeds 1000
