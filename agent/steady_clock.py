@@ -17,9 +17,10 @@ def boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def to_the_second(pause_s: float) -> float:
-    """The pause that ends nearest to `pause_s`, at a whole second."""
-    now = boottime()
+def to_the_second(pause_s: float, now: float | None = None) -> float:
+    """The pause that ends nearest to `pause_s`, at a whole second of `now` (`boottime`)."""
+    if now is None:
+        now = boottime()
     return max(0.0, round(now + pause_s) - now)
 
 

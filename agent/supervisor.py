@@ -289,7 +289,11 @@ class Supervisor:
         if not quiet:
             return self._list_every_s
         pause_s = HEARING_LIST_EVERY_S if self._runtime.hears_ends else QUIET_LIST_EVERY_S
-        return steady_clock.to_the_second(max(self._list_every_s, pause_s))
+        return self._to_the_second(max(self._list_every_s, pause_s))
+
+    def _to_the_second(self, pause_s: float) -> float:
+        """Of its own clock: simulations play the same twice."""
+        return steady_clock.to_the_second(pause_s, self._clock.steady())
 
     async def _hear(self) -> None:
         """The runtime's own events, where it has them, bring the next listing forward."""
@@ -389,7 +393,7 @@ class Supervisor:
     async def _keep_house(self) -> None:
         """Log rotation, disk pressure, the runtime's own conditions. No failure here ends it."""
         while True:
-            await steady_clock.sleep(HOUSEKEEPING_S)
+            await asyncio.sleep(self._to_the_second(HOUSEKEEPING_S))
             try:
                 await pod_logs.rotate(self._open_logs(), self._runtime.reopen_log)
                 self._look_at_disks()

@@ -14,3 +14,13 @@ SEEDS = 5 if EMULATED else AT_A_TIME
 def test_seeds_hold(first: int) -> None:
     for seed in range(first, first + SEEDS):
         agent_reconcile.check(seed)
+
+
+def test_a_seed_plays_the_same_whatever_the_machines_clock_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def real() -> float:
+        raise AssertionError("the simulation asked for the real time")
+
+    monkeypatch.setattr("agent.steady_clock.boottime", real)
+    agent_reconcile.check(0)

@@ -444,10 +444,15 @@ def test_a_good_document_with_two_places_spoilt(
 
 
 def test_a_normal_workload_is_decoded_within_its_budget() -> None:
-    """The budget is 100 microseconds on an idle core; three times that on a busy one is no bug."""
+    """The budget is 100 microseconds on an idle core; three times that on a busy one is no bug.
+    Counted is the process's own time: what others have of the core in between is not ours."""
+    import time
     import timeit
 
     raw = workload()
     decode_document(raw)
-    best = min(timeit.repeat(lambda: decode_document(raw), number=200, repeat=10)) / 200
+    taken = timeit.repeat(
+        lambda: decode_document(raw), timer=time.process_time, number=200, repeat=10
+    )
+    best = min(taken) / 200
     assert best < 300e-6
