@@ -30,6 +30,7 @@ from agent.domain.renewal import not_renewed, renewed
 from agent.runtime.port import ContainerPhase, ContainerState, PodState
 
 HOLD_S = 1.0  # after an operation that failed for no reason of its own
+UNHEARD_S = 300.0  # longer than a runtime goes on with what its caller gave up
 LAST_LINE_CHARS = 200
 
 
@@ -157,6 +158,8 @@ def failed(record: Record, event: Failed, turn: Turn) -> None:
     else:
         record.trouble = Cause(event.reason, event.message)
         record.hold_until = now + HOLD_S
+        if isinstance(operation, RunPod):
+            record.pod_unheard_until = now + UNHEARD_S
     if not isinstance(operation, EnsureImage):
         record.blind = True
         turn.out.append(ListPods())
@@ -171,7 +174,8 @@ def _refused(record: Record, event: Failed, turn: Turn) -> None:
             what = "image " if named else f"image {operation.image}: "
         case RunPod():
             retry, what = record.pod_retry, ""
-            record.pod_uid = ""
+            if now >= record.pod_unheard_until:  # else one of that name may come yet
+                record.pod_uid = ""
         case StartContainer():
             retry = record.memory(operation.spec.name).crash
             what = f"container {operation.spec.name}: "

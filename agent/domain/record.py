@@ -95,6 +95,7 @@ class Record:
     remembers: str = ""  # digest of the template that `containers` is about
     files: FilesMemory = field(default_factory=FilesMemory)
     pod_uid: str = ""  # of the sandbox under construction
+    pod_unheard_until: float = 0.0  # an attempt of that name had no answer: until then it may come
     pod_retry: Retry = field(default_factory=lambda: Retry(backoff.SANDBOX))
     pod_since: float = 0.0  # when the main pod was made or adopted
     unready_since: float | None = None  # since when it is reported as not ready; None: it is ready

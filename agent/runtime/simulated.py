@@ -96,6 +96,7 @@ class SimulatedRuntime:
         self._clock = clock
         self._present: set[str] = set()
         self._pods: dict[str, _Pod] = {}
+        self._making: set[str] = set()  # uids of pods
         self._failures: dict[str, deque[RuntimeFailure]] = {}
         self._ids = 0
         self._changed = asyncio.Event()
@@ -178,7 +179,14 @@ class SimulatedRuntime:
 
     async def run_pod(self, spec: PodSpec) -> str:
         self._enter("run_pod")
-        await _pause(self.delays.run_pod_s)
+        # As containerd does: the name is taken from the beginning, whoever waits for the answer.
+        if spec.uid in self._making or any(p.state.uid == spec.uid for p in self._pods.values()):
+            raise SandboxFailure("SandboxCreate", f"name {spec.name} is reserved for {spec.uid}")
+        self._making.add(spec.uid)
+        try:
+            await _pause(self.delays.run_pod_s)
+        finally:
+            self._making.discard(spec.uid)
         self._check_ports(spec)
         pod_id = self._new_id("pod")
         self._pods[pod_id] = _Pod(

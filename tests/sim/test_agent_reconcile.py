@@ -24,3 +24,8 @@ def test_a_seed_plays_the_same_whatever_the_machines_clock_says(
 
     monkeypatch.setattr("agent.steady_clock.boottime", real)
     agent_reconcile.check(0)
+
+
+def test_an_attempt_without_an_answer_and_one_that_is_refused_make_no_second_pod() -> None:
+    """The refused one had taken the name away, and then the first one came."""
+    agent_reconcile.check(265)
