@@ -71,7 +71,8 @@ async def test_grpc_starts_its_threads_patiently() -> None:
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     told, _ = await process.communicate()
     rows = [line.rsplit(maxsplit=1) for line in told.decode().splitlines()]
-    assert process.returncode == 0 and "event_engine" in {name for name, _ in rows}
-    assert {name: slack == str(lean.TIMER_SLACK_NS) for name, slack in rows} == {
-        name: name != "main" for name, _ in rows
-    }
+    # Not by gRPC's names for them: a thread bears its process's name until it has begun.
+    slacks = [slack for name, slack in rows if name != "main"]
+    assert process.returncode == 0 and len(slacks) >= 2, told
+    assert set(slacks) == {str(lean.TIMER_SLACK_NS)}, told
+    assert dict(map(tuple, rows))["main"] != str(lean.TIMER_SLACK_NS), told
