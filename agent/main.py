@@ -106,6 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _do(options)
     except PermissionError as error:
+        if (
+            os.geteuid() == 0
+        ):  # the advice would be wrong, and what it is then is no matter of rights
+            raise
         return _fail(f"{error.filename or options.verb}: permission denied: run it as root")
 
 

@@ -101,7 +101,7 @@ class Cache:
     async def stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait({self._task})
+            await asyncio.gather(self._task, return_exceptions=True)
         for _, waiter in self._waiters:
             waiter.cancel()
 

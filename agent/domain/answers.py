@@ -67,6 +67,7 @@ def done(record: Record, operation: Operation, value: str, turn: Turn) -> None:
 def _pod_runs(record: Record, operation: RunPod, pod_id: str, turn: Turn) -> None:
     record.pod_retry.succeeded()
     record.pod_uid, record.pod_since = "", turn.now
+    record.pod_unheard_until = 0.0  # it came
     spec = operation.spec
     known = record.pods.get(pod_id)
     if known is not None:  # a listing met it, perhaps before it was ready

@@ -105,7 +105,7 @@ class SwitchClient:
         self._socket: socket.socket | None = None
         self._turn = asyncio.Lock()
         self._number = 0
-        self._ended = asyncio.Event()
+        self._greet_due = asyncio.Event()
         self._pid = self._pidfd = -1
         self._child: subprocess.Popen[bytes] | None = None
         self._heard_at = self._begun_at = time.monotonic()
@@ -168,7 +168,7 @@ class SwitchClient:
         """Keep a switch alive and known. Ends only when it is cancelled."""
         try:
             while True:
-                self._ended.clear()
+                self._greet_due.clear()
                 try:
                     await self._greet()
                     await self._clear_away()
@@ -182,7 +182,7 @@ class SwitchClient:
             self._hang_up()
 
     async def _rest(self) -> None:
-        """Until it ended, was lost to who armed it, or is to be greeted: it has said nothing for a
+        """Until it is to be greeted: it ended, was lost to who armed it, has said nothing for a
         while, or it is time to hear what it has."""
         loop, greeted_at = asyncio.get_running_loop(), time.monotonic()
         timer: asyncio.TimerHandle
@@ -191,13 +191,13 @@ class SwitchClient:
             nonlocal timer
             now = time.monotonic()
             if now >= min(self._heard_at + ASKED_S, greeted_at + GREET_S):
-                self._ended.set()
+                self._greet_due.set()
             else:
                 timer = loop.call_later(to_the_second(PING_S), look)
 
         timer = loop.call_later(to_the_second(PING_S), look)
         try:
-            await self._ended.wait()
+            await self._greet_due.wait()
         finally:
             timer.cancel()
 
@@ -272,7 +272,7 @@ class SwitchClient:
         self._hang_up()
         self._places.clear()
         self.trouble = trouble
-        self._ended.set()
+        self._greet_due.set()
         if self.alive:
             self.alive = False
             log.warning("the dead-man's switch is away", extra={"error": trouble})
@@ -293,7 +293,7 @@ class SwitchClient:
                 return  # the next ping finds out
             raise
         self._pid = pid
-        asyncio.get_running_loop().add_reader(self._pidfd, self._ended.set)
+        asyncio.get_running_loop().add_reader(self._pidfd, self._greet_due.set)
 
     def _forget_process(self) -> None:
         if self._pidfd >= 0:
