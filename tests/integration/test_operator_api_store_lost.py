@@ -7,7 +7,7 @@ import grpc
 import pytest
 from grpc import aio
 
-from orchestrator.api.losing import LOST_S
+from orchestrator.api.losing import LOST_S, Losing
 from orchestrator.freshness import Freshness
 from polder.errors import parse_detail
 from polder.v1 import common_pb2, operator_pb2
@@ -31,11 +31,10 @@ def assert_sent_on(error: aio.AioRpcError) -> None:
     assert "hears of no changes" in (error.details() or "")
 
 
-async def test_who_watches_is_sent_on_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_watches_is_sent_on_once(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
-        losing = rig.orchestrator.parts.hub.losing
         behind_s = 0.0
-        monkeypatch.setattr(losing, "_behind_s", lambda: behind_s)
+        rig.orchestrator.parts.hub.losing = Losing(lambda: behind_s, "a")
         slow = await synced(rig)
         behind_s = LOST_S - 1  # it answers slowly
         await rig.apply(manifest("Namespace", "one"))
@@ -60,16 +59,16 @@ async def test_who_watches_is_sent_on_once(tmp_path: Path, monkeypatch: pytest.M
                 await late.read()
 
 
-async def test_who_follows_events_is_sent_on_and_who_only_asks_is_answered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_follows_events_is_sent_on_and_who_only_asks_is_answered(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
         parts = rig.orchestrator.parts
+        behind_s = 0.0
+        parts.hub.losing = Losing(lambda: behind_s, "a")
         follow = rig.admin().Events(operator_pb2.EventsRequest(follow=True))
         await follow.read()
         parts.events.record("Node", "", "n1", NORMAL, "Reason", "before", "test")
         assert [event.message for event in (await follow.read()).events] == ["before"]
-        monkeypatch.setattr(parts.hub.losing, "_behind_s", lambda: LOST_S)
+        behind_s = LOST_S
         with pytest.raises(aio.AioRpcError) as raised:
             async with asyncio.timeout(20):
                 await follow.read()

@@ -7,7 +7,6 @@ from agent.domain.site.case import Standing
 from agent.domain.site.identifying import stay_uid
 from agent.domain.site.messages import (
     Decide,
-    Instruction,
     LeaseRequest,
     Propose,
     Stopping,
@@ -219,16 +218,12 @@ def test_without_a_switch_nothing_starts_and_the_next_one_may() -> None:
 def test_a_lease_that_is_renewed_is_not_looked_at_in_between() -> None:
     site = healthy()
     site.run(5)
-    machine, looked = site.boxes["a"].machine, []
-    judge = machine._judge
-
-    def judging(now: float, out: list[Instruction]) -> None:
-        looked.append(now)
-        judge(now, out)
-
-    machine._judge = judging  # type: ignore[method-assign]
+    machine = site.boxes["a"].machine
+    found = machine.standings()  # whoever looks makes them anew
     site.run(20)
-    assert site.runs() == {"a": ["p1"]} and looked == []
+    assert site.runs() == {"a": ["p1"]} and machine.standings() is found
+    site.feed("a", SwitchChanged(True))
+    assert machine.standings() == found and machine.standings() is not found
     site.part("a", "b")
     site.part("a", "c")
     site.run(3)
