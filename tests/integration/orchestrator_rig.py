@@ -66,6 +66,7 @@ class Credentials:
 class Rig:
     orchestrator: Orchestrator
     config: Config
+    first: "Rig | None" = None  # the member that made their first admin, where it is another
     _channels: list[aio.Channel] = field(default_factory=list)
 
     @property
@@ -100,7 +101,7 @@ class Rig:
         return agent_pb2_grpc.AgentServiceStub(self.channel(None, join=True))
 
     def admin_credentials(self) -> Credentials:
-        return read_context(self.config.data_path / "admin.yaml")
+        return read_context((self.first or self).config.data_path / "admin.yaml")
 
     def admin(self) -> Any:
         return self.operators(self.admin_credentials())
@@ -168,22 +169,30 @@ class Rig:
     def operator_id(self, name: str) -> OperatorId:
         return OperatorId(self.authority.trust_domain, name)
 
+    async def restart(self) -> None:
+        """The same member once more, with what it wrote; it may have been stopped before."""
+        await self.orchestrator.stop()
+        again = Orchestrator(self.config)
+        await again.start()
+        self.orchestrator = again
+
     async def close(self) -> None:
         for channel in self._channels:
             await channel.close()
 
 
 @asynccontextmanager
-async def running(folder: Path, **changes: Any) -> AsyncIterator[Rig]:
+async def running(folder: Path, *, first: Rig | None = None, **changes: Any) -> AsyncIterator[Rig]:
+    """`first`: the first member of its installation, if this is another."""
     config = config_for(folder, **changes)
     orchestrator = Orchestrator(config)
     await orchestrator.start()
-    rig = Rig(orchestrator, config)
+    rig = Rig(orchestrator, config, first)
     try:
         yield rig
     finally:
         await rig.close()
-        await orchestrator.stop()
+        await rig.orchestrator.stop()
 
 
 def read_context(path: Path) -> Credentials:

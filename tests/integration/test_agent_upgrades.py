@@ -427,16 +427,10 @@ async def test_what_boxes_say_again_to_who_comes_later_is_no_event(tmp_path: Pat
             before = {box.name: events(rig, box.name) for box in fleet}
             assert before["s0-n0"] == [("UpgradeBegan", 1), ("Upgraded", 1)]
             assert ("UpgradeRolledBack", 1) in before["s0-n1"]
-            await rig.orchestrator.stop()
-            again = type(rig.orchestrator)(rig.config)
-            await again.start()
-            rig.orchestrator = again
-            try:
-                said = [again.parts.fleet.observe(box.name) for box in fleet]
-                await until(lambda: all(seen.upgrade is not None for seen in said), "said again")
-                assert {box.name: events(rig, box.name) for box in fleet} == before
-            finally:
-                await again.stop()
+            await rig.restart()
+            said = [rig.orchestrator.parts.fleet.observe(box.name) for box in fleet]
+            await until(lambda: all(seen.upgrade is not None for seen in said), "said again")
+            assert {box.name: events(rig, box.name) for box in fleet} == before
 
 
 async def test_a_restarted_orchestrator_goes_on(tmp_path: Path) -> None:
@@ -449,13 +443,7 @@ async def test_a_restarted_orchestrator_goes_on(tmp_path: Path) -> None:
                 box.work_s = 0.3
             await rig.admin().UpgradeAgents(begin(waves_permille=[500, 1000], soak_s=1))
             await until(lambda: any(box.version == NEW for box in fleet), "one came through")
-            await rig.orchestrator.stop()
-            again = type(rig.orchestrator)(rig.config)
-            await again.start()
-            rig.orchestrator = again
-            try:
-                found = await comes_to(rig, "Done")
-            finally:
-                await again.stop()
+            await rig.restart()
+            found = await comes_to(rig, "Done")
             assert (found.done, found.failed) == (4, 0)
             assert all(len({o.attempt for o in box.told}) == 1 for box in fleet)

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from devcluster.ports import free_port
-from orchestrator.server import Orchestrator
 from tests.integration.agent_fakes import eventually
 from tests.integration.orchestrator_rig import Rig, manifest, running, workload
 
@@ -128,7 +127,7 @@ class Site:
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     async with running(tmp_path / "orchestrator", heartbeat_interval=1.0) as rig:
-        made, first = Site(tmp_path, rig), rig.orchestrator
+        made = Site(tmp_path, rig)
         try:
             await made.start()
             await rig.apply(manifest("Namespace", "default"))
@@ -136,8 +135,6 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
             yield made
         finally:
             made.end()
-            if rig.orchestrator is not first:
-                await rig.orchestrator.stop()
 
 
 async def down(site: Site) -> None:
@@ -146,8 +143,7 @@ async def down(site: Site) -> None:
 
 
 async def up(site: Site) -> None:
-    site.rig.orchestrator = Orchestrator(site.rig.config)
-    await site.rig.orchestrator.start()
+    await site.rig.restart()
 
 
 async def test_a_stop_without_an_orchestrator_is_known_and_obeyed_when_there_is_one(
