@@ -86,6 +86,11 @@ def missing_netns() -> list[Missing]:
     return found
 
 
+def missing_firewall() -> list[Missing]:
+    """What stands in the way of rules of nft and of iptables in a network namespace."""
+    return [m for m in missing() if m.what == "iptables"] + missing_netns()
+
+
 def missing_etcd() -> list[Missing]:
     """What stands in the way of an etcd of one's own, for the tests of the Store on it."""
     return [] if shutil.which("etcd") else [Missing("etcd", "etcd-server")]

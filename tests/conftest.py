@@ -1,8 +1,8 @@
 """What all tests share: fixtures, and an honest account of what this machine could not run.
 
-Tests marked with what they need (`containerd`, `netns`, `etcd`, `registry`, `spin`, `dpkg`,
-`emulation`, `helm`, `images`, `kubernetes`) are left out where the machine lacks it. The last lines
-of every run say how many were left out, where and why, so that green never hides a gap.
+Tests marked with what they need (`containerd`, `netns`, `firewall`, `etcd`, `registry`, `spin`,
+`dpkg`, `emulation`, `helm`, `images`, `kubernetes`) are left out where the machine lacks it. The
+last lines of every run say how many were left out, where and why, so that green never hides a gap.
 
 Property tests replay the same examples in every run, so that a change and not luck decides whether
 they pass; `HYPOTHESIS_PROFILE=explore` draws new ones, and `emulated` takes a quarter of them. On a
@@ -49,6 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     lacking = {
         "containerd": preflight.missing(),
         "netns": preflight.missing_netns(),
+        "firewall": preflight.missing_firewall(),
         "etcd": preflight.missing_etcd(),
         "registry": preflight.missing_registry(),
         "spin": preflight.missing_spin(),

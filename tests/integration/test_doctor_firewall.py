@@ -1,7 +1,6 @@
 """The doctor and real firewalls: nft and iptables in a network namespace of their own."""
 
 import json
-import shutil
 import subprocess
 from typing import Any
 
@@ -9,10 +8,7 @@ import pytest
 
 from agent.doctor.ruleset import shut_chains
 
-pytestmark = pytest.mark.skipif(
-    not all(shutil.which(name) for name in ("nft", "iptables", "unshare")),
-    reason="needs nft and iptables",
-)
+pytestmark = pytest.mark.firewall
 CHAIN = """table inet filter {{
   chain input {{
     type filter hook input priority 0; policy drop;
