@@ -80,7 +80,7 @@ async def test_follow_survives_rotation_and_ends_with_the_container(tmp_path: Pa
             got.extend(data.decode().splitlines())
 
     async def until(count: int) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(got) < count:  # noqa: ASYNC110 - the reader has no event to wait for
                 await asyncio.sleep(0.002)
 
@@ -97,7 +97,7 @@ async def test_follow_survives_rotation_and_ends_with_the_container(tmp_path: Pa
     path.write_text(lines(7, 9))
     await until(8)
     alive = False
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await task
     assert got == [
         "line 1", "line 2", "line 3", "line 4", "half", "to the renamed file", "line 7", "line 8",

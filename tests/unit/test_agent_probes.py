@@ -15,24 +15,25 @@ from agent.runtime.port import NotFound, RuntimeUnavailable
 from agent.runtime.simulated import SimulatedRuntime
 from polder.manifest import Probe, decode
 
+SOON = {"timeout": "300ms"}
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def operation(probe: dict[str, Any], port: int = 0) -> RunProbe:
     return RunProbe(
-        "u", "c", ProbeKind.LIVENESS, decode(Probe, {"timeout": "300ms"} | probe), "127.0.0.1", port
+        "u", "c", ProbeKind.LIVENESS, decode(Probe, {"timeout": "60s"} | probe), "127.0.0.1", port
     )
 
 
 async def ask(answer: bytes | None, path: str = "/healthz") -> tuple[bool | None, str, bytes]:
     """The probe's result against a server that gives this answer; None: none at all."""
-    heard = b""
+    heard, gone = b"", asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal heard
         heard = await reader.readuntil(b"\r\n\r\n")
         if answer is None:
-            await asyncio.sleep(2)
+            await gone.wait()
         else:
             writer.write(answer)
             await asyncio.sleep(0.05)
@@ -41,11 +42,13 @@ async def ask(answer: bytes | None, path: str = "/healthz") -> tuple[bool | None
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        probe = operation({"http": {"path": "/", "port": port}}, port)
+        timeout = SOON if answer is None else {}
+        probe = operation({"http": {"path": "/", "port": port}} | timeout, port)
         assert probe.probe.http is not None  # the path as if no schema had checked it
         unchecked = replace(probe.probe, http=replace(probe.probe.http, path=path))
         probe = replace(probe, probe=unchecked)
         passed, message = await Prober(SimulatedRuntime()).check(probe)
+        gone.set()
         return passed, message, heard
 
 
@@ -79,9 +82,9 @@ async def test_a_connection_that_takes_its_time() -> None:
         port = server.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)):
             probe = {"tcp": {"port": port}}
-            passed, message = await prober.check(operation(probe, port))
+            passed, message = await prober.check(operation(probe | SOON, port))
             assert (passed, message) == (False, "no answer within 0.3 s")
-            patient = asyncio.create_task(prober.check(operation(probe | {"timeout": "20s"}, port)))
+            patient = asyncio.create_task(prober.check(operation(probe, port)))
             await asyncio.sleep(0)
             server.setblocking(False)
             (await loop.sock_accept(server))[0].close()

@@ -136,7 +136,7 @@ def say(recorder: EventRecorder, name: str = "n", message: str = "m") -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - there is nothing to wait on but the effect
             await asyncio.sleep(0.001)
 
@@ -234,7 +234,7 @@ async def test_a_store_that_does_not_answer_holds_up_no_stop(
     await made.start()
     monkeypatch.setattr(store, "txn", lambda *_: asyncio.Event().wait())
     say(made)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await made.stop()
 
 

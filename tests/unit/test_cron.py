@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.domain.cron import BadSchedule, Calendar, check
+from tests.unit.yardstick import pieces
 
 NOW = datetime(2026, 11, 22, 3, 40, tzinfo=UTC).timestamp()
 AMSTERDAM = ZoneInfo("Europe/Amsterdam")
@@ -72,10 +73,10 @@ def test_what_never_fires_is_refused_and_says_so(cron: str) -> None:
 
 
 def test_what_fires_seldom_is_found_soon() -> None:
-    started = time.perf_counter()
+    started = time.process_time()  # what others have of the core in between is not ours
     assert times(check("0 0 29 2 *", "UTC", NOW), "2026-11-22 00:00", 1) == ["02-29 00:00"]
     check("0 0 * 2 1#5", "UTC", NOW)  # a fifth Monday in February: 2044
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 def test_a_time_that_does_not_exist_is_made_up_for_after_the_gap() -> None:
@@ -125,9 +126,9 @@ def test_an_expression_that_was_stored_unchecked_never_fires() -> None:
 
 
 def test_the_latest_of_a_year_of_minutes_is_found_at_once() -> None:
-    started = time.perf_counter()
-    assert Calendar("* * * * *", "UTC").latest(NOW - 365 * 86_400, NOW + 7) == NOW
-    assert time.perf_counter() - started < 0.1
+    calendar = Calendar("* * * * *", "UTC")
+    assert calendar.latest(NOW - 365 * 86_400, NOW + 7) == NOW
+    assert pieces(lambda: calendar.latest(NOW - 365 * 86_400, NOW + 7)) < 100
     assert Calendar("0 4 * * *", "UTC").latest(NOW - 60, NOW) is None
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from devcluster import ports
 
+FREE = ports._LOWEST - 1
+
 
 def test_no_listener_gets_a_port_that_examples_serve_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -26,7 +28,7 @@ def test_no_two_listeners_of_a_process_get_one_port(
 ) -> None:
     """Two of the dozen that four members listen at were the same, now and then."""
     only_one_is_left(tmp_path, monkeypatch)
-    assert ports.free_port() == 15_003
+    assert ports.free_port() == FREE
     with pytest.raises(OSError, match="no free port"):
         ports.free_port()
 
@@ -35,7 +37,7 @@ def test_what_another_process_was_given_is_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only_one_is_left(tmp_path, monkeypatch)
-    marking = "from devcluster import ports; print(ports._mark(15_003), flush=True); input()"
+    marking = f"from devcluster import ports; print(ports._mark({FREE}), flush=True); input()"
     other = subprocess.Popen(
         [sys.executable, "-c", marking],
         stdin=subprocess.PIPE,
@@ -47,7 +49,7 @@ def test_what_another_process_was_given_is_its_own(
             ports.free_port()
     finally:
         other.communicate(b"\n", timeout=30)
-    assert ports.free_port() == 15_003
+    assert ports.free_port() == FREE
 
 
 def test_marks_are_no_leak_of_open_files() -> None:
@@ -57,9 +59,9 @@ def test_marks_are_no_leak_of_open_files() -> None:
 
 
 def only_one_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Port 15003."""
-    (tmp_path / "range").write_text("15004\t60999\n")
+    """FREE, below those that others on this machine are given meanwhile."""
+    (tmp_path / "range").write_text(f"{FREE + 1}\t60999\n")
     monkeypatch.setattr(ports, "_EPHEMERAL", tmp_path / "range")
-    monkeypatch.setattr(ports, "_LOWEST", 15_000)
-    monkeypatch.setattr(ports, "_given", {15_000, 15_001, 15_002})
+    monkeypatch.setattr(ports, "_LOWEST", FREE - 3)
+    monkeypatch.setattr(ports, "_given", {FREE - 3, FREE - 2, FREE - 1})
     monkeypatch.setattr(ports, "_marks", deque())

@@ -10,6 +10,13 @@ from orchestrator.freshness import Freshness
 from orchestrator.store.port import StoreUnavailable
 
 
+@pytest.fixture(autouse=True)
+def answers_have_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a test does not say how long a reader waits, it waits for its answer."""
+    monkeypatch.setattr(freshness, "READ_S", 60.0)
+    monkeypatch.setattr(freshness, "READ_AGAIN_S", 60.0)
+
+
 class FakeStore:
     """Answers when it is told to."""
 
@@ -54,7 +61,7 @@ class World:
         return asyncio.create_task(self.freshness.to_read())
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not condition():  # noqa: ASYNC110 - the others only need their turn
                 await asyncio.sleep(0)
 
@@ -135,6 +142,8 @@ async def test_without_an_answer_the_age_is_told_and_the_next_wait_is_short(
     world.store.answer(0)
     world.store.answer(1)
     await asyncio.sleep(0)
+    monkeypatch.setattr(freshness, "READ_S", 60.0)
+    monkeypatch.setattr(freshness, "READ_AGAIN_S", 60.0)
     reader = world.read()
     await world.until(lambda: len(world.store.asked) == 3)
     world.store.answer(2)
