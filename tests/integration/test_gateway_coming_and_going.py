@@ -91,17 +91,19 @@ async def test_only_those_whose_list_changed_are_told_and_the_plan_stays(home: R
 async def test_those_beyond_the_rate_wait_in_line_and_then_are_told_when_to_come(
     tmp_path: Path,
 ) -> None:
-    slow = replace(SETTINGS, accept_rate=2.0, greeting_max=3)
+    slow = replace(SETTINGS, accept_rate=0.5, greeting_max=3)
     async with region(tmp_path, slow) as home:
         agents = [await home.join(f"n{n}") for n in range(8)]
         started = time.monotonic()
         for agent in agents:
             await agent.connect()
-        await eventually(lambda: all(agent.heard for agent in agents), "everybody has an answer")
+        await eventually(lambda: sum(bool(a.heard) for a in agents) >= 5, "who is sent away knows")
+        came_s = time.monotonic() - started  # whose turn came meanwhile left a place in the line
+        await eventually(lambda: all(a.heard for a in agents), "everybody has an answer", 30)
         inside = [agent for agent in agents if "welcome" in agent.kinds()]
         away = [agent for agent in agents if agent.goodbye() == "Overloaded"]
-        assert len(inside) + len(away) == 8 and 2 <= len(inside) <= 4
-        assert time.monotonic() - started > 0.5, "some waited for their turn"
+        assert len(inside) + len(away) == 8 and 2 <= len(inside) <= 4 + int(came_s / 2)
+        assert time.monotonic() - started > 2.0, "some waited for their turn"
         waits = [
             m.goodbye.retry_after_ms for agent in away for m in agent.heard if m.HasField("goodbye")
         ]

@@ -76,29 +76,33 @@ async def test_the_event_of_an_operator_names_its_roles(rig: Rig) -> None:
         answers = rig.admin().Events(request)
         return [event.message async for answer in answers for event in answer.events]
 
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while "roles operator:default, viewer:other" not in (messages := await told()):
         assert time.monotonic() < deadline, messages
         await asyncio.sleep(0.05)
 
 
-async def test_an_operators_open_watch_ends_when_it_is_revoked(rig: Rig) -> None:
+@pytest.fixture
+def unlooked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks through open streams now and then: they end when they are told to."""
+    monkeypatch.setattr("orchestrator.calls._SWEEP_EVERY_S", 600.0)
+
+
+async def test_an_operators_open_watch_ends_when_it_is_revoked(unlooked: None, rig: Rig) -> None:
     stub = rig.operators(await rig.operator("vera", "viewer:default"))
     watch = stub.Watch(operator_pb2.WatchRequest(kind="Node"))
     assert (await watch.read()).type == operator_pb2.WATCH_TYPE_SYNCED
     events = stub.Events(operator_pb2.EventsRequest(follow=True))
     await events.read()
-    started = time.monotonic()
     request = operator_pb2.RevokeRequest(ref=ref("Operator", "vera"), reason="left the company")
     answer = await rig.admin().Revoke(request)
     assert answer.closed_streams == 2
     for stream in (watch, events):
         with pytest.raises(aio.AioRpcError) as caught:
-            await asyncio.wait_for(stream.read(), 5)
+            await asyncio.wait_for(stream.read(), 30)
             await stream.read()
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
         assert "left the company" in (caught.value.details() or "")
-    assert time.monotonic() - started < 1.0
     again = await refusal(stub.WhoAmI(operator_pb2.WhoAmIRequest()))
     assert again.reason == "Revoked"
 
@@ -161,15 +165,13 @@ async def drained(session: aio.StreamStreamCall) -> aio.AioRpcError | None:
     return None
 
 
-async def test_a_nodes_session_ends_when_it_is_revoked(rig: Rig) -> None:
+async def test_a_nodes_session_ends_when_it_is_revoked(unlooked: None, rig: Rig) -> None:
     credentials = await rig.node("n1")
     other = await rig.node("n2")
     session, untouched = await open_session(rig, credentials), await open_session(rig, other)
-    started = time.monotonic()
     answer = await rig.admin().Revoke(operator_pb2.RevokeRequest(ref=ref("Node", "n1")))
     assert answer.closed_streams == 1
-    error = await asyncio.wait_for(drained(session), 5)
-    assert time.monotonic() - started < 1.0
+    error = await asyncio.wait_for(drained(session), 30)
     assert error is not None and error.code() is grpc.StatusCode.UNAUTHENTICATED
     again = rig.agents(credentials).Session()
     await again.write(agent_pb2.SessionRequest(hello=agent_pb2.Hello()))
@@ -181,16 +183,16 @@ async def test_a_nodes_session_ends_when_its_certificate_does(tmp_path: Path) ->
     async with running(tmp_path, node_certificate_life="3s") as rig:
         await rig.site()
         session = await open_session(rig, await rig.node("n1"))
-        error = await asyncio.wait_for(drained(session), 10)
+        error = await asyncio.wait_for(drained(session), 30)
         assert error is not None and error.code() is grpc.StatusCode.UNAUTHENTICATED
         assert "expired" in (error.details() or "")
 
 
 async def test_a_renewal_over_the_session_keeps_it(tmp_path: Path) -> None:
-    async with running(tmp_path, node_certificate_life="3s") as rig:
+    async with running(tmp_path, node_certificate_life="6s") as rig:
         await rig.site()
         session = await open_session(rig, await rig.node("n1"))
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 8
         while time.monotonic() < deadline:
             key = new_key()
             renew = agent_pb2.RenewRequest(csr=certificate_request(key))

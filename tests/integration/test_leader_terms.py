@@ -23,6 +23,7 @@ from orchestrator.store.sqlite import open_sqlite
 from tests.integration.gateway_harness import Agent, Region, eventually, region
 
 QUICK = LeaderSettings("m1", poll_s=0.05, idle_plan_every_s=0.2, lease_ttl_s=2.0)
+HELD_S = 3.0  # and renewed three times before a busy machine could lose it
 
 
 @pytest.fixture
@@ -36,13 +37,13 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 
 async def test_one_leads_and_the_other_waits_for_the_lease(store: Store) -> None:
-    first, second = (Election(store, name, time.monotonic, 1.0) for name in ("a", "b"))
+    first, second = (Election(store, name, time.monotonic, 60.0) for name in ("a", "b"))
     term = await first.campaign()
     waiting = asyncio.create_task(second.campaign())
     await asyncio.sleep(0.2)
     assert not waiting.done()
     await first.resign(term)
-    later = await asyncio.wait_for(waiting, 5)
+    later = await asyncio.wait_for(waiting, 30)
     assert later.number > term.number
 
 
@@ -52,14 +53,14 @@ async def test_a_dead_leaders_lease_runs_out(store: Store) -> None:
     later = await asyncio.wait_for(second.campaign(), 10)
     assert later.number > term.number
     with pytest.raises(Deposed):
-        await asyncio.wait_for(first.hold(term), 5)
+        await asyncio.wait_for(first.hold(term), 30)
 
 
 async def test_a_restarted_member_takes_over_its_own_term_at_once(store: Store) -> None:
     term = await Election(store, "a", time.monotonic, 60.0).campaign()
     started = time.monotonic()
     again = await Election(store, "a", time.monotonic, 60.0).campaign()
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 30.0, "and does not wait for its lease"
     assert again.number > term.number
     entry = await store.get(keys.LEADER)
     assert entry is not None and entry.mod_revision == again.number
@@ -79,10 +80,11 @@ async def test_two_processes_of_one_name_do_not_depose_each_other_for_ever(store
 
 
 async def test_a_leader_that_holds_keeps_its_lease(store: Store) -> None:
-    election = Election(store, "a", time.monotonic, 0.6)
+    election = Election(store, "a", time.monotonic, HELD_S)
     term = await election.campaign()
+    ends_at = time.monotonic() + HELD_S + 1.0
     holding = asyncio.create_task(election.hold(term))
-    await asyncio.sleep(1.5)
+    await eventually(lambda: time.monotonic() > ends_at or holding.done(), "it had run out")
     assert not holding.done()
     assert (await store.txn([term.fence], [Put("/x", b"")])).committed
     holding.cancel()

@@ -290,11 +290,14 @@ async def test_a_node_that_has_just_moved_is_found(mesh: Mesh, to: str) -> None:
         assert (await anext(aiter(relay))).stdout == b"here"
 
 
-async def test_a_node_that_is_nowhere_is_refused_at_once(mesh: Mesh) -> None:
+async def test_a_node_that_is_nowhere_is_refused_at_once(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward, "_MOVED_WITHIN_S", 600.0)  # it is not waited for
     mesh.m1.sees("n1", "m2", connected=False)
-    error = await asyncio.wait_for(unreachable(mesh.m1.forwarding.open("n1", LOGS)), 1)
+    error = await asyncio.wait_for(unreachable(mesh.m1.forwarding.open("n1", LOGS)), 30)
     assert error.reason == "NotConnected"
-    error = await asyncio.wait_for(unreachable(mesh.m1.forwarding.open("n9", LOGS)), 1)
+    error = await asyncio.wait_for(unreachable(mesh.m1.forwarding.open("n9", LOGS)), 30)
     assert error.reason == "NotConnected"
 
 

@@ -26,8 +26,8 @@ def test_a_member_that_cannot_stop_says_why_and_ends(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _STUCK, str(member.configure())]
     with member.log.open("wb") as output, subprocess.Popen(command, stderr=output) as running:
         wait_until(lambda: member.status("/readyz") == 200, "it serves", 40.0)
-        running.terminate()
         told_at = time.monotonic()
+        running.terminate()
         assert running.wait(30.0) == 1
     assert time.monotonic() - told_at >= 0.6
     assert "the stop took too long" in member.said
