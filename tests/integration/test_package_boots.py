@@ -6,7 +6,8 @@ Takes minutes, most of them for debootstrap: with POLDER_DEBIAN_ROOTS=DIR it use
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,26 @@ async def token_for(rig: Rig, node: str) -> str:
     return (await rig.admin().CreateJoinToken(request)).token
 
 
+@asynccontextmanager
+async def lived(
+    life: Callable[[DebianRoot, Path, str], None],
+    package: Path,
+    folder: Path,
+    *,
+    node: str = "box-1",
+    arch: str = "amd64",
+) -> AsyncIterator[Rig]:
+    """The orchestrator of a box that went through its life in a Debian of its own. A life gets the
+    Debian, the agent's package and a join token."""
+    lower = debian(arch, folder)
+    async with running(folder / "orchestrator") as rig:
+        await rig.site()
+        token = await token_for(rig, node)
+        with DebianRoot(str(lower)) as root:
+            await asyncio.to_thread(life, root, package, token)
+        yield rig
+
+
 def status(root: DebianRoot) -> dict[str, object]:
     found: dict[str, object] = json.loads(
         root.run("edge-agent", "status", "-o", "json", code=None).stdout
@@ -70,12 +91,7 @@ def main_pid(root: DebianRoot, unit: str) -> int:
 async def test_under_systemd_it_joins_by_its_token_and_comes_back(
     packages: dict[str, Path], tmp_path: Path
 ) -> None:
-    lower = debian("amd64", tmp_path)
-    async with running(tmp_path / "orchestrator") as rig:
-        await rig.site()
-        token = await token_for(rig, "box-1")
-        with DebianRoot(str(lower)) as root:
-            await asyncio.to_thread(_life_of_a_box, root, packages["amd64"], token)
+    async with lived(_life_of_a_box, packages["amd64"], tmp_path) as rig:
         node = (await rig.admin().Get(operator_pb2.GetRequest(ref=ref("Node", "box-1")))).resource
         inventory = json.loads(node.status_json)["inventory"]
         assert inventory["hardwareProfile"] == "raspberry-pi-5"
@@ -124,12 +140,8 @@ async def test_a_fresh_debian_becomes_a_ready_box(
     packages: dict[str, Path], tmp_path: Path
 ) -> None:
     """By `prepare` and what Debian's archive has; the smallest Debian lacks even sysctl and ip."""
-    lower = debian("amd64", tmp_path)
-    async with running(tmp_path / "orchestrator") as rig:
-        await rig.site()
-        token = await token_for(rig, "box-1")
-        with DebianRoot(str(lower)) as root:
-            await asyncio.to_thread(_life_of_a_fresh_box, root, packages["amd64"], token)
+    async with lived(_life_of_a_fresh_box, packages["amd64"], tmp_path):
+        pass
 
 
 def _life_of_a_fresh_box(root: DebianRoot, package: Path, token: str) -> None:
@@ -159,12 +171,8 @@ def _life_of_a_fresh_box(root: DebianRoot, package: Path, token: str) -> None:
 async def test_on_arm64_it_is_installed_examined_and_joins(
     packages: dict[str, Path], tmp_path: Path, emulated: None
 ) -> None:
-    lower = debian("arm64", tmp_path)
-    async with running(tmp_path / "orchestrator") as rig:
-        await rig.site()
-        token = await token_for(rig, "pi-1")
-        with DebianRoot(str(lower)) as root:
-            await asyncio.to_thread(_life_of_a_board, root, packages["arm64"], token)
+    board = lived(_life_of_a_board, packages["arm64"], tmp_path, node="pi-1", arch="arm64")
+    async with board as rig:
         events = rig.orchestrator.parts.events.list(kind="Node", name="pi-1")
         assert "Joined" in [event.reason for event in events]
 
