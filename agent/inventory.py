@@ -32,6 +32,31 @@ _VIRTUAL_LINKS = (
     "flannel",
 )
 _PLACEHOLDERS = ("to be filled by o.e.m.", "default string", "system product name", "none", "")
+_NO_SERIALS = frozenset(
+    (
+        "03000200040005000006000700080009",
+        "00020003000400050006000700080009",  # the same, read in the other byte order
+        "123456781234567890abcddeefaabbcc",
+        "0123456789",
+        "123456789",
+        "1234567890",
+        "tobefilledbyoem",
+        "defaultstring",
+        "systemserialnumber",
+        "baseboardserialnumber",
+        "serialnumber",
+        "notspecified",
+        "notapplicable",
+        "notavailable",
+        "none",
+        "null",
+        "unknown",
+        "invalid",
+        "empty",
+        "oem",
+    )
+)
+"""What firmware says that was never told, letters and digits only."""
 MAX_ADDRESSES = 16
 PAGE = os.sysconf("SC_PAGE_SIZE")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -62,6 +87,7 @@ class Inventory:
     kernel: str
     hostname: str
     machine_id: str
+    hardware_id: str
     model: str
     capacity: Amounts
     reserved: Amounts
@@ -144,6 +170,7 @@ def take(
         kernel=box.text("proc/sys/kernel/osrelease"),
         hostname=box.text("proc/sys/kernel/hostname") or socket.gethostname(),
         machine_id=machine_id(box),
+        hardware_id=hardware_id(box),
         model=_model(box),
         capacity=capacity,
         reserved=kept,
@@ -197,6 +224,28 @@ def machine_id(box: Box) -> str:
         text = box.text(path)
         if text and text != "uninitialized":
             return sha256(f"polder.v1.machine\0{text}{own}".encode()).hexdigest()
+    return ""
+
+
+def hardware_id(box: Box) -> str:
+    """A stable, hashed name of the board; empty when it tells none.
+
+    By it the orchestrator knows a copy of a disk from a box that comes back. A disk that moves gets
+    another; two agents of one box have the same. No network addresses: adapters come and go. An
+    agent that named the same board otherwise than the one before it would have to wait until that
+    one counts as silent: leave the order and the hash as they are.
+    """
+    for path in (
+        "sys/class/dmi/id/product_uuid",
+        "sys/class/dmi/id/product_serial",
+        "sys/class/dmi/id/board_serial",
+        "proc/device-tree/serial-number",
+    ):
+        text = box.text(path).lower()
+        bare = "".join(filter(str.isalnum, text))
+        # All zeros, all F, FEFE..., and whatever else has two characters, was never written.
+        if len(set(bare)) > 2 and bare not in _NO_SERIALS:
+            return sha256(f"polder.v1.hardware\0{text}".encode()).hexdigest()
     return ""
 
 

@@ -97,6 +97,7 @@ def inventory_message(inventory: Inventory) -> agent_pb2.NodeInventory:
         kernel=inventory.kernel,
         runtime_version=inventory.runtime_version,
         machine_id=inventory.machine_id,
+        hardware_id=inventory.hardware_id,
         model=inventory.model,
         hardware_profile=inventory.hardware_profile,
         capacity=_resources(inventory.capacity),

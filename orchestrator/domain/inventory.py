@@ -31,6 +31,7 @@ TEXTS = (
     "model",
     "hostname",
     "hardware_profile",
+    "hardware_id",
 )
 SITE_ENDPOINTS_MAX = 16
 SITE_CERTIFICATE_MAX = 4096  # bytes

@@ -727,7 +727,7 @@ class Goodbye(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """CamelCase: "Shutdown", "Superseded", "Revoked", "Overloaded"."""
+    """CamelCase: "Shutdown", "Superseded", "IdentityCopied", "Revoked", "Overloaded"."""
     message: _builtins.str
     retry_after_ms: _builtins.int
     def __init__(
@@ -886,6 +886,7 @@ class NodeInventory(_message.Message):
     SITE_CERTIFICATE_FIELD_NUMBER: _builtins.int
     LOCAL_ENDPOINTS_FIELD_NUMBER: _builtins.int
     HARDWARE_PROFILE_FIELD_NUMBER: _builtins.int
+    HARDWARE_ID_FIELD_NUMBER: _builtins.int
     arch: _builtins.str
     """"arm64" or "amd64", as in OCI images."""
     os: _builtins.str
@@ -898,6 +899,8 @@ class NodeInventory(_message.Message):
     """The certificate that it shows them, DER, self-signed."""
     hardware_profile: _builtins.str
     """Name of the class of boxes that it was recognised as, such as "raspberry-pi-5" or "generic"."""
+    hardware_id: _builtins.str
+    """Hashed name of the board, not of its disk; empty when the box does not tell one."""
     @_builtins.property
     def capacity(self) -> Global___Resources: ...
     @_builtins.property
@@ -942,10 +945,11 @@ class NodeInventory(_message.Message):
         site_certificate: _builtins.bytes = ...,
         local_endpoints: _abc.Iterable[_builtins.str] | None = ...,
         hardware_profile: _builtins.str = ...,
+        hardware_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "capacity", b"capacity", "reserved", b"reserved"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "addresses", b"addresses", "allocatable", b"allocatable", "arch", b"arch", "capacity", b"capacity", "hardware_profile", b"hardware_profile", "host_paths", b"host_paths", "hostname", b"hostname", "kernel", b"kernel", "local_endpoints", b"local_endpoints", "machine_id", b"machine_id", "model", b"model", "os", b"os", "reserved", b"reserved", "runtime_version", b"runtime_version", "site_certificate", b"site_certificate", "site_endpoints", b"site_endpoints"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "addresses", b"addresses", "allocatable", b"allocatable", "arch", b"arch", "capacity", b"capacity", "hardware_id", b"hardware_id", "hardware_profile", b"hardware_profile", "host_paths", b"host_paths", "hostname", b"hostname", "kernel", b"kernel", "local_endpoints", b"local_endpoints", "machine_id", b"machine_id", "model", b"model", "os", b"os", "reserved", b"reserved", "runtime_version", b"runtime_version", "site_certificate", b"site_certificate", "site_endpoints", b"site_endpoints"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

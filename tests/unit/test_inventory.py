@@ -6,7 +6,7 @@ import pytest
 
 from agent.accelerators import UnreadableSpec, find, read_spec
 from agent.config import Reserved, Share
-from agent.inventory import Box, UsageSampler, boot_id, machine_id, take
+from agent.inventory import Box, UsageSampler, boot_id, hardware_id, machine_id, take
 
 STAT = "cpu  100 0 100 800 0 0 0 0 0 0\ncpu0 50 0 50 400\ncpu1 50 0 50 400\nintr 1\n"
 NVIDIA_YAML = """\
@@ -85,6 +85,7 @@ def test_an_arm_board(pi: Box) -> None:
     assert found.allocatable.devices == {"polder.eu/npu": 1}
     assert found.accelerators[0].id == "/dev/hailo0"
     assert "0123456789abcdef" not in found.machine_id and len(found.machine_id) == 64
+    assert found.hardware_id == ""
     assert boot_id(pi) == "b00t"
     assert take(pi, Reserved()) == take(pi, Reserved())
 
@@ -121,6 +122,58 @@ def test_a_pc_without_sensors(tmp_path: Path) -> None:
     assert machine_id(box) and not found.accelerators
     usage = UsageSampler(box).sample()
     assert (usage.temperature_celsius, usage.battery_percent) == (0.0, -1)
+
+
+UUID = "sys/class/dmi/id/product_uuid"
+SERIAL = "sys/class/dmi/id/product_serial"
+BOARD = "sys/class/dmi/id/board_serial"
+TREE = "proc/device-tree/serial-number"
+
+
+def test_the_board_has_a_name_that_is_not_of_the_disk(tmp_path: Path) -> None:
+    dmi = {UUID: "4C4C4544-0042-3510-8054-C4C04F335932\n", SERIAL: "B5TC5Y2\n"}
+    disk = {"etc/machine-id": "0123456789abcdef0123456789abcdef\n"}
+    one = Box(root=put(tmp_path / "one", {**dmi, **disk}))
+    first = hardware_id(one)
+    assert len(first) == 64 and "4c4c4544" not in first
+    other = Box(root=put(tmp_path / "other", {**dmi, **disk, UUID: "another-uuid\n"}))
+    assert machine_id(one) == machine_id(other) and hardware_id(other) not in ("", first)
+    # Other case, another disk, another agent of that box: the same board.
+    put(one.root, {UUID: dmi[UUID].lower(), "etc/machine-id": "f" * 32 + "\n"})
+    assert first == hardware_id(Box(root=one.root, state_dir=Path("/srv/second")))
+    assert machine_id(one) != first
+
+
+@pytest.mark.parametrize("path", [SERIAL, BOARD, TREE])
+@pytest.mark.parametrize(
+    "uuid",
+    [
+        "",
+        "00000000-0000-0000-0000-000000000000",
+        "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF",
+        "fefefefe-fefe-fefe-fefe-fefefefefefe",
+        "03000200-0400-0500-0006-000700080009",
+        "00020003-0004-0005-0006-000700080009",
+        "12345678-1234-5678-90ab-cddeefaabbcc",
+        "To be filled by O.E.M.",
+        "Default string",
+        "None",
+        "Not Specified",
+        "0123456789",
+    ],
+)
+def test_what_no_factory_wrote_names_no_board(tmp_path: Path, path: str, uuid: str) -> None:
+    box = Box(root=put(tmp_path, {UUID: f"{uuid}\n", BOARD: "Default string\n"}))
+    assert hardware_id(box) == ""
+    put(tmp_path, {path: "10000000abcdef01\0"})
+    named = hardware_id(box)
+    assert named
+    put(tmp_path, {UUID: "4c4c4544-0042-3510-8054-c4c04f335932"})
+    assert hardware_id(box) not in ("", named)
+
+
+def test_a_board_that_tells_nothing_has_no_name(tmp_path: Path) -> None:
+    assert hardware_id(Box(root=tmp_path)) == ""
 
 
 def test_a_cdi_name_wins_over_the_device_node(tmp_path: Path) -> None:
