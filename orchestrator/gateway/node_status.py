@@ -22,6 +22,14 @@ log = logging.getLogger(__name__)
 _Said = tuple[str, str, dict[str, Any]]  # agent version, boot id, inventory
 
 
+def said_last(cache: Cache, node: str) -> NodeStatusRecord | None:
+    """What the Store has of it, unless it joined anew since: that may have been another box."""
+    found, identity = cache.node_status(node), cache.identity("node", node)
+    if found is not None and identity is not None and found.reported_at_ms < identity.joined_at_ms:
+        return None
+    return found
+
+
 class NodeStatusWriter:
     """The newest report per node waits; `run` writes until cancelled."""
 
@@ -100,5 +108,5 @@ class NodeStatusWriter:
         return seen is not None and seen.connected and seen.peer is not None
 
     def _stored(self, node: str) -> _Said | None:
-        found = self._cache.node_status(node)
+        found = said_last(self._cache, node)
         return (found.agent_version, found.boot_id, found.inventory) if found is not None else None

@@ -39,6 +39,7 @@ from orchestrator.gateway.settings import GatewaySettings
 from orchestrator.gateway.signposts import Signposts
 from orchestrator.gateway.standing import Standing
 from orchestrator.gateway.superseding import Superseding
+from orchestrator.gateway.twins import Twins
 from orchestrator.gateway.upgrades import Upgrades
 from orchestrator.identity.member import MemberCredentials
 from orchestrator.identity.nodes import NodeIdentities
@@ -87,7 +88,9 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         self._clock = clock
         self._settings = settings
         self.sessions = Sessions()
-        self.superseding = Superseding(fleet, self.sessions, events, settings.member)
+        patience_s = settings.heartbeat_s * settings.heartbeats_former_max
+        twins = Twins(cache, fleet, self.sessions, events, settings.member, patience_s)
+        self.superseding = Superseding(fleet, self.sessions, events, settings.member, twins)
         self.relays = RelayBroker(self.sessions)
         self._whereabouts = Whereabouts(cache, endpoints)
         self._roles = roles or RoleBook(cache)
@@ -330,9 +333,9 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         requests: AsyncIterator[agent_pb2.SessionRequest],
         context: Context,
     ) -> None:
-        old = self.superseding.enter(session)
-        if old is not None:
-            await self._part(old, requests, context)
+        goodbye = self.superseding.enter(session, hello.inventory.addresses)
+        if goodbye is not None:
+            await self._part(goodbye, requests, context)
             return
         version, boot_id = hello.agent_version[:64], hello.boot_id[:128]
         self._status_writer.report(session.node, version, boot_id, hello.inventory)

@@ -25,6 +25,7 @@ class LiveSession:
         "_closed",
         "generation_answered",
         "generation_sent",
+        "hardware_id",
         "identity",
         "instance_id",
         "last_heard",
@@ -42,6 +43,7 @@ class LiveSession:
         self.identity = identity
         self.serial = serial
         self.instance_id = hello.instance_id[:128]
+        self.hardware_id = hello.inventory.hardware_id
         self.number = max(0, hello.session_number)
         self.session_id = secrets.token_hex(8)
         self.supersedes = ""  # the session that the node was known to have when this one began

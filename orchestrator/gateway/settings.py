@@ -15,6 +15,9 @@ class GatewaySettings:
     heartbeat_s: float = 5.0
     # A stream without a message for so many intervals is half open: nobody is there.
     heartbeats_missed_max: int = 3
+    # Another box is let in as a node whose former box was silent for so many intervals: who only
+    # lost its member has tried others by then, and its waits have not grown beyond 30 s.
+    heartbeats_former_max: int = 6
     hello_timeout_s: float = 10.0
     write_timeout_s: float = 20.0
     sessions_max: int = 20_000

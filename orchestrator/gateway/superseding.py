@@ -1,15 +1,18 @@
 """One session per node, the newest: within this member, and between this one and the others.
 
 The service enters and leaves sessions here; the mesh says when another member has a newer session
-with a node of ours. Which of two is newer is the rule of `orchestrator/mesh/newer.py`.
+with a node of ours. Which of two is newer is the rule of `orchestrator/mesh/newer.py`. A box with a
+copy of the node's disk is kept out before (`twins.py`), where boxes tell which they are.
 """
 
 import logging
 import random
+from collections.abc import Sequence
 
 from orchestrator.events import Recorder
 from orchestrator.fleet import Fleet
 from orchestrator.gateway.sessions import LiveSession, Sessions
+from orchestrator.gateway.twins import Twins
 from orchestrator.mesh.newer import SessionName, is_newer
 from polder.v1 import agent_pb2, common_pb2
 
@@ -22,16 +25,30 @@ SUPERSEDED = "Superseded"
 
 
 class Superseding:
-    """One per member."""
+    """One per member. Without `twins` the newest session wins, whatever box it is of."""
 
-    def __init__(self, fleet: Fleet, sessions: Sessions, events: Recorder, member: str) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        sessions: Sessions,
+        events: Recorder,
+        member: str,
+        twins: Twins | None = None,
+    ) -> None:
         self._fleet = fleet
         self._sessions = sessions
         self._events = events
         self._member = member
+        self._twins = twins
 
-    def enter(self, session: LiveSession) -> agent_pb2.Goodbye | None:
-        """The node's session from now on; or what it is told because it is an old one."""
+    def enter(
+        self, session: LiveSession, addresses: Sequence[str] = ()
+    ) -> agent_pb2.Goodbye | None:
+        """The node's session from now on; or what it is told because it is an old one, or another
+        box's (`addresses`: where that is)."""
+        copied = self._twins.meet(session, addresses) if self._twins is not None else None
+        if copied is not None:
+            return copied
         seen = self._fleet.get(session.node)
         facts = {"node": session.node, "instance": session.instance_id}
         if seen is not None and seen.connected:
@@ -78,8 +95,9 @@ class Superseding:
         """An agent that reconnects or renews supersedes only itself, which is no news."""
         message = (
             f"instance {newer} connected{where} while {older} was connected; "
-            "the newer one stays. If it repeats, two boxes have one identity: give one of them a "
-            f"machine id of its own, `edgectl revoke node/{node}`, and join both anew"
+            "the newer one stays. If it repeats, two agents have one identity: on one box, or on "
+            "two that do not tell their hardware apart. Give one of the two a machine id of its "
+            f"own, `edgectl revoke node/{node}`, and join both anew"
         )
         source = f"gateway/{self._member}"
         severity = common_pb2.EVENT_TYPE_NORMAL

@@ -272,6 +272,23 @@ async def test_renews_at_a_third_of_life_without_a_gap(tmp_path, ca, server) -> 
         assert mode == 0o600
 
 
+async def test_a_copy_of_a_disk_waits_and_says_why(tmp_path, ca, server, caplog) -> None:
+    """Nothing else happens on the box: it goes on, and asks again when it was told to."""
+    write_identity(tmp_path, ca, [server.endpoint])
+    text = "node n1 is connected from another box: edge-agent join --force"
+    goodbye = agent_pb2.Goodbye(reason="IdentityCopied", message=text, retry_after_ms=700)
+    server.greeting = agent_pb2.SessionResponse(goodbye=goodbye)
+    async with Running(tmp_path) as running:
+        await eventually(lambda: running.states and running.states[-1].last_error)
+        assert running.states[-1].last_error == f"{server.endpoint}: IdentityCopied: {text}"
+        (record,) = [r for r in caplog.records if r.getMessage() == "no session"]
+        assert record.levelname == "WARNING" and record.reason == "IdentityCopied"
+        assert record.detail == text and 0.7 <= record.wait_s <= 1.0
+        server.greeting = None
+        await eventually(lambda: running.client.state.connected)
+        assert not running.client.state.last_error
+
+
 async def test_superseding_goodbye_to_the_old_session_during_renewal(tmp_path, ca, server) -> None:
     write_identity(tmp_path, ca, [server.endpoint], life_s=60, age_s=30)
 

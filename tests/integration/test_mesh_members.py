@@ -9,7 +9,7 @@ from orchestrator.store import keys
 from orchestrator.store.port import Delete
 from polder.v1 import agent_pb2
 from tests.integration.gateway_harness import Agent, eventually
-from tests.integration.mesh_harness import Member, member, members
+from tests.integration.mesh_harness import HEARTBEAT_S, Member, member, members
 
 
 async def connected(home: Member, *others: Member, node: str = "n1") -> Agent:
@@ -164,6 +164,51 @@ async def test_two_boxes_with_one_identity(tmp_path: Path, same_time: bool) -> N
         sources = {(e.source, e.count) for e in told if e.reason == "SessionSuperseded"}
         assert sources == {(f"gateway/{'a' if loser is first else 'b'}", 1)}
         await first.disconnect()
+        await twin.disconnect()
+
+
+async def test_a_copy_is_refused_at_every_member_while_its_box_is_heard_at_one(
+    tmp_path: Path,
+) -> None:
+    """And the first box is as if there were no other; a disk that moved is let in when that is
+    silent."""
+    async with members(tmp_path, "a", "b", "c") as (a, b, c):
+        first = await a.join("n1")
+        first.hello.inventory.hardware_id = "1" * 64
+        await first.connect()
+        beats = asyncio.create_task(beating(first))
+        for one in (a, b, c):
+            await eventually(lambda one=one: one.owner("n1") == "a", f"{one.name} knows")
+            await eventually(lambda one=one: one.cache.node_status("n1"), "its inventory")
+        twin = Agent(b, "n1", first.key, first.chain)
+        twin.hello.inventory.hardware_id = "2" * 64
+        for one in (b, c, a):
+            twin.region = one
+            await twin.connect()
+            await asyncio.wait_for(twin.ended.wait(), 5)
+            assert twin.kinds() == ["goodbye"] and twin.goodbye() == "IdentityCopied"
+            assert twin.heard[0].goodbye.retry_after_ms >= 60_000
+            assert "IdentityCopied" in one.reasons("Node", "n1")
+            twin.heard.clear()
+            await twin.disconnect()
+        assert first.kinds() == ["welcome"] and not first.ended.is_set()
+        for one in (a, b, c):
+            assert one.owner("n1") == "a"
+            said = one.cache.node_status("n1")
+            assert said is not None and said.inventory["hardwareId"] == "1" * 64
+        # Superseding itself elsewhere is as ever.
+        await c.move(first)
+        await eventually(lambda: b.owner("n1") == "c", "it moved")
+        assert "SessionSuperseded" not in a.reasons("Node", "n1")
+        beats.cancel()
+        await first.disconnect()
+        await eventually(lambda: b.fleet.silence_s("n1") > 6 * HEARTBEAT_S, "it is silent")
+        twin.region = b
+        await twin.connect()
+        await twin.welcomed()
+        assert "HardwareChanged" in b.reasons("Node", "n1")
+        for one in (a, b, c):
+            await eventually(lambda one=one: one.owner("n1") == "b", f"{one.name} knows")
         await twin.disconnect()
 
 
