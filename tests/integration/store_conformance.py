@@ -649,7 +649,7 @@ class StoreConformance:
 
     async def test_an_expired_lease_deletes_its_keys(self, store_factory: StoreFactory) -> None:
         async with store_factory() as store:
-            lease = await store.grant_lease(1.0)
+            lease = await store.grant_lease(3.0)
             await put(store, "/l/a", b"1", lease)
             await put(store, "/l/b", b"2", lease)
             kept = await put(store, "/l/kept")
@@ -671,7 +671,7 @@ class StoreConformance:
 
     async def test_a_renewed_lease_lives_on(self, store_factory: StoreFactory) -> None:
         async with store_factory() as store:
-            renewed, left = await store.grant_lease(2.0), await store.grant_lease(2.0)
+            renewed, left = await store.grant_lease(3.0), await store.grant_lease(3.0)
             start = await put(store, "/l/renewed", b"", renewed)
             await put(store, "/l/left", b"", left)
             async with watching(store, "/l/", start) as seen:

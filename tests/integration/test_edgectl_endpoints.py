@@ -110,15 +110,19 @@ def document() -> operator_pb2.Document:
     )
 
 
+def took_s(client: Client) -> float:
+    begun = time.monotonic()
+    client.get(NODES)
+    return time.monotonic() - begun
+
+
 def test_dead_and_deaf_endpoints_cost_a_moment(several: Several, deaf: str) -> None:
     client = several.client("127.0.0.1:1", deaf, deaf, several.endpoints[0])
     begun = time.monotonic()
     assert client.get(NODES).resource.metadata.name == "n"
     assert time.monotonic() - begun < 2.5
-    begun = time.monotonic()
-    client.get(NODES)
-    assert time.monotonic() - begun < 0.5, "the one that answered is used again"
-    assert len(several.apis[0].said("Get")) == 2
+    assert min(took_s(client) for _ in range(5)) < 0.25, "the one that answered is used again"
+    assert len(several.apis[0].said("Get")) == 6
     assert len(several.apis[0].said("WhoAmI")) == 1
     client.close()
 

@@ -437,7 +437,9 @@ async def test_many_callers_of_a_store_that_is_away_wait_no_longer_than_one(
                 *(store.get(f"/{n}") for n in range(100)), return_exceptions=True
             )
             assert all(isinstance(result, StoreUnavailable) for result in results)
-            assert asyncio.get_running_loop().time() - started < 3
+            assert asyncio.get_running_loop().time() - started < 20, (
+                "one after the other: 40 at least"
+            )
             getting = asyncio.create_task(store.get("/a"))
             await asyncio.sleep(0)
             getting.cancel()

@@ -343,12 +343,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(mount_point)], check=True)
 
 
+LEASED_S = 3.0
+
+
 async def test_disk_full_and_recovery_when_there_is_room(small_disk: Path) -> None:
     path = small_disk / "store.db"
     ballast = small_disk / "ballast"
     ballast.write_bytes(b"\0" * (4 << 20))
     async with opened(path) as store:
-        lease = await store.grant_lease(0.2)
+        lease = await store.grant_lease(LEASED_S)
+        over_at = time.monotonic() + LEASED_S
         await put(store, "/leased", b"", lease)
         async with watching(store, "/", 1) as seen:
             count = await _fill(store)
@@ -358,6 +362,7 @@ async def test_disk_full_and_recovery_when_there_is_room(small_disk: Path) -> No
             )
             assert all(isinstance(result, StoreFull) for result in refused)
             assert await keys(store, "/x/") == []
+            await asyncio.sleep(over_at - time.monotonic())  # it runs out while there is no room
             ballast.unlink()
             await asyncio.wait_for(_put_when_there_is_room(store, "/again", 20_000), DEADLINE_S)
             # What the full disk kept from happening happens now.

@@ -27,6 +27,8 @@ from tests.emulated import EMULATED, patience
 
 V1, V2 = Path("/sys/fs/cgroup/freezer"), Path("/sys/fs/cgroup/unified")
 DEADLINE_S = 20.0
+BUSY = 3.0
+"""Times as late as the test itself may be on a busy machine whoever it waits for."""
 
 
 def usable_roots() -> list[Path]:
@@ -41,11 +43,16 @@ def boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = DEADLINE_S) -> None:
-    deadline = time.monotonic() + patience(timeout_s)
+def wait_until(condition: Callable[[], object], timeout_s: float = DEADLINE_S) -> float:
+    """How late it may have been seen at most: the longest time between two looks."""
+    looked_at, late_s = time.monotonic(), 0.0
+    deadline = looked_at + patience(timeout_s)
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to be"
+        assert looked_at < deadline, "it did not come to be"
         time.sleep(0.005)
+        now = time.monotonic()
+        looked_at, late_s = now, max(late_s, now - looked_at)
+    return max(late_s, time.monotonic() - looked_at)
 
 
 def removed(cgroup: Path) -> bool:
@@ -150,16 +157,15 @@ def test_at_its_deadline_all_of_a_replica_is_killed_and_nothing_else(box: Box, r
     box.start()
     assert box.arm("doomed", 1.0, root) == ["ok"]
     assert box.arm("other", 60.0, root) == ["ok"]
-    began = boottime()
+    deadline = box.armed()["doomed"] / 1e9
     # Containers are cgroups below the pod's; processes have children, and some ignore signals.
     inner = box.guarded(root, "doomed") / "container"
     tree = "trap '' TERM HUP INT; (while :; do sleep 0.01; done) & (sleep 999; :) & wait"
     doomed = [box.victim(inner, tree), box.victim(box.guarded(root, "doomed"))]
     spared = box.victim(box.guarded(root, "other"))
     wait_until(lambda: len((inner / "cgroup.procs").read_text().split()) >= 3)
-    wait_until(lambda: all(process.poll() is not None for process in doomed))
-    took = boottime() - began
-    assert 0.95 < took < 1.5, took
+    late_s = wait_until(lambda: all(process.poll() is not None for process in doomed))
+    assert 0.0 <= boottime() - deadline < 0.5 + BUSY * late_s
     assert [process.returncode for process in doomed] == [-signal.SIGKILL] * 2
     wait_until(lambda: not (inner / "cgroup.procs").read_text())
     assert spared.poll() is None
@@ -191,17 +197,17 @@ def test_its_last_instruction_is_at_the_deadline(box: Box, root: Path, tmp_path:
     wait_until(written)
     deadline = boottime() + 0.5
     box.ask("arm", "u", int(deadline * 1e9), box.guarded(root, "u"))
-    wait_until(lambda: victim.poll() is not None)
-    assert deadline - 0.5 < written() < deadline + 0.02
+    late_s = wait_until(lambda: victim.poll() is not None)
+    assert deadline - 0.5 < written() < deadline + 0.01 + BUSY * late_s
 
 
 def test_who_is_armed_again_in_time_lives(box: Box, root: Path) -> None:
     box.start()
-    began = boottime()
-    box.arm("u", 0.4, root)
+    box.arm("u", 2.0, root)
     victim = box.victim(box.guarded(root, "u"))
-    while boottime() < began + 1.5:
-        box.arm("u", 0.4, root)
+    began = boottime()
+    while boottime() < began + 3.0:
+        box.arm("u", 2.0, root)
         time.sleep(0.05)
         assert victim.poll() is None
     wait_until(lambda: victim.poll() is not None)
@@ -209,8 +215,8 @@ def test_who_is_armed_again_in_time_lives(box: Box, root: Path) -> None:
 
 def test_who_is_disarmed_is_forgotten(box: Box, root: Path) -> None:
     box.start()
-    box.arm("u", 0.3, root)
-    box.arm("mark", 0.6, root)
+    box.arm("u", 2.0, root)
+    box.arm("mark", 2.3, root)
     free, mark = box.victim(box.guarded(root, "u")), box.victim(box.guarded(root, "mark"))
     assert box.ask("disarm", "u") == ["ok"] == box.ask("disarm", "unheard-of")
     wait_until(lambda: mark.poll() is not None)
@@ -295,10 +301,10 @@ def test_an_agent_that_is_killed_or_frozen_costs_its_replica(box: Box, how: sign
     for _ in range(20):
         assert agent.stdout.readline() == b"armed\n"
     assert victim.poll() is None
-    began = boottime()
     agent.send_signal(how)
-    wait_until(lambda: victim.poll() is not None)
-    assert 0.5 < boottime() - began < 1.6
+    deadline = box.armed()["u"] / 1e9
+    late_s = wait_until(lambda: victim.poll() is not None)
+    assert 0.0 <= boottime() - deadline < 0.6 + BUSY * late_s
     assert box.ask("end") == ["ok"]
 
 
@@ -321,11 +327,12 @@ def test_after_its_own_death_it_goes_on_where_it_was(box: Box, root: Path) -> No
 
 def test_a_deadline_that_passes_while_it_is_away_is_kept_late(box: Box, root: Path) -> None:
     first = box.start()
-    box.arm("u", 0.2, root)
     victim = box.victim(box.guarded(root, "u"))
+    box.arm("u", 2.0, root)
+    past = boottime() + 2.0
     first.kill()
     first.wait()
-    time.sleep(0.3)
+    wait_until(lambda: boottime() > past)
     assert victim.poll() is None
     box.start()
     wait_until(lambda: victim.poll() is not None)
