@@ -1,12 +1,13 @@
 """An event loop whose time passes only when nothing is left to do: hours of backoff in
 milliseconds.
 
-Used by the simulations of the agent. Real sockets and threads must not be used inside it.
+Used by the simulations of the agent. Real sockets must not be used inside it; what is given to a
+thread is done at once, since hours would pass while that thread waits for a core.
 """
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -49,6 +50,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._instant.now
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: object, func: Callable[..., T], *args: Any
+    ) -> asyncio.Future[T]:
+        done: asyncio.Future[T] = self.create_future()
+        try:
+            done.set_result(func(*args))
+        except Exception as error:
+            done.set_exception(error)
+        return done
 
 
 class VirtualClock:
