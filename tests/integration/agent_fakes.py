@@ -28,7 +28,7 @@ PEM = serialization.Encoding.PEM
 DER = serialization.Encoding.DER
 
 
-async def eventually(condition: Callable[[], object], within_s: float = 10.0) -> None:
+async def eventually(condition: Callable[[], object], within_s: float = 30.0) -> None:
     """Poll until it holds; fail at the deadline."""
     deadline = time.monotonic() + patience(within_s)
     while not condition():

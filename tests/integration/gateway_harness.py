@@ -58,7 +58,7 @@ HELLO_TEMPLATE: dict[str, Any] = {
 }
 
 
-async def eventually(condition: Callable[[], Any], what: str, within_s: float = 10.0) -> Any:
+async def eventually(condition: Callable[[], Any], what: str, within_s: float = 30.0) -> Any:
     """The condition's first true value. Fails after the deadline."""
     deadline = time.monotonic() + within_s
     while not (found := condition()):
