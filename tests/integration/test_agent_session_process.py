@@ -101,7 +101,8 @@ async def test_runs_a_plan_stays_small_and_stops_gracefully(tmp_path, server, ag
     visit = server.visits[0]
     assert visit.hello.inventory.capacity.cpu_millis >= 1000
     assert visit.hello.inventory.hardware_profile in shelf.load()[0]
-    assert visit.hello.inventory.machine_id == "" or len(visit.hello.inventory.machine_id) == 64
+    for name in (visit.hello.inventory.machine_id, visit.hello.inventory.hardware_id):
+        assert name == "" or len(name) == 64
 
     visit.say(plan=server.signed(plan(5, 10)))
     await eventually(lambda: visit.of("plan_ack") and len(running(visit)) == 10, 20)
