@@ -30,6 +30,25 @@ class Former:
     silent_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """For how long a former box must be silent before another one is taken for it, in seconds.
+
+    `unknown_s`: nobody has seen the two at once: the disk may have moved. `proven_s`: the former
+    was heard after the newcomer had knocked, so there are two disks. A true box whose uplink breaks
+    for a while would else find its copy in its place.
+    """
+
+    unknown_s: float
+    proven_s: float
+
+    def of(self, knocked_s: float | None, silent_s: float) -> float:
+        """`knocked_s`: how long ago the newcomer was first refused; None: it was not. What is known
+        of the former's last word may be some seconds too late."""
+        proven = knocked_s is not None and silent_s + self.unknown_s < knocked_s
+        return self.proven_s if proven else self.unknown_s
+
+
 def judge(hardware_id: str, instance_id: str, former: Former, patience_s: float) -> Verdict:
     """Of who connects with these two. A former box that is silent for `patience_s` is gone.
 

@@ -88,8 +88,7 @@ class AgentGateway(agent_pb2_grpc.AgentServiceServicer):
         self._clock = clock
         self._settings = settings
         self.sessions = Sessions()
-        patience_s = settings.heartbeat_s * settings.heartbeats_former_max
-        twins = Twins(cache, fleet, self.sessions, events, settings.member, patience_s)
+        twins = Twins(cache, fleet, self.sessions, events, settings)
         self.superseding = Superseding(fleet, self.sessions, events, settings.member, twins)
         self.relays = RelayBroker(self.sessions)
         self._whereabouts = Whereabouts(cache, endpoints)

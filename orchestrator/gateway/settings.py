@@ -18,6 +18,8 @@ class GatewaySettings:
     # Another box is let in as a node whose former box was silent for so many intervals: who only
     # lost its member has tried others by then, and its waits have not grown beyond 30 s.
     heartbeats_former_max: int = 6
+    # And a box that is known to have a copy of its disk, as both were heard at once.
+    copy_patience_s: float = 3600.0
     hello_timeout_s: float = 10.0
     write_timeout_s: float = 20.0
     sessions_max: int = 20_000

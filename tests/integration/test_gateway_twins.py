@@ -17,10 +17,11 @@ from polder.v1 import agent_pb2
 from tests.integration.gateway_harness import Agent, Region, eventually, region
 
 ONE, OTHER = "1" * 64, "2" * 64
-PATIENCE_S = 1.0
+PATIENCE_S, COPY_PATIENCE_S = 1.0, 4.0
 SETTINGS = GatewaySettings(
-    "m1", "eu", "test", heartbeat_s=0.5, heartbeats_former_max=2, retry_store_s=0.1
-)
+    "m1", "eu", "test", heartbeat_s=0.5, heartbeats_former_max=2, retry_store_s=0.1,
+    copy_patience_s=COPY_PATIENCE_S,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -126,6 +127,33 @@ async def test_a_disk_that_moved_is_let_in_when_its_former_box_is_silent(home: R
         async with beating(again):
             await asyncio.wait_for(moved.ended.wait(), 5)
             assert moved.goodbye() == "Superseded" and len(told(home, "HardwareChanged")) == 1
+
+
+async def test_a_copy_does_not_take_the_place_of_a_box_whose_uplink_breaks(home: Region) -> None:
+    """The two were heard at once, so no disk moved; only after long is the first taken for dead."""
+    first = on(await home.join("n1"), ONE)
+    async with beating(first):
+        await eventually(lambda: stored(home) == ONE, "its board is known")
+        copy = on(first, OTHER)
+        assert f"silent for {PATIENCE_S:g}s" in (await refused(copy)).message
+        knocked_at = home.fleet.steady()
+        await eventually(
+            lambda: (
+                home.fleet.steady() - home.fleet.silence_s("n1") > knocked_at + PATIENCE_S + 0.5
+            ),
+            "the first one is heard still",
+        )
+        assert f"silent for {COPY_PATIENCE_S:g}s" in (await refused(copy)).message
+    await eventually(lambda: home.fleet.silence_s("n1") > PATIENCE_S, "it is silent")
+    goodbye = await refused(copy)
+    assert "until now" in goodbye.message and f"{COPY_PATIENCE_S:g}s" in goodbye.message
+    async with beating(on(first, ONE)):
+        assert (await refused(copy)).retry_after_ms >= 60_000
+        assert not told(home, "HardwareChanged")
+    await eventually(lambda: home.fleet.silence_s("n1") > COPY_PATIENCE_S, "it is dead")
+    copy.heard.clear()
+    async with beating(copy):
+        assert told(home, "HardwareChanged")
 
 
 @pytest.mark.parametrize(("before", "after"), [(ONE, ONE), ("", OTHER), (ONE, "")])

@@ -203,13 +203,14 @@ async def test_a_copy_is_refused_at_every_member_while_its_box_is_heard_at_one(
         beats.cancel()
         await first.disconnect()
         await eventually(lambda: b.fleet.silence_s("n1") > 6 * HEARTBEAT_S, "it is silent")
-        twin.region = b
-        await twin.connect()
-        await twin.welcomed()
+        moved = Agent(b, "n1", first.key, first.chain)
+        moved.hello.inventory.hardware_id = "3" * 64
+        await moved.connect()
+        await moved.welcomed()
         assert "HardwareChanged" in b.reasons("Node", "n1")
         for one in (a, b, c):
             await eventually(lambda one=one: one.owner("n1") == "b", f"{one.name} knows")
-        await twin.disconnect()
+        await moved.disconnect()
 
 
 async def test_an_old_session_that_arrives_late_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.domain.twins import Former, Verdict, judge
+from orchestrator.domain.twins import Former, Patience, Verdict, judge
 
 HEARD, GONE = 3.0, 30.0
 
@@ -35,6 +35,24 @@ HEARD, GONE = 3.0, 30.0
 )
 def test_who_comes_in(told: str, instance: str, former: Former, expected: Verdict) -> None:
     assert judge(told, instance, former, 30.0) is expected
+
+
+@pytest.mark.parametrize(
+    ("knocked_s", "silent_s", "expected"),
+    [
+        (None, 0.0, 30.0),
+        (None, inf, 30.0),
+        (80.0, 85.0, 30.0),  # it died before the other one came: perhaps the disk moved
+        (80.0, 71.5, 30.0),  # or a moment later, as another member believes
+        (80.0, 5.0, 3600.0),  # it was heard long after the other one had come: there are two
+        (1800.0, 1700.0, 3600.0),
+        (20.0, inf, 30.0),
+    ],
+)
+def test_who_was_heard_beside_the_other_box_has_a_copy(
+    knocked_s: float | None, silent_s: float, expected: float
+) -> None:
+    assert Patience(30.0, 3600.0).of(knocked_s, silent_s) == expected
 
 
 @given(told=st.text(max_size=2), known=st.text(max_size=2), silent_s=st.floats(0, 100))
