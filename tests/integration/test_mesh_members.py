@@ -321,6 +321,7 @@ async def test_replicas_report_through_any_member(tmp_path: Path) -> None:
     """The leader places, the node of another member starts it, and the leader knows."""
     async with members(tmp_path, "a", "b", leads="b") as (a, b):
         agent = await connected(a, b)
+        beats = asyncio.create_task(beating(agent))  # or its session ends after three intervals
         await b.workload("hello", replicas=1)
         await eventually(lambda: agent.runs() == ["hello-0"], "it is placed")
         uid = agent.plan.assignments[0].replica_uid
@@ -332,6 +333,7 @@ async def test_replicas_report_through_any_member(tmp_path: Path) -> None:
         await b.delete("Workload", "hello")
         await eventually(lambda: not agent.runs(), "it is stopped")
         await eventually(lambda: b.cache.resource("Workload", "default", "hello") is None, "gone")
+        beats.cancel()
         await agent.disconnect()
 
 
