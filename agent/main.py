@@ -106,9 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _do(options)
     except PermissionError as error:
-        if (
-            os.geteuid() == 0
-        ):  # the advice would be wrong, and what it is then is no matter of rights
+        if os.geteuid() == 0:  # then it is no matter of rights, and the advice would be wrong
             raise
         return _fail(f"{error.filename or options.verb}: permission denied: run it as root")
 

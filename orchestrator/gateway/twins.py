@@ -1,9 +1,9 @@
 """Two boxes with one identity: the copy of a disk is refused while the first box is heard.
 
 A disk that moved is let in once its former box is silent. `superseding.py` asks before a session
-begins. Which it is `orchestrator/domain/twins.py` decides,
-from what the former box said of its board: to this member, if it has its session, else as it stands
-in the Store, which every member mirrors.
+begins. Which it is `orchestrator/domain/twins.py` decides, from what the former box said of its
+board: to this member, if it has its session, else as it stands in the Store, which every member
+mirrors.
 """
 
 import logging
