@@ -115,6 +115,8 @@ class SettlingStore(StoreAround):
                 self._lease = 0
                 continue
             except StoreFull:
+                if await self._inner.get(mark) is not None:
+                    return await self._met(mark)  # it is the one that filled it
                 if unknown or not all(isinstance(op, Delete) for op in ops):
                     raise
                 return await self._inner.txn(compares, ops), None  # a full store takes these

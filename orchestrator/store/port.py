@@ -24,6 +24,7 @@ class StoreError(Exception):
      +- StoreUnavailable   temporary: the outcome of a write is unknown; reads may be retried
      |   +- NothingWritten  temporary too, and it is certain that nothing was written
      +- StoreFull          the store refuses writes until an operator makes room; reads still work
+     |                     (an etcd says so of the very write that fills it, too: that one stands)
      +- Compacted          the revision asked of a watch is gone; read again and watch from there
      +- LimitExceeded      a key, value or transaction is over the limits above: a bug in the caller
      +- LeaseNotFound      the lease expired or never was

@@ -58,6 +58,8 @@ class Lossy:
             self.late.append((compares, ops))
             raise StoreUnavailable("unknown")
         result = await self.inner.txn(compares, ops)
+        if fault == "filled":
+            raise StoreFull("no space")
         if fault == "lost":
             raise StoreUnavailable("unknown")
         return result
@@ -169,6 +171,18 @@ async def test_a_full_store_still_takes_deletions(lossy: Lossy, writes: Settling
     lossy.faults = ["full"]
     with settling.request("", repeated=False), pytest.raises(StoreFull):
         await writes.txn([], [Put("/a", b"1")])
+
+
+async def test_the_write_that_fills_the_store_is_not_called_refused(
+    lossy: Lossy, writes: SettlingStore
+) -> None:
+    """etcd looks at its quota again when it applies a transaction, applies it all the same, and
+    answers that there is no space (`quotaApplierV3` in its server/apply.go)."""
+    lossy.faults = ["filled"]
+    with settling.request("", repeated=False):
+        assert (await writes.txn([], [Put("/a", b"1")])).committed
+    entry = await lossy.inner.get("/a")
+    assert entry is not None and entry.value == b"1" and lossy.sent == 1
 
 
 async def test_marks_hang_on_a_lease_and_cost_nobody_else(lossy: Lossy, tmp_path: Path) -> None:
